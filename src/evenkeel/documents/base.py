@@ -48,14 +48,16 @@ class Document(Model):
             raw = json.loads(text)
         except json.JSONDecodeError as error:
             raise WrongInput(
-                f"not JSON: {error.msg}", where=Where(file, error.lineno, error.colno),
+                f"not JSON: {error.msg}",
+                where=Where(file, error.lineno, error.colno),
                 hint=f"expected a {cls.__name__} document, as written by an evenkeel command",
             ) from None
         found = raw.get("kind") if isinstance(raw, dict) else None
         if found != cls.__name__:
             raise WrongInput(
                 f"this is {'a ' + found + ' document' if found else 'not an Evenkeel document'}, "
-                f"a {cls.__name__} document is needed here", where=Where(file),
+                f"a {cls.__name__} document is needed here",
+                where=Where(file),
             )
         try:
             return cls.model_validate(raw)
@@ -63,7 +65,8 @@ class Document(Model):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise WrongInput(
-                f"{place or 'document'}: {first['msg']}", where=Where(file),
+                f"{place or 'document'}: {first['msg']}",
+                where=Where(file),
                 hint=f"written by another version of evenkeel? make the {cls.__name__} document anew",
             ) from None
 

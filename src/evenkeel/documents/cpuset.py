@@ -30,7 +30,9 @@ def parse_cpus(text: str) -> frozenset[int]:
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if not match:
-            raise ValueError(f"{part.strip()!r} is not a CPU or a range of CPUs in the kernel's list format, as in 2-3,6")
+            raise ValueError(
+                f"{part.strip()!r} is not a CPU or a range of CPUs in the kernel's list format, as in 2-3,6"
+            )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         if last < first:

@@ -1,0 +1,198 @@
+"""Plan: for each host the CPU ledger and the ordered settings with their reasons; for each guest its placement.
+
+Computed by pure functions from Site + Facts.  The engine that applies it knows only :data:`Target` and the values,
+never why; a person reads the rest.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evenkeel.documents.base import Document, Model
+from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.site import GoalLevel, Trust
+
+Disturbance = Literal["live", "drain", "reboot"]
+
+
+class Phase(StrEnum):
+    """When a setting is written.  The order of the members is the order of applying (reference: host tuning, §3)."""
+
+    BOOT = "boot"  # kernel command line; takes effect at the reboot that follows
+    MEMORY = "memory"  # huge pages, KSM, compaction
+    INTERRUPTS = "interrupts"  # irqbalance first, then affinities
+    WORKQUEUES = "workqueues"
+    KERNEL = "kernel"  # timers, statistics, watchdogs
+    THREADS = "threads"  # priorities of kernel threads
+    GUEST = "guest"  # definition, start (paused), partition, priorities, resume
+    THROTTLE = "throttle"  # real-time throttling and fair server: last of all
+
+
+class Ledger(Model):
+    """Who owns which CPU of a host.  Disjoint and complete over the online CPUs; whole cores.
+
+    ``realtime`` holds the CPUs that vCPUs of performance and realtime guests run on, ``idle`` the SMT siblings that
+    stay empty beside them.  ``emulator`` is not a set of its own: emulator and I/O threads of a guest run on the
+    housekeeping CPUs of its node.
+    """
+
+    housekeeping: CpuSet
+    data_plane: CpuSet = frozenset()
+    realtime: CpuSet = frozenset()
+    idle: CpuSet = frozenset()
+    shared: CpuSet = frozenset()
+    why: tuple[str, ...] = ()  # one sentence for each decision
+
+    @property
+    def isolated(self) -> frozenset[int]:
+        """CPUs that nothing of the host may use."""
+        return self.data_plane | self.realtime | self.idle
+
+
+class FileValue(Model):
+    """A file of procfs, sysfs, debugfs or cgroupfs.  ``compare``: how a value read back equals the wanted one."""
+
+    type: Literal["file"] = "file"
+    path: str
+    compare: Literal["text", "integer", "cpulist", "cpumask"] = "text"
+
+
+class BootArgument(Model):
+    """One argument of the kernel command line, ``key=value`` (value None: a bare flag)."""
+
+    type: Literal["boot"] = "boot"
+    key: str
+    #: The file that shows that it took effect, and how to compare it; None: /proc/cmdline only.
+    effective: FileValue | None = None
+
+
+class InterruptAffinity(Model):
+    """All numbered interrupts with this action (numbers may change at a reboot, actions do not)."""
+
+    type: Literal["interrupt"] = "interrupt"
+    action: str
+
+
+class ThreadSchedule(Model):
+    """Kernel threads by name; the value is ``policy:priority``, as in ``fifo:11``."""
+
+    type: Literal["thread"] = "thread"
+    name: str
+
+
+class UnitState(Model):
+    """A systemd unit; the value is ``stopped`` (stopped and masked until reboot-safe undo) or ``running``."""
+
+    type: Literal["unit"] = "unit"
+    unit: str
+
+
+class GuestDefinition(Model):
+    """The domain definition of a guest; the value is its libvirt XML (in GuestPlan.xml), here its digest."""
+
+    type: Literal["guest"] = "guest"
+    guest: str
+
+
+class GuestPartition(Model):
+    """A remote cgroup v2 partition over the cgroups of a guest's vCPU threads; the value is a CPU list."""
+
+    type: Literal["partition"] = "partition"
+    guest: str
+    vcpu: int
+
+
+class GuestThread(Model):
+    """Schedule of one thread of a guest: ``vcpu N``; the value is ``policy:priority``."""
+
+    type: Literal["guest_thread"] = "guest_thread"
+    guest: str
+    vcpu: int
+
+
+Target = Annotated[
+    FileValue
+    | BootArgument
+    | InterruptAffinity
+    | ThreadSchedule
+    | UnitState
+    | GuestDefinition
+    | GuestPartition
+    | GuestThread,
+    Field(discriminator="type"),
+]
+
+
+class Setting(Model):
+    """One value, with the rule, the inputs, the source and the risk."""
+
+    id: str = Field(description="RULE or RULE:what; unique in the plan of a host", examples=["R-WQ-2"])
+    rule: str = Field(description="id in the catalogue of rules", examples=["R-WQ-2"])
+    title: str
+    target: Target
+    old: str | None = Field(description="value in the facts that the plan was made from; None: not set or absent")
+    new: str | None = Field(description="value wanted; None: remove it")
+    #: "change": to be written; "satisfied": already so; "absent": this kernel lacks the file on purpose, which counts
+    #: as satisfied.
+    status: Literal["change", "satisfied", "absent"]
+    phase: Phase
+    disturbance: Disturbance
+    reason: str
+    inputs: dict[str, str] = {}
+    verification: str
+    risk: str
+    source: str
+
+
+class VcpuPlan(Model):
+    index: int
+    cpus: CpuSet  # one CPU for performance and realtime
+    policy: Literal["other", "fifo"] = "other"
+    priority: int = 0
+
+
+class GuestPlan(Model):
+    """Placement and definition of one guest."""
+
+    name: str
+    goal: GoalLevel
+    trust: Trust
+    latency_ns: int | None = None
+    node: int | None = None  # None: floats over the shared CPUs
+    vcpus: tuple[VcpuPlan, ...]
+    emulator_cpus: CpuSet
+    memory_bytes: int
+    page_bytes: int | None = None  # None: ordinary pages
+    pages: int = 0
+    guest_arguments: str = ""  # what Evenkeel adds to the guest's own kernel command line
+    xml: str
+    why: tuple[str, ...] = ()
+
+
+class HostPlan(Model):
+    name: str
+    address: str
+    fingerprint: dict[str, str] = Field(description="Facts.fingerprint() of the facts that it was made from")
+    facts_sha256: str
+    kernel_release: str
+    preempt_rt: bool
+    ledger: Ledger
+    settings: tuple[Setting, ...]  # in the order of applying
+    guests: tuple[GuestPlan, ...] = ()
+
+    def setting(self, identifier: str) -> Setting | None:
+        return next((setting for setting in self.settings if setting.id == identifier), None)
+
+    @property
+    def changes(self) -> tuple[Setting, ...]:
+        return tuple(setting for setting in self.settings if setting.status == "change")
+
+
+class Plan(Document):
+    kind: Literal["Plan"] = "Plan"
+    version: Literal[1] = 1
+    site_sha256: str
+    hosts: tuple[HostPlan, ...]

@@ -1,0 +1,97 @@
+"""Site: what the owner wants.  Hosts, guests, goals; written by a person in YAML.
+
+Models and their own consistency only: :mod:`evenkeel.plan.sitefile` reads the YAML and gives errors their line;
+whether a site fits its hosts is the planner's question.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from evenkeel.documents.base import Document, Model
+from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.quantity import Bytes, Nanoseconds
+
+GoalLevel = Literal["flexible", "balanced", "performance", "realtime"]
+Trust = Literal["yields", "spins"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+
+class Override(Model):
+    """A rule whose value the owner sets, or switches off with ``off: true``.  The reason is kept in the plan."""
+
+    value: str | None = None
+    off: bool = False
+    because: str
+
+
+class HostWish(Model):
+    """A host under Evenkeel's care."""
+
+    address: str = Field(description="local, ssh://root@HOST[:PORT], virtual:NAME", examples=["virtual:plc"])
+    housekeeping: CpuSet | None = Field(
+        default=None, description="CPUs that stay with the host; computed when left out", examples=["0-1"]
+    )
+    overrides: dict[str, Override] = Field(default={}, description="rule id -> what to do instead")
+
+
+class Boot(Model):
+    """Direct kernel boot of a guest.  Paths are on the host."""
+
+    kernel: str
+    initrd: str | None = None
+    arguments: str = ""
+
+
+class Disk(Model):
+    path: str = Field(description="image file or block device on the host")
+    format: Literal["raw", "qcow2"] = "raw"
+
+
+class Network(Model):
+    """How the guest is wired.  ``bridge``: a Linux bridge on the host; ``network``: a libvirt network;
+    ``user``: user-mode networking.  Exactly one.
+    """
+
+    bridge: str | None = None
+    network: str | None = None
+    user: bool = False
+
+
+class GuestWish(Model):
+    """A guest and what it needs."""
+
+    host: str | None = Field(default=None, description="name of its host; may be left out when the site has one")
+    goal: GoalLevel = "flexible"
+    latency: Nanoseconds | None = Field(
+        default=None, description="the deadline that a measurement must prove", examples=["100us"]
+    )
+    architecture: str = "x86_64"
+    vcpus: int = Field(ge=1, le=710)
+    realtime_vcpus: CpuSet | None = Field(
+        default=None,
+        description="vCPUs that run at real-time priority; default: all but 0, which keeps the guest's own house",
+        examples=["1"],
+    )
+    memory: Bytes = Field(examples=["4GiB"])
+    page_size: Bytes | None = Field(default=None, description="huge page size; chosen when left out", examples=["2MiB"])
+    trust: Trust = Field(
+        default="yields",
+        description="whether this guest may occupy its CPU forever (spins) or always goes idle in between (yields)",
+    )
+    near: str | None = Field(default=None, description="a NIC name or PCI address on the host", examples=["enp1s0"])
+    cpus: CpuSet | None = Field(default=None, description="host CPUs to use, when the owner must decide")
+    boot: Boot | None = None
+    disks: tuple[Disk, ...] = ()
+    networks: tuple[Network, ...] = ()
+
+
+class Site(Document):
+    """Hosts, guests, goals."""
+
+    kind: Literal["Site"] = "Site"
+    version: Literal[1] = 1
+    hosts: dict[str, HostWish] = Field(min_length=1)
+    guests: dict[str, GuestWish] = {}
