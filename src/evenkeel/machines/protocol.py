@@ -10,8 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
+from evenkeel.errors import EvenkeelError
+
 #: Called with (done, total, what) while something long is under way; total 0 means "not known".
 OnProgress = Callable[[int, int, str], None]
+
+
+class ProbeError(EvenkeelError):
+    """An operation of the probe failed on the machine.  ``errno`` is the name (EPERM) or None."""
+
+    def __init__(self, machine: str, op: str, error: dict[str, Any]) -> None:
+        self.op = op
+        self.errno: str | None = error.get("errno")
+        self.path: str | None = error.get("path")
+        place = f" {self.path}" if self.path else ""
+        code = f" ({self.errno})" if self.errno else ""
+        super().__init__(f"{machine}: {op}{place}: {error.get('message', 'failed')}{code}")
 
 
 class Probe(Protocol):

@@ -1,0 +1,127 @@
+"""The controlling side of the conversation with a probe, over the pipes of any child process.
+
+Knows JSON lines and time-outs; knows neither ssh nor what an operation does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from evenkeel.errors import EvenkeelError, Unreachable
+from evenkeel.machines.protocol import OnProgress, ProbeError
+from evenkeel.machines.zipapp import probe_zipapp
+
+
+class ProcessProbe:
+    """A probe at the other end of the pipes of ``argv``.  Implements the protocol ``Probe``."""
+
+    def __init__(self, argv: Sequence[str], *, machine: str, start_timeout_s: float = 60.0) -> None:
+        """Start ``argv``, send the zipapp, wait for its hello.  Raises Unreachable with what stderr said."""
+        self._machine = machine
+        self._number = 0
+        self._buffer = b""
+        try:
+            # A session of its own: Ctrl-C in the terminal must not kill the probe in the middle of a write;
+            # closing the pipe ends it at the next request.
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            raise Unreachable(f"{machine}: cannot start {argv[0]}: {error.strerror}") from None
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        os.set_blocking(self._process.stderr.fileno(), False)
+        archive = probe_zipapp()
+        try:
+            self._process.stdin.write(b"%d\n" % len(archive) + archive)
+            self._process.stdin.flush()
+            self.greeting: dict[str, Any] = self.call("hello", timeout_s=start_timeout_s)
+        except (OSError, EvenkeelError) as error:
+            if isinstance(error, Unreachable):
+                raise
+            raise self._lost("did not start the probe") from None
+
+    def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
+        assert self._process.stdin
+        self._number += 1
+        request = {"id": self._number, "op": op, "args": args}
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._lost(f"went away before {op!r}") from None
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = self._read_answer(op, deadline, timeout_s)
+            if answer.get("id") != self._number:
+                continue  # an answer to a request that timed out before
+            if "progress" in answer:
+                deadline = time.monotonic() + timeout_s
+                if on_progress:
+                    on_progress(*answer["progress"])
+                continue
+            if "error" in answer:
+                raise ProbeError(self._machine, op, answer["error"])
+            return answer["ok"]
+
+    def _read_answer(self, op: str, deadline: float, timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise Unreachable(
+                        f"{self._machine}: no answer to {op!r} within {timeout_s:.0f} s",
+                        hint="is the machine overloaded or hung? look at its console",
+                    )
+                chunk = os.read(self._process.stdout.fileno(), 1 << 20)
+                if not chunk:
+                    raise self._lost(f"connection lost during {op!r}")
+                self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise self._lost(f"answered {line[:80]!r}, which is no probe") from None
+        return dict(answer)
+
+    def _lost(self, what: str) -> Unreachable:
+        assert self._process.stderr
+        try:
+            self._process.wait(1.0)  # let it finish saying why
+        except subprocess.TimeoutExpired:
+            self.close()
+        said = (self._process.stderr.read() or b"").decode(errors="replace").strip().splitlines()
+        hint = None
+        if any("python3: not found" in line or "python3: command not found" in line for line in said):
+            hint = "the machine needs Python 3.9 or newer as python3"
+        elif any("Permission denied" in line for line in said):
+            hint = "does your ssh key open this account? try: ssh -o BatchMode=yes USER@HOST true"
+        elif any("Host key verification failed" in line for line in said):
+            hint = "log in once with ssh by hand and check the host key"
+        return Unreachable(f"{self._machine}: {what}" + (f": {said[-1]}" if said else ""), hint=hint)
+
+    def close(self) -> None:
+        """End the conversation: close the pipe, wait, and only then insist."""
+        process = self._process
+        for stream in (process.stdin, process.stdout):
+            if stream and not stream.closed:
+                with contextlib.suppress(OSError):  # the other side may be gone already
+                    stream.close()
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

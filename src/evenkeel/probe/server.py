@@ -1,0 +1,107 @@
+"""The conversation: one JSON request a line on stdin, one JSON answer a line on stdout.
+
+Request  ``{"id": 1, "op": "facts", "args": {...}}``
+Answer   ``{"id": 1, "ok": RESULT}`` or ``{"id": 1, "error": {"message": ..., "errno": "EPERM", "path": ...}}``,
+before it any number of ``{"id": 1, "progress": [done, total, "what"]}``.
+
+This module must not read or write the machine itself: operations live in the modules named in :data:`OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+
+#: Operation -> "module:function".  A function takes keyword arguments and may take ``on_progress(done, total, what)``.
+#: Modules are loaded at first use, so that a `hello` stays cheap on a slow machine.
+OPERATIONS = {
+    "hello": "evenkeel.probe.server:hello",
+    "facts": "evenkeel.probe.facts:read_facts",
+    # reading and writing (evenkeel.probe.write): journaled, read back
+    "read": "evenkeel.probe.write:read_files",
+    "apply_step": "evenkeel.probe.write:apply_step",
+    "undo_step": "evenkeel.probe.write:undo_step",
+    "journal_read": "evenkeel.probe.journal:read_journal",
+    "journal_note": "evenkeel.probe.journal:note",
+    "run": "evenkeel.probe.command:run",
+    "reboot": "evenkeel.probe.command:reboot",
+    # sampling (evenkeel.probe.sample): never writes a setting
+    "threads": "evenkeel.probe.sample:threads",
+    "interrupts": "evenkeel.probe.sample:interrupts",
+    "numa_maps": "evenkeel.probe.sample:numa_maps",
+    "spin": "evenkeel.probe.sample:spin",
+    "cyclictest": "evenkeel.probe.sample:cyclictest",
+}
+
+
+def hello() -> dict:
+    """Who answers: the boot id proves a reboot, the Python version explains failures."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot_id = file.read().strip()
+    return {
+        "boot_id": boot_id,
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "release": os.uname().release,
+        "uid": os.getuid(),
+        "pid": os.getpid(),
+    }
+
+
+def _resolve(op):
+    module, _, function = OPERATIONS[op].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _describe(error):
+    answer = {"message": "%s: %s" % (type(error).__name__, error)}
+    if isinstance(error, OSError):
+        answer = {"message": error.strerror or str(error)}
+        if error.errno is not None:
+            answer["errno"] = errno.errorcode.get(error.errno, str(error.errno))
+        if error.filename is not None:
+            answer["path"] = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+    return answer
+
+
+def serve(requests, answers) -> None:
+    """Answer until stdin ends.  An operation that fails is answered; only a lost connection ends the loop."""
+
+    def send(message):
+        answers.write(json.dumps(message, ensure_ascii=True).encode() + b"\n")
+        answers.flush()
+
+    for line in requests:
+        if not line.strip():
+            continue
+        request = json.loads(line)
+        number, op, args = request["id"], request["op"], dict(request.get("args") or {})
+        try:
+            if op not in OPERATIONS:
+                raise ValueError("the probe has no operation %r" % op)
+            function = _resolve(op)
+            if (
+                "on_progress"
+                in function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+            ):
+                args["on_progress"] = lambda done, total, what, number=number: send(
+                    {"id": number, "progress": [done, total, what]}
+                )
+            send({"id": number, "ok": function(**args)})
+        except (BrokenPipeError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # noqa: BLE001  every failure of an operation is an answer
+            send({"id": number, "error": _describe(error)})
+
+
+def main() -> None:
+    """Keep stdout for answers alone: whatever an operation or its child prints by mistake goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, answers)
+    except (BrokenPipeError, KeyboardInterrupt):
+        # The other side went away.  What was being written is in the journal; there is nobody left to tell.
+        os._exit(1)
