@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evenkeel.documents.base import Document, Model
-from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.cpuset import CpuSet, parse_cpus, parse_mask
 from evenkeel.documents.site import GoalLevel, Trust
 
 Disturbance = Literal["live", "drain", "reboot"]
@@ -53,20 +53,55 @@ class Ledger(Model):
 
 
 class FileValue(Model):
-    """A file of procfs, sysfs, debugfs or cgroupfs.  ``compare``: how a value read back equals the wanted one."""
+    """A file of procfs, sysfs, debugfs or cgroupfs.  ``compare``: how a value read back equals the wanted one.
+
+    ``choice``: the file prints every word it knows with the one in force in brackets, ``always [madvise] never``.
+    :meth:`matches` is the only comparison in the product: planner, engine and verifier ask it.
+    """
 
     type: Literal["file"] = "file"
     path: str
-    compare: Literal["text", "integer", "cpulist", "cpumask"] = "text"
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice"] = "text"
+
+    def matches(self, read: str | None, wanted: str | None) -> bool:
+        """Whether the text ``read`` from the file means the value ``wanted``.  None: there is no such file or value.
+
+        A text that does not parse is no match, never an error: nohz_full reads `` (null)`` when it is unset.
+        """
+        if read is None or wanted is None:
+            return read is wanted
+        try:
+            match self.compare:
+                case "integer":
+                    return int(read, 0) == int(wanted, 0)
+                case "cpulist":
+                    return parse_cpus("" if read.strip() == "(null)" else read) == parse_cpus(wanted)
+                case "cpumask":
+                    return parse_mask(read) == parse_mask(wanted)
+                case "choice":
+                    return f"[{wanted}]" in read.split() or read.strip() == wanted
+        except ValueError:
+            return False
+        return read.strip() == wanted.strip()
 
 
 class BootArgument(Model):
-    """One argument of the kernel command line, ``key=value`` (value None: a bare flag)."""
+    """One argument of the kernel command line: ``key=value``; an empty value means the bare flag ``key``.
+
+    Identity is the pair (``after``, ``key``).  ``after``: the argument that stands directly before it and gives it its
+    meaning; the pair is written and removed as one.  Only huge pages need it, since ``hugepages=`` counts pages of
+    the ``hugepagesz=`` before it: key ``hugepages``, after ``hugepagesz=2M``, value ``0:64,1:256``.
+    :func:`evenkeel.plan.order.command_line` merges a host's boot settings into an existing command line.
+    """
 
     type: Literal["boot"] = "boot"
     key: str
+    after: str | None = None
     #: The file that shows that it took effect, and how to compare it; None: /proc/cmdline only.
     effective: FileValue | None = None
+    #: What that file must show; None: the value of the argument itself (isolcpus has flags before its list,
+    #: irqaffinity takes a list and shows a mask).
+    effective_value: str | None = None
 
 
 class InterruptAffinity(Model):
@@ -98,7 +133,11 @@ class GuestDefinition(Model):
 
 
 class GuestPartition(Model):
-    """A remote cgroup v2 partition over the cgroups of a guest's vCPU threads; the value is a CPU list."""
+    """A remote cgroup v2 partition over the cgroup of one vCPU thread; the value is the list of exclusive CPUs.
+
+    The list holds the vCPU's CPU and the empty SMT siblings of its core, so that nothing of the host lands beside it;
+    the thread itself stays on the one CPU of its ``vcpupin`` (a partition keeps a narrower user affinity).
+    """
 
     type: Literal["partition"] = "partition"
     guest: str
@@ -172,6 +211,13 @@ class GuestPlan(Model):
     why: tuple[str, ...] = ()
 
 
+class Note(Model):
+    """Something that the plan cannot set and the reader must know; verification may count it."""
+
+    rule: str = Field(description="id in the catalogue of rules", examples=["R-IRQ-2"])
+    text: str
+
+
 class HostPlan(Model):
     name: str
     address: str
@@ -182,6 +228,7 @@ class HostPlan(Model):
     ledger: Ledger
     settings: tuple[Setting, ...]  # in the order of applying
     guests: tuple[GuestPlan, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def setting(self, identifier: str) -> Setting | None:
         return next((setting for setting in self.settings if setting.id == identifier), None)
