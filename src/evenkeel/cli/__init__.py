@@ -1,0 +1,23 @@
+"""The command line, ``evenkeel VERB``: one module a verb, thin: parse, call, print.
+
+This module holds only the entry point.  It must import nothing heavy: ``evenkeel --version`` answers before typer,
+pydantic or rich are loaded (a test holds this).  The verbs are listed in :mod:`evenkeel.cli.root`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.  ``argv``: the arguments without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        from evenkeel import __version__
+
+        print(f"evenkeel {__version__}")
+        return 0
+    from evenkeel.cli.root import run
+
+    return run(arguments)

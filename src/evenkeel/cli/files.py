@@ -1,0 +1,140 @@
+"""Reading and writing the files that a user names: sites and documents.  ``-`` is stdin or stdout.
+
+Every failure becomes a WrongInput (or EvenkeelError, for a full disk) with a cure.  What a file means is decided in
+:mod:`evenkeel.plan.sitefile` and in the documents themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from evenkeel.documents.base import Document
+from evenkeel.documents.plan import Plan
+from evenkeel.documents.site import Site
+from evenkeel.errors import EvenkeelError, Where, WrongInput
+from evenkeel.plan.sitefile import parse_site, parse_site_parts
+
+D = TypeVar("D", bound=Document)
+SITE_SUFFIXES = (".yaml", ".yml")
+#: A larger text is not something that a person or Evenkeel wrote; facts of 1024 CPUs are about 1 MiB.
+MAX_BYTES = 64 << 20
+
+
+def load_site(path: str | Path) -> Site:
+    """Read a site file, or a folder whose ``*.yaml`` files make one site.  Raises WrongInput."""
+    folder = Path(path)
+    if str(path) == "-" or not folder.is_dir():
+        return parse_site(read_text(path), file=str(path))
+    parts = sorted(item for item in folder.iterdir() if item.suffix in SITE_SUFFIXES and item.is_file())
+    if not parts:
+        raise WrongInput(
+            f"no site file in the folder {folder}",
+            where=Where(str(folder)),
+            hint="a site is one YAML file, or a folder with files named *.yaml",
+        )
+    return parse_site_parts([(str(part), read_text(part)) for part in parts])
+
+
+def load_document(kind: type[D], path: str | Path) -> D:
+    """Read a saved document of this kind.  Raises WrongInput."""
+    return kind.from_json(read_text(path), file=str(path))
+
+
+def load_plan_or_site(path: str | Path) -> Plan | Site:
+    """For the verbs that take either: a Plan document (JSON) or a site (YAML file or folder)."""
+    if Path(path).is_dir() or Path(path).suffix in SITE_SUFFIXES:
+        return load_site(path)
+    text = read_text(path)
+    if text.lstrip().startswith("{"):
+        return Plan.from_json(text, file=str(path))
+    return parse_site(text, file=str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, or of stdin for ``-``.  Raises WrongInput that names the nearest file of that name."""
+    try:
+        if str(path) == "-":
+            raw = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as stream:
+                raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(Path(path), error) from None
+    except ValueError:  # a NUL in the name
+        raise WrongInput(f"{str(path)!r} is not the name of a file") from None
+    if len(raw) > MAX_BYTES:
+        raise WrongInput("the file is too large to be a site or a document", where=Where(str(path)))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise WrongInput(
+            f"not UTF-8 text: byte 0x{raw[error.start]:02x}",
+            where=Where(str(path), line, error.start - raw.rfind(b"\n", 0, error.start)),
+            hint="a tarball or an image? a text file is needed here",
+        ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> WrongInput:
+    if error.errno == errno.ENOENT:
+        near: list[str] = []
+        with suppress(OSError):
+            near = difflib.get_close_matches(path.name, [item.name for item in path.parent.iterdir()], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else None
+        return WrongInput(f"there is no file {path}", hint=hint)
+    if error.errno == errno.EISDIR:
+        return WrongInput(f"{path} is a folder, a file is needed here")
+    return WrongInput(f"cannot read {path}: {os.strerror(error.errno) if error.errno else error}")
+
+
+def save_document(path: str | Path, document: Document) -> None:
+    """Write a document; ``-`` is stdout.  Raises EvenkeelError."""
+    save_text(path, document.to_json())
+
+
+def save_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: a reader, a full disk or a kill never leaves half of one.
+
+    Raises WrongInput for a place that cannot be written to and EvenkeelError for a full disk.
+    """
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    target = Path(path).resolve()  # through a symbolic link: replace what it points to, keep the link
+    temporary: Path | None = None
+    try:
+        if target.exists() and not target.is_file():  # a device or a pipe, as in -o /dev/stdout
+            target.write_text(text, encoding="utf-8")
+            return
+        mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = Path(name)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(mode)
+        temporary.replace(target)
+        temporary = None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise EvenkeelError(f"cannot write {path}: {reason}", hint="the old file, if any, is untouched") from None
+        hint = f"make the folder first: mkdir -p {target.parent}" if error.errno == errno.ENOENT else None
+        raise WrongInput(f"cannot write {path}: {reason}", hint=hint) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,589 @@
+"""From the text of a site file to a :class:`Site`, with line and column for everything that is wrong.
+
+Pure: text in, document out.  Reading files and folders is :mod:`evenkeel.cli.files`; whether a site fits its hosts is
+the planner's question.
+
+The text is parsed to YAML *nodes*, not to Python values, for three reasons: every key and value keeps its place; a
+duplicate key is seen; and what a plain scalar means is decided by the field it stands in, not by YAML.  So
+``cpus: 3`` is the CPU list 3, ``memory: 4096`` is refused because it has no unit, and the YAML 1.1 traps
+(``010`` is 8, ``1:30`` is 90, ``no`` is false) cannot spring.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from evenkeel.documents.cpuset import CpuSet, format_cpus, parse_cpus
+from evenkeel.documents.quantity import Bytes, Nanoseconds, format_size, parse_duration, parse_size
+from evenkeel.documents.site import NAME, GuestWish, Site
+from evenkeel.errors import Where, WrongInput
+
+#: More nodes than this, aliases unfolded, is an attack or an accident ("billion laughs"), not a site.
+MAX_NODES = 100_000
+MAX_DEPTH = 40
+VERSION = 1
+#: Names of architectures that people use, and the one that uname -m prints.
+_ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
+
+Path = tuple[str | int, ...]  # of a value in the site: ("guests", "plc", "memory")
+
+
+class WrongSite(WrongInput):
+    """All that is wrong with a site: this error is the first one in the text, ``others`` are the rest."""
+
+    def __init__(self, first: WrongInput, others: Sequence[WrongInput]) -> None:
+        super().__init__(first.message, where=first.where, hint=first.hint)
+        self.others = tuple(others)
+
+
+def parse_site(text: str, file: str) -> Site:
+    """The site that ``text`` describes; ``file`` is its name in messages.  Raises WrongInput and nothing else."""
+    return parse_site_parts([(file, text)])
+
+
+def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
+    """One site from several files, each ``(name, text)``: their hosts and guests together, every name once.
+
+    Raises WrongInput and nothing else.
+    """
+    reader = _Reader()
+    hosts: dict[str, Any] = {}
+    guests: dict[str, Any] = {}
+    for file, text in parts:
+        data = reader.file(file, text)
+        for kind, into in (("hosts", hosts), ("guests", guests)):
+            for name, wish in data.get(kind, {}).items():
+                if name in into:
+                    before = reader.places[kind, name]
+                    after = reader.places_of_file[kind, name]
+                    reader.complain(f'{kind[:-1]} "{name}" is described twice, first at {before.key}', after.key)
+                else:
+                    into[name] = wish
+        for path, place in reader.places_of_file.items():
+            reader.places.setdefault(path, place)
+    first = parts[0][0] if parts else "site"
+    if not hosts and not reader.complaints:
+        reader.complain(
+            "the site has no hosts",
+            reader.places[("hosts",)].key if ("hosts",) in reader.places else Where(first),
+            hint="name one, as in\n\n  hosts:\n    cell:\n      address: ssh://root@cell.example.org\n",
+        )
+    reader.stop_if_wrong()
+    try:
+        site = Site.model_validate({"hosts": hosts, "guests": guests})
+    except ValidationError as error:
+        for problem in error.errors():
+            reader.complain(_sentence(problem), reader.nearest(tuple(problem["loc"])))
+    else:
+        _check(site, reader)
+        reader.stop_if_wrong()
+        return site
+    reader.stop_if_wrong()
+    raise AssertionError("unreachable: pydantic refused the site without a reason")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a value stands, and the key before it (the item itself in a list)."""
+
+    key: Where
+    value: Where
+
+
+@dataclass
+class _Reader:
+    """Walks the nodes of a file along the models, and keeps the places and all complaints."""
+
+    places: dict[Path, _Place] = field(default_factory=dict)  # all files; the first that names a thing
+    places_of_file: dict[Path, _Place] = field(default_factory=dict)
+    complaints: list[WrongInput] = field(default_factory=list)
+    file_name: str = ""
+    nodes: int = 0
+    order: list[str] = field(default_factory=list)  # file names in the order given, to sort complaints
+
+    def complain(self, message: str, where: Where, hint: str | None = None) -> None:
+        self.complaints.append(WrongInput(message, where=where, hint=hint))
+
+    def stop_if_wrong(self) -> None:
+        if not self.complaints:
+            return
+
+        def position(error: WrongInput) -> tuple[int, int, int]:
+            where = error.where or Where("")
+            number = self.order.index(where.file) if where.file in self.order else -1
+            return number, where.line or 0, where.column or 0
+
+        found = sorted(self.complaints, key=position)
+        raise WrongSite(found[0], found[1:]) if found[1:] else found[0]
+
+    def where(self, node: Node) -> Where:
+        return Where(self.file_name, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def at(self, *path: str | int) -> Where:
+        """The place of a value that is in the text."""
+        return self.places[path].value
+
+    def nearest(self, path: Path) -> Where:
+        """The place of the value at ``path``, or of what encloses it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places[path].value if path else Where(self.order[0])
+
+    # -- one file ------------------------------------------------------------------------------------------------
+
+    def file(self, file: str, text: str) -> dict[str, Any]:
+        self.file_name, self.places_of_file = file, {}
+        self.order.append(file)
+        root = self._compose(text)
+        if root is None:
+            raise WrongInput("the file is empty", where=Where(file), hint=_FIRST_LINES)
+        if not isinstance(root, MappingNode):
+            what = "a list" if isinstance(root, SequenceNode) else "a single value"
+            raise WrongInput(f"a site is a mapping, this is {what}", where=self.where(root), hint=_FIRST_LINES)
+        data: dict[str, Any] = self._model(Site, root, ())
+        self._version(data.get("version"), root)
+        return data
+
+    def _compose(self, text: str) -> Node | None:
+        yaml = YAML(typ="rt", pure=True)
+        yaml.max_depth = MAX_DEPTH
+        tab = re.search(r"^ *\t[ \t]*(?=[^\s#])", text, re.MULTILINE)
+        try:
+            documents = []
+            for document in yaml.compose_all(text):
+                documents.append(document)
+                if len(documents) == 2:
+                    raise WrongInput(
+                        "a second YAML document starts here; a site file holds one",
+                        where=self.where(document) if document is not None else Where(self.file_name),
+                        hint="put each part into a file of its own and name the folder",
+                    )
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = Where(self.file_name, mark.line + 1, mark.column + 1) if mark else Where(self.file_name)
+            if tab:
+                line = text.count("\n", 0, tab.start()) + 1
+                column = tab.group().index("\t") + 1
+                if where.line is None or line <= where.line:
+                    raise WrongInput(
+                        "a tab is used to indent; YAML allows only spaces",
+                        where=Where(self.file_name, line, column),
+                        hint="replace the tab by spaces",
+                    ) from None
+            problem = re.sub(r"\s+", " ", error.problem or error.context or "cannot be read").strip()
+            raise WrongInput(f"not YAML: {problem}", where=where) from None
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            column = error.position - text.rfind("\n", 0, error.position)
+            raise WrongInput(
+                f"a character that YAML does not allow: U+{ord(text[error.position]):04X}",
+                where=Where(self.file_name, line, column),
+                hint="remove it; a text file is needed here",
+            ) from None
+        except WrongInput:
+            raise
+        except (YAMLError, ValueError, LookupError, AttributeError, TypeError, AssertionError, RecursionError) as error:
+            # ruamel.yaml answers some broken texts with Python's own errors (found by tests/plan/test_sitefile.py).
+            raise WrongInput(f"not YAML: {type(error).__name__}: {error}", where=Where(self.file_name)) from None
+        return documents[0] if documents else None
+
+    def _version(self, version: int | None, root: Node) -> None:
+        if version is None and ("version",) not in self.places_of_file:
+            self.complain(
+                "the file does not say which version of the site format it is written in",
+                self.where(root),
+                hint=f"add a line: version: {VERSION}",
+            )
+        elif version is not None and version != VERSION:
+            self.complain(
+                f"version {version} of the site format is unknown to this evenkeel, which reads version {VERSION}",
+                self.places_of_file[("version",)].value,
+                hint="a newer evenkeel may be needed" if version > VERSION else f"write version: {VERSION}",
+            )
+
+    # -- nodes to values, led by the type of the field ------------------------------------------------------------
+
+    def _value(self, hint: Any, node: Node, path: Path) -> Any:
+        """The value of ``node`` as the field type ``hint`` wants it; None with a complaint where it cannot be."""
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
+            raise WrongInput("the file unfolds to far more than a site can hold", where=self.where(node))
+        hint, optional = _strip_none(hint)
+        if optional and _is_null(node):
+            return None
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if isinstance(hint, type) and issubclass(hint, BaseModel):
+            return self._model(hint, node, path) if self._is(MappingNode, "a mapping", node, path) else None
+        if origin is dict:
+            return self._mapping(arguments[1], node, path) if self._is(MappingNode, "a mapping", node, path) else None
+        if origin is tuple:
+            return self._list(arguments[0], node, path)
+        return self._scalar(hint, node, path) if self._is(ScalarNode, "one value", node, path) else None
+
+    def _is(self, kind: type[Node], wanted: str, node: Node, path: Path) -> bool:
+        if isinstance(node, kind):
+            return True
+        name = path[-1] if path else "the site"
+        if isinstance(node, ScalarNode):
+            found = "nothing" if _is_null(node) else f"the value {_show(node)}"
+        else:
+            found = "a mapping" if isinstance(node, MappingNode) else "a list"
+        self.complain(f'"{name}" needs {wanted}, not {found}', self.where(node))
+        return False
+
+    def _pairs(self, node: MappingNode, path: Path, depth: int = 0) -> dict[str, tuple[Node, Node]]:
+        """Key -> (key node, value node), with merge keys (``<<``) unfolded and duplicates complained about."""
+        own: dict[str, tuple[Node, Node]] = {}
+        merged: dict[str, tuple[Node, Node]] = {}
+        for key, value in node.value:
+            self.nodes += 1
+            if not isinstance(key, ScalarNode):
+                self.complain("a key must be a plain word", self.where(key))
+            elif key.value == "<<" and key.style is None:
+                for base in value.value if isinstance(value, SequenceNode) else [value]:
+                    if not isinstance(base, MappingNode) or depth >= MAX_DEPTH or self.nodes > MAX_NODES:
+                        self.complain(
+                            '"<<" must be followed by an alias of a mapping, as in <<: *base', self.where(key)
+                        )
+                        continue
+                    for name, pair in self._pairs(base, path, depth + 1).items():
+                        merged.setdefault(name, pair)
+            elif key.value in own:
+                first = self.where(own[key.value][0])
+                self.complain(
+                    f'key "{key.value}" stands twice in the same mapping, first in line {first.line}', self.where(key)
+                )
+            else:
+                own[key.value] = (key, value)
+        return merged | own
+
+    def _model(self, model: type[BaseModel], node: Node, path: Path) -> dict[str, Any]:
+        assert isinstance(node, MappingNode)
+        hints = typing.get_type_hints(model, include_extras=True)
+        known = [name for name in model.model_fields if not (model is Site and name == "kind")]
+        pairs = self._pairs(node, path)
+        data: dict[str, Any] = {}
+        complaints = len(self.complaints)
+        for key, (key_node, value_node) in pairs.items():
+            if key not in known:
+                near = _near(key, known)
+                self.complain(
+                    f'unknown key "{key}"' + (f'; did you mean "{near}"?' if near else ""),
+                    self.where(key_node),
+                    hint=None if near else f"known keys here: {', '.join(known)}",
+                )
+                continue
+            inner = (*path, key)
+            self.places_of_file[inner] = _Place(self.where(key_node), self.where(value_node))
+            data[key] = self._value(hints[key], value_node, inner)
+        missing = [name for name in known if model.model_fields[name].is_required() and name not in pairs]
+        # A misspelt key is most often the missing one; telling both would be telling it twice.
+        if missing and model is not Site and len(self.complaints) == complaints:
+            where = self.places_of_file[path].key if path in self.places_of_file else self.where(node)
+            what = " and ".join(f'"{name}"' for name in missing)
+            self.complain(f'"{path[-1]}" needs {what}', where, hint=_EXAMPLES.get(missing[0]))
+        return data
+
+    def _mapping(self, hint: Any, node: Node, path: Path) -> dict[str, Any]:
+        assert isinstance(node, MappingNode)
+        data: dict[str, Any] = {}
+        for key, (key_node, value_node) in self._pairs(node, path).items():
+            inner = (*path, key)
+            self.places_of_file[inner] = _Place(self.where(key_node), self.where(value_node))
+            if path in (("hosts",), ("guests",)) and not re.match(NAME, key):
+                self.complain(
+                    f"{key!r} cannot be the name of a {path[0][:-1]}",
+                    self.where(key_node),
+                    hint="letters, digits, '_', '.' and '-', at most 63, the first a letter or digit",
+                )
+            data[key] = self._value(hint, value_node, inner)
+        return data
+
+    def _list(self, hint: Any, node: Node, path: Path) -> list[Any]:
+        if not self._is(SequenceNode, "a list", node, path):
+            return []
+        data = []
+        for index, item in enumerate(node.value):
+            inner = (*path, index)
+            self.places_of_file[inner] = _Place(self.where(item), self.where(item))
+            data.append(self._value(hint, item, inner))
+        return data
+
+    def _scalar(self, hint: Any, node: Node, path: Path) -> Any:
+        name, text = path[-1], str(node.value)
+        if node.tag is not None and not str(node.tag).startswith("tag:yaml.org,2002:"):
+            self.complain(f"the YAML tag {node.tag} has no meaning in a site", self.where(node))
+            return None
+        if _is_null(node):
+            self.complain(f'"{name}" has no value', self.where(node), hint=_EXAMPLES.get(str(name)))
+            return None
+        try:
+            if hint == CpuSet:
+                return parse_cpus(text)
+            if hint == Bytes:
+                return parse_size(text)
+            if hint == Nanoseconds:
+                return parse_duration(text)
+            if hint is bool:
+                return _parse_bool(text)
+            if hint is int:
+                return _parse_int(text)
+        except ValueError as error:
+            cure = (
+                "CPU numbers and ranges, as in 2-3,6; `evenkeel facts` shows which a host has"
+                if hint == CpuSet
+                else None
+            )
+            self.complain(f'"{name}": {error}', self.where(node), hint=cure)
+            return None
+        if typing.get_origin(hint) is typing.Literal:
+            choices = typing.get_args(hint)
+            if all(isinstance(choice, int) for choice in choices):  # version: judged by _version()
+                return self._scalar(int, node, path)
+            if text not in choices:
+                near = _near(text, choices)
+                known = ", ".join(map(str, choices))
+                self.complain(
+                    f'"{name}" cannot be {_show(node)}' + (f'; did you mean "{near}"?' if near else ""),
+                    self.where(node),
+                    hint=f"one of {known}",
+                )
+                return None
+            return text
+        if hint is str:
+            return text
+        raise TypeError(f"sitefile has no reader for {hint!r} of {path}")  # a new field of Site: a test walks them all
+
+
+_FIRST_LINES = "start with the lines `version: 1` and `hosts:`; examples/plc/site.yaml is a whole one"
+_EXAMPLES = {
+    "address": "as in  address: ssh://root@cell.example.org",
+    "vcpus": "as in  vcpus: 2",
+    "memory": "as in  memory: 4GiB",
+    "latency": "as in  latency: 100us",
+    "because": "say why this host differs from the rule; the reason is kept in the plan",
+}
+
+
+def _strip_none(hint: Any) -> tuple[Any, bool]:
+    """``X | None`` -> (X, True); X -> (X, False)."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [part for part in typing.get_args(hint) if part is not type(None)]
+        if len(rest) == 1:
+            return rest[0], True
+    return hint, False
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.style is None and node.value in ("", "~", "null", "Null", "NULL")
+
+
+def _show(node: Node) -> str:
+    text = str(node.value)
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _near(word: str, known: Sequence[str]) -> str | None:
+    lowered = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
+    return lowered[found[0]] if found else None
+
+
+def _parse_bool(text: str) -> bool:
+    if text in ("true", "True", "TRUE"):
+        return True
+    if text in ("false", "False", "FALSE"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+def _parse_int(text: str) -> int:
+    if re.fullmatch(r"-?(0|[1-9]\d{0,17})", text, re.ASCII):
+        return int(text)
+    if re.fullmatch(r"-?0\d{1,17}", text, re.ASCII):
+        raise ValueError(f"{text!r} is octal to some readers of YAML and decimal to others; leave out the first 0")
+    raise ValueError(f"{text!r} is not a whole number")
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    name = next((part for part in reversed(problem["loc"]) if isinstance(part, str)), "the site")
+    message = str(problem["msg"])
+    return f'"{name}": {message[:1].lower()}{message[1:]}'
+
+
+# -- what must agree inside one site ----------------------------------------------------------------------------------
+
+
+def _check(site: Site, reader: _Reader) -> None:
+    _check_hosts(site, reader)
+    for name, guest in site.guests.items():
+        _check_host_of(name, guest, site, reader)
+        _check_goal(name, guest, reader)
+        _check_sizes(name, guest, reader)
+        _check_wires(name, guest, reader)
+    _check_claims(site, reader)
+
+
+def _check_hosts(site: Site, reader: _Reader) -> None:
+    seen: dict[str, str] = {}
+    for name, host in site.hosts.items():
+        place = reader.at("hosts", name, "address")
+        scheme, separator, rest = host.address.partition(":")
+        if host.address in seen:
+            other = seen[host.address]
+            first = reader.at("hosts", other, "address")
+            reader.complain(f'hosts "{other}" and "{name}" have the same address; the first is at {first}', place)
+        seen.setdefault(host.address, name)
+        is_path = "/" in host.address and not separator  # a recorded tree
+        known = host.address == "local" or is_path or (rest and scheme == "virtual")
+        if not known and not re.fullmatch(
+            r"ssh://(?:[^\s@/:]+@)?(?:[^\s@/:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", host.address
+        ):
+            near = _near(scheme, ["local", "virtual", "ssh"]) if separator and "@" not in scheme else None
+            guess = f"ssh://{host.address}" if "@" in host.address and not separator else None
+            if near:
+                guess = {"local": "local", "virtual": f"virtual:{rest or 'NAME'}"}.get(
+                    near, f"ssh://{rest.lstrip('/')}"
+                )
+            reader.complain(
+                f"{host.address!r} is not the address of a machine" + (f"; did you mean {guess!r}?" if guess else ""),
+                place,
+                hint="local, ssh://root@HOST[:PORT] or virtual:NAME",
+            )
+        for rule, override in host.overrides.items():
+            if override.off == (override.value is not None):
+                both = "has both a value and off: true" if override.off else "has neither a value nor off: true"
+                reader.complain(f'the override of "{rule}" {both}', reader.places["hosts", name, "overrides", rule].key)
+
+
+def _check_host_of(name: str, guest: GuestWish, site: Site, reader: _Reader) -> None:
+    known = ", ".join(site.hosts)
+    if guest.host is None and len(site.hosts) > 1:
+        reader.complain(
+            f'guest "{name}" does not say which host it runs on',
+            reader.places["guests", name].key,
+            hint=f"add `host:` with one of {known}",
+        )
+    if guest.host is not None and guest.host not in site.hosts:
+        near = _near(guest.host, list(site.hosts))
+        reader.complain(
+            f'guest "{name}" is to run on "{guest.host}", which is not a host of this site'
+            + (f'; did you mean "{near}"?' if near else ""),
+            reader.at("guests", name, "host"),
+            hint=f"hosts of this site: {known}",
+        )
+    if guest.architecture in _ARCHITECTURES:
+        reader.complain(
+            f"{guest.architecture!r} is not the kernel's name of an architecture; "
+            f"did you mean {_ARCHITECTURES[guest.architecture]!r}?",
+            reader.at("guests", name, "architecture"),
+        )
+
+
+def _check_goal(name: str, guest: GuestWish, reader: _Reader) -> None:
+    if guest.latency is not None and guest.goal in ("flexible", "balanced"):
+        reader.complain(
+            f'guest "{name}" has a deadline, but the goal {guest.goal} promises none',
+            reader.at("guests", name, "latency"),
+            hint="set `goal: realtime` (or performance), or leave `latency` out",
+        )
+    if guest.latency == 0:
+        reader.complain("a deadline of zero cannot be met", reader.at("guests", name, "latency"))
+    if guest.realtime_vcpus is not None:
+        beyond = guest.realtime_vcpus - frozenset(range(guest.vcpus))
+        if guest.goal != "realtime":
+            reader.complain(
+                f'guest "{name}" names real-time vCPUs, but its goal is {guest.goal}',
+                reader.at("guests", name, "realtime_vcpus"),
+                hint="set `goal: realtime`, or leave `realtime_vcpus` out",
+            )
+        elif beyond:
+            reader.complain(
+                f"vCPU {format_cpus(beyond)} does not exist: the guest has {guest.vcpus} of them, "
+                f"0{f'-{guest.vcpus - 1}' if guest.vcpus > 1 else ''}",
+                reader.at("guests", name, "realtime_vcpus"),
+            )
+        elif not guest.realtime_vcpus:
+            reader.complain(
+                "a real-time guest needs at least one real-time vCPU",
+                reader.at("guests", name, "realtime_vcpus"),
+                hint="leave the line out for all vCPUs but 0",
+            )
+
+
+def _check_sizes(name: str, guest: GuestWish, reader: _Reader) -> None:
+    if guest.memory == 0:
+        reader.complain("a guest needs memory", reader.at("guests", name, "memory"))
+    if guest.page_size is not None:
+        if guest.page_size < 4096 or guest.page_size & (guest.page_size - 1):
+            reader.complain(
+                f"no kernel has pages of {format_size(guest.page_size)}",
+                reader.at("guests", name, "page_size"),
+                hint="2MiB and 1GiB on x86_64",
+            )
+        elif guest.memory % guest.page_size:
+            reader.complain(
+                f"{format_size(guest.memory)} of memory is not a whole number of {format_size(guest.page_size)} pages",
+                reader.at("guests", name, "memory"),
+                hint=f"{format_size((guest.memory // guest.page_size + 1) * guest.page_size)} is",
+            )
+    if guest.cpus is not None and guest.goal in ("performance", "realtime") and len(guest.cpus) < guest.vcpus:
+        reader.complain(
+            f'guest "{name}" has {guest.vcpus} vCPUs and the goal {guest.goal}, which takes one CPU each, '
+            f"but {len(guest.cpus)} CPUs are named",
+            reader.at("guests", name, "cpus"),
+        )
+
+
+def _check_wires(name: str, guest: GuestWish, reader: _Reader) -> None:
+    for index, network in enumerate(guest.networks):
+        chosen = [key for key in ("bridge", "network") if getattr(network, key)] + ["user"] * network.user
+        if len(chosen) != 1:
+            found = " and ".join(chosen) or "none of them"
+            reader.complain(
+                f"a network is exactly one of bridge, network and user; this is {found}",
+                reader.at("guests", name, "networks", index),
+            )
+
+
+def _check_claims(site: Site, reader: _Reader) -> None:
+    """CPUs that the owner gave away by hand: once each, and never those that stay with the host."""
+    only = next(iter(site.hosts)) if len(site.hosts) == 1 else None
+    claimed: dict[tuple[str, int], str] = {}
+    for name, guest in site.guests.items():
+        host = guest.host or only
+        if guest.cpus is None or host not in site.hosts:
+            continue
+        place = reader.at("guests", name, "cpus")
+        if not guest.cpus:
+            reader.complain(
+                f'guest "{name}" has an empty list of CPUs', place, hint="leave `cpus` out to have it computed"
+            )
+        kept = guest.cpus & (site.hosts[host].housekeeping or frozenset())
+        if kept:
+            there = reader.at("hosts", host, "housekeeping")
+            reader.complain(f'CPU {format_cpus(kept)} is kept for the host by "housekeeping" at {there}', place)
+        others: dict[str, set[int]] = {}
+        for cpu in guest.cpus:
+            if (other := claimed.setdefault((host, cpu), name)) != name:
+                others.setdefault(other, set()).add(cpu)
+        for other, cpus in others.items():
+            there = reader.at("guests", other, "cpus")
+            reader.complain(
+                f'guests "{other}" and "{name}" both claim CPU {format_cpus(cpus)} of host "{host}"; '
+                f'"{other}" does at {there}',
+                place,
+                hint="give each its own, or leave `cpus` out and let the planner place them",
+            )
