@@ -1,0 +1,473 @@
+"""Create, start, stop and remove virtual hosts.  A host is a folder; a running host is one QEMU process.
+
+The folder holds ``host.json`` (what was asked for), the overlay and the empty disks, and while it runs ``run.json``
+and QEMU's pid file, sockets and serial log.  Whatever fails or is interrupted leaves no process and no socket behind.
+Must not know how facts are read or settings written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from evenkeel.documents.base import Model
+from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
+from evenkeel.machines.protocol import OnProgress
+from evenkeel.machines.virtual import image as images
+from evenkeel.machines.virtual import kvm
+from evenkeel.machines.virtual import qemu as qemus
+from evenkeel.machines.virtual.places import hosts_dir
+from evenkeel.machines.virtual.run import disk_full, is_disk_full, run
+from evenkeel.machines.virtual.spec import BUILT_IN, Disk, HostSpec, check_name
+
+#: An emulated host with 12 CPUs answers in under a minute on two idle cores; a busy machine may take many times that.
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 120.0
+#: What an overlay grows to in a demo run, with room to spare.
+NEEDED_BYTES = 1024**3
+_RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
+
+
+class HostFile(Model):
+    """``host.json``: what was asked for, and from which image."""
+
+    name: str
+    uuid: str
+    image: str = Field(description="key of the image that the overlay stands on")
+    spec: HostSpec
+    accel: Literal["auto", "tcg"] = "auto"
+
+
+class RunFile(Model):
+    """``run.json``: how the running QEMU was started."""
+
+    pid: int
+    ssh_port: int
+    qemu: str = Field(description="version of QEMU")
+    kvm: bool = Field(description="false: software emulation, so latency numbers mean nothing")
+    why: str = Field(description="why KVM is used or not")
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """How to reach a running host with OpenSSH."""
+
+    host: str
+    port: int
+    user: str
+    identity: Path
+    known_hosts: Path
+
+    def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
+        """The ssh command line.  Never reads the user's configuration, never asks."""
+        return [
+            "ssh", "-F", "/dev/null", "-p", str(self.port), "-i", str(self.identity), "-o", "IdentitiesOnly=yes",
+            "-o", "IdentityAgent=none", "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes",
+            "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", *options,
+            f"{self.user}@{self.host}", *words,
+        ]
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One line of `evenkeel virtual list`."""
+
+    name: str
+    state: Literal["running", "stopped", "broken"]
+    spec: HostSpec | None
+    run: RunFile | None
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name, "state": self.state,
+            "cpus": self.spec.cpus if self.spec else None, "memory_bytes": self.spec.memory if self.spec else None,
+            "nodes": len(self.spec.nodes) if self.spec else None,
+            "pid": self.run.pid if self.run else None, "ssh_port": self.run.ssh_port if self.run else None,
+            "kvm": self.run.kvm if self.run else None, "qemu": self.run.qemu if self.run else None,
+        }
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+def folder_of(name: str) -> Path:
+    return hosts_dir() / check_name(name)
+
+
+def read_host(name: str) -> HostFile:
+    """What ``name`` was created as.  Raises WrongInput when there is no such host."""
+    file = folder_of(name) / "host.json"
+    try:
+        return HostFile.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(host.name for host in listing())) or "none"
+        raise WrongInput(
+            f"there is no virtual host {name!r} (known: {known})", hint=f"evenkeel virtual create {name}",
+        ) from None
+    except ValueError as error:
+        raise WrongInput(
+            f"{file} cannot be read: {error}", hint=f"evenkeel virtual rm {name}, then create it again",
+        ) from None
+
+
+def read_run(name: str) -> RunFile | None:
+    """How ``name`` runs, or None when it does not.  A stale pid file, of a killed QEMU, counts as not running."""
+    folder = folder_of(name)
+    try:
+        found = RunFile.model_validate_json((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if is_ours(found.pid, folder) else None
+
+
+def is_ours(pid: int, folder: Path) -> bool:
+    """True when process ``pid`` is the QEMU of ``folder``, not a stranger with a reused number.
+
+    Known by the path of its pid file on its command line: the working directory of a daemon is the root.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX" and os.fsencode(folder / "qemu.pid") in words
+
+
+def _pid_of(folder: Path) -> int | None:
+    """The QEMU of this folder by its pid file, even when no run.json was written yet."""
+    try:
+        pid = int((folder / "qemu.pid").read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if is_ours(pid, folder) else None
+
+
+def listing() -> list[HostState]:
+    """All virtual hosts of this user, by name."""
+    found = []
+    base = hosts_dir()
+    for folder in sorted(base.iterdir()) if base.is_dir() else ():
+        if not (folder / "host.json").is_file():
+            continue
+        try:
+            spec: HostSpec | None = HostFile.model_validate_json((folder / "host.json").read_text()).spec
+        except ValueError:
+            found.append(HostState(folder.name, "broken", None, None))
+            continue
+        running = read_run(folder.name)
+        found.append(HostState(folder.name, "running" if running else "stopped", spec, running))
+    return found
+
+
+def ssh_target(name: str) -> SshTarget:
+    """How to reach ``name``.  Raises WrongInput (no such host) or Unreachable (not running)."""
+    host = read_host(name)
+    running = read_run(name)
+    if running is None:
+        raise Unreachable(f"virtual host {name} is not running", hint=f"evenkeel virtual start {name}")
+    return _target(host, running.ssh_port)
+
+
+def _target(host: HostFile, port: int) -> SshTarget:
+    folder = folder_of(host.name)
+    return SshTarget("127.0.0.1", port, "root", folder / "id_ed25519", folder / "known_hosts")
+
+
+@contextlib.contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """One create, start, stop or rm of a host at a time.  Beside the folder, because rm removes the folder."""
+    hosts_dir().mkdir(parents=True, exist_ok=True)
+    file = hosts_dir() / f".{name}.lock"
+    with images.locked(file):
+        try:
+            yield
+        finally:
+            if not (hosts_dir() / name).exists():
+                file.unlink(missing_ok=True)
+
+
+# -- create and remove -----------------------------------------------------------------------------------------
+
+def create(
+    name: str, spec: HostSpec | None = None, *, accel: Literal["auto", "tcg"] = "auto",
+    on_progress: OnProgress | None = None,
+) -> HostFile:
+    """Define a host and give it its disks; builds the image when this recipe's is not there (about a minute).
+
+    Raises WrongInput (name taken or bad, tools missing) and NotAsWanted (disk full).
+    """
+    check_name(name)
+    qemu = qemus.find(on_progress)
+    picture = images.ensure(on_progress)
+    with _lock(name):
+        folder = folder_of(name)
+        if (folder / "host.json").exists():
+            raise WrongInput(f"there is already a virtual host {name!r}", hint=f"evenkeel virtual rm {name}")
+        host = HostFile(
+            name=name, uuid=str(uuid.uuid4()), image=picture.key, spec=spec or BUILT_IN["default"], accel=accel,
+        )
+        shutil.rmtree(folder, ignore_errors=True)  # left by a create that was killed
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+            free = shutil.disk_usage(folder).free
+            if free < NEEDED_BYTES:
+                raise disk_full(f"create virtual host {name}", NEEDED_BYTES, folder, free)
+            _make_disks(folder, host, picture, qemu)
+            # Last, and in one step: a folder with this file is a host.
+            (folder / "host.json.new").write_text(host.model_dump_json(indent=2) + "\n")
+            (folder / "host.json.new").rename(folder / "host.json")
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and is_disk_full(error):
+                raise disk_full(f"create virtual host {name}", NEEDED_BYTES, hosts_dir()) from None
+            raise
+    return host
+
+
+def _make_disks(folder: Path, host: HostFile, picture: images.Image, qemu: qemus.Qemu) -> None:
+    run(
+        [qemu.program("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(picture.disk), "-F", "raw",
+         str(folder / "disk.qcow2")],
+        what="make the host's overlay", env=qemu.environment,
+    )
+    for number, device in enumerate(host.spec.devices):
+        if isinstance(device, Disk):
+            with (folder / qemus.data_disk(number)).open("wb") as handle:
+                handle.truncate(device.size)
+    shutil.copyfile(picture.identity, folder / "id_ed25519")
+    (folder / "id_ed25519").chmod(0o600)
+
+
+def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
+    """Stop ``name`` at once and remove all that is its own.  The image stays.  Raises WrongInput: no such host."""
+    folder = folder_of(name)
+    if not folder.exists():
+        read_host(name)
+    with _lock(name):
+        _kill(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise NotAsWanted(f"{folder} could not be removed whole", hint="is a file in it in use by another user?")
+    with contextlib.suppress(OSError):
+        hosts_dir().rmdir()  # only when it is empty
+
+
+# -- start -----------------------------------------------------------------------------------------------------
+
+def start(
+    name: str, *, on_progress: OnProgress | None = None, timeout_s: float = START_TIMEOUT_S,
+) -> RunFile:
+    """Boot ``name`` and return when ssh answers.  A host that already runs is left alone.
+
+    Raises Unreachable when it does not answer in time; it is then stopped again, and the serial log kept.
+    """
+    host = read_host(name)
+    with _lock(name):
+        running = read_run(name)
+        if running is not None:
+            return running
+        folder = folder_of(name)
+        _kill(folder)
+        picture = images.Image(images.images_dir() / host.image)
+        if not picture.disk.is_file():
+            raise WrongInput(
+                f"the image {host.image} that virtual host {name} stands on is gone",
+                hint=f"evenkeel virtual rm {name}, then create it again",
+            )
+        qemu = qemus.find(on_progress)
+        verdict = (
+            kvm.probe(qemu, picture.kernel, on_progress) if host.accel == "auto" else kvm.Verdict(False, "as asked for")
+        )
+        try:
+            running = _launch(host, qemu, verdict)
+            (folder / "known_hosts").write_text(f"[127.0.0.1]:{running.ssh_port} {picture.host_key}\n")
+            wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+        except BaseException:
+            _kill(folder)
+            raise
+        return running
+
+
+def _launch(host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict) -> RunFile:
+    folder = folder_of(host.name)
+    problem = ""
+    for _attempt in range(5):
+        port = _free_port()
+        launch = qemus.Launch(name=host.name, uuid=host.uuid, kvm=verdict.works, ssh_port=port, pidfile=str(folder / "qemu.pid"))
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "serial.log").replace(folder / "serial.log.old")
+        with (folder / "qemu.log").open("w+") as log:
+            # -daemonize: this command returns when the machine is made, with QEMU's complaint if it could not be.
+            done = subprocess.run(
+                qemus.arguments(qemu, host.spec, launch), cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, env={**os.environ, **qemu.environment}, check=False, start_new_session=True,
+            )
+            log.seek(0)
+            problem = "\n".join(line for line in log.read().splitlines() if "warning: TCG doesn't support" not in line)
+        pid = _pid_of(folder)
+        if done.returncode == 0 and pid is not None:
+            running = RunFile(pid=pid, ssh_port=port, qemu=qemu.text, kvm=verdict.works, why=verdict.reason)
+            (folder / "run.json").write_text(running.model_dump_json(indent=2) + "\n")
+            return running
+        if "host forwarding rule" not in problem:  # the port was taken between the look and QEMU
+            break
+    raise NotAsWanted(f"QEMU {qemu.text} did not start virtual host {host.name}: {problem[-800:] or 'no message'}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s: float) -> str:
+    """Wait until a command runs over ssh and return the host's boot id.
+
+    Raises Unreachable when QEMU ends or the time is over, with the last lines of the serial console.
+    """
+    host = read_host(name)
+    folder = folder_of(name)
+    begin = time.monotonic()
+    problem = "sshd does not answer"
+    while (spent := time.monotonic() - begin) < timeout_s:
+        running = read_run(name)
+        if running is None:
+            raise Unreachable(f"QEMU of virtual host {name} ended while it booted: {_last_words(folder)}")
+        if on_progress is not None:
+            on_progress(min(int(spent), 99), 0, f"{name}: booting ({_stage(folder)})")
+        if _banner(running.ssh_port):
+            try:
+                return read_boot_id(_target(host, running.ssh_port))
+            except Unreachable as error:
+                problem = error.message
+        time.sleep(0.25)
+    raise Unreachable(
+        f"virtual host {name} did not answer within {timeout_s:.0f} s ({problem}); the console ends with: "
+        f"{_last_words(folder)}", hint="is this machine very busy? see `evenkeel virtual console`, or use --topology small",
+    )
+
+
+def read_boot_id(target: SshTarget, timeout_s: float = 60.0) -> str:
+    """The random id of the host's present boot.  Raises Unreachable."""
+    try:
+        done = subprocess.run(
+            target.command("cat", "/proc/sys/kernel/random/boot_id"), capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=timeout_s, check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"ssh to port {target.port} hangs") from None
+    if done.returncode or not re.fullmatch(r"[0-9a-f-]{36}", done.stdout.strip()):
+        raise Unreachable(f"ssh to port {target.port} failed: {done.stderr.strip()[-200:]}")
+    return done.stdout.strip()
+
+
+def _banner(port: int) -> bool:
+    """True when sshd in the host says its version.  QEMU accepts for a host that is not listening, then hangs up."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.settimeout(20)
+            return connection.recv(4).startswith(b"SSH")
+    except OSError:
+        return False
+
+
+_STAGES = (
+    (b"login:", "login"), (b"systemd[1]", "services"), (b"Welcome to", "services"), (b"Run /init", "initrd"),
+    (b"Linux version", "kernel"), (b"GRUB", "boot loader"),
+)
+
+
+def _tail(folder: Path, size: int) -> bytes:
+    try:
+        with (folder / "serial.log").open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - size))
+            return handle.read()
+    except OSError:
+        return b""
+
+
+def _stage(folder: Path) -> str:
+    tail = _tail(folder, 16384)
+    return next((stage for words, stage in _STAGES if words in tail), "firmware")
+
+
+def _last_words(folder: Path) -> str:
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x20-\x7e\n]", "", _tail(folder, 4096).decode(errors="replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-3:])[-400:] or "nothing"
+
+
+# -- stop ------------------------------------------------------------------------------------------------------
+
+def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Shut ``name`` down through its operating system, or, when that takes too long, by force.
+
+    True when it went down by itself.  A host that does not run is left alone.
+    """
+    read_host(name)
+    with _lock(name):
+        folder = folder_of(name)
+        running = read_run(name)
+        graceful = True
+        if running is not None:
+            with contextlib.suppress(Unreachable, NotAsWanted), qemus.Qmp(folder) as qmp:
+                qmp.call("system_powerdown")
+            begin = time.monotonic()
+            while is_ours(running.pid, folder) and (spent := time.monotonic() - begin) < timeout_s:
+                if on_progress is not None:
+                    on_progress(int(spent), 0, f"{name}: shutting down")
+                time.sleep(0.1)
+            graceful = not is_ours(running.pid, folder)
+        _kill(folder)
+        return graceful
+
+
+def power_cut(name: str) -> None:
+    """End QEMU as a power cut would: nothing in the host gets a say.  The disks keep what was written to them."""
+    read_host(name)
+    with _lock(name):
+        _kill(folder_of(name))
+
+
+def _kill(folder: Path) -> None:
+    """End the QEMU of this folder, if there is one, and remove what only a running host has."""
+    pids = {pid for pid in (_pid_of(folder), _run_pid(folder)) if pid is not None}
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(is_ours(pid, folder) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for name in _RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _run_pid(folder: Path) -> int | None:
+    try:
+        pid = RunFile.model_validate_json((folder / "run.json").read_text()).pid
+    except (OSError, ValueError):
+        return None
+    return pid if is_ours(pid, folder) else None
+
+
+def ask_to_reboot(target: SshTarget) -> None:
+    """Have systemd reboot the host.  Returns at once; the connection may be cut before the answer."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            target.command("systemctl", "reboot", "--no-block"), capture_output=True, stdin=subprocess.DEVNULL,
+            timeout=60, check=False,
+        )

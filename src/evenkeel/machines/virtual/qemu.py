@@ -1,0 +1,376 @@
+"""QEMU: which one, with what arguments, and how to talk to it (QMP).
+
+Prefers QEMU 10 or newer, fetched from the backports suite of the Debian mirror that this machine's apt uses and run
+from the cache without being installed; Debian 12's own 7.2 is the fallback.  Measured (virtual-host reference): 7.2
+crashes 3 of 40 emulated SMP boots in the guest's code patching, 10.0.2 none of 40, and it forks three times faster.
+Must not start or stop hosts; that is :mod:`.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from evenkeel.errors import EvenkeelError, NotAsWanted, Unreachable, WrongInput
+from evenkeel.machines.protocol import OnProgress
+from evenkeel.machines.virtual import apt
+from evenkeel.machines.virtual.places import cache_dir
+from evenkeel.machines.virtual.run import run, tool
+from evenkeel.machines.virtual.spec import MIB, Disk, HostSpec, Nic
+
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+#: The management NIC, the same in every host: each has a user network of its own.
+MANAGEMENT_MAC = "52:54:00:65:6b:00"
+GUEST_ADDRESS = "10.0.2.15"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """One QEMU.  ``prefix``: the folder it was unpacked in; None: installed in the system."""
+
+    version: tuple[int, int, int]
+    prefix: Path | None
+
+    def program(self, name: str) -> str:
+        """Path of ``qemu-system-x86_64`` or ``qemu-img``."""
+        if self.prefix is None:
+            return tool(name)
+        return str(self.prefix / "usr/bin" / name)
+
+    @property
+    def data_options(self) -> list[str]:
+        """Where an unpacked QEMU finds its firmware."""
+        if self.prefix is None:
+            return []
+        share = self.prefix / "usr/share"
+        folders = (share / "qemu", share / "seabios", Path("/usr/share/seabios"), Path("/usr/lib/ipxe/qemu"))
+        return [word for folder in folders for word in ("-L", str(folder))]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        if self.prefix is None:
+            return {}
+        libraries = self.prefix / _LIBRARIES
+        return {"QEMU_MODULE_DIR": str(libraries / "qemu"), "LD_LIBRARY_PATH": str(libraries)}
+
+    @property
+    def text(self) -> str:
+        return ".".join(str(part) for part in self.version)
+
+    @property
+    def has_igb(self) -> bool:
+        return self.version >= (8, 0, 0)
+
+
+def _read_version(program: str, environment: dict[str, str]) -> tuple[int, int, int] | None:
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=30, env={**os.environ, **environment},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", done.stdout)
+    return (int(match[1]), int(match[2]), int(match[3])) if match and done.returncode == 0 else None
+
+
+def _installed() -> Qemu | None:
+    program = shutil.which("qemu-system-x86_64")
+    version = _read_version(program, {}) if program else None
+    return Qemu(version, None) if version else None
+
+
+def _unpacked(folder: Path) -> Qemu | None:
+    candidate = Qemu((0, 0, 0), folder)
+    version = _read_version(candidate.program("qemu-system-x86_64"), candidate.environment)
+    return Qemu(version, folder) if version else None
+
+
+def find(on_progress: OnProgress | None = None) -> Qemu:
+    """The best QEMU of this machine: installed if it is 10 or newer, else fetched, else installed.
+
+    Raises WrongInput when there is none and none can be had.
+    """
+    return _find(on_progress)
+
+
+@functools.lru_cache(maxsize=1)
+def _find(on_progress: OnProgress | None) -> Qemu:
+    installed = _installed()
+    if installed is not None and installed.version >= (10, 0, 0):
+        return installed
+    cache = cache_dir() / "qemu"
+    if (cached := _unpacked(cache / "10")) is not None:
+        return cached
+    try:
+        return _fetch(cache, on_progress)
+    except (EvenkeelError, OSError) as error:
+        if installed is None:
+            raise WrongInput(
+                f"no QEMU: none is installed, and fetching one failed: {error}",
+                hint="apt-get install qemu-system-x86 qemu-utils",
+            ) from None
+        if on_progress is not None:
+            on_progress(0, 0, f"QEMU 10 could not be fetched; using the installed {installed.text}")
+        return installed
+
+
+def _fetch(cache: Path, on_progress: OnProgress | None) -> Qemu:
+    """Fetch QEMU 10 (15 MB, seconds) and unpack it into ``cache/10``, atomically."""
+    from evenkeel.machines.virtual.image import locked
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / ".lock", on_progress, "waiting for another download of QEMU"):
+        if (cached := _unpacked(cache / "10")) is not None:
+            return cached
+        for leftover in cache.glob(".fetch-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        work = cache / f".fetch-{os.getpid()}"
+        try:
+            work.mkdir()
+            if on_progress is not None:
+                on_progress(0, 3, "QEMU: reading the list of backports")
+            options = apt.private_apt(work, apt.backports_lines(apt.sources()))
+            run([tool("apt-get"), *options, "-q", "update"], what="read the list of Debian backports")
+            if on_progress is not None:
+                on_progress(1, 3, "QEMU: fetching QEMU 10")
+            # --download-only resolves against what is installed here: exactly the libraries that are missing come along.
+            run(
+                [tool("apt-get"), *options, "-q", "-y", "--download-only", "--no-install-recommends", "-t",
+                 f"{apt.RELEASE}-backports", "install", "qemu-system-x86", "qemu-utils"],
+                what="fetch QEMU 10",
+            )
+            if on_progress is not None:
+                on_progress(2, 3, "QEMU: unpacking")
+            for package in sorted((work / "archives").glob("*.deb")):
+                run([tool("dpkg-deb"), "-x", str(package), str(work / "root")], what=f"unpack {package.name}")
+            found = _unpacked(work / "root")
+            if found is None or found.version < (10, 0, 0):
+                raise NotAsWanted("the QEMU of Debian's backports does not run here")
+            shutil.rmtree(cache / "10", ignore_errors=True)
+            (work / "root").rename(cache / "10")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return Qemu(found.version, cache / "10")
+
+
+# -- arguments -------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Launch:
+    """What one start needs besides the spec.
+
+    Paths are relative to the host's folder, in which QEMU is started, because a socket's path may have 107 bytes only.
+    The pid file's is absolute: it is what the process is known by.
+    """
+
+    name: str
+    uuid: str
+    kvm: bool
+    ssh_port: int
+    pidfile: str
+    overlay: str = "disk.qcow2"
+    qmp: str = "qmp.sock"
+    console: str = "console.sock"
+    serial_log: str = "serial.log"
+
+
+def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
+    """The whole command line.  Pure: same input, same list."""
+    argv = [qemu.program("qemu-system-x86_64"), "-name", f"{launch.name},debug-threads=on", *qemu.data_options]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-pidfile", launch.pidfile]
+    argv += ["-machine", "q35,sata=off,smbus=off" + (",kernel-irqchip=split" if launch.kvm else ""), "-uuid", launch.uuid]
+    if launch.kvm:
+        # invtsc: KVM on a PREEMPT_RT kernel refuses to load without a constant TSC, nested as well.
+        argv += ["-accel", "kvm", "-cpu", "host,migratable=off,+invtsc"]
+    else:
+        # x-force-features: the emulator would strip invtsc; AMD: the emulator emulates SVM, but not VMX.
+        # xlevel: topoext without leaf 0x8000001e makes Linux 6.12 see no SMT siblings and no shared caches.
+        argv += ["-accel", "tcg,thread=multi,tb-size=512", "-cpu",
+                 "max,+invtsc,x-force-features=on,vendor=AuthenticAMD,family=25,model=1,stepping=1,"
+                 "model-id=AMD EPYC 7543 32-Core Processor,topoext=on,xlevel=0x8000001e"]
+    argv += _memory_and_cpus(spec)
+    argv += _firmware(spec, launch)
+    argv += [
+        "-chardev", f"socket,id=qmp,path={launch.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=console,path={launch.console},server=on,wait=off,logfile={launch.serial_log}",
+        "-device", "isa-serial,chardev=console",
+    ]
+    if spec.iommu == "intel":
+        argv += ["-device", "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"]
+    argv += [
+        "-drive", f"if=none,id=root,file={launch.overlay},format=qcow2,cache=unsafe,discard=unmap",
+        "-device", "virtio-blk-pci,drive=root,bus=pcie.0,addr=0x2,bootindex=0,serial=root",
+        "-device", "virtio-rng-pci,bus=pcie.0,addr=0x3",
+        "-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{launch.ssh_port}-{GUEST_ADDRESS}:22",
+    ]
+    return argv + _devices(qemu, spec)
+
+
+def _memory_and_cpus(spec: HostSpec) -> list[str]:
+    argv = ["-m", f"{spec.memory // MIB}M",
+            "-smp", f"{spec.cpus},sockets={spec.sockets},cores={spec.cores},threads={spec.threads}"]
+    for number, node in enumerate(spec.nodes):
+        if node.memory:
+            argv += ["-object", f"memory-backend-ram,id=memory{number},size={node.memory // MIB}M",
+                     "-numa", f"node,nodeid={number},memdev=memory{number}"]
+        else:
+            argv += ["-numa", f"node,nodeid={number}"]
+    for socket_ in range(spec.sockets):
+        for core in range(spec.cores):
+            for thread in range(spec.threads):
+                argv += ["-numa", f"cpu,node-id={spec.node_of_core(socket_, core)},"
+                                  f"socket-id={socket_},core-id={core},thread-id={thread}"]
+    for source in range(len(spec.nodes)):
+        for target in range(len(spec.nodes)):
+            if source != target:
+                argv += ["-numa", f"dist,src={source},dst={target},val={spec.distance(source, target)}"]
+    return argv
+
+
+def _firmware(spec: HostSpec, launch: Launch) -> list[str]:
+    """DMI tables.  The serial number is the host's name: a service in the image makes it the host name."""
+    return [
+        "-smbios", "type=0,vendor=SeaBIOS,version=evenkeel-1,date=01/01/2025",
+        "-smbios", f"type=1,manufacturer=Evenkeel,product=Virtual Host,version=1,serial={launch.name},uuid={launch.uuid}",
+        "-smbios", f"type=2,manufacturer=Evenkeel,product=Virtual Board,serial={launch.name}",
+        "-smbios", f"type=3,manufacturer=Evenkeel,serial={launch.name}",
+    ]
+
+
+def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
+    """The management NIC on node 0, then the devices of the spec, each on a root port of its node's own PCI bus."""
+    argv: list[str] = []
+    for node in range(len(spec.nodes)):
+        argv += ["-device", f"pxb-pcie,id=node{node},bus_nr={_bus_number(node)},bus=pcie.0,addr={0x10 + node:#x},"
+                            f"numa_node={node}"]
+    ports = iter(range(1, 256))
+    slots = [0] * len(spec.nodes)
+
+    def port(node: int) -> str:
+        number = next(ports)
+        argv.extend(["-device", f"pcie-root-port,id=port{number},bus=node{node},addr={slots[node]:#x},"
+                                f"chassis={number},slot={number}"])
+        slots[node] += 1
+        return f"port{number}"
+
+    queues = f"mq=on,vectors={2 * spec.cpus + 2}"
+    argv += ["-device", f"virtio-net-pci,netdev=management,mac={MANAGEMENT_MAC},bus={port(0)},{queues},romfile="]
+    models = {"virtio-net": f"virtio-net-pci,{queues}", "e1000e": "e1000e", "igb": "igb" if qemu.has_igb else "e1000e"}
+    for number, device in enumerate(spec.devices):
+        if isinstance(device, Nic):
+            # restrict: the link is up and leads nowhere.
+            argv += ["-netdev", f"user,id=net{number},restrict=on", "-device",
+                     f"{models[device.model]},netdev=net{number},mac=52:54:00:65:6c:{number:02x},bus={port(device.node)},"
+                     "romfile="]
+        else:
+            argv += _disk(number, device, port(device.node), spec)
+    return argv
+
+
+def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> list[str]:
+    drive = ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
+    if device.kind == "nvme":
+        return [*drive, "-device", f"nvme,drive=disk{number},serial=evenkeel-{number},bus={bus},"
+                                   f"max_ioqpairs={spec.cpus},msix_qsize={spec.cpus + 1}"]
+    return [*drive, "-device", f"virtio-blk-pci,drive=disk{number},serial=evenkeel-{number},bus={bus},"
+                               f"num-queues={spec.cpus}"]
+
+
+def data_disk(number: int) -> str:
+    """File name of the empty disk of ``devices[number]``, in the host's folder."""
+    return f"disk-{number}.raw"
+
+
+def _bus_number(node: int) -> int:
+    """PCI bus of a node's host bridge: 0x20 apart, so that its ports' buses fit behind it."""
+    return 0x20 * (node + 1) if node < 7 else 0xF0
+
+
+# -- QMP -------------------------------------------------------------------------------------------------------
+
+class Qmp:
+    """A conversation with a running QEMU (docs/interop/qmp-spec).  Raises Unreachable when QEMU does not answer."""
+
+    def __init__(self, folder: Path, name: str = "qmp.sock", *, timeout_s: float = 10.0) -> None:
+        self._socket = connect(folder, name, timeout_s=timeout_s)
+        self._file = self._socket.makefile("rw", encoding="utf-8")
+        self._read()  # greeting
+        self.call("qmp_capabilities")
+
+    def call(self, command: str, /, **arguments: Any) -> Any:
+        """Run one command and return what it returns.  Raises NotAsWanted with QEMU's own words."""
+        try:
+            request: dict[str, Any] = {"execute": command}
+            if arguments:
+                request["arguments"] = arguments
+            self._file.write(json.dumps(request) + "\n")
+            self._file.flush()
+            while True:
+                answer = self._read()
+                if "return" in answer:
+                    return answer["return"]
+                if "error" in answer:
+                    raise NotAsWanted(f"QEMU refuses {command}: {answer['error'].get('desc')}")
+        except OSError as error:
+            raise Unreachable(f"QEMU does not answer {command}: {error}") from None
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            line = self._file.readline()
+        except OSError as error:
+            raise Unreachable(f"QEMU does not answer: {error}") from None
+        if not line:
+            raise Unreachable("QEMU closed its control socket")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        for part in (self._file, self._socket):
+            with contextlib.suppress(OSError):
+                part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def connect(folder: Path, name: str, *, timeout_s: float = 10.0) -> socket.socket:
+    """Connect to the UNIX socket ``folder/name``.
+
+    Through a descriptor of the folder, because a socket's path may have 107 bytes only (unix(7)) and a state folder
+    can be deep.  Raises Unreachable.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            raise Unreachable(f"no running virtual host in {folder}: {error.strerror}") from None
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(timeout_s)
+        try:
+            client.connect(f"/proc/self/fd/{descriptor}/{name}")
+            return client
+        except BlockingIOError:  # somebody else is connected, and QEMU serves one
+            client.close()
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{name} of {folder.name} is in use", hint="is a console open elsewhere?") from None
+            time.sleep(0.1)
+        except OSError as error:
+            client.close()
+            raise Unreachable(f"virtual host {folder.name} does not answer on {name}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
