@@ -57,8 +57,11 @@ class Cpu(Model):
     cluster: int | None = None
     core: int | None = None  # core_id: unique within its package (and die) only
     node: int | None = None
-    siblings: CpuSet = frozenset()  # all threads of the core, itself included
-    #: hybrid core type: "performance", "efficiency", or the microarchitecture (from cpu_core/cpu_atom, MIDR); None: uniform
+    #: All threads of the core, itself included.  On AMD family 15h (Bulldozer) the two cores of a module, as the kernel
+    #: has it: they share the front end and the FPU.
+    siblings: CpuSet = frozenset()
+    #: hybrid core type: "performance", "efficiency", "low-power" (cpu_core, cpu_atom, cpu_lowpower), or the name of the
+    #: microarchitecture (MIDR); None: all CPUs are alike
     kind: str | None = None
     capacity: int | None = None  # cpu_capacity, 0..1024
     max_khz: int | None = None
@@ -131,10 +134,10 @@ class BlockDevice(Model):
 
 
 class Interrupt(Model):
-    """A numbered device interrupt.  Source: /proc/irq/N, /proc/interrupts.
+    """A numbered device interrupt.  Source: /proc/irq/N, /sys/kernel/irq/N.
 
-    ``managed``: the kernel owns the affinity and refuses a write (EPERM since 6.12, EIO before).
-    None: it cannot be known without writing.
+    ``managed``: the kernel owns the affinity and refuses a write (EPERM since 6.11, EIO before); so do the few that
+    nobody can move, the timer of IRQ 0 for one.  None: it cannot be known without writing.
     """
 
     number: int
@@ -220,6 +223,9 @@ class Facts(Document):
     #: Path -> content (trailing newline removed) of every file that a rule may want to set: sysctls, masks, boot
     #: loader defaults.  A path that is missing does not exist on this machine.
     settings: dict[str, str] = {}
+    #: What the machine says of itself that cannot be true, and what was made of it (firmware that puts a CPU into two
+    #: NUMA nodes), one sentence each.
+    remarks: tuple[str, ...] = ()
     #: Path -> errno name, for files that exist and could not be read.
     unreadable: dict[str, str] = {}
 

@@ -1,0 +1,57 @@
+"""Control groups: the version, and the cpuset partitions that CPUs are already promised to.
+
+Source: /proc/mounts, /sys/fs/cgroup (Documentation/admin-guide/cgroup-v2.rst).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evenkeel.probe.facts.cpulist import format_list, parse_list
+from evenkeel.probe.facts.root import Root
+
+CGROUP = "/sys/fs/cgroup"
+
+
+def read_version(root: Root) -> int | None:
+    """2 when /sys/fs/cgroup itself is the unified hierarchy; 1 for any other mount of controllers."""
+    kinds = {}
+    for line in (root.read("/proc/mounts") or "").splitlines():
+        fields = line.split()
+        if len(fields) > 2 and fields[2] in ("cgroup", "cgroup2"):
+            kinds[fields[1]] = fields[2]
+    if kinds.get(CGROUP) == "cgroup2":
+        return 2
+    return 1 if "cgroup" in kinds.values() else None
+
+
+def read_partitions(root: Root) -> list[dict[str, Any]]:
+    """Groups that are a partition or claim CPUs for themselves, sorted by path."""
+    if read_version(root) != 2:
+        return []
+    partitions: list[dict[str, Any]] = []
+    _walk(root, "", partitions)
+    return sorted(partitions, key=lambda partition: str(partition["path"]))
+
+
+def _walk(root: Root, path: str, partitions: list[dict[str, Any]]) -> None:
+    # The listing tells what is there without a failed open for each of hundreds of groups.
+    names = root.listdir(CGROUP + path)
+    if "cpuset.cpus.effective" not in names:
+        return  # the cpuset controller ends here: no group below can have it
+    if "cpuset.cpus.partition" in names:  # every group but the root
+        folder = CGROUP + path
+        state = root.read(folder + "/cpuset.cpus.partition") or "member"
+        exclusive = root.read(folder + "/cpuset.cpus.exclusive")  # since 6.7
+        if state != "member" or exclusive:
+            partitions.append(
+                {
+                    "path": path,
+                    "cpus": format_list(parse_list(root.read(folder + "/cpuset.cpus"))),
+                    "exclusive": format_list(parse_list(exclusive)),
+                    "effective": format_list(parse_list(root.read(folder + "/cpuset.cpus.effective"))),
+                    "state": state,
+                }
+            )
+    for name in root.folders(CGROUP + path):
+        _walk(root, "%s/%s" % (path, name), partitions)

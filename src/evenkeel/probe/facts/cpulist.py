@@ -1,0 +1,45 @@
+"""CPU lists and masks as the kernel prints them, for the probe, which may not import the documents.
+
+Lenient where :mod:`evenkeel.documents.cpuset` is strict: it reads what a kernel wrote, of any version, and never what
+a person typed.  A test holds both to the same answers.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+
+def parse_list(text: str | None) -> frozenset[int]:
+    """``"0-2,5"`` -> {0, 1, 2, 5}.  Empty, missing and the kernel's ``(null)`` (an unset mask) are the empty set."""
+    cpus: set[int] = set()
+    for part in (text or "").strip().split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def parse_mask(text: str | None) -> frozenset[int]:
+    """``"00000000,00000033"`` -> {0, 1, 4, 5}: hexadecimal, 32-bit groups, most significant first."""
+    digits = (text or "").strip().replace(",", "")
+    try:
+        value = int(digits or "0", 16)
+    except ValueError:
+        return frozenset()
+    return frozenset(bit for bit in range(value.bit_length()) if value >> bit & 1)
+
+
+def format_list(cpus: Iterable[int]) -> str:
+    """{0, 1, 2, 5} -> ``"0-2,5"``."""
+    parts: list[list[int]] = []
+    run: list[int] = []
+    for cpu in sorted(set(cpus)):
+        if run and cpu == run[1] + 1:
+            run[1] = cpu
+            continue
+        if run:
+            parts.append(run)
+        run = [cpu, cpu]
+    if run:
+        parts.append(run)
+    return ",".join("%d" % low if low == high else "%d-%d" % (low, high) for low, high in parts)
