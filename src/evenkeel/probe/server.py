@@ -20,6 +20,7 @@ import sys
 OPERATIONS = {
     "hello": "evenkeel.probe.server:hello",
     "facts": "evenkeel.probe.facts:read_facts",
+    "record": "evenkeel.probe.facts.record:record",
     # reading and writing (evenkeel.probe.write): journaled, read back
     "read": "evenkeel.probe.write:read_files",
     "apply_step": "evenkeel.probe.write:apply_step",

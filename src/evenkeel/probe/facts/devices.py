@@ -1,7 +1,7 @@
 """Network interfaces and disks, each tied to its PCI function, its NUMA node and its interrupts.
 
-Source: /sys/class/net, /sys/class/block.  Virtual disks (loop, device mapper, RAM) are left out: they have no interrupt and
-no place.  Virtual interfaces are kept, because bridges and bonds matter to a plan.
+Source: /sys/class/net, /sys/class/block.  Virtual disks (loop, device mapper, RAM) are left out: they have no
+interrupt and no place.  Virtual interfaces are kept, because bridges and bonds matter to a plan.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def read_nics(root: Root, node_of: dict[str, int | None], actions: dict[int, str
         folder = "%s/%s" % (NET, name)
         if name == "lo" or not root.is_folder(folder):
             continue  # bonding_masters is a file among the interfaces
-        device = root.link_target(folder + "/device")
-        pci = pci_parent(root, device) if device else None
+        place = root.canonical(folder)
+        pci = pci_parent(root, place)
         queues = root.listdir(folder + "/queues")
         mac = root.read(folder + "/address")
         nics.append(
@@ -34,7 +34,7 @@ def read_nics(root: Root, node_of: dict[str, int | None], actions: dict[int, str
                 "name": name,
                 "pci": pci,
                 "driver": root.link_name(folder + "/device/driver"),
-                "node": node_of.get(pci) if pci else _node_above(root, device or ""),
+                "node": node_of.get(pci) if pci else _node_above(root, place),
                 "mac": mac if mac and mac.strip("0:") else None,
                 "rx_queues": sum(queue.startswith("rx-") for queue in queues),
                 "tx_queues": sum(queue.startswith("tx-") for queue in queues),
@@ -50,19 +50,18 @@ def read_blocks(root: Root, node_of: dict[str, int | None], actions: dict[int, s
     blocks: list[dict[str, Any]] = []
     for name in root.listdir(BLOCK):
         folder = "%s/%s" % (BLOCK, name)
-        device = root.link_target(folder + "/device")
-        if device is None or root.read(folder + "/hidden") == "1":  # hidden: one path of a multipath NVMe disk
-            continue
-        device = _controller(root, device)
-        pci = pci_parent(root, device)
+        if root.link_target(folder + "/device") is None or root.read(folder + "/hidden") == "1":
+            continue  # hidden: one path of a multipath NVMe disk
+        place = _controller(root, root.canonical(folder))
+        pci = pci_parent(root, place)
         sectors = root.read_int(folder + "/size")
         rotational = root.read(folder + "/queue/rotational")
         blocks.append(
             {
                 "name": name,
                 "pci": pci,
-                "driver": _driver(root, device),
-                "node": node_of.get(pci) if pci else _node_above(root, device),
+                "driver": _driver(root, place),
+                "node": node_of.get(pci) if pci else _node_above(root, place),
                 "queues": len(root.numbered(folder + "/mq", "")),
                 "size_bytes": sectors * 512 if sectors is not None else None,  # 512 whatever the device's own sector
                 "rotational": {"0": False, "1": True}.get(rotational or ""),
@@ -72,14 +71,15 @@ def read_blocks(root: Root, node_of: dict[str, int | None], actions: dict[int, s
     return blocks
 
 
-def _controller(root: Root, device: str) -> str:
-    """A multipath NVMe disk hangs below a virtual subsystem: take its first controller instead."""
-    if "/nvme-subsystem/" in device:
-        for number in root.numbered(device, "nvme"):
-            controller = root.link_target("%s/nvme%d" % (device, number))
+def _controller(root: Root, disk: str) -> str:
+    """A multipath NVMe disk hangs below a virtual subsystem: take the place of its first controller instead."""
+    subsystem = disk.rpartition("/")[0]
+    if "/nvme-subsystem/" in disk:
+        for number in root.numbered(subsystem, "nvme"):
+            controller = root.link_target("%s/nvme%d" % (subsystem, number))
             if controller:
                 return controller
-    return device
+    return disk
 
 
 def _driver(root: Root, device: str) -> str | None:
