@@ -29,12 +29,18 @@ OPERATIONS = {
     "journal_note": "evenkeel.probe.journal:note",
     "run": "evenkeel.probe.command:run",
     "reboot": "evenkeel.probe.command:reboot",
-    # sampling (evenkeel.probe.sample): never writes a setting
+    # sampling (evenkeel.probe.sample*): never writes a setting, leaves nothing behind
     "threads": "evenkeel.probe.sample:threads",
+    "intruders": "evenkeel.probe.sample:intruders",
     "interrupts": "evenkeel.probe.sample:interrupts",
     "numa_maps": "evenkeel.probe.sample:numa_maps",
-    "spin": "evenkeel.probe.sample:spin",
-    "cyclictest": "evenkeel.probe.sample:cyclictest",
+    "units": "evenkeel.probe.sample:units",
+    "spin": "evenkeel.probe.sample_spin:spin",
+    "spin_guest": "evenkeel.probe.sample_spin:spin_guest",
+    "cyclictest": "evenkeel.probe.sample_cyclictest:cyclictest",
+    "cyclictest_guest": "evenkeel.probe.sample_cyclictest:cyclictest_guest",
+    "guest_state": "evenkeel.probe.sample_guest:guest_state",
+    "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
 }
 
 

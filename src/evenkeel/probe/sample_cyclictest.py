@@ -1,0 +1,112 @@
+"""Run cyclictest on a machine, or inside a guest through its agent, and give back what it wrote.
+
+Must not interpret the result: `evenkeel.measure` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from typing import Any, Sequence
+
+from evenkeel.probe.sample import OnProgress
+from evenkeel.probe.sample_guest import guest_exec
+from evenkeel.probe.sample_partition import join, partition
+from evenkeel.probe.sample_process import start
+from evenkeel.probe.sample_spin import under_load
+
+#: Histogram buckets of one microsecond; what is later is an overflow, and still counts in max.
+BUCKETS = 20000
+
+
+def arguments(cpus: str, count: int, seconds: int, priority: int, interval_us: int, file: str) -> list[str]:
+    """The command line.  ``--default-system``: cyclictest must not hold the CPUs awake through /dev/cpu_dma_latency,
+    or a host that was never tuned would look tuned.
+    """
+    return [
+        "cyclictest", "--quiet", "--mlockall", "--default-system", "--policy=fifo", "--priority=%d" % priority,
+        "--affinity=%s" % cpus, "--threads=%d" % count, "--interval=%d" % interval_us, "--distance=0",
+        "--duration=%d" % seconds, "--histogram=%d" % BUCKETS, "--json=%s" % file,
+    ]  # fmt: skip
+
+
+def cyclictest(
+    cpus: Sequence[int],
+    seconds: int,
+    isolate: Sequence[int] = (),
+    priority: int = 95,
+    interval_us: int = 1000,
+    load: dict[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """On the host, one thread on each of ``cpus``; with ``isolate`` all of it inside a partition of its own.
+
+    Returns ``{"argv": [...], "load": text, "json": cyclictest's own document}``.
+    Raises ENOENT when cyclictest is not installed, EBUSY when the partition of a guest holds a CPU.
+    """
+    program = shutil.which("cyclictest")
+    if not program:
+        raise OSError(errno.ENOENT, "cyclictest is not installed", "cyclictest")
+    with contextlib.ExitStack() as stack:
+        inside = stack.enter_context(partition(isolate)) if isolate else None
+        running = stack.enter_context(under_load(load))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evenkeel-"))
+        file = folder + "/result.json"
+        text = ",".join(str(cpu) for cpu in cpus)
+        argv = arguments(text, len(cpus), seconds, priority, interval_us, file)
+
+        def setup() -> None:
+            if inside:
+                join(inside)
+            log = os.open(folder + "/log", os.O_WRONLY | os.O_CREAT, 0o600)
+            for descriptor in (1, 2):
+                os.dup2(log, descriptor)
+
+        child = start("cyclictest", setup, lambda: os.execv(program, argv))
+        stack.callback(child.kill)
+        begin = time.monotonic()
+        while child.running():
+            spent = time.monotonic() - begin
+            if spent > seconds * 3 + 60:
+                raise OSError(errno.ETIMEDOUT, "cyclictest did not end %.0f s after it should have" % (spent - seconds))
+            if on_progress:
+                on_progress(int(min(spent, seconds) * 10), seconds * 10, "cyclictest on CPU %s" % text)
+            time.sleep(0.2)
+        described = running.text()
+        if not os.path.exists(file):
+            with open(folder + "/log", errors="replace") as log_file:
+                said = log_file.read().strip().splitlines()
+            raise OSError(errno.EPROTO, "cyclictest wrote no result: %s" % (said[-1] if said else "no message"))
+        with open(file, errors="replace") as result:
+            return {"argv": argv, "load": described, "json": json.load(result)}
+
+
+def cyclictest_guest(
+    guest: str,
+    vcpus: Sequence[int],
+    seconds: int,
+    priority: int = 95,
+    interval_us: int = 1000,
+    load: dict[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """In the guest, one thread on each of ``vcpus``; the load runs on the host.  Returns as :func:`cyclictest`.
+
+    Raises ENOTCONN without a guest agent, ENOENT when cyclictest is not installed in the guest.
+    """
+    text = ",".join(str(vcpu) for vcpu in vcpus)
+    argv = arguments(text, len(vcpus), seconds, priority, interval_us, "/dev/stdout")
+    with under_load(load) as running:
+        done = guest_exec(guest, argv, timeout_s=seconds * 3 + 60, on_progress=on_progress)
+        described = running.text()
+    begin = done["stdout"].find("{")
+    if done["exit"] or begin < 0:
+        said = (done["stderr"].strip() or done["stdout"].strip() or "no message").splitlines()[-1]
+        raise OSError(errno.EPROTO, "cyclictest in guest %s failed: %s" % (guest, said))
+    found, _end = json.JSONDecoder().raw_decode(done["stdout"][begin:])
+    return {"argv": argv, "load": described, "json": found}

@@ -1,0 +1,102 @@
+"""Ask libvirt about a guest, and run a program inside it through the guest agent.  Never changes a guest.
+
+Talks to libvirt through virsh with typed arguments, never through a shell.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import re
+import subprocess
+import time
+from typing import Any, Callable, Sequence
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")  # no dash in front: virsh would take it for an option
+_URI = "qemu:///system"
+OnProgress = Callable[[int, int, str], None]
+
+
+def guest_state(guest: str) -> dict[str, Any]:
+    """``state`` (as virsh domstate prints it; "undefined" when libvirt does not know it), ``live`` and ``defined`` XML.
+
+    Raises ENOENT when virsh is not installed, ECONNREFUSED when libvirt does not answer.
+    """
+    done = _virsh(guest, "domstate")
+    if done.returncode:
+        if "failed to get domain" in done.stderr or "Domain not found" in done.stderr:
+            return {"state": "undefined", "live": None, "defined": None}
+        raise OSError(errno.ECONNREFUSED, _last_line(done.stderr), _URI)
+    state = done.stdout.strip()
+    live = _virsh(guest, "dumpxml").stdout if state != "shut off" else None
+    defined = _virsh(guest, "dumpxml", "--inactive").stdout
+    return {"state": state, "live": live or None, "defined": defined or None}
+
+
+def guest_exec(
+    guest: str, argv: Sequence[str], timeout_s: float = 30.0, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Run a program in the guest: ``{"exit": code, "signal": n, "stdout": text, "stderr": text}``.
+
+    Raises ENOTCONN without an agent, ETIMEDOUT when it takes too long (it goes on in the guest: the agent of a guest
+    cannot kill what it started), ENOENT and the like as the agent says.
+    """
+    pid = guest_start(guest, argv)
+    start = time.monotonic()
+    wait = 0.05
+    while True:
+        status = agent(guest, "guest-exec-status", pid=pid)
+        if status.get("exited"):
+            return {
+                "exit": status.get("exitcode"),
+                "signal": status.get("signal"),
+                "stdout": base64.b64decode(status.get("out-data", "")).decode(errors="replace"),
+                "stderr": base64.b64decode(status.get("err-data", "")).decode(errors="replace"),
+            }
+        spent = time.monotonic() - start
+        if spent > timeout_s:
+            raise OSError(errno.ETIMEDOUT, "%s did not end within %.0f s in guest %s" % (argv[0], timeout_s, guest))
+        if on_progress:
+            on_progress(int(spent * 10), int(timeout_s * 10), "%s in guest %s" % (os.path.basename(argv[0]), guest))
+        time.sleep(wait)
+        wait = min(1.0, wait * 2)
+
+
+def guest_start(guest: str, argv: Sequence[str]) -> int:
+    """Start a program in the guest and return its process number there."""
+    answer = agent(guest, "guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
+    return int(answer["pid"])
+
+
+def agent(guest: str, command: str, **arguments: Any) -> dict[str, Any]:
+    """One command of the guest agent.  Raises ENOTCONN without an agent, EPROTO with its words when it refuses."""
+    request = json.dumps({"execute": command, "arguments": arguments})
+    done = _virsh(guest, "qemu-agent-command", "--timeout", "20", "--cmd", request)
+    if done.returncode:
+        said = _last_line(done.stderr)
+        lost = ("not connected" in said, "not configured" in said, "not responding" in said, "not running" in said)
+        raise OSError(errno.ENOTCONN if any(lost) else errno.EPROTO, said)
+    answer = json.loads(done.stdout)["return"]
+    return dict(answer)
+
+
+def _virsh(guest: str, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    if not _NAME.match(guest):
+        raise OSError(errno.EINVAL, "%r is not the name of a guest" % guest)
+    return subprocess.run(
+        ["virsh", "-q", "-c", _URI, command, "--domain", guest, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env={**os.environ, "LC_ALL": "C"},
+        check=False,
+    )
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].partition("error: ")[2] or lines[-1] if lines else "virsh failed without a word"
