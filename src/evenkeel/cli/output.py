@@ -84,7 +84,9 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None, right: Sequence[str] = ()
 ) -> Table:
     """A table with a header and no frame; ``right`` names the columns of numbers.  Print it with ``out().print``."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold"
+    )
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -114,7 +116,9 @@ def _excerpt(where: Where) -> list[Text]:
     if where.line is None:
         return []
     try:
-        lines = Path(where.file).read_text(encoding="utf-8").splitlines()
+        # The line breaks that the YAML parser counts; str.splitlines() knows more.
+        with Path(where.file).open(encoding="utf-8-sig", newline="") as stream:
+            lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", stream.read())
         line = lines[where.line - 1]
     except (OSError, ValueError, IndexError):
         return []

@@ -137,6 +137,9 @@ def run(arguments: Sequence[str]) -> int:
 
     With ``--json`` an error that comes before any result is also one JSON object on stdout: ``{"error": {...}}``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a sign gets its number, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _invoke(arguments)
         sys.stdout.flush()

@@ -6,7 +6,6 @@ The schemas come from the models; nothing about a document is said here a second
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Annotated, Any
 
 import typer
@@ -37,8 +36,7 @@ def model_of(name: str) -> type[Document]:
         near = get_close_matches(name.lower(), known, n=1)
         guess = f"; did you mean {known[near[0]]}?" if near else ""
         raise WrongInput(f"there is no document {name!r}{guess}", hint=f"documents: {', '.join(KINDS)}")
-    found = getattr(importlib.import_module(f"evenkeel.documents.{KINDS[kind]}"), kind)
-    assert issubclass(found, Document)
+    found: type[Document] = getattr(importlib.import_module(f"evenkeel.documents.{KINDS[kind]}"), kind)
     return found
 
 

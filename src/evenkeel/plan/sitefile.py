@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -33,6 +34,8 @@ from evenkeel.errors import Where, WrongInput
 #: More nodes than this, aliases unfolded, is an attack or an accident ("billion laughs"), not a site.
 MAX_NODES = 100_000
 MAX_DEPTH = 40
+MAX_CHARACTERS = 1 << 20  # some thousand guests; the parser needs seconds for it
+LINE_BREAK = "\r\n|[\r\n\x85\u2028\u2029]"
 VERSION = 1
 #: Names of architectures that people use, and the one that uname -m prints.
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
@@ -64,7 +67,7 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
     for file, text in parts:
         data = reader.file(file, text)
         for kind, into in (("hosts", hosts), ("guests", guests)):
-            for name, wish in data.get(kind, {}).items():
+            for name, wish in (data.get(kind) or {}).items():
                 if name in into:
                     before = reader.places[kind, name]
                     after = reader.places_of_file[kind, name]
@@ -135,6 +138,11 @@ class _Reader:
         """The place of a value that is in the text."""
         return self.places[path].value
 
+    def _position(self, text: str, index: int) -> Where:
+        """Line and column of a character, counted as the YAML parser counts them."""
+        ends = [match.end() for match in re.finditer(LINE_BREAK, text[:index])]
+        return Where(self.file_name, len(ends) + 1, index - (ends[-1] if ends else 0) + 1)
+
     def nearest(self, path: Path) -> Where:
         """The place of the value at ``path``, or of what encloses it."""
         while path and path not in self.places:
@@ -147,7 +155,7 @@ class _Reader:
         self.file_name, self.places_of_file = file, {}
         self.order.append(file)
         root = self._compose(text)
-        if root is None:
+        if root is None or _is_null(root):
             raise WrongInput("the file is empty", where=Where(file), hint=_FIRST_LINES)
         if not isinstance(root, MappingNode):
             what = "a list" if isinstance(root, SequenceNode) else "a single value"
@@ -157,9 +165,13 @@ class _Reader:
         return data
 
     def _compose(self, text: str) -> Node | None:
-        yaml = YAML(typ="rt", pure=True)
+        # Not the round-trip loader: it fails on some valid texts, because of where their comments stand.
+        yaml = YAML(typ="safe", pure=True)
         yaml.max_depth = MAX_DEPTH
+        yaml.composer.warn_double_anchors = False  # YAML allows it: the nearest one before the alias counts
         tab = re.search(r"^ *\t[ \t]*(?=[^\s#])", text, re.MULTILINE)
+        if len(text) > MAX_CHARACTERS:
+            raise WrongInput("the file is too large for a site", where=Where(self.file_name))
         try:
             documents = []
             for document in yaml.compose_all(text):
@@ -173,30 +185,27 @@ class _Reader:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = Where(self.file_name, mark.line + 1, mark.column + 1) if mark else Where(self.file_name)
-            if tab:
-                line = text.count("\n", 0, tab.start()) + 1
-                column = tab.group().index("\t") + 1
-                if where.line is None or line <= where.line:
-                    raise WrongInput(
-                        "a tab is used to indent; YAML allows only spaces",
-                        where=Where(self.file_name, line, column),
-                        hint="replace the tab by spaces",
-                    ) from None
+            culprit = self._position(text, text.index("\t", tab.start())) if tab else None
+            if culprit and (culprit.line or 0) <= (where.line or 0):
+                raise WrongInput(
+                    "a tab is used to indent; YAML allows only spaces", where=culprit, hint="replace the tab by spaces"
+                ) from None
+            if isinstance(error, MaxDepthExceededError):
+                raise WrongInput("nested more deeply than a site can be", where=where) from None
             problem = re.sub(r"\s+", " ", error.problem or error.context or "cannot be read").strip()
             raise WrongInput(f"not YAML: {problem}", where=where) from None
         except ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            column = error.position - text.rfind("\n", 0, error.position)
             raise WrongInput(
-                f"a character that YAML does not allow: U+{ord(text[error.position]):04X}",
-                where=Where(self.file_name, line, column),
+                f"a character that YAML does not allow: U+{error.character:04X}",
+                where=self._position(text, error.position),
                 hint="remove it; a text file is needed here",
             ) from None
         except WrongInput:
             raise
-        except (YAMLError, ValueError, LookupError, AttributeError, TypeError, AssertionError, RecursionError) as error:
-            # ruamel.yaml answers some broken texts with Python's own errors (found by tests/plan/test_sitefile.py).
-            raise WrongInput(f"not YAML: {type(error).__name__}: {error}", where=Where(self.file_name)) from None
+        except Exception as error:  # noqa: BLE001
+            # ruamel.yaml answers some broken texts with Python's own errors: "\UFFFFFFFF" is an OverflowError.
+            what = f"{type(error).__name__} {error}".strip()
+            raise WrongInput(f"not YAML: its parser gives up with {what}", where=Where(self.file_name)) from None
         return documents[0] if documents else None
 
     def _version(self, version: int | None, root: Node) -> None:
@@ -207,30 +216,41 @@ class _Reader:
                 hint=f"add a line: version: {VERSION}",
             )
         elif version is not None and version != VERSION:
-            self.complain(
+            # Alone: what else seems wrong may be right in that version.
+            raise WrongInput(
                 f"version {version} of the site format is unknown to this evenkeel, which reads version {VERSION}",
-                self.places_of_file[("version",)].value,
+                where=self.places_of_file[("version",)].value,
                 hint="a newer evenkeel may be needed" if version > VERSION else f"write version: {VERSION}",
             )
+
+    def _count(self, node: Node, depth: int) -> None:
+        """Aliases make a small text large, or endless when a value contains itself; stop in time."""
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise WrongInput("aliases unfold this to far more than a site can hold", where=self.where(node))
 
     # -- nodes to values, led by the type of the field ------------------------------------------------------------
 
     def _value(self, hint: Any, node: Node, path: Path) -> Any:
         """The value of ``node`` as the field type ``hint`` wants it; None with a complaint where it cannot be."""
-        self.nodes += 1
-        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            raise WrongInput("the file unfolds to far more than a site can hold", where=self.where(node))
+        self._count(node, len(path))
         hint, optional = _strip_none(hint)
         if optional and _is_null(node):
             return None
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if isinstance(hint, type) and issubclass(hint, BaseModel):
             return self._model(hint, node, path) if self._is(MappingNode, "a mapping", node, path) else None
+        if origin in (dict, tuple) and _is_null(node):  # `guests:` with everything below it commented out
+            return origin()
         if origin is dict:
             return self._mapping(arguments[1], node, path) if self._is(MappingNode, "a mapping", node, path) else None
         if origin is tuple:
             return self._list(arguments[0], node, path)
         return self._scalar(hint, node, path) if self._is(ScalarNode, "one value", node, path) else None
+
+    def _place(self, node: Node, path: Path) -> Where:
+        """Of a value; of its key where the value is empty, since the place of nothing is the line after it."""
+        return self.places_of_file[path].key if _is_null(node) and path in self.places_of_file else self.where(node)
 
     def _is(self, kind: type[Node], wanted: str, node: Node, path: Path) -> bool:
         if isinstance(node, kind):
@@ -240,7 +260,8 @@ class _Reader:
             found = "nothing" if _is_null(node) else f"the value {_show(node)}"
         else:
             found = "a mapping" if isinstance(node, MappingNode) else "a list"
-        self.complain(f'"{name}" needs {wanted}, not {found}', self.where(node))
+        cure = "write the kernel's list format, as in 2-3,6" if wanted == "one value" and "cpus" in str(name) else None
+        self.complain(f'"{name}" needs {wanted}, not {found}', self._place(node, path), hint=cure)
         return False
 
     def _pairs(self, node: MappingNode, path: Path, depth: int = 0) -> dict[str, tuple[Node, Node]]:
@@ -248,12 +269,13 @@ class _Reader:
         own: dict[str, tuple[Node, Node]] = {}
         merged: dict[str, tuple[Node, Node]] = {}
         for key, value in node.value:
-            self.nodes += 1
+            self._count(key, depth)
             if not isinstance(key, ScalarNode):
                 self.complain("a key must be a plain word", self.where(key))
             elif key.value == "<<" and key.style is None:
                 for base in value.value if isinstance(value, SequenceNode) else [value]:
-                    if not isinstance(base, MappingNode) or depth >= MAX_DEPTH or self.nodes > MAX_NODES:
+                    self._count(base, depth)
+                    if not isinstance(base, MappingNode):
                         self.complain(
                             '"<<" must be followed by an alias of a mapping, as in <<: *base', self.where(key)
                         )
@@ -302,7 +324,7 @@ class _Reader:
         for key, (key_node, value_node) in self._pairs(node, path).items():
             inner = (*path, key)
             self.places_of_file[inner] = _Place(self.where(key_node), self.where(value_node))
-            if path in (("hosts",), ("guests",)) and not re.match(NAME, key):
+            if path in (("hosts",), ("guests",)) and not re.fullmatch(NAME, key):
                 self.complain(
                     f"{key!r} cannot be the name of a {path[0][:-1]}",
                     self.where(key_node),
@@ -327,7 +349,7 @@ class _Reader:
             self.complain(f"the YAML tag {node.tag} has no meaning in a site", self.where(node))
             return None
         if _is_null(node):
-            self.complain(f'"{name}" has no value', self.where(node), hint=_EXAMPLES.get(str(name)))
+            self.complain(f'"{name}" has no value', self._place(node, path), hint=_EXAMPLES.get(str(name)))
             return None
         try:
             if hint == CpuSet:
@@ -419,6 +441,10 @@ def _parse_int(text: str) -> int:
 
 def _sentence(problem: Mapping[str, Any]) -> str:
     name = next((part for part in reversed(problem["loc"]) if isinstance(part, str)), "the site")
+    limits = problem.get("ctx", {})
+    for bound, word in (("ge", "at least"), ("le", "at most")):
+        if bound in limits:
+            return f'"{name}" must be {word} {limits[bound]}, not {problem["input"]}'
     message = str(problem["msg"])
     return f'"{name}": {message[:1].lower()}{message[1:]}'
 
@@ -449,7 +475,8 @@ def _check_hosts(site: Site, reader: _Reader) -> None:
         is_path = "/" in host.address and not separator  # a recorded tree
         known = host.address == "local" or is_path or (rest and scheme == "virtual")
         if not known and not re.fullmatch(
-            r"ssh://(?:[^\s@/:]+@)?(?:[^\s@/:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", host.address
+            r"ssh://(?:[^\s@/:-][^\s@/:]*@)?(?:[^\s@/:\[\]-][^\s@/:\[\]]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?",
+            host.address,
         ):
             near = _near(scheme, ["local", "virtual", "ssh"]) if separator and "@" not in scheme else None
             guess = f"ssh://{host.address}" if "@" in host.address and not separator else None
