@@ -14,6 +14,9 @@ import importlib
 import json
 import os
 import sys
+from typing import Any, BinaryIO, Callable
+
+from evenkeel.probe.failure import StepFailed
 
 #: Operation -> "module:function".  A function takes keyword arguments and may take ``on_progress(done, total, what)``.
 #: Modules are loaded at first use, so that a `hello` stays cheap on a slow machine.
@@ -27,6 +30,7 @@ OPERATIONS = {
     "undo_step": "evenkeel.probe.write:undo_step",
     "journal_read": "evenkeel.probe.journal:read_journal",
     "journal_note": "evenkeel.probe.journal:note",
+    "not_ready": "evenkeel.probe.journal:set_not_ready",
     "run": "evenkeel.probe.command:run",
     "reboot": "evenkeel.probe.command:reboot",
     # sampling (evenkeel.probe.sample*): never writes a setting, leaves nothing behind
@@ -44,7 +48,7 @@ OPERATIONS = {
 }
 
 
-def hello() -> dict:
+def hello() -> dict[str, Any]:
     """Who answers: the boot id proves a reboot, the Python version explains failures."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         boot_id = file.read().strip()
@@ -57,12 +61,14 @@ def hello() -> dict:
     }
 
 
-def _resolve(op):
+def _resolve(op: str) -> Any:
     module, _, function = OPERATIONS[op].partition(":")
     return getattr(importlib.import_module(module), function)
 
 
-def _describe(error):
+def _describe(error: Exception) -> dict[str, Any]:
+    if isinstance(error, StepFailed):
+        return error.describe()
     answer = {"message": "%s: %s" % (type(error).__name__, error)}
     if isinstance(error, OSError):
         answer = {"message": error.strerror or str(error)}
@@ -73,10 +79,14 @@ def _describe(error):
     return answer
 
 
-def serve(requests, answers) -> None:
+def _reporter(number: int, send: Callable[[dict[str, Any]], None]) -> Callable[[int, int, str], None]:
+    return lambda done, total, what: send({"id": number, "progress": [done, total, what]})
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until stdin ends.  An operation that fails is answered; only a lost connection ends the loop."""
 
-    def send(message):
+    def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message, ensure_ascii=True).encode() + b"\n")
         answers.flush()
 
@@ -89,13 +99,9 @@ def serve(requests, answers) -> None:
             if op not in OPERATIONS:
                 raise ValueError("the probe has no operation %r" % op)
             function = _resolve(op)
-            if (
-                "on_progress"
-                in function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
-            ):
-                args["on_progress"] = lambda done, total, what, number=number: send(
-                    {"id": number, "progress": [done, total, what]}
-                )
+            code = function.__code__
+            if "on_progress" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+                args["on_progress"] = _reporter(number, send)
             send({"id": number, "ok": function(**args)})
         except (BrokenPipeError, KeyboardInterrupt):
             raise
