@@ -213,7 +213,7 @@ def test_a_mistake_is_told_with_its_place(marked: str, message: str) -> None:
 def test_the_texts_that_the_mistakes_are_made_in_are_right() -> None:
     """Else a message above could come from something else in the text."""
     for text in (HEAD, GUEST, GUEST + HMI):
-        assert parse_site(text, file="site.yaml").hosts["cell"].housekeeping == {0, 1}
+        assert parse_site(text, file="site.yaml").hosts["cell"].housekeeping == frozenset({0, 1})
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing yet\n", "---\n", "~\n", "\ufeff"])
@@ -254,7 +254,7 @@ guests:
         file="site.yaml",
     )
     no, eight = site.guests["no"], site.guests["8"]
-    assert site.hosts["cell"].housekeeping == {0}
+    assert site.hosts["cell"].housekeeping == frozenset({0})
     assert site.hosts["cell"].overrides["R-RT-1"].value == "-1"
     assert (no.cpus, no.memory, no.near) == (frozenset({3}), 3 << 29, "0000:3b:00.0")
     assert (eight.cpus, eight.memory, eight.latency) == (frozenset({4, 5, 7}), 1 << 20, None)

@@ -1,0 +1,55 @@
+# Evenkeel.  `make demo` is the whole product on a virtual host; `make` alone lists the rest.
+# Every target first brings what it needs (tools/setup): Debian packages, by apt, and a virtual environment in .venv.
+# It says what it installs and why, and is done in an instant when nothing is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## from nothing to a proven real-time guest, and a report (15 minutes the first time)
+	@tools/setup virtual
+	@exec $(BIN)/evenkeel demo
+
+.PHONY: test
+test: ## all tests but the long ones
+	@tools/setup virtual
+	@exec $(BIN)/pytest -m 'not long'
+
+.PHONY: test-long
+test-long: ## the long tests
+	@tools/setup virtual
+	@exec $(BIN)/pytest -m long
+
+.PHONY: bench
+bench: ## the benchmarks, one after the other
+	@tools/setup virtual bench
+	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+.PHONY: lint
+lint: ## ruff, mypy --strict, and the syntax of the scripts
+	@tools/setup
+	@for script in tools/* .ci/run; do bash -n "$$script"; done
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+.PHONY: setup
+setup: ## only install what is needed
+	@tools/setup virtual
+
+.PHONY: lock
+lock: ## pin the Python packages anew (docs/explanation/dependencies.md)
+	@tools/setup
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --upgrade --quiet --output-file requirements.lock
+	@tools/setup
+
+.PHONY: clean
+clean: ## remove what make made here (cached images of virtual hosts stay)
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-report
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
