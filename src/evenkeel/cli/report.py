@@ -1,0 +1,59 @@
+"""``evenkeel report``: one self-contained HTML page from the saved documents of a run.  Parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report")(report)
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="The folder of a run, or its documents one by one.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the page; default: report.html in the folder."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Write one HTML page that shows what was wanted, what was set and what was found.
+
+    The page needs no network and nothing else beside it. It tells the plan from plan.json, and what came of it from
+    Facts, Findings, Evidence and Journal documents, as far as they are there.
+
+      evenkeel report demo-report
+
+      evenkeel report plan.json findings.json evidence-*.json -o report.html
+    """
+    from evenkeel.cli import files
+    from evenkeel.cli import output as cli_output
+    from evenkeel.report import folder
+    from evenkeel.report.html import render_report
+    from evenkeel.report.verdict import judge
+
+    run = folder.load_run(paths)
+    target = output or (paths[0] / folder.REPORT if len(paths) == 1 and paths[0].is_dir() else Path(folder.REPORT))
+    files.save_text(target, render_report(run))
+    if not json:
+        cli_output.out().print(str(target), soft_wrap=True)
+        return
+    verdict = judge(run)
+    cli_output.emit_json(
+        {
+            "file": str(target),
+            "verdict": verdict.state,
+            "passed": verdict.counts.passed,
+            "failed": verdict.counts.failed,
+            "not_checked": verdict.counts.not_checked,
+            "reasons": list(verdict.reasons),
+            "deadlines": [
+                {"host": one.host, "guest": one.guest, "wanted_ns": one.wanted_ns, "state": one.state}
+                for one in verdict.deadlines
+            ],
+            "emulated": verdict.emulated,
+        }
+    )

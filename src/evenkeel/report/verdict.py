@@ -1,0 +1,149 @@
+"""The verdict of a run: is the machine set as planned, and is each guest's deadline proven.
+
+Pure.  A deadline is never "met" in emulation, whatever the numbers say; what could not be checked is never a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from evenkeel.documents.evidence import Evidence, Latency
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.findings import Findings
+from evenkeel.documents.journal import Journal
+from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
+
+State = Literal["as planned", "not as planned", "incomplete"]
+DeadlineState = Literal["met", "missed", "not provable", "not measured"]
+
+
+@dataclass(frozen=True)
+class HostRun:
+    """All that a run left behind about one host.  What is None was not made, or not found."""
+
+    facts_before: Facts | None = None
+    facts_after: Facts | None = None
+    findings_before: Findings | None = None
+    findings: Findings | None = None
+    evidence_before: Evidence | None = None
+    evidence_after: Evidence | None = None
+    journal: Journal | None = None
+
+    @property
+    def emulated(self) -> bool | None:
+        """True as soon as one document says so; None when none knows."""
+        said = [evidence.conditions.emulated for evidence in (self.evidence_before, self.evidence_after) if evidence]
+        said += [facts.identity.emulated for facts in (self.facts_before, self.facts_after) if facts]
+        said += [self.findings.emulated] if self.findings else []
+        return True if True in said else False if False in said else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A plan and what came of it.  ``stopped``: why the run ended early, if it did."""
+
+    plan: Plan
+    hosts: Mapping[str, HostRun]
+    stopped: str | None = None
+
+    def of(self, host: HostPlan) -> HostRun:
+        return self.hosts.get(host.name, HostRun())
+
+
+@dataclass(frozen=True)
+class Counts:
+    passed: int = 0
+    failed: int = 0
+    not_checked: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.passed + self.failed + self.not_checked
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """What can be said about the latency goal of one guest."""
+
+    host: str
+    guest: str
+    wanted_ns: int
+    state: DeadlineState
+    why: str
+    max_ns: int | None = None
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    state: State
+    counts: Counts
+    reasons: tuple[str, ...]  # why it is not "as planned"
+    deadlines: tuple[Deadline, ...]
+    emulated: bool
+
+
+def judge(run: Run) -> Verdict:
+    """The worst of all hosts.  A run that stopped early, or a host without findings, is incomplete at best."""
+    counts = {"passed": 0, "failed": 0, "not_checked": 0}
+    reasons: list[str] = [run.stopped] if run.stopped else []
+    deadlines: list[Deadline] = []
+    plan_sha256 = run.plan.sha256()
+    for host in run.plan.hosts:
+        of_host = run.of(host)
+        findings = of_host.findings
+        if findings is None or not findings.checks:
+            reasons.append(f"{host.name} was not verified.")
+        else:
+            for check in findings.checks:
+                counts[check.status] += 1
+            if findings.plan_sha256 not in (None, plan_sha256):
+                reasons.append(f"{host.name} was verified against another plan.")
+        deadlines += [_deadline(host, guest, of_host, plan_sha256) for guest in host.guests if guest.latency_ns]
+    if counts["failed"]:
+        state: State = "not as planned"
+    elif reasons or counts["not_checked"]:
+        state = "incomplete"
+    else:
+        state = "as planned"
+    emulated = any(run.of(host).emulated for host in run.plan.hosts)
+    return Verdict(state, Counts(**counts), tuple(reasons), tuple(deadlines), emulated)
+
+
+def _deadline(host: HostPlan, guest: GuestPlan, run: HostRun, plan_sha256: str) -> Deadline:
+    assert guest.latency_ns is not None
+    runs = guest_latencies(run.evidence_after, guest.name)
+    worst = max(runs, key=lambda latency: latency.max_ns, default=None)
+
+    def say(state: DeadlineState, why: str) -> Deadline:
+        return Deadline(
+            host=host.name,
+            guest=guest.name,
+            wanted_ns=guest.latency_ns or 0,
+            state=state,
+            why=why,
+            max_ns=worst.max_ns if worst else None,
+            samples=sum(latency.samples for latency in runs) if runs else None,
+        )
+
+    if run.emulated:
+        return say("not provable", "emulated: the CPUs are simulated in software, so no latency taken here counts.")
+    if worst is None or run.evidence_after is None:
+        return say("not measured", "no latency was measured in this guest.")
+    if run.emulated is None:
+        return say("not provable", "it is not known whether these CPUs are emulated.")
+    if run.evidence_after.conditions.plan_sha256 not in (None, plan_sha256):
+        return say("not provable", "the measurement was taken under another plan.")
+    if worst.max_ns > guest.latency_ns:
+        return say("missed", "a sample came later than the deadline.")
+    lost = sum(latency.lost or 0 for latency in runs)
+    if lost:
+        return say("not provable", f"{lost} samples were lost, so the maximum is not known.")
+    return say("met", f"every sample came in time, under the load: {run.evidence_after.conditions.load}.")
+
+
+def guest_latencies(evidence: Evidence | None, guest: str) -> tuple[Latency, ...]:
+    """The latency runs that were taken inside ``guest``."""
+    return tuple(run for run in evidence.latencies if run.where == "guest" and run.guest == guest) if evidence else ()

@@ -1,0 +1,1 @@
+"""The tests mirror src/evenkeel; tests/virtual boots real kernels."""

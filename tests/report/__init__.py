@@ -1,0 +1,1 @@
+"""Tests of the report: pictures, verdict, page, and the page in a real browser."""
