@@ -78,7 +78,8 @@ def _one_line(text: str) -> Iterator[Source]:
         if rest.startswith("["):
             inside, _, rest = rest[1:].partition("]")
             options = tuple(
-                (key, value) for key, _, value in (word.partition("=") for word in inside.split())
+                (key, value)
+                for key, _, value in (word.partition("=") for word in inside.split())
                 if key in ("signed-by", "trusted")
             )
         words = rest.split()

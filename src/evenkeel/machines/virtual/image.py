@@ -76,7 +76,11 @@ class Image:
 def recipe_key() -> str:
     """Hash of everything that decides what comes out, except the day's package versions: 16 hexadecimal digits."""
     state = hashlib.sha256(f"{RECIPE_VERSION} {apt.RELEASE} {platform.machine()} {DISK_BYTES}".encode())
-    files = [RECIPE / "image-packages.txt", *sorted((RECIPE / "rootfs").rglob("*")), *sorted((RECIPE / "guest").rglob("*"))]
+    files = [
+        RECIPE / "image-packages.txt",
+        *sorted((RECIPE / "rootfs").rglob("*")),
+        *sorted((RECIPE / "guest").rglob("*")),
+    ]
     for file in files:
         if file.is_file():
             state.update(f"\0{file.relative_to(RECIPE)}\0{file.stat().st_mode & 0o111:o}\0".encode())
@@ -194,10 +198,13 @@ def _build(work: Path, on_progress: OnProgress) -> None:
 
 # -- keys and files --------------------------------------------------------------------------------------------
 
+
 def _make_keys(out: Path) -> None:
     for name in ("id_ed25519", "host_key"):
-        run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "evenkeel virtual host", "-f", str(out / name)],
-            what="make an ssh key")
+        run(
+            [tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "evenkeel virtual host", "-f", str(out / name)],
+            what="make an ssh key",
+        )
 
 
 def _stage(stage: Path, out: Path) -> None:
@@ -220,8 +227,12 @@ def _stage(stage: Path, out: Path) -> None:
 
 def _debootstrap(root: Path, stage: Path, work: Path, on_step: OnStep) -> None:
     steps = {
-        "downloading package lists": 1, "downloading packages": 3, "extracting archives": 6,
-        "installing essential packages": 12, "installing remaining packages": 20, "cleaning": 66,
+        "downloading package lists": 1,
+        "downloading packages": 3,
+        "extracting archives": 6,
+        "installing essential packages": 12,
+        "installing remaining packages": 20,
+        "cleaning": 66,
     }
     sources = work / "sources.list"
     sources.write_text("".join(line + "\n" for line in apt.lines(apt.sources())))
@@ -233,17 +244,27 @@ def _debootstrap(root: Path, stage: Path, work: Path, on_step: OnStep) -> None:
 
     excluded = ("man", "doc", "locale", "info", "lintian")
     run(
-        contained([
-            tool("mmdebstrap"), "--mode=root", "--format=directory", "--variant=minbase", "--components=main",
-            "--skip=check/qemu",
-            "--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\"",
-            "--aptopt=Acquire::Retries \"3\"",
-            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in excluded),
-            f"--setup-hook=sync-in {shlex.quote(str(stage))} /",
-            "--include=" + ",".join(read_list(RECIPE / "image-packages.txt")),
-            apt.RELEASE, str(root), str(sources),
-        ]),
-        what="install Debian into the image", on_line=follow,
+        contained(
+            [
+                tool("mmdebstrap"),
+                "--mode=root",
+                "--format=directory",
+                "--variant=minbase",
+                "--components=main",
+                "--skip=check/qemu",
+                '--aptopt=Acquire::Languages "none"',
+                '--aptopt=APT::Install-Recommends "false"',
+                '--aptopt=Acquire::Retries "3"',
+                *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in excluded),
+                f"--setup-hook=sync-in {shlex.quote(str(stage))} /",
+                "--include=" + ",".join(read_list(RECIPE / "image-packages.txt")),
+                apt.RELEASE,
+                str(root),
+                str(sources),
+            ]
+        ),
+        what="install Debian into the image",
+        on_line=follow,
         env={"TMPDIR": str(work), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
     )
 
@@ -252,23 +273,47 @@ def _debootstrap(root: Path, stage: Path, work: Path, on_step: OnStep) -> None:
 
 #: Timers and services that would wake up in the middle of somebody's measurement, or wait for what is not there.
 _MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "fstrim.timer", "logrotate.timer", "systemd-tmpfiles-clean.timer", "systemd-pstore.service",
-    "nvmefc-boot-connections.service", "nvmf-autoconnect.service", "libvirt-guests.service",
-    "systemd-networkd-wait-online.service", "virtlockd.socket", "virtlockd-admin.socket",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "logrotate.timer",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-pstore.service",
+    "nvmefc-boot-connections.service",
+    "nvmf-autoconnect.service",
+    "libvirt-guests.service",
+    "systemd-networkd-wait-online.service",
+    "modprobe@drm.service",
+    "modprobe@dm_mod.service",
+    "modprobe@loop.service",
+    "modprobe@efi_pstore.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "getty@tty1.service",
 )
-_ENABLED = ("systemd-networkd.service", "ssh.service", "libvirtd.service", "irqbalance.service", "evenkeel-name.service",
-            "serial-getty@ttyS0.service")
+_ENABLED = (
+    "systemd-networkd.service",
+    "ssh.service",
+    "libvirtd.service",
+    "irqbalance.service",
+    "evenkeel-name.service",
+    "serial-getty@ttyS0.service",
+)
 
 
 def _in_root(root: Path, *argv: str, what: str) -> str:
-    return run(contained([tool("chroot"), str(root), *argv]), what=what,
-               env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"})
+    return run(
+        contained([tool("chroot"), str(root), *argv]),
+        what=what,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+    )
 
 
 def _configure(root: Path, root_uuid: str) -> None:
     etc = root / "etc"
-    (etc / "fstab").write_text(f"UUID={root_uuid} / ext4 noatime,errors=remount-ro 0 1\n")
+    (etc / "fstab").write_text(f"UUID={root_uuid} / ext4 noatime,errors=remount-ro 0 0\n")
     # Empty, not absent: each host then makes its own id at its first boot, without systemd's first-boot questions.
     (etc / "machine-id").write_text("")
     (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
@@ -304,8 +349,21 @@ def _grub_config(root: Path, root_uuid: str) -> None:
         (by_uuid / root_uuid).touch()
         _in_root(root, "update-grub", what="make the image's boot menu")
         _in_root(
-            root, "grub-mkimage", "-O", "i386-pc", "-o", "/boot/grub/i386-pc/core.img", "-p", "(hd0,msdos1)/boot/grub",
-            "biosdisk", "part_msdos", "ext2", "serial", "terminal", "normal", what="make GRUB's core image",
+            root,
+            "grub-mkimage",
+            "-O",
+            "i386-pc",
+            "-o",
+            "/boot/grub/i386-pc/core.img",
+            "-p",
+            "(hd0,msdos1)/boot/grub",
+            "biosdisk",
+            "part_msdos",
+            "ext2",
+            "serial",
+            "terminal",
+            "normal",
+            what="make GRUB's core image",
         )
     finally:
         real.rename(probe)
@@ -359,8 +417,25 @@ def _guest_kit(root: Path) -> None:
     shutil.copyfile(kernel, kit / "vmlinuz")
     version = kernel.name.removeprefix("vmlinuz-")
     files: dict[str, tuple[int, bytes]] = {}
-    for folder in ("bin", "sbin", "usr", "usr/bin", "usr/sbin", "lib", "lib64", "lib/x86_64-linux-gnu", "usr/lib", "proc", "sys",
-                   "dev", "root", "tmp", "run", "etc", "modules"):
+    for folder in (
+        "bin",
+        "sbin",
+        "usr",
+        "usr/bin",
+        "usr/sbin",
+        "lib",
+        "lib64",
+        "lib/x86_64-linux-gnu",
+        "usr/lib",
+        "proc",
+        "sys",
+        "dev",
+        "root",
+        "tmp",
+        "run",
+        "etc",
+        "modules",
+    ):
         files[folder] = (stat.S_IFDIR | 0o755, b"")
     files["usr/lib/x86_64-linux-gnu"] = (stat.S_IFLNK | 0o777, b"/lib/x86_64-linux-gnu")
     files["var"] = (stat.S_IFDIR | 0o755, b"")
@@ -441,6 +516,7 @@ def _cpio(files: dict[str, tuple[int, bytes]]) -> bytes:
 
 # -- the disk --------------------------------------------------------------------------------------------------
 
+
 def _write_disk(root: Path, disk: Path, root_uuid: str) -> None:
     """A disk with an MBR, GRUB behind it, and one ext4 partition made from the folder ``root``."""
     with disk.open("wb") as handle:
@@ -448,9 +524,29 @@ def _write_disk(root: Path, disk: Path, root_uuid: str) -> None:
     size_kib = (DISK_BYTES - ROOT_OFFSET) // 1024
     # GRUB 2.06 cannot read a file system with the checksum seed or the orphan file of newer mke2fs defaults.
     run(
-        [tool("mke2fs"), "-q", "-t", "ext4", "-F", "-L", "evenkeel", "-U", root_uuid, "-m", "0",
-         "-O", "^metadata_csum_seed,^orphan_file", "-J", "size=16",
-         "-E", f"offset={ROOT_OFFSET},lazy_itable_init=1", "-d", str(root), str(disk), f"{size_kib}k"],
+        [
+            tool("mke2fs"),
+            "-q",
+            "-t",
+            "ext4",
+            "-F",
+            "-L",
+            "evenkeel",
+            "-U",
+            root_uuid,
+            "-m",
+            "0",
+            "-O",
+            "^metadata_csum_seed,^orphan_file",
+            "-J",
+            "size=16",
+            "-E",
+            f"offset={ROOT_OFFSET},lazy_itable_init=1",
+            "-d",
+            str(root),
+            str(disk),
+            f"{size_kib}k",
+        ],
         what="write the image's file system",
     )
     boot = (root / "usr/lib/grub/i386-pc/boot.img").read_bytes()
@@ -469,4 +565,3 @@ def verify_disk(image: Image) -> None:
     for file in (image.disk, image.identity, image.kernel, image.folder / "host_key.pub"):
         if not file.is_file():
             raise NotAsWanted(f"the image lacks {file}", hint=f"remove {image.folder}; it is built again")
-

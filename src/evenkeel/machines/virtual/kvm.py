@@ -54,11 +54,34 @@ def _try(qemu: Qemu, kernel: Path) -> Verdict:
     with tempfile.TemporaryFile() as output:
         # Two CPUs and invtsc: what a virtual host will ask for.  panic=-1 with -no-reboot: the end of QEMU.
         process = subprocess.Popen(
-            [qemu.program("qemu-system-x86_64"), *qemu.data_options, "-nodefaults", "-no-user-config", "-display", "none",
-             "-no-reboot", "-machine", "q35,kernel-irqchip=split", "-accel", "kvm",
-             "-cpu", "host,migratable=off,+invtsc", "-smp", "2", "-m", "512M", "-kernel", str(kernel),
-             "-append", "console=ttyS0 panic=-1 no_timer_check", "-serial", "stdio"],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            [
+                qemu.program("qemu-system-x86_64"),
+                *qemu.data_options,
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-machine",
+                "q35,kernel-irqchip=split",
+                "-accel",
+                "kvm",
+                "-cpu",
+                "host,migratable=off,+invtsc",
+                "-smp",
+                "2",
+                "-m",
+                "512M",
+                "-kernel",
+                str(kernel),
+                "-append",
+                "console=ttyS0 panic=-1 no_timer_check",
+                "-serial",
+                "stdio",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             env={**os.environ, **qemu.environment},
         )
         try:
@@ -74,4 +97,6 @@ def _try(qemu: Qemu, kernel: Path) -> Verdict:
     if any(words in text for words in _SUCCESS):
         return Verdict(True, "a kernel boots under it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return Verdict(False, f"/dev/kvm is there, but a kernel does not boot under it ({lines[-1][:160] if lines else 'no output'})")
+    return Verdict(
+        False, f"/dev/kvm is there, but a kernel does not boot under it ({lines[-1][:160] if lines else 'no output'})"
+    )

@@ -8,7 +8,6 @@ Must not know how facts are read or settings written.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from pydantic import Field
 from evenkeel.documents.base import Model
 from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
 from evenkeel.machines.protocol import OnProgress
+from evenkeel.machines.ssh import SshTarget
 from evenkeel.machines.virtual import image as images
 from evenkeel.machines.virtual import kvm
 from evenkeel.machines.virtual import qemu as qemus
@@ -63,26 +63,6 @@ class RunFile(Model):
 
 
 @dataclass(frozen=True)
-class SshTarget:
-    """How to reach a running host with OpenSSH."""
-
-    host: str
-    port: int
-    user: str
-    identity: Path
-    known_hosts: Path
-
-    def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
-        """The ssh command line.  Never reads the user's configuration, never asks."""
-        return [
-            "ssh", "-F", "/dev/null", "-p", str(self.port), "-i", str(self.identity), "-o", "IdentitiesOnly=yes",
-            "-o", "IdentityAgent=none", "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes",
-            "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", *options,
-            f"{self.user}@{self.host}", *words,
-        ]
-
-
-@dataclass(frozen=True)
 class HostState:
     """One line of `evenkeel virtual list`."""
 
@@ -93,18 +73,27 @@ class HostState:
 
     def as_dict(self) -> dict[str, object]:
         return {
-            "name": self.name, "state": self.state,
-            "cpus": self.spec.cpus if self.spec else None, "memory_bytes": self.spec.memory if self.spec else None,
+            "name": self.name,
+            "state": self.state,
+            "cpus": self.spec.cpus if self.spec else None,
+            "memory_bytes": self.spec.memory if self.spec else None,
             "nodes": len(self.spec.nodes) if self.spec else None,
-            "pid": self.run.pid if self.run else None, "ssh_port": self.run.ssh_port if self.run else None,
-            "kvm": self.run.kvm if self.run else None, "qemu": self.run.qemu if self.run else None,
+            "pid": self.run.pid if self.run else None,
+            "ssh_port": self.run.ssh_port if self.run else None,
+            "kvm": self.run.kvm if self.run else None,
+            "qemu": self.run.qemu if self.run else None,
         }
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
 
+
 def folder_of(name: str) -> Path:
     return hosts_dir() / check_name(name)
+
+
+def exists(name: str) -> bool:
+    return (folder_of(name) / "host.json").is_file()
 
 
 def read_host(name: str) -> HostFile:
@@ -115,11 +104,13 @@ def read_host(name: str) -> HostFile:
     except FileNotFoundError:
         known = ", ".join(sorted(host.name for host in listing())) or "none"
         raise WrongInput(
-            f"there is no virtual host {name!r} (known: {known})", hint=f"evenkeel virtual create {name}",
+            f"there is no virtual host {name!r} (known: {known})",
+            hint=f"evenkeel virtual create {name}",
         ) from None
     except ValueError as error:
         raise WrongInput(
-            f"{file} cannot be read: {error}", hint=f"evenkeel virtual rm {name}, then create it again",
+            f"{file} cannot be read: {error}",
+            hint=f"evenkeel virtual rm {name}, then create it again",
         ) from None
 
 
@@ -183,7 +174,19 @@ def ssh_target(name: str) -> SshTarget:
 
 def _target(host: HostFile, port: int) -> SshTarget:
     folder = folder_of(host.name)
-    return SshTarget("127.0.0.1", port, "root", folder / "id_ed25519", folder / "known_hosts")
+    return SshTarget(
+        host="127.0.0.1",
+        user="root",
+        port=port,
+        identity=folder / "id_ed25519",
+        known_hosts=folder / "known_hosts",
+    )
+
+
+def ssh_command(target: SshTarget, *words: str, options: Sequence[str] = ()) -> list[str]:
+    """The ssh command line for a virtual host: the user's own ssh configuration has no say in it."""
+    own = ["-F", "/dev/null", "-o", "IdentityAgent=none", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60"]
+    return ["ssh", *own, *options, *target.options(), "--", target.destination, *words]
 
 
 @contextlib.contextmanager
@@ -201,8 +204,12 @@ def _lock(name: str) -> Iterator[None]:
 
 # -- create and remove -----------------------------------------------------------------------------------------
 
+
 def create(
-    name: str, spec: HostSpec | None = None, *, accel: Literal["auto", "tcg"] = "auto",
+    name: str,
+    spec: HostSpec | None = None,
+    *,
+    accel: Literal["auto", "tcg"] = "auto",
     on_progress: OnProgress | None = None,
 ) -> HostFile:
     """Define a host and give it its disks; builds the image when this recipe's is not there (about a minute).
@@ -217,7 +224,11 @@ def create(
         if (folder / "host.json").exists():
             raise WrongInput(f"there is already a virtual host {name!r}", hint=f"evenkeel virtual rm {name}")
         host = HostFile(
-            name=name, uuid=str(uuid.uuid4()), image=picture.key, spec=spec or BUILT_IN["default"], accel=accel,
+            name=name,
+            uuid=str(uuid.uuid4()),
+            image=picture.key,
+            spec=spec or BUILT_IN["default"],
+            accel=accel,
         )
         shutil.rmtree(folder, ignore_errors=True)  # left by a create that was killed
         try:
@@ -239,9 +250,20 @@ def create(
 
 def _make_disks(folder: Path, host: HostFile, picture: images.Image, qemu: qemus.Qemu) -> None:
     run(
-        [qemu.program("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(picture.disk), "-F", "raw",
-         str(folder / "disk.qcow2")],
-        what="make the host's overlay", env=qemu.environment,
+        [
+            qemu.program("qemu-img"),
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            str(picture.disk),
+            "-F",
+            "raw",
+            str(folder / "disk.qcow2"),
+        ],
+        what="make the host's overlay",
+        env=qemu.environment,
     )
     for number, device in enumerate(host.spec.devices):
         if isinstance(device, Disk):
@@ -267,8 +289,12 @@ def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
 
 # -- start -----------------------------------------------------------------------------------------------------
 
+
 def start(
-    name: str, *, on_progress: OnProgress | None = None, timeout_s: float = START_TIMEOUT_S,
+    name: str,
+    *,
+    on_progress: OnProgress | None = None,
+    timeout_s: float = START_TIMEOUT_S,
 ) -> RunFile:
     """Boot ``name`` and return when ssh answers.  A host that already runs is left alone.
 
@@ -306,14 +332,22 @@ def _launch(host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict) -> RunFile:
     problem = ""
     for _attempt in range(5):
         port = _free_port()
-        launch = qemus.Launch(name=host.name, uuid=host.uuid, kvm=verdict.works, ssh_port=port, pidfile=str(folder / "qemu.pid"))
+        launch = qemus.Launch(
+            name=host.name, uuid=host.uuid, kvm=verdict.works, ssh_port=port, pidfile=str(folder / "qemu.pid")
+        )
         with contextlib.suppress(FileNotFoundError):
             (folder / "serial.log").replace(folder / "serial.log.old")
         with (folder / "qemu.log").open("w+") as log:
             # -daemonize: this command returns when the machine is made, with QEMU's complaint if it could not be.
             done = subprocess.run(
-                qemus.arguments(qemu, host.spec, launch), cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, env={**os.environ, **qemu.environment}, check=False, start_new_session=True,
+                qemus.arguments(qemu, host.spec, launch),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **qemu.environment},
+                check=False,
+                start_new_session=True,
             )
             log.seek(0)
             problem = "\n".join(line for line in log.read().splitlines() if "warning: TCG doesn't support" not in line)
@@ -351,22 +385,33 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
             on_progress(min(int(spent), 99), 0, f"{name}: booting ({_stage(folder)})")
         if _banner(running.ssh_port):
             try:
-                return read_boot_id(_target(host, running.ssh_port))
+                left = max(30.0, timeout_s - spent)
+                return read_boot_id(_target(host, running.ssh_port), settled=True, timeout_s=left)
             except Unreachable as error:
                 problem = error.message
         time.sleep(0.25)
     raise Unreachable(
         f"virtual host {name} did not answer within {timeout_s:.0f} s ({problem}); the console ends with: "
-        f"{_last_words(folder)}", hint="is this machine very busy? see `evenkeel virtual console`, or use --topology small",
+        f"{_last_words(folder)}",
+        hint="is this machine very busy? see `evenkeel virtual console`, or use --topology small",
     )
 
 
-def read_boot_id(target: SshTarget, timeout_s: float = 60.0) -> str:
-    """The random id of the host's present boot.  Raises Unreachable."""
+#: Also waits until no boot job and no device event is left: facts read earlier would change under the reader.
+_SETTLED = "systemctl is-system-running --wait >/dev/null; udevadm settle --timeout=60; "
+_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+
+
+def read_boot_id(target: SshTarget, *, settled: bool = False, timeout_s: float = 60.0) -> str:
+    """The random id of the host's present boot; ``settled``: not before the boot is finished.  Raises Unreachable."""
     try:
         done = subprocess.run(
-            target.command("cat", "/proc/sys/kernel/random/boot_id"), capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=timeout_s, check=False,
+            ssh_command(target, (_SETTLED if settled else "") + _BOOT_ID),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"ssh to port {target.port} hangs") from None
@@ -386,8 +431,12 @@ def _banner(port: int) -> bool:
 
 
 _STAGES = (
-    (b"login:", "login"), (b"systemd[1]", "services"), (b"Welcome to", "services"), (b"Run /init", "initrd"),
-    (b"Linux version", "kernel"), (b"GRUB", "boot loader"),
+    (b"login:", "login"),
+    (b"systemd[1]", "services"),
+    (b"Welcome to", "services"),
+    (b"Run /init", "initrd"),
+    (b"Linux version", "kernel"),
+    (b"GRUB", "boot loader"),
 )
 
 
@@ -412,6 +461,7 @@ def _last_words(folder: Path) -> str:
 
 
 # -- stop ------------------------------------------------------------------------------------------------------
+
 
 def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """Shut ``name`` down through its operating system, or, when that takes too long, by force.
@@ -468,6 +518,9 @@ def ask_to_reboot(target: SshTarget) -> None:
     """Have systemd reboot the host.  Returns at once; the connection may be cut before the answer."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            target.command("systemctl", "reboot", "--no-block"), capture_output=True, stdin=subprocess.DEVNULL,
-            timeout=60, check=False,
+            ssh_command(target, "systemctl", "reboot", "--no-block"),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
         )

@@ -6,15 +6,12 @@ Thin on purpose: the conversation is :mod:`evenkeel.machines.ssh`, starting and 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from evenkeel.errors import Unreachable
 from evenkeel.machines.protocol import OnProgress, Probe
-from evenkeel.machines.virtual.lifecycle import SshTarget
+from evenkeel.machines.ssh import SshMachine, SshTarget
+from evenkeel.machines.virtual import lifecycle
 from evenkeel.machines.virtual.spec import check_name
-
-if TYPE_CHECKING:
-    from evenkeel.machines.protocol import Machine
 
 __all__ = ["SshTarget", "VirtualMachine"]
 
@@ -27,41 +24,29 @@ class VirtualMachine:
     def __init__(self, name: str) -> None:
         self.name = check_name(name)
         self.address = f"virtual:{name}"
-        self._ssh: Machine | None = None
+        self._ssh: SshMachine | None = None
 
     def ssh_target(self) -> SshTarget:
         """How OpenSSH reaches it.  Raises WrongInput (no such host) or Unreachable (not running)."""
-        from evenkeel.machines.virtual import lifecycle
-
         return lifecycle.ssh_target(self.name)
 
     def emulated(self) -> bool:
         """True when it runs by software emulation: its latency numbers mean nothing.  Raises like ssh_target."""
-        from evenkeel.machines.virtual import lifecycle
-
         lifecycle.ssh_target(self.name)
         running = lifecycle.read_run(self.name)
         return running is None or not running.kvm
 
     def start(self, *, on_progress: OnProgress | None = None) -> None:
         """Boot it, if it does not run, and return when ssh answers."""
-        from evenkeel.machines.virtual import lifecycle
-
         lifecycle.start(self.name, on_progress=on_progress)
 
     def probe(self) -> Probe:
         """Open a conversation with the probe.  The caller closes it.  Raises Unreachable."""
         return self._connection().probe()
 
-    def _connection(self) -> Machine:
+    def _connection(self) -> SshMachine:
         if self._ssh is None:
-            from evenkeel.machines.ssh import SshMachine
-
-            target = self.ssh_target()
-            self._ssh = SshMachine(
-                user=target.user, host=target.host, port=target.port, identity=target.identity,
-                known_hosts=target.known_hosts,
-            )
+            self._ssh = SshMachine(self.ssh_target(), address=self.address)
         return self._ssh
 
     def reboot(self, *, on_progress: OnProgress | None = None, timeout_s: float = 600.0) -> None:
@@ -69,8 +54,6 @@ class VirtualMachine:
 
         Raises Unreachable when it does not come back in time; it is left running, so that its console can be read.
         """
-        from evenkeel.machines.virtual import lifecycle
-
         target = self.ssh_target()
         before = lifecycle.read_boot_id(target)
         self.close()
@@ -78,7 +61,9 @@ class VirtualMachine:
         deadline = time.monotonic() + timeout_s
         while True:
             after = lifecycle.wait_for_ssh(
-                self.name, on_progress=on_progress, timeout_s=max(1.0, deadline - time.monotonic()),
+                self.name,
+                on_progress=on_progress,
+                timeout_s=max(1.0, deadline - time.monotonic()),
             )
             if after != before:
                 return
@@ -88,8 +73,6 @@ class VirtualMachine:
 
     def power_cut(self) -> None:
         """End it as a power cut would."""
-        from evenkeel.machines.virtual import lifecycle
-
         self.close()
         lifecycle.power_cut(self.name)
 

@@ -75,7 +75,11 @@ class Qemu:
 def _read_version(program: str, environment: dict[str, str]) -> tuple[int, int, int] | None:
     try:
         done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=30, env={**os.environ, **environment},
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, **environment},
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -146,8 +150,19 @@ def _fetch(cache: Path, on_progress: OnProgress | None) -> Qemu:
                 on_progress(1, 3, "QEMU: fetching QEMU 10")
             # --download-only resolves against what is installed here: exactly the libraries that are missing come along.
             run(
-                [tool("apt-get"), *options, "-q", "-y", "--download-only", "--no-install-recommends", "-t",
-                 f"{apt.RELEASE}-backports", "install", "qemu-system-x86", "qemu-utils"],
+                [
+                    tool("apt-get"),
+                    *options,
+                    "-q",
+                    "-y",
+                    "--download-only",
+                    "--no-install-recommends",
+                    "-t",
+                    f"{apt.RELEASE}-backports",
+                    "install",
+                    "qemu-system-x86",
+                    "qemu-utils",
+                ],
                 what="fetch QEMU 10",
             )
             if on_progress is not None:
@@ -165,6 +180,7 @@ def _fetch(cache: Path, on_progress: OnProgress | None) -> Qemu:
 
 
 # -- arguments -------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -189,48 +205,77 @@ def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
     """The whole command line.  Pure: same input, same list."""
     argv = [qemu.program("qemu-system-x86_64"), "-name", f"{launch.name},debug-threads=on", *qemu.data_options]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-pidfile", launch.pidfile]
-    argv += ["-machine", "q35,sata=off,smbus=off" + (",kernel-irqchip=split" if launch.kvm else ""), "-uuid", launch.uuid]
+    argv += [
+        "-machine",
+        "q35,sata=off,smbus=off" + (",kernel-irqchip=split" if launch.kvm else ""),
+        "-uuid",
+        launch.uuid,
+    ]
     if launch.kvm:
         # invtsc: KVM on a PREEMPT_RT kernel refuses to load without a constant TSC, nested as well.
         argv += ["-accel", "kvm", "-cpu", "host,migratable=off,+invtsc"]
     else:
         # x-force-features: the emulator would strip invtsc; AMD: the emulator emulates SVM, but not VMX.
         # xlevel: topoext without leaf 0x8000001e makes Linux 6.12 see no SMT siblings and no shared caches.
-        argv += ["-accel", "tcg,thread=multi,tb-size=512", "-cpu",
-                 "max,+invtsc,x-force-features=on,vendor=AuthenticAMD,family=25,model=1,stepping=1,"
-                 "model-id=AMD EPYC 7543 32-Core Processor,topoext=on,xlevel=0x8000001e"]
+        argv += [
+            "-accel",
+            "tcg,thread=multi,tb-size=512",
+            "-cpu",
+            "max,+invtsc,x-force-features=on,vendor=AuthenticAMD,family=25,model=1,stepping=1,"
+            "model-id=AMD EPYC 7543 32-Core Processor,topoext=on,xlevel=0x8000001e",
+        ]
     argv += _memory_and_cpus(spec)
     argv += _firmware(spec, launch)
     argv += [
-        "-chardev", f"socket,id=qmp,path={launch.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"socket,id=console,path={launch.console},server=on,wait=off,logfile={launch.serial_log}",
-        "-device", "isa-serial,chardev=console",
+        "-chardev",
+        f"socket,id=qmp,path={launch.qmp},server=on,wait=off",
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-chardev",
+        f"socket,id=console,path={launch.console},server=on,wait=off,logfile={launch.serial_log}",
+        "-device",
+        "isa-serial,chardev=console",
     ]
     if spec.iommu == "intel":
         argv += ["-device", "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"]
     argv += [
-        "-drive", f"if=none,id=root,file={launch.overlay},format=qcow2,cache=unsafe,discard=unmap",
-        "-device", "virtio-blk-pci,drive=root,bus=pcie.0,addr=0x2,bootindex=0,serial=root",
-        "-device", "virtio-rng-pci,bus=pcie.0,addr=0x3",
-        "-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{launch.ssh_port}-{GUEST_ADDRESS}:22",
+        "-drive",
+        f"if=none,id=root,file={launch.overlay},format=qcow2,cache=unsafe,discard=unmap",
+        "-device",
+        "virtio-blk-pci,drive=root,bus=pcie.0,addr=0x2,bootindex=0,serial=root",
+        "-device",
+        "virtio-rng-pci,bus=pcie.0,addr=0x3",
+        "-netdev",
+        f"user,id=management,hostfwd=tcp:127.0.0.1:{launch.ssh_port}-{GUEST_ADDRESS}:22",
     ]
     return argv + _devices(qemu, spec)
 
 
 def _memory_and_cpus(spec: HostSpec) -> list[str]:
-    argv = ["-m", f"{spec.memory // MIB}M",
-            "-smp", f"{spec.cpus},sockets={spec.sockets},cores={spec.cores},threads={spec.threads}"]
+    argv = [
+        "-m",
+        f"{spec.memory // MIB}M",
+        "-smp",
+        f"{spec.cpus},sockets={spec.sockets},cores={spec.cores},threads={spec.threads}",
+    ]
     for number, node in enumerate(spec.nodes):
         if node.memory:
-            argv += ["-object", f"memory-backend-ram,id=memory{number},size={node.memory // MIB}M",
-                     "-numa", f"node,nodeid={number},memdev=memory{number}"]
+            argv += [
+                "-object",
+                f"memory-backend-ram,id=memory{number},size={node.memory // MIB}M",
+                "-numa",
+                f"node,nodeid={number},memdev=memory{number}",
+            ]
         else:
             argv += ["-numa", f"node,nodeid={number}"]
     for socket_ in range(spec.sockets):
         for core in range(spec.cores):
             for thread in range(spec.threads):
-                argv += ["-numa", f"cpu,node-id={spec.node_of_core(socket_, core)},"
-                                  f"socket-id={socket_},core-id={core},thread-id={thread}"]
+                argv += [
+                    "-numa",
+                    f"cpu,node-id={spec.node_of_core(socket_, core)},"
+                    f"socket-id={socket_},core-id={core},thread-id={thread}",
+                ]
     for source in range(len(spec.nodes)):
         for target in range(len(spec.nodes)):
             if source != target:
@@ -241,10 +286,14 @@ def _memory_and_cpus(spec: HostSpec) -> list[str]:
 def _firmware(spec: HostSpec, launch: Launch) -> list[str]:
     """DMI tables.  The serial number is the host's name: a service in the image makes it the host name."""
     return [
-        "-smbios", "type=0,vendor=SeaBIOS,version=evenkeel-1,date=01/01/2025",
-        "-smbios", f"type=1,manufacturer=Evenkeel,product=Virtual Host,version=1,serial={launch.name},uuid={launch.uuid}",
-        "-smbios", f"type=2,manufacturer=Evenkeel,product=Virtual Board,serial={launch.name}",
-        "-smbios", f"type=3,manufacturer=Evenkeel,serial={launch.name}",
+        "-smbios",
+        "type=0,vendor=SeaBIOS,version=evenkeel-1,date=01/01/2025",
+        "-smbios",
+        f"type=1,manufacturer=Evenkeel,product=Virtual Host,version=1,serial={launch.name},uuid={launch.uuid}",
+        "-smbios",
+        f"type=2,manufacturer=Evenkeel,product=Virtual Board,serial={launch.name}",
+        "-smbios",
+        f"type=3,manufacturer=Evenkeel,serial={launch.name}",
     ]
 
 
@@ -252,15 +301,21 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
     """The management NIC on node 0, then the devices of the spec, each on a root port of its node's own PCI bus."""
     argv: list[str] = []
     for node in range(len(spec.nodes)):
-        argv += ["-device", f"pxb-pcie,id=node{node},bus_nr={_bus_number(node)},bus=pcie.0,addr={0x10 + node:#x},"
-                            f"numa_node={node}"]
+        argv += [
+            "-device",
+            f"pxb-pcie,id=node{node},bus_nr={_bus_number(node)},bus=pcie.0,addr={0x10 + node:#x},numa_node={node}",
+        ]
     ports = iter(range(1, 256))
     slots = [0] * len(spec.nodes)
 
     def port(node: int) -> str:
         number = next(ports)
-        argv.extend(["-device", f"pcie-root-port,id=port{number},bus=node{node},addr={slots[node]:#x},"
-                                f"chassis={number},slot={number}"])
+        argv.extend(
+            [
+                "-device",
+                f"pcie-root-port,id=port{number},bus=node{node},addr={slots[node]:#x},chassis={number},slot={number}",
+            ]
+        )
         slots[node] += 1
         return f"port{number}"
 
@@ -270,9 +325,13 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
     for number, device in enumerate(spec.devices):
         if isinstance(device, Nic):
             # restrict: the link is up and leads nowhere.
-            argv += ["-netdev", f"user,id=net{number},restrict=on", "-device",
-                     f"{models[device.model]},netdev=net{number},mac=52:54:00:65:6c:{number:02x},bus={port(device.node)},"
-                     "romfile="]
+            argv += [
+                "-netdev",
+                f"user,id=net{number},restrict=on",
+                "-device",
+                f"{models[device.model]},netdev=net{number},mac=52:54:00:65:6c:{number:02x},bus={port(device.node)},"
+                "romfile=",
+            ]
         else:
             argv += _disk(number, device, port(device.node), spec)
     return argv
@@ -281,10 +340,17 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
 def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> list[str]:
     drive = ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
     if device.kind == "nvme":
-        return [*drive, "-device", f"nvme,drive=disk{number},serial=evenkeel-{number},bus={bus},"
-                                   f"max_ioqpairs={spec.cpus},msix_qsize={spec.cpus + 1}"]
-    return [*drive, "-device", f"virtio-blk-pci,drive=disk{number},serial=evenkeel-{number},bus={bus},"
-                               f"num-queues={spec.cpus}"]
+        return [
+            *drive,
+            "-device",
+            f"nvme,drive=disk{number},serial=evenkeel-{number},bus={bus},"
+            f"max_ioqpairs={spec.cpus},msix_qsize={spec.cpus + 1}",
+        ]
+    return [
+        *drive,
+        "-device",
+        f"virtio-blk-pci,drive=disk{number},serial=evenkeel-{number},bus={bus},num-queues={spec.cpus}",
+    ]
 
 
 def data_disk(number: int) -> str:
@@ -298,6 +364,7 @@ def _bus_number(node: int) -> int:
 
 
 # -- QMP -------------------------------------------------------------------------------------------------------
+
 
 class Qmp:
     """A conversation with a running QEMU (docs/interop/qmp-spec).  Raises Unreachable when QEMU does not answer."""

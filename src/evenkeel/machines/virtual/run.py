@@ -26,7 +26,8 @@ def tool(name: str) -> str:
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
         raise WrongInput(
-            f"{name} is not installed", hint="apt-get install " + " ".join(host_packages()),
+            f"{name} is not installed",
+            hint="apt-get install " + " ".join(host_packages()),
         )
     return path
 
@@ -46,14 +47,29 @@ def read_list(file: Path) -> list[str]:
 def contained(argv: Sequence[str]) -> list[str]:
     """The command in namespaces of its own that end with it; needs root."""
     return [
-        tool("setpriv"), "--pdeathsig", "KILL", "--",
-        tool("unshare"), "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
-        "--", *argv,
+        tool("setpriv"),
+        "--pdeathsig",
+        "KILL",
+        "--",
+        tool("unshare"),
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount-proc",
+        "--",
+        *argv,
     ]
 
 
 def run(
-    argv: Sequence[str], *, what: str, on_line: Callable[[str], None] | None = None, cwd: Path | None = None,
+    argv: Sequence[str],
+    *,
+    what: str,
+    on_line: Callable[[str], None] | None = None,
+    cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> str:
     """Run to the end and return stdout and stderr together.
@@ -63,8 +79,14 @@ def run(
     """
     output: list[str] = []
     with subprocess.Popen(
-        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", cwd=cwd, env=({**os.environ, **env} if env else None),
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=cwd,
+        env=({**os.environ, **env} if env else None),
     ) as process:
         try:
             assert process.stdout is not None
@@ -85,7 +107,9 @@ def run(
     raise NotAsWanted(f"could not {what}: {Path(argv[0]).name} ended with {code}\n  {tail}")
 
 
-def disk_full(what: str, needed: int | None = None, place: Path | None = None, free: int | None = None) -> EvenkeelError:
+def disk_full(
+    what: str, needed: int | None = None, place: Path | None = None, free: int | None = None
+) -> EvenkeelError:
     """The error for a disk that is, or would be, full.  Sizes in bytes."""
     mib = 1024**2
     size = f"; {needed // mib} MiB are needed" if needed else ""

@@ -78,7 +78,8 @@ class HostSpec(Model):
     cores: Annotated[int, Field(ge=1, le=32, description="cores per socket")] = 3
     threads: Annotated[int, Field(ge=1, le=2, description="threads per core")] = 2
     nodes: Annotated[tuple[Node, ...], Field(min_length=1, max_length=8)] = (
-        Node(memory=1536 * MIB), Node(memory=1536 * MIB),
+        Node(memory=1536 * MIB),
+        Node(memory=1536 * MIB),
     )
     devices: tuple[Device, ...] = (
         Nic(kind="nic", model="e1000e", node=0),
@@ -96,6 +97,17 @@ class HostSpec(Model):
     def memory(self) -> int:
         """Bytes of all nodes."""
         return sum(node.memory for node in self.nodes)
+
+    def describe(self) -> str:
+        """One line for people: ``2 sockets x 3 cores x 2 threads, 2 nodes, 3072MiB, 4 devices``."""
+
+        def count(number: int, word: str) -> str:
+            return f"{number} {word}{'' if number == 1 else 's'}"
+
+        cpus = " x ".join((count(self.sockets, "socket"), count(self.cores, "core"), count(self.threads, "thread")))
+        return ", ".join(
+            (cpus, count(len(self.nodes), "node"), str(_format_size(self.memory)), count(len(self.devices), "device"))
+        )
 
     def node_of_core(self, socket: int, core: int) -> int:
         """The NUMA node of core ``core`` of socket ``socket``."""
@@ -135,7 +147,9 @@ class HostSpec(Model):
             raise ValueError(f"{len(self.devices)} devices; at most {MAX_DEVICES} fit")
         for number, device in enumerate(self.devices):
             if not 0 <= device.node < count:
-                raise ValueError(f"devices[{number}] ({device.kind}) is on node {device.node}; nodes are 0 to {count - 1}")
+                raise ValueError(
+                    f"devices[{number}] ({device.kind}) is on node {device.node}; nodes are 0 to {count - 1}"
+                )
         return self
 
 
@@ -154,7 +168,8 @@ def read_spec(topology: str) -> HostSpec:
     path = Path(topology)
     if not path.is_file():
         raise WrongInput(
-            f"no topology file {topology}", hint=f"a YAML file, or one of: {', '.join(sorted(BUILT_IN))}",
+            f"no topology file {topology}",
+            hint=f"a YAML file, or one of: {', '.join(sorted(BUILT_IN))}",
         )
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -170,7 +185,8 @@ def read_spec(topology: str) -> HostSpec:
     except ValidationError as error:
         first = error.errors()[0]
         raise WrongInput(
-            _explain(dict(first)), where=_where(topology, raw, first["loc"]),
+            _explain(dict(first)),
+            where=_where(topology, raw, first["loc"]),
             hint="docs/reference/virtual-host.md lists the keys of a topology file",
         ) from None
 
