@@ -126,7 +126,10 @@ class UnitState(Model):
 
 
 class GuestDefinition(Model):
-    """The domain definition of a guest; the value is its libvirt XML (in GuestPlan.xml), here its digest."""
+    """The domain definition of a guest.  Its libvirt XML is GuestPlan.xml; the value is the SHA-256 of that text (UTF-8),
+    64 hexadecimal digits.  Facts do not know definitions, so ``old`` is always None and the status "change": the engine
+    compares with what it defined last.
+    """
 
     type: Literal["guest"] = "guest"
     guest: str

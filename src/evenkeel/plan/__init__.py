@@ -1,0 +1,23 @@
+"""From wishes and facts to settings with reasons.  Pure: nothing below this folder does I/O, asks the time or a die."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evenkeel.documents.facts import Facts
+    from evenkeel.documents.plan import Plan
+    from evenkeel.documents.site import Site
+
+
+def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
+    """The plan of every host of ``site``; ``facts``: by the name of the host in the site.
+
+    Same input, same bytes.  Raises WrongInput (with ``others`` when there are several reasons) when the site does not
+    fit: a guest larger than its host, two guests on one core, goal realtime without a real-time kernel.
+    """
+    # Here, so that reading a site file does not load the whole catalogue of rules.
+    from evenkeel.plan.planner import make_plan as make
+
+    return make(site, facts)

@@ -1,0 +1,107 @@
+"""From a site and the facts of its hosts to a plan: the one place where the parts of planning meet.
+
+Pure: no I/O, no clock, no randomness; the same input gives the same bytes, in whatever order it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Plan
+from evenkeel.documents.site import GuestWish, HostWish, Site
+from evenkeel.errors import WrongInput
+from evenkeel.plan import rules
+from evenkeel.plan.checks import assign_hosts, check_facts, check_guest, check_host
+from evenkeel.plan.guest import definition_digest, domain_xml, guest_arguments
+from evenkeel.plan.ledger import check_ledger
+from evenkeel.plan.order import order_settings
+from evenkeel.plan.placement import Placement, lay_out
+from evenkeel.plan.problems import Problems
+from evenkeel.plan.rules.rule import Context
+from evenkeel.plan.topology import Topology
+
+
+def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
+    """See :func:`evenkeel.plan.make_plan`."""
+    problems = Problems()
+    guests = assign_hosts(site, problems)
+    check_facts(site, facts, problems)
+    hosts = [
+        plan
+        for host, wish in sorted(site.hosts.items())
+        if host in facts
+        and facts[host].online
+        and (plan := _plan_host(host, wish, facts[host], guests[host], problems))
+    ]
+    problems.raise_if_any()
+    return Plan(site_sha256=site.sha256(), hosts=tuple(hosts))
+
+
+def _plan_host(
+    host: str, wish: HostWish, facts: Facts, guests: Mapping[str, GuestWish], problems: Problems
+) -> HostPlan | None:
+    """The plan of one host; None when something is in the way, which is in ``problems`` then."""
+    before = len(problems.found)
+    check_host(host, facts, guests, problems)
+    for name, guest in sorted(guests.items()):
+        check_guest(name, host, guest, facts, problems)
+    topology = Topology(facts)
+    layout = lay_out(host, wish, topology, guests, problems)
+    if layout is None or len(problems.found) > before:
+        return None
+    _check(layout.ledger, facts, host, wish)
+    plans = tuple(_plan_guest(host, placement) for placement in layout.placements)
+    context = Context(
+        host=host,
+        wish=wish,
+        facts=facts,
+        topology=topology,
+        ledger=layout.ledger,
+        placements=layout.placements,
+        definitions={plan.name: definition_digest(plan.xml) for plan in plans},
+    )
+    settings, notes = rules.settings(context, problems)
+    return HostPlan(
+        name=host,
+        address=wish.address,
+        fingerprint=facts.fingerprint(),
+        facts_sha256=facts.sha256(),
+        kernel_release=facts.kernel.release,
+        preempt_rt=facts.kernel.preempt_rt,
+        ledger=layout.ledger,
+        settings=order_settings(settings),
+        guests=plans,
+        notes=tuple(notes),
+    )
+
+
+def _check(ledger: Ledger, facts: Facts, host: str, wish: HostWish) -> None:
+    broken = check_ledger(ledger, facts)
+    if not broken:
+        return
+    if wish.housekeeping is not None:
+        raise WrongInput(
+            f"host {host}: the CPUs cannot be divided as wished: {'; '.join(broken)}",
+            hint="leave `housekeeping` out and let the planner choose",
+        )
+    raise AssertionError(f"the planner made a ledger of host {host} that breaks its own rules: {'; '.join(broken)}")
+
+
+def _plan_guest(host: str, placement: Placement) -> GuestPlan:
+    arguments = guest_arguments(placement)
+    return GuestPlan(
+        name=placement.name,
+        goal=placement.wish.goal,
+        trust=placement.wish.trust,
+        latency_ns=placement.wish.latency,
+        node=placement.node,
+        vcpus=placement.vcpus,
+        emulator_cpus=placement.emulator,
+        memory_bytes=placement.wish.memory,
+        page_bytes=placement.page_bytes,
+        pages=placement.pages,
+        guest_arguments=arguments,
+        xml=domain_xml(host, placement, arguments),
+        why=placement.why,
+    )

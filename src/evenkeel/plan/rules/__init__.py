@@ -1,0 +1,172 @@
+"""The catalogue of rules, one module per subject, and how they become settings.
+
+Adding a rule: write its function and its :class:`Rule` in the module of its subject; it is listed here by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evenkeel.documents.plan import (
+    BootArgument,
+    FileValue,
+    GuestDefinition,
+    InterruptAffinity,
+    Note,
+    Setting,
+    Target,
+)
+from evenkeel.documents.site import Override
+from evenkeel.plan.problems import Problems, did_you_mean
+from evenkeel.plan.rules import clock, guests, interrupts, isolation, kvm, memory, owners, realtime, workqueues
+from evenkeel.plan.rules.rule import Context, Rule, Wanted
+
+# Owners come first: TuneD takes its own settings back when it is stopped.
+_SUBJECTS = (isolation, owners, memory, interrupts, workqueues, clock, kvm, realtime, guests)
+
+#: Every rule, in the order in which its settings are written within their phase.
+CATALOGUE: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)
+
+
+def rule_by_id(identifier: str) -> Rule | None:
+    return next((rule for rule in CATALOGUE if rule.id == identifier), None)
+
+
+def settings(context: Context, problems: Problems) -> tuple[list[Setting], list[Note]]:
+    """All settings that the rules want for a host, with its owner's overrides; and what cannot be a setting."""
+    found: list[Setting] = []
+    for rule in CATALOGUE:
+        if rule.applies(context):
+            found += [_setting(rule, wanted) for wanted in rule.compute(context)]
+    notes = [*interrupts.managed_note(context), *kvm.nx_note(context), *_unknown_arguments(context, found)]
+    found, switched_off = _override(context, found, problems)
+    paths = [setting.target.path for setting in found if isinstance(setting.target, FileValue)]
+    return found, [*notes, *owners.files_note(context, paths), *switched_off]
+
+
+def _setting(rule: Rule, wanted: Wanted) -> Setting:
+    return Setting(
+        id=f"{rule.id}:{wanted.suffix}" if wanted.suffix else rule.id,
+        rule=rule.id,
+        title=rule.title,
+        target=wanted.target,
+        old=wanted.old,
+        new=wanted.new,
+        status=wanted.status,
+        phase=rule.phase,
+        disturbance=rule.disturbance,
+        reason=wanted.reason,
+        inputs=wanted.inputs,
+        verification=rule.verification,
+        risk=rule.risk,
+        source=rule.source,
+    )
+
+
+def _unknown_arguments(context: Context, found: Iterable[Setting]) -> Iterable[Note]:
+    keys = {setting.target.key for setting in found if isinstance(setting.target, BootArgument)}
+    for text in context.facts.kernel.unknown_parameters:
+        if text.partition("=")[0] in keys:
+            yield Note(
+                rule="H-LINT",
+                text=f"kernel {context.facts.kernel.release} said at boot that it does not know {text}: the setting "
+                "has no effect on this kernel.",
+            )
+
+
+def _override(context: Context, found: list[Setting], problems: Problems) -> tuple[list[Setting], list[Note]]:
+    """Replace or drop what the owner of the host decides himself; the reason says so."""
+    about = f"host {context.host}"
+    notes: list[Note] = []
+    for identifier, override in sorted(context.wish.overrides.items()):
+        mine = [setting for setting in found if identifier in (setting.id, setting.rule)]
+        if not mine:
+            if rule_by_id(identifier):
+                notes.append(
+                    Note(rule=identifier, text=f"the override ({override.because}) has nothing to change on this host.")
+                )
+            else:
+                known = {rule.id for rule in CATALOGUE} | {setting.id for setting in found}
+                problems.add(about, f"overrides: there is no rule {identifier}", did_you_mean(identifier, known))
+            continue
+        if override.off:
+            if any(isinstance(setting.target, GuestDefinition) for setting in mine):
+                problems.add(
+                    about,
+                    f"overrides: {identifier} cannot be off, a guest must be defined",
+                    "take the guest out of the site instead",
+                )
+                continue
+            found = [setting for setting in found if setting not in mine]
+            notes += [
+                Note(
+                    rule=setting.rule,
+                    text=f"{setting.id} is switched off by the owner ({override.because}); the rule would set "
+                    f"{describe_target(setting.target)} to {setting.new!r}.",
+                )
+                for setting in mine
+            ]
+        elif override.value is not None:
+            found = _replace(about, identifier, override, mine, found, problems)
+    return found, notes
+
+
+def _replace(
+    about: str,
+    identifier: str,
+    override: Override,
+    mine: list[Setting],
+    found: list[Setting],
+    problems: Problems,
+) -> list[Setting]:
+    if len(mine) > 1:
+        problems.add(
+            about,
+            f"overrides: {identifier} is {len(mine)} settings, and one value cannot be meant for all",
+            f"name one of {', '.join(setting.id for setting in mine[:6])}{', ...' if len(mine) > 6 else ''}",
+        )
+        return found
+    (old,) = mine
+    if not isinstance(old.target, FileValue | BootArgument | InterruptAffinity):
+        problems.add(
+            about,
+            f"overrides: {identifier} has no value of its own",
+            "change the guest in the site, or write off: true",
+        )
+        return found
+    value = override.value or ""
+    target: Target = old.target
+    if isinstance(target, BootArgument) and target.effective_value is not None:
+        # What the kernel would show for another value is not known, so only the command line is compared.
+        target = target.model_copy(update={"effective": None, "effective_value": None})
+    same = target.matches(old.old, value) if isinstance(target, FileValue) else old.old == value
+    new = old.model_copy(
+        update={
+            "target": target,
+            "new": value,
+            "status": old.status if old.status == "absent" else "satisfied" if same else "change",
+            "reason": f"the owner sets it: {override.because} (the rule would set {old.new!r}: {old.reason})",
+        }
+    )
+    return [new if setting is old else setting for setting in found]
+
+
+def describe_target(target: Target) -> str:
+    """What a setting writes to, in a few words."""
+    match target.type:
+        case "file":
+            return target.path
+        case "boot":
+            return f"boot argument {target.after + ' ' if target.after else ''}{target.key}"
+        case "interrupt":
+            return f"interrupt {target.action}"
+        case "thread":
+            return f"kernel thread {target.name}"
+        case "unit":
+            return f"unit {target.unit}"
+        case "guest":
+            return f"guest {target.guest}"
+        case "partition":
+            return f"partition of guest {target.guest} vCPU {target.vcpu}"
+        case "guest_thread":
+            return f"thread of guest {target.guest} vCPU {target.vcpu}"

@@ -1,0 +1,154 @@
+"""Rules about the clock source, timers, statistics and watchdogs: H-TSC, H-WD, R-TIM-1, R-TIM-2.
+
+Source: reference host-tuning §2.3, §2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.plan import Phase
+from evenkeel.plan.rules.rule import (
+    ISOLATING,
+    ONLY_REALTIME,
+    Context,
+    Rule,
+    Wanted,
+    boot_argument,
+    cpus_input,
+    file_value,
+)
+
+
+def tsc_watchdog(context: Context) -> Iterable[Wanted]:
+    """``tsc=nowatchdog`` only where the kernel would watch a TSC that it trusts enough to use.
+
+    The watchdog timer visits each CPU in turn every half second.  The kernel leaves it out by itself for an invariant
+    TSC since 5.16 on up to two sockets (b50db7095fe0) and since 6.2 on up to four (233756a640be).
+    """
+    facts = context.facts
+    if facts.identity.architecture != "x86_64" or facts.clocksource != "tsc" or facts.identity.hypervisor != "none":
+        return
+    packages = len({cpu.package for cpu in facts.cpus if cpu.online})
+    trusted = 4 if context.kernel >= (6, 2) else 2 if context.kernel >= (5, 16) else 0
+    if packages <= trusted:
+        return
+    yield boot_argument(
+        context,
+        "tsc",
+        "nowatchdog",
+        f"the clock source is tsc, {packages} sockets are more than the {trusted} for which kernel "
+        f"{facts.kernel.release} trusts it unwatched, and the watchdog's timer visits every CPU, {context.who()}",
+        inputs={"clocksource": "tsc", "sockets": str(packages), "kernel": facts.kernel.release},
+    )
+
+
+def watchdogs(context: Context) -> Iterable[Wanted]:
+    cpus = context.topology.online - context.isolated
+    yield file_value(
+        context,
+        "/proc/sys/kernel/watchdog_cpumask",
+        format_cpus(cpus),
+        f"{context.who(context.realtime)}, so the lockup watchdog stays on the other CPUs: it looks after the host and "
+        "leaves the guests alone",
+        compare="cpulist",
+        inputs={"not isolated": cpus_input(cpus)},
+        suffix="cpumask",
+    )
+    yield file_value(
+        context,
+        "/proc/sys/kernel/nmi_watchdog",
+        "0",
+        f"{context.who(context.realtime)}; the hard lockup detector interrupts with an NMI that nothing can mask",
+        compare="integer",
+        suffix="nmi",
+    )
+
+
+def timer_migration(context: Context) -> Iterable[Wanted]:
+    yield file_value(
+        context,
+        "/proc/sys/kernel/timer_migration",
+        "1",
+        f"{context.who()}; with 1 timers that such a CPU arms move to a CPU that is awake anyway (vendors disagree: "
+        "TuneD sets 0, the node tuning operator 1; 1 is the kernel's default)",
+        compare="integer",
+    )
+
+
+def intervals(context: Context) -> Iterable[Wanted]:
+    yield file_value(
+        context,
+        "/proc/sys/vm/stat_interval",
+        "10",
+        "memory statistics are folded per CPU by a worker; every 10 s instead of every second disturbs "
+        f"{cpus_input(context.realtime_cpus)} a tenth as often",
+        compare="integer",
+        inputs={"realtime CPUs": cpus_input(context.realtime_cpus)},
+        suffix="stat_interval",
+    )
+    yield file_value(
+        context,
+        "/proc/sys/kernel/hung_task_timeout_secs",
+        "600",
+        "a task that waits for a CPU with a real-time vCPU is late, not hung; 600 s tells the two apart",
+        compare="integer",
+        suffix="hung_task",
+    )
+
+
+RULES = (
+    Rule(
+        id="H-TSC",
+        subject="clock",
+        title="No watchdog timer for a trusted TSC",
+        levels=ONLY_REALTIME,
+        phase=Phase.BOOT,
+        disturbance="reboot",
+        when="boot",
+        risk="a TSC that drifts after all is noticed by nobody and the time is wrong",
+        verification="/proc/cmdline; /sys/devices/system/clocksource/clocksource0/current_clocksource stays tsc",
+        source="kernel: admin-guide/kernel-parameters.txt tsc=; commits b50db7095fe0 (5.16), 233756a640be (6.2)",
+        compute=tsc_watchdog,
+    ),
+    Rule(
+        id="H-WD",
+        subject="clock",
+        title="Lockup watchdogs on the other CPUs only",
+        levels=ONLY_REALTIME,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="runtime",
+        risk="a lockup of an isolated CPU is not reported by the kernel",
+        verification="/proc/sys/kernel/watchdog_cpumask and nmi_watchdog",
+        source="kernel: admin-guide/sysctl/kernel.rst; host-tuning H-WD",
+        compute=watchdogs,
+    ),
+    Rule(
+        id="R-TIM-1",
+        subject="clock",
+        title="Let timers leave isolated CPUs",
+        levels=ISOLATING,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="runtime",
+        risk="vendors contradict each other here; measure both if the last microsecond counts",
+        verification="/proc/sys/kernel/timer_migration",
+        source="cluster-node-tuning-operator (1, with its reason) against TuneD (0); host-tuning R-TIM-1",
+        compute=timer_migration,
+    ),
+    Rule(
+        id="R-TIM-2",
+        subject="clock",
+        title="Collect statistics less often",
+        levels=ONLY_REALTIME,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="runtime",
+        risk="counters in /proc/vmstat lag by up to 10 s; a hung task is reported after 600 s",
+        verification="/proc/sys/vm/stat_interval and /proc/sys/kernel/hung_task_timeout_secs",
+        source="TuneD realtime profile; host-tuning R-TIM-2",
+        compute=intervals,
+    ),
+)

@@ -1,0 +1,68 @@
+"""Rules about other programs that tune the same machine: R-OWN.
+
+Two owners of one value undo each other; on a live cluster that cost the network (seapath/ansible#985).
+Source: reference host-tuning §3, failure mode F11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evenkeel.documents.plan import Note, Phase, UnitState
+from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted
+
+#: Daemons that set what the plan sets, and what each of them would do to it.  irqbalance has its own rule, R-IRQ-4.
+_DAEMONS = {
+    "ksmtuned": "switches page merging on when memory gets short (R-MM-1)",
+    "numad": "moves processes and their memory between nodes, and sets cpusets",
+    "stalld": "boosts starving threads above a vCPU; the fair server and the priorities of this plan do its work",
+    "tuned": "writes sysctls, workqueue masks, interrupt affinities and boot arguments of its profile",
+}
+
+
+def daemons(context: Context) -> Iterable[Wanted]:
+    for owner in context.facts.owners:
+        if owner.name in _DAEMONS:
+            yield Wanted(
+                target=UnitState(unit=f"{owner.name}.service"),
+                old="running" if owner.active else "stopped",
+                new="stopped",
+                reason=f"{owner.name} {_DAEMONS[owner.name]} ({owner.evidence}); each value has one owner",
+                inputs={owner.name: owner.evidence},
+                suffix=owner.name,
+                status="change" if owner.active else "satisfied",
+            )
+
+
+def files_note(context: Context, paths: Iterable[str]) -> Iterable[Note]:
+    """Files that set one of the plan's values again at the next boot.  ``paths``: the files that the plan sets."""
+    keys = {path.removeprefix("/proc/sys/").replace("/", "."): path for path in paths if path.startswith("/proc/sys/")}
+    for owner in context.facts.owners:
+        if owner.name not in ("sysctl.d", "tmpfiles.d"):
+            continue
+        mine = sorted(
+            key for key, path in keys.items() if f"{key} = " in owner.evidence or f"{path} = " in owner.evidence
+        )
+        if mine:
+            yield Note(
+                rule="R-OWN",
+                text=f"{owner.name} sets {', '.join(mine)} too, at every boot ({owner.evidence}); Evenkeel writes its "
+                "own value when it applies the plan, and verification tells when the other one is back.",
+            )
+
+
+RULES = (
+    Rule(
+        id="R-OWN",
+        subject="owners",
+        title="One owner for each value",
+        levels=ISOLATING,
+        phase=Phase.MEMORY,
+        disturbance="live",
+        when="runtime",
+        risk="what the stopped program did besides is no longer done",
+        verification="unit state; values stay as planned",
+        source="host-tuning F11; seapath/ansible#985 (TuneD re-applied on a live cluster)",
+        compute=daemons,
+    ),
+)

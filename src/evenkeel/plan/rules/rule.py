@@ -1,0 +1,211 @@
+"""What a rule is: data plus one small pure function that yields the wanted values.
+
+No rule reads anything but its :class:`Context`.  The catalogue is assembled in :mod:`evenkeel.plan.rules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from evenkeel.documents.cpuset import format_cpus, parse_cpus
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.plan import BootArgument, Disturbance, FileValue, Ledger, Phase, Target
+from evenkeel.documents.site import GoalLevel, HostWish
+from evenkeel.plan.order import boot_value
+from evenkeel.plan.placement import Placement
+from evenkeel.plan.topology import Topology
+
+FLEXIBLE, BALANCED, PERFORMANCE, REALTIME = "flexible", "balanced", "performance", "realtime"
+ALL: frozenset[GoalLevel] = frozenset({"flexible", "balanced", "performance", "realtime"})
+HUGE: frozenset[GoalLevel] = frozenset({"balanced", "performance", "realtime"})
+ISOLATING: frozenset[GoalLevel] = frozenset({"performance", "realtime"})
+ONLY_REALTIME: frozenset[GoalLevel] = frozenset({"realtime"})
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a rule may look at, for one host."""
+
+    host: str
+    wish: HostWish
+    facts: Facts
+    topology: Topology
+    ledger: Ledger
+    placements: tuple[Placement, ...]
+    #: Digest of each guest's domain definition, by name.
+    definitions: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def kernel(self) -> Version:
+        return kernel_version(self.facts.kernel.release)
+
+    @property
+    def preempt_rt(self) -> bool:
+        return self.facts.kernel.preempt_rt
+
+    @cached_property
+    def levels(self) -> frozenset[str]:
+        return frozenset(placement.goal for placement in self.placements)
+
+    @property
+    def housekeeping(self) -> frozenset[int]:
+        return self.ledger.housekeeping
+
+    @property
+    def isolated(self) -> frozenset[int]:
+        return self.ledger.isolated
+
+    @cached_property
+    def realtime(self) -> tuple[Placement, ...]:
+        return tuple(placement for placement in self.placements if placement.goal == "realtime")
+
+    @cached_property
+    def pinned(self) -> tuple[Placement, ...]:
+        return tuple(placement for placement in self.placements if placement.pinned)
+
+    @cached_property
+    def realtime_cpus(self) -> frozenset[int]:
+        """CPUs of realtime guests, their empty siblings included."""
+        return frozenset(cpu for placement in self.realtime for cpu in placement.cpus | placement.idle)
+
+    @cached_property
+    def fifo_cpus(self) -> frozenset[int]:
+        return frozenset(cpu for placement in self.realtime for cpu in placement.fifo_cpus)
+
+    @property
+    def strict(self) -> bool:
+        return any(placement.strict for placement in self.realtime)
+
+    @cached_property
+    def partitions(self) -> bool:
+        """Whether remote cpuset partitions exist: cgroup v2 and cpuset.cpus.exclusive, Linux 6.7."""
+        return self.kernel >= (6, 7) and self.facts.cgroup_version in (2, None)
+
+    def who(self, placements: Iterable[Placement] | None = None) -> str:
+        """``"CPUs 8-11 carry guest plc's vCPUs and their empty siblings"``: what most reasons begin with."""
+        chosen = tuple(self.pinned if placements is None else placements)
+        cpus = frozenset(cpu for placement in chosen for cpu in placement.cpus | placement.idle)
+        idle = " and their empty siblings" if any(placement.idle for placement in chosen) else ""
+        plural = "s" if len(cpus) > 1 else ""
+        verb = "carry" if plural else "carries"
+        return f"CPU{plural} {format_cpus(cpus)} {verb} {guests(chosen)} vCPUs{idle}"
+
+
+def guests(placements: Iterable[Placement]) -> str:
+    """``"guest plc's"``, ``"guests a and b's"``."""
+    names = [placement.name for placement in placements]
+    if len(names) == 1:
+        return f"guest {names[0]}'s"
+    return f"guests {', '.join(names[:-1])} and {names[-1]}'s"
+
+
+def kernel_version(release: str) -> Version:
+    """``"6.12.117+deb12-rt-amd64"`` -> ``(6, 12, 117)``; the empty tuple when it does not start with numbers."""
+    match = re.match(r"\d+(\.\d+)*", release)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One value that a rule asks for.  ``suffix`` makes its id unique; "" when the rule yields one value only."""
+
+    target: Target
+    old: str | None
+    new: str | None
+    reason: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    suffix: str = ""
+    status: Literal["change", "satisfied", "absent"] = "change"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the catalogue (reference host-tuning §2).
+
+    ``levels``: it is asked when a guest of such a goal is on the host.  ``since`` and ``before``: the kernel versions
+    for which it is true.  ``when``: how it can take effect.
+    """
+
+    id: str
+    subject: str
+    title: str
+    levels: frozenset[GoalLevel]
+    phase: Phase
+    disturbance: Disturbance
+    when: Literal["boot", "runtime", "define", "live"]
+    risk: str
+    verification: str
+    source: str
+    compute: Callable[[Context], Iterable[Wanted]]
+    since: Version = ()
+    before: Version | None = None
+
+    def applies(self, context: Context) -> bool:
+        return (
+            bool(self.levels & context.levels)
+            and context.kernel >= self.since
+            and (self.before is None or context.kernel < self.before)
+        )
+
+
+ABSENT = "; this kernel ({release}) has no such file, so there is nothing to set"
+ABSENT_ON_RT = "; a PREEMPT_RT kernel lacks this on purpose, so it is off already"
+
+
+def file_value(
+    context: Context,
+    path: str,
+    new: str,
+    reason: str,
+    *,
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice"] = "text",
+    inputs: dict[str, str] | None = None,
+    suffix: str = "",
+    absent: str = ABSENT,
+) -> Wanted:
+    """A value in a kernel file.  A file that the facts do not know does not exist: status ``absent``."""
+    target = FileValue(path=path, compare=compare)
+    old = context.facts.settings.get(path)
+    inputs = inputs or {}
+    if old is None and path not in context.facts.unreadable:
+        reason += absent.format(release=context.facts.kernel.release)
+        return Wanted(target, None, new, reason, inputs, suffix, "absent")
+    return Wanted(target, old, new, reason, inputs, suffix, "satisfied" if target.matches(old, new) else "change")
+
+
+def boot_argument(
+    context: Context,
+    key: str,
+    new: str,
+    reason: str,
+    *,
+    effective: FileValue | None = None,
+    effective_value: str | None = None,
+    after: str | None = None,
+    inputs: dict[str, str] | None = None,
+    suffix: str = "",
+) -> Wanted:
+    """An argument of the kernel command line.  Satisfied when it is there and its effective file agrees."""
+    target = BootArgument(key=key, after=after, effective=effective, effective_value=effective_value)
+    old = boot_value(context.facts.kernel.command_line, key, after)
+    satisfied = old == new
+    if satisfied and effective is not None and effective.path in context.facts.settings:
+        wanted = new if effective_value is None else effective_value
+        satisfied = effective.matches(context.facts.settings[effective.path], wanted)
+    return Wanted(target, old, new, reason, inputs or {}, suffix, "satisfied" if satisfied else "change")
+
+
+def cpus_input(cpus: frozenset[int]) -> str:
+    """A CPU set as it stands in ``inputs``: the list, or a word for the empty set."""
+    return format_cpus(cpus) or "none"
+
+
+def same_cpus(left: str | None, right: str) -> bool:
+    """Whether two CPU lists name the same CPUs."""
+    return left is not None and parse_cpus(left) == parse_cpus(right)
