@@ -18,7 +18,7 @@ demo: ## from nothing to a proven real-time guest, and a report (15 minutes the 
 
 .PHONY: test
 test: ## all tests but the long ones
-	@tools/setup virtual
+	@tools/setup virtual test
 	@exec $(BIN)/pytest -m 'not long'
 
 .PHONY: test-long
