@@ -168,7 +168,8 @@ def test_headings_go_down_one_step_at_a_time(good: Page) -> None:
 def test_pictures_and_controls_have_names(good: Page) -> None:
     for tag, attributes in good.elements:
         if tag == "svg":
-            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+            named = attributes.get("aria-label") or attributes.get("aria-labelledby")
+            assert named or attributes.get("aria-hidden") == "true"
         if tag == "input":
             assert attributes.get("aria-label")
 

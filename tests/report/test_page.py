@@ -1,4 +1,4 @@
-"""The page in a real browser (Debian's chromium, headless): no error, no request, no sideways scrolling.
+"""The page in a real browser (Chromium without a window): no error, no request, no sideways scrolling.
 
 The browser is driven by nothing but its command line: a wrapper page shows the report in frames of 1280 and 375 px,
 uses it, and writes what it saw into its own document, which ``--dump-dom`` prints.  ``--log-net-log`` names every
@@ -21,11 +21,11 @@ import pytest
 from evenkeel.report.html import render_report
 from tests.report import factories
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 WIDTHS = (1280, 375)
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian package chromium)"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)"),
     pytest.mark.timeout(180),
 ]
 

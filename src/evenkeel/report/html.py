@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 import evenkeel
@@ -22,6 +22,7 @@ from evenkeel.documents.quantity import format_duration, format_size
 from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, percentile_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
+from evenkeel.report.picture import machine_svg
 from evenkeel.report.verdict import Deadline, HostRun, Run, Verdict, judge
 
 PHASES = {
@@ -63,10 +64,8 @@ VERDICTS = {
 }
 
 
-def render_report(
-    run: Run, *, picture: Callable[[Facts, HostPlan], str] | None = None, title: str = "Evenkeel report"
-) -> str:
-    """The page for ``run``.  ``picture`` draws a machine as SVG text that is safe to embed; None: no picture."""
+def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
+    """The page for ``run``: HTML that needs nothing beside it."""
     verdict = judge(run)
     several = len(run.plan.hosts) > 1
     sections: list[tuple[str, str, Markup]] = []
@@ -76,7 +75,7 @@ def render_report(
         suffix = f" · {host.name}" if several else ""
         for name, heading, body in (
             ("effect", "Before and after", _effect(of_host)),
-            ("machine", "Machine", _machine(host, of_host, picture)),
+            ("machine", "Machine", _machine(host, of_host)),
             ("latency", "Latency", _latency(of_host)),
             ("guests", "Guests", _guests(host, of_host, prefix)),
             ("plan", "Plan", _settings(host, of_host, f"{prefix}settings")),
@@ -267,18 +266,20 @@ def _bar(name: str, share: float) -> Markup:
 # -- machine ----------------------------------------------------------------------------------------------------------
 
 
-def _machine(host: HostPlan, run: HostRun, picture: Callable[[Facts, HostPlan], str] | None) -> Markup:
+def _machine(host: HostPlan, run: HostRun) -> Markup:
     facts = run.facts_after or run.facts_before
-    roles = [(name, cpus, what) for name, cpus, what in _roles(host) if cpus]
+    ledger = [(name, cpus, what) for name, cpus, what in _ledger(host) if cpus]
     parts: list[Content] = [el("p", _identity(facts), class_="lead") if facts else None]
-    if picture is not None and facts is not None:
-        parts.append(el("div", trusted(picture(facts, host)), class_="picture", tabindex="0"))
+    if facts is not None:
+        # The picture escapes by itself (tests/report/test_picture.py); it is wider than a phone and scrolls in its box.
+        drawn = trusted(machine_svg(facts, _roles(host), notes=_notes_on_cpus(host), title=host.name))
+        parts.append(el("div", drawn, class_="picture", tabindex="0"))
     parts.append(
         _table(
             ("Role", "CPUs", "Who runs there"),
             [
                 (el("th", name, scope="row"), _cell("CPUs", _value(format_cpus(cpus))), _cell("Who runs there", what))
-                for name, cpus, what in roles
+                for name, cpus, what in ledger
             ],
             caption="The CPU ledger: every CPU has one owner",
         )
@@ -290,7 +291,22 @@ def _machine(host: HostPlan, run: HostRun, picture: Callable[[Facts, HostPlan], 
     return join(*parts)
 
 
-def _roles(host: HostPlan) -> list[tuple[str, frozenset[int], str]]:
+def _roles(host: HostPlan) -> dict[int, str]:
+    """CPU -> name of its role, as the picture calls them."""
+    names = ("housekeeping", "data_plane", "realtime", "idle", "shared")
+    return {cpu: name for name in names for cpu in getattr(host.ledger, name)}
+
+
+def _notes_on_cpus(host: HostPlan) -> dict[int, str]:
+    found: dict[int, list[str]] = {}
+    for guest in host.guests:
+        for vcpu in guest.vcpus:
+            for cpu in vcpu.cpus if len(vcpu.cpus) == 1 else ():
+                found.setdefault(cpu, []).append(f"vCPU {vcpu.index} of {guest.name}")
+    return {cpu: ", ".join(words) for cpu, words in found.items()}
+
+
+def _ledger(host: HostPlan) -> list[tuple[str, frozenset[int], str]]:
     ledger = host.ledger
     return [
         ("housekeeping", ledger.housekeeping, "the host itself, device interrupts, emulator and I/O threads of guests"),

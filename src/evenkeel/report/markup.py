@@ -26,7 +26,7 @@ Content = Markup | str | int | None
 
 def trusted(text: str) -> Markup:
     """Take ``text`` as markup.  For package data and for pictures that escape by themselves, never for a document."""
-    return Markup(text)
+    return Markup(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def text(value: str | int) -> Markup:
