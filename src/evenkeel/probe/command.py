@@ -33,10 +33,10 @@ def find_program(name: str, root: str = "/") -> str:
     raise StepFailed("the machine has no %s; install the package that brings it" % name, 2)
 
 
-def run(argv: list[str], timeout_s: float = 60.0, stdin: str | None = None, root: str = "/") -> dict[str, Any]:
+def run(argv: list[str], within_s: float = 60.0, stdin: str | None = None, root: str = "/") -> dict[str, Any]:
     """Operation: run a program to its end.  Returns ``rc``, ``stdout``, ``stderr``.
 
-    After ``timeout_s`` seconds it and its children are killed and StepFailed is raised.
+    After ``within_s`` seconds it and its children are killed and StepFailed is raised.
     """
     if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
         raise StepFailed("a command is a list of texts")
@@ -55,19 +55,19 @@ def run(argv: list[str], timeout_s: float = 60.0, stdin: str | None = None, root
     except OSError as error:
         raise from_os_error(error, "cannot start %s" % program, program) from None
     try:
-        out, err = process.communicate(stdin.encode() if stdin is not None else None, timeout_s)
+        out, err = process.communicate(stdin.encode() if stdin is not None else None, within_s)
     except subprocess.TimeoutExpired:
         _end(process)
-        raise StepFailed("%s did not end within %.0f s and was killed" % (" ".join(argv), timeout_s), 110) from None
+        raise StepFailed("%s did not end within %.0f s and was killed" % (" ".join(argv), within_s), 110) from None
     except BaseException:
         _end(process)
         raise
     return {"rc": process.returncode, "stdout": _text(out), "stderr": _text(err)}
 
 
-def output(argv: list[str], timeout_s: float = 60.0, stdin: str | None = None, root: str = "/") -> str:
+def output(argv: list[str], within_s: float = 60.0, stdin: str | None = None, root: str = "/") -> str:
     """What a program that must succeed prints on stdout.  Raises StepFailed with what it said on stderr."""
-    done = run(argv, timeout_s, stdin, root)
+    done = run(argv, within_s, stdin, root)
     if done["rc"] != 0:
         said = (done["stderr"].strip() or done["stdout"].strip()).splitlines()
         raise StepFailed("%s failed (exit code %d): %s" % (" ".join(argv), done["rc"], " / ".join(said[-6:])))

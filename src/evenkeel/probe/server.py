@@ -27,6 +27,7 @@ OPERATIONS = {
     # reading and writing (evenkeel.probe.write): journaled, read back
     "read": "evenkeel.probe.write:read_files",
     "apply_step": "evenkeel.probe.write:apply_step",
+    "check_steps": "evenkeel.probe.write:check_steps",
     "undo_step": "evenkeel.probe.write:undo_step",
     "journal_read": "evenkeel.probe.journal:read_journal",
     "journal_note": "evenkeel.probe.journal:note",

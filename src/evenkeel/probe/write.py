@@ -52,7 +52,7 @@ def read_files(paths: list[str], root: str = "/") -> dict[str, Any]:
         if content is None:
             errors[path] = "ENOENT"
         else:
-            values[path] = content.rstrip("\n").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            values[path] = content.rstrip("\n")
     return {"values": values, "errors": errors}
 
 
@@ -66,13 +66,15 @@ def apply_step(
 ) -> dict[str, Any]:
     """Operation: bring one thing to its wanted state.
 
-    Returns ``outcome``: unchanged, done, refused (the kernel keeps it to itself) or would_change (``dry_run``);
+    Returns ``outcome``: unchanged, absent, done, refused (the kernel keeps it to itself) or would_change (``dry_run``);
     ``old`` and ``read_back`` as a person writes them; ``message``.  Raises StepFailed when it did not work: the intent
     stays in the journal, so that it is undone with the rest.
     """
     kind = kind_of(step)
     state = _snapshot(kind, step, root)
     old = kind.shown(step, state)
+    if state is None and getattr(kind, "ABSENT_IS_FINE", False):
+        return {"outcome": "absent", "old": None, "read_back": None, "message": "not there now, so nothing to set"}
     if kind.satisfied(step, state):
         return {"outcome": "unchanged", "old": old, "read_back": old, "message": None}
     if dry_run:
@@ -95,6 +97,17 @@ def apply_step(
         raise
     journal.append("done", plan_sha256, number, read_back=read_back, **names)
     return {"outcome": "done", "old": old, "read_back": read_back, "message": None}
+
+
+def check_steps(steps: list[dict[str, Any]], root: str = "/") -> list[dict[str, Any]]:
+    """Operation: what :func:`apply_step` would do with each, without writing; a step that fails gives ``error``."""
+    found = []
+    for step in steps:
+        try:
+            found.append(apply_step(step, dry_run=True, root=root))
+        except StepFailed as failure:
+            found.append({"outcome": "failed", "old": None, "read_back": None, "error": failure.describe()})
+    return found
 
 
 def undo_step(sequence: int, root: str = "/") -> dict[str, Any]:

@@ -42,7 +42,7 @@ def snapshot(step: dict[str, Any], root: str) -> str:
         {
             "file": config.snapshot({"path": DROP_IN}, root),
             "entries": entries(text or ""),
-            "sha256": hashlib.sha256((text or "").encode("utf-8", "surrogateescape")).hexdigest(),
+            "sha256": hashlib.sha256((text or "").encode()).hexdigest(),
         }
     )
 
@@ -122,20 +122,18 @@ def entries(grub_cfg: str) -> list[dict[str, str]]:
 
 
 def missing(arguments: list[dict[str, Any]], line: str) -> list[str]:
-    """The arguments that ``line`` does not have exactly as wanted."""
+    """The arguments that ``line`` does not have exactly as wanted: once, with this value, at this place."""
     words = line.split()
     pairs = [(words[index - 1] if index else "", word) for index, word in enumerate(words)]
     lacking = []
     for argument in arguments:
         wanted = word_of(argument)
-        after = argument.get("after")
-        found = [
-            word
-            for before, word in pairs
-            if same_key(word, argument["key"]) and (before == after if after else not _is_pair(before, word))
-        ]
-        if found != ([wanted] if wanted is not None else []):
-            lacking.append(" ".join(filter(None, (after, wanted or "(no %s)" % argument["key"]))))
+        found = [word for before, word in pairs if _is_ours(argument, before, word)]
+        there = found == ([wanted] if wanted is not None else [])
+        if argument.get("after") and wanted is not None:
+            there = there and (argument["after"], wanted) in pairs
+        if not there:
+            lacking.append(" ".join(filter(None, (argument.get("after"), wanted or "(no %s)" % argument["key"]))))
     return lacking
 
 
@@ -151,9 +149,16 @@ def same_key(word: str, key: str) -> bool:
     return word.partition("=")[0].replace("-", "_") == key.replace("-", "_")
 
 
-def _is_pair(before: str, word: str) -> bool:
-    """``hugepages=`` belongs to the ``hugepagesz=`` before it; alone it is another argument."""
-    return before.startswith("hugepagesz=") and word.startswith("hugepages=")
+def _is_ours(argument: dict[str, Any], before: str, word: str) -> bool:
+    """Whether ``word`` is the argument, or what it takes the place of.
+
+    A ``hugepages=`` without a size before it counts too: it means the default size, which a plan sets.
+    The count for another size does not.
+    """
+    if not same_key(word, argument["key"]):
+        return False
+    after = argument.get("after")
+    return not after or before == after or before.partition("=")[0] != after.partition("=")[0]
 
 
 def drop_in(arguments: list[dict[str, Any]]) -> str:
@@ -175,20 +180,28 @@ def drop_in(arguments: list[dict[str, Any]]) -> str:
         "# Written by Evenkeel; removed by `evenkeel rollback`.  Sourced by grub-mkconfig after /etc/default/grub.",
         "# Takes the arguments that Evenkeel owns out of what was there, and appends its own.",
         "evenkeel_strip() {",
-        "    evenkeel_kept= evenkeel_held=",
+        "    evenkeel_kept= evenkeel_held= evenkeel_before=",
         "    set -f",
         "    for evenkeel_word in $1; do",
+        '        evenkeel_pair="$evenkeel_before $evenkeel_word"',
+        "        evenkeel_before=$evenkeel_word",
     ]
     if paired:
+        sizes = _unique([(after.partition("=")[0], key) for after, key in paired])
         lines += [
+            # A size is held back until the next word says whether it is the one of our pair.
             '        if [ -n "$evenkeel_held" ]; then',
-            '            case "$evenkeel_held $evenkeel_word" in',
-            *("            '%s '%s=*) evenkeel_held=; continue ;;" % pair for pair in _unique(paired)),
+            '            case "$evenkeel_pair" in',
+            *('            "%s "%s=*) evenkeel_held=; continue ;;' % pair for pair in _unique(paired)),
             "            esac",
             '            evenkeel_kept="$evenkeel_kept $evenkeel_held"; evenkeel_held=',
             "        fi",
             '        case "$evenkeel_word" in',
-            *("        '%s') evenkeel_held=$evenkeel_word; continue ;;" % after for after, _ in _unique(paired)),
+            *('        "%s") evenkeel_held=$evenkeel_word; continue ;;' % after for after, _ in _unique(paired)),
+            "        esac",
+            '        case "$evenkeel_pair" in',
+            *('        %s=*" "%s=*) ;;' % pair for pair in sizes),
+            *('        *" "%s=*) continue ;;' % key for _, key in sizes),
             "        esac",
         ]
     if single:

@@ -21,7 +21,7 @@ _PAGES_ATTEMPTS = 8
 
 
 def read_value(path: str, root: str) -> str | None:
-    """The exact content, or None when there is no such file.  Bytes that are no UTF-8 survive as surrogates."""
+    """The exact content, or None when there is no such file.  Raises StepFailed for one that cannot be read."""
     try:
         descriptor = os.open(inside(root, path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (FileNotFoundError, NotADirectoryError):
@@ -33,10 +33,12 @@ def read_value(path: str, root: str) -> str | None:
         while True:
             part = os.read(descriptor, 1 << 16)
             if not part:
-                return b"".join(parts).decode("utf-8", "surrogateescape")
+                return b"".join(parts).decode()
             parts.append(part)
     except OSError as error:
         raise from_os_error(error, "cannot read", path) from None
+    except UnicodeDecodeError:
+        raise StepFailed("is no text", None, path) from None
     finally:
         os.close(descriptor)
 
@@ -49,7 +51,7 @@ def write_value(path: str, content: str, root: str) -> None:
     # O_TRUNC is what a shell's > does; kernel files ignore it, a regular file must not keep a longer old value's tail.
     descriptor = os.open(inside(root, path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        data = content.encode("utf-8", "surrogateescape")
+        data = content.encode()
         if os.write(descriptor, data) != len(data):
             raise OSError(5, "the kernel took only a part of the value")
     finally:

@@ -35,8 +35,8 @@ _SHUTDOWN_S = 60.0
 _HELPER = re.compile(r"kvm-nx-lpage|kvm-pit|kvm_nx|vhost-")
 
 
-def _virsh(*words: str, timeout_s: float = 60.0, stdin: str | None = None, root: str = "/") -> str:
-    return command.output(["virsh", "-c", "qemu:///system", *words], timeout_s, stdin, root)
+def _virsh(*words: str, within_s: float = 60.0, stdin: str | None = None, root: str = "/") -> str:
+    return command.output(["virsh", "-c", "qemu:///system", *words], within_s, stdin, root)
 
 
 def _is_defined(guest: str, root: str) -> bool:
@@ -126,7 +126,7 @@ class Definition:
                 _virsh("define", "/dev/stdin", stdin=old["xml"], root=root)
         config.undo({"path": _record(guest)}, old["record"], root)
         if old["power"] == "running" and _power(guest, root) == "shut off":
-            _virsh("start", guest, timeout_s=_START_TIMEOUT_S, root=root)
+            _virsh("start", guest, within_s=_START_TIMEOUT_S, root=root)
 
 
 class Power:
@@ -153,7 +153,7 @@ class Power:
             _virsh("resume", guest, root=root)
         elif state == "shut off":
             paused = ("--paused",) if step["value"] == "paused" else ()
-            _virsh("start", *paused, guest, timeout_s=_START_TIMEOUT_S, root=root)
+            _virsh("start", *paused, guest, within_s=_START_TIMEOUT_S, root=root)
         elif state == "absent":
             raise StepFailed("the guest %s is not defined" % guest, 2)
         else:

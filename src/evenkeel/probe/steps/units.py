@@ -17,6 +17,8 @@ PERSISTENT = True
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,254}\Z")
 _RUNNING = ("active", "activating", "reloading", "refreshing")
 _MASKED = ("masked", "masked-runtime")
+#: Nothing starts a unit in these states by itself at boot.
+_QUIET = (*_MASKED, "disabled")
 
 
 def snapshot(step: dict[str, Any], root: str) -> str | None:
@@ -40,7 +42,7 @@ def snapshot(step: dict[str, Any], root: str) -> str | None:
 def satisfied(step: dict[str, Any], state: str | None) -> bool:
     found = json.loads(state or "{}")
     if step["value"] == "stopped":  # a unit that is not installed does not run
-        return state is None or (found["active"] not in _RUNNING and found["enabled"] in _MASKED)
+        return state is None or (found["active"] not in _RUNNING and found["enabled"] in _QUIET)
     return bool(found) and found["active"] == "active"
 
 
@@ -50,7 +52,7 @@ def shown(step: dict[str, Any], state: str | None) -> str | None:
     found = json.loads(state)
     if found["active"] in _RUNNING:
         return "running"
-    return "stopped" if found["enabled"] in _MASKED else "stopped (%s)" % (found["enabled"] or "not masked")
+    return "stopped" if found["enabled"] in _QUIET else "stopped (%s)" % (found["enabled"] or "not masked")
 
 
 def write(step: dict[str, Any], state: str | None, root: str) -> None:
