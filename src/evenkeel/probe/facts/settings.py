@@ -78,15 +78,16 @@ def read_settings(root: Root) -> dict[str, str]:
         folder = "/sys/module/%s/parameters" % module
         for name in root.listdir(folder):
             read("%s/%s" % (folder, name))
-    for path in _per_node(root) + _per_cpu(root) + _per_queue(root):
+    for path in _huge_pages(root) + _per_cpu(root) + _per_queue(root):
         read(path)
     return found
 
 
-def _per_node(root: Root) -> list[str]:
+def _huge_pages(root: Root) -> list[str]:
+    """The pools of each node, and those of the whole machine, which spread evenly what is written to them."""
+    nodes = root.numbered("/sys/devices/system/node", "node")
     paths = []
-    for node in root.numbered("/sys/devices/system/node", "node"):
-        folder = "/sys/devices/system/node/node%d/hugepages" % node
+    for folder in ["/sys/kernel/mm/hugepages"] + ["/sys/devices/system/node/node%d/hugepages" % node for node in nodes]:
         paths += ["%s/%s/nr_hugepages" % (folder, pool) for pool in root.listdir(folder)]
     return paths
 
