@@ -35,23 +35,20 @@ def read_partitions(root: Root) -> list[dict[str, Any]]:
 
 
 def _walk(root: Root, path: str, partitions: list[dict[str, Any]]) -> None:
-    # The listing tells what is there without a failed open for each of hundreds of groups.
-    names = root.listdir(CGROUP + path)
-    if "cpuset.cpus.effective" not in names:
+    folder = CGROUP + path
+    if not root.exists(folder + "/cpuset.cpus.effective"):
         return  # the cpuset controller ends here: no group below can have it
-    if "cpuset.cpus.partition" in names:  # every group but the root
-        folder = CGROUP + path
-        state = root.read(folder + "/cpuset.cpus.partition") or "member"
-        exclusive = root.read(folder + "/cpuset.cpus.exclusive")  # since 6.7
-        if state != "member" or exclusive:
-            partitions.append(
-                {
-                    "path": path,
-                    "cpus": format_list(parse_list(root.read(folder + "/cpuset.cpus"))),
-                    "exclusive": format_list(parse_list(exclusive)),
-                    "effective": format_list(parse_list(root.read(folder + "/cpuset.cpus.effective"))),
-                    "state": state,
-                }
-            )
-    for name in root.folders(CGROUP + path):
+    state = root.read(folder + "/cpuset.cpus.partition") or "member"  # the root has none
+    exclusive = root.read(folder + "/cpuset.cpus.exclusive")  # since 6.7
+    if state != "member" or exclusive:
+        partitions.append(
+            {
+                "path": path,
+                "cpus": format_list(parse_list(root.read(folder + "/cpuset.cpus"))),
+                "exclusive": format_list(parse_list(exclusive)),
+                "effective": format_list(parse_list(root.read(folder + "/cpuset.cpus.effective"))),
+                "state": state,
+            }
+        )
+    for name in root.folders(folder):
         _walk(root, "%s/%s" % (path, name), partitions)

@@ -27,7 +27,7 @@ def read_nics(root: Root, node_of: dict[str, int | None], actions: dict[int, str
             continue  # bonding_masters is a file among the interfaces
         place = root.canonical(folder)
         pci = pci_parent(root, place)
-        queues = root.listdir(folder + "/queues")
+        queues = folder + "/queues"
         mac = root.read(folder + "/address")
         nics.append(
             {
@@ -36,8 +36,8 @@ def read_nics(root: Root, node_of: dict[str, int | None], actions: dict[int, str
                 "driver": root.link_name(folder + "/device/driver"),
                 "node": node_of.get(pci) if pci else _node_above(root, place),
                 "mac": mac if mac and mac.strip("0:") else None,
-                "rx_queues": sum(queue.startswith("rx-") for queue in queues),
-                "tx_queues": sum(queue.startswith("tx-") for queue in queues),
+                "rx_queues": len(root.numbered(queues, "rx-")),
+                "tx_queues": len(root.numbered(queues, "tx-")),
                 "operstate": root.read(folder + "/operstate"),
                 "interrupts": _actions(root, pci, actions),
             }

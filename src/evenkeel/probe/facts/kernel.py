@@ -195,6 +195,6 @@ def read_kvm(root: Root) -> tuple[bool | None, dict[str, dict[str, str]]]:
         found = {name: root.read("%s/%s" % (folder, name)) for name in root.listdir(folder)}
         if found:
             parameters[module] = {name: text for name, text in found.items() if text is not None}
-    if not root.listdir("/sys/module"):
+    if not root.is_folder("/sys/module"):
         return None, parameters
     return root.exists("/dev/kvm") and ("kvm" in parameters or root.is_folder("/sys/module/kvm")), parameters

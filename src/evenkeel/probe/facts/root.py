@@ -148,7 +148,11 @@ class Root:
     def numbered(self, path: str, prefix: str) -> list[int]:
         """Numbers N of the entries ``prefixN`` in a folder, ascending: the CPUs of /sys/devices/system/cpu."""
         pattern = re.compile(re.escape(prefix) + r"(\d+)\Z")
-        return sorted(int(match.group(1)) for match in map(pattern.match, self.listdir(path)) if match)
+        found = sorted(int(match.group(1)) for match in map(pattern.match, self.listdir(path)) if match)
+        if self._recording and path != "/proc":  # of processes, only those that are read belong into a recording
+            for number in found:
+                self._recording.add_folder("%s/%s%d" % (self.canonical(path), prefix, number))
+        return found
 
     def exists(self, path: str) -> bool:
         """Whether there is anything at ``path``, links followed."""
