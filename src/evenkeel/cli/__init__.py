@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"evenkeel {__version__}")
         return 0
-    from evenkeel.cli.root import run
+    try:
+        from evenkeel.cli.root import run
 
-    return run(arguments)
+        return run(arguments)
+    except KeyboardInterrupt:
+        # Here and not in root: Ctrl-C may come while the imports run.
+        print("interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell reports it

@@ -3,7 +3,8 @@
 A verb is the module ``evenkeel.cli.VERB``.  It has ``register(app: typer.Typer) -> None``, which adds one command
 named like the verb; a verb with commands of its own has ``app: typer.Typer`` instead.  It may return an exit code or
 raise ``typer.Exit(code)`` after it has printed its result; everything else it raises as an EvenkeelError.
-An indented paragraph of its docstring is shown as it stands: that is where the example goes.
+A paragraph of its docstring that is indented, or whose lines start with ``evenkeel``, is shown as it stands: that is
+where the example goes.
 
 Importing this module must not import any verb, pydantic or rich: shell completion and ``--help`` pay for it.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,10 +23,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from evenkeel.errors import EXIT_NOT_AS_WANTED, EXIT_WRONG_INPUT, EvenkeelError
+from evenkeel.errors import EXIT_WRONG_INPUT, EvenkeelError, WrongInput
 
 EXIT_DEFECT = 70  # EX_SOFTWARE of sysexits.h
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_READER_GONE = 141  # 128 + SIGPIPE, as a shell reports it
 COMPLETE_VARIABLE = "_EVENKEEL_COMPLETE"
 
@@ -96,16 +97,18 @@ def _settle(command: Any) -> None:
 
 
 def _keep_indented(text: str | None) -> str | None:
-    r"""Mark indented paragraphs with ``\b``, the sign by which they are not wrapped anew."""
+    r"""Mark paragraphs that must not be wrapped anew with ``\b``: indented ones, and examples (``evenkeel ...``)."""
     if text is None:
         return None
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(
-        "\b\n" + paragraph
-        if not paragraph.startswith("\b") and any(line[:1] == " " for line in paragraph.splitlines())
-        else paragraph
-        for paragraph in paragraphs
-    )
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if lines and all(line.startswith("evenkeel ") for line in lines):
+            lines = ["  " + line for line in lines]
+        if any(line.startswith(" ") for line in lines) and lines[0] != "\b":
+            lines.insert(0, "\b")
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
 
 
 def root_command() -> Any:
@@ -133,7 +136,7 @@ def _print_version() -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command.  Every way it can end becomes an exit code; errors are told on stderr.
+    """Run one command.  Every way it can end but Ctrl-C becomes an exit code; errors are told on stderr.
 
     With ``--json`` an error that comes before any result is also one JSON object on stdout: ``{"error": {...}}``.
     """
@@ -144,14 +147,10 @@ def run(arguments: Sequence[str]) -> int:
         code = _invoke(arguments)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except typer.Exit as end:
         return end.exit_code
     except typer.Abort:
-        print("aborted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        raise KeyboardInterrupt from None
     except typer.TyperException as error:
         return _usage_error(error, arguments)
     except EvenkeelError as error:
@@ -201,9 +200,8 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> int:
         return EXIT_WRONG_INPUT
     hint = f"{context.command_path} --help" if context else None
     message = error.format_message().rstrip(".")
-    told = EvenkeelError(message[:1].lower() + message[1:], hint=f"see `{hint}`" if hint else None)
-    _tell(told, arguments)
-    return EXIT_WRONG_INPUT if error.exit_code == EXIT_NOT_AS_WANTED else error.exit_code
+    told = WrongInput(message[:1].lower() + message[1:], hint=f"see `{hint}`" if hint else None)
+    return _tell(told, arguments)
 
 
 def _defect(error: Exception, arguments: Sequence[str]) -> int:
@@ -221,15 +219,20 @@ def _defect(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _reader_gone() -> bool:
-    """True when nobody reads our stdout any more, as in ``evenkeel facts | head -1``.
+    """True when nobody reads our stdout or stderr any more, as in ``evenkeel facts | head -1``.
 
-    A pipe to a machine can break too; that one is a defect to be told, so the streams are asked.
+    A pipe to a machine can break too; that one is a defect to be told, so the kernel is asked which pipe it was.
     """
+    gone = False
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except BrokenPipeError:
+            number = stream.fileno()
+        except (OSError, ValueError):  # replaced by something in memory
+            continue
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
             # The interpreter flushes once more at its end; give it a place where that works.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            return True
-    return False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            gone = True
+    return gone

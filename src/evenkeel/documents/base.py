@@ -45,17 +45,19 @@ class Document(Model):
     def from_json(cls, text: str, *, file: str) -> Self:
         """Read a saved document.  Raises WrongInput that names ``file`` and the first wrong key."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise WrongInput(
                 f"not JSON: {error.msg}",
                 where=Where(file, error.lineno, error.colno),
                 hint=f"expected a {cls.__name__} document, as written by an evenkeel command",
             ) from None
+        except (ValueError, RecursionError) as error:  # a number of 5000 digits, a thousand brackets
+            raise WrongInput(f"not a {cls.__name__} document: {error}", where=Where(file)) from None
         found = raw.get("kind") if isinstance(raw, dict) else None
         if found != cls.__name__:
             raise WrongInput(
-                f"this is {'a ' + found + ' document' if found else 'not an Evenkeel document'}, "
+                f"this is {f'a {found} document' if isinstance(found, str) else 'not an Evenkeel document'}, "
                 f"a {cls.__name__} document is needed here",
                 where=Where(file),
             )
@@ -69,6 +71,10 @@ class Document(Model):
                 where=Where(file),
                 hint=f"written by another version of evenkeel? make the {cls.__name__} document anew",
             ) from None
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def digest(data: Any) -> str:

@@ -1,0 +1,172 @@
+"""Files that a user names: what is read, what is refused, and that a written file is whole or untouched."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from evenkeel.cli import files
+from evenkeel.documents.findings import Findings
+from evenkeel.documents.journal import Journal
+from evenkeel.documents.plan import Plan
+from evenkeel.documents.site import Site
+from evenkeel.errors import EvenkeelError, Where, WrongInput
+
+SITE = "version: 1\nhosts:\n  cell:\n    address: local\n"
+GUESTS = "version: 1\nguests:\n  plc: {vcpus: 1, memory: 1GiB}\n"
+JOURNAL = Journal(host="cell")
+
+
+# -- sites --------------------------------------------------------------------------------------------------------
+
+
+def test_a_site_is_a_file_a_folder_or_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "10-hosts.yaml").write_text(SITE)
+    (tmp_path / "20-guests.yml").write_text(GUESTS)
+    (tmp_path / "notes.txt").write_text("not a site")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SITE.encode())))
+    assert files.load_site(tmp_path / "10-hosts.yaml") == files.load_site("-")
+    assert list(files.load_site(tmp_path).guests) == ["plc"]
+
+
+def test_the_place_of_a_mistake_in_a_folder_is_in_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(SITE)
+    (tmp_path / "b.yaml").write_text(GUESTS.replace("1GiB", "1"))
+    with pytest.raises(WrongInput) as caught:
+        files.load_site(tmp_path)
+    assert caught.value.where == Where(str(tmp_path / "b.yaml"), 3, 27)
+
+
+def test_a_folder_without_a_site(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="no site file in the folder"):
+        files.load_site(tmp_path)
+
+
+def test_plan_or_site_is_told_by_its_content(tmp_path: Path) -> None:
+    plan = Plan(site_sha256="0", hosts=())
+    files.save_document(tmp_path / "plan", plan)
+    (tmp_path / "site").write_text(SITE)
+    assert files.load_plan_or_site(tmp_path / "plan") == plan
+    assert isinstance(files.load_plan_or_site(tmp_path / "site"), Site)
+
+
+# -- documents ----------------------------------------------------------------------------------------------------
+
+
+def test_a_document_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    files.save_document(tmp_path / "journal.json", JOURNAL)
+    assert (tmp_path / "journal.json").read_text() == JOURNAL.to_json()
+    assert files.load_document(Journal, tmp_path / "journal.json") == JOURNAL
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ('{"kind": "Journal",\n "version": }', "not JSON: Expecting value", 2),
+        ("", "not JSON", 1),
+        ("[]", "not an Evenkeel document", None),
+        (JOURNAL.to_json(), "this is a Journal document, a Findings document is needed here", None),
+        ('{"kind": "Findings", "version": 2}', "version: ", None),
+        ('{"kind": "Findings", "version": 1, "host": "a", "kernel": "b", "more": 1}', "more: ", None),
+        ('{"kind": ["Findings"]}', "not an Evenkeel document", None),
+        ('{"kind": "Findings", "version": NaN}', "NaN is not a number in JSON", None),
+        ('{"kind": "Findings", "version": 9' + "9" * 5000 + "}", "not a Findings document", None),
+        ("[" * 100_000, "not a Findings document", None),
+    ],
+)
+def test_what_is_not_the_document_is_refused(text: str, message: str, line: int | None, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(WrongInput, match=message) as caught:
+        files.load_document(Findings, tmp_path / "x.json")
+    assert caught.value.where is not None
+    assert (caught.value.where.file, caught.value.where.line) == (str(tmp_path / "x.json"), line)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SITE)
+    with pytest.raises(WrongInput, match="there is no file") as caught:
+        files.load_site(tmp_path / "site.yml")
+    assert caught.value.hint == f"did you mean {tmp_path / 'site.yaml'}?"
+
+
+def test_what_cannot_be_read_is_wrong_input(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"version: 1\nho\xffsts:\n")
+    cases = {
+        str(tmp_path): "is a folder",
+        str(tmp_path / "nowhere" / "site.yaml"): "there is no file",
+        str(tmp_path / "binary" / "x"): "Not a directory",
+        str(tmp_path / "binary"): "not UTF-8 text: byte 0xff",
+        "a\0b": "is not the name of a file",
+        "x" * 5000: "File name too long",
+    }
+    for path, message in cases.items():
+        with pytest.raises(WrongInput, match=message) as caught:
+            files.read_text(path)
+        if path.endswith("binary"):
+            assert caught.value.where == Where(path, 2, 3)
+
+
+def test_a_text_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
+    with pytest.raises(WrongInput, match="too large"):
+        files.read_text("/dev/zero")
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    fails: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no")
+
+    target = tmp_path / "plan.json"
+    target.write_text("old")
+    owner: object = os if fails == "fsync" else Path
+    monkeypatch.setattr(owner, fails, fail)
+    with pytest.raises(EvenkeelError, match=r"cannot write .*plan\.json") as caught:
+        files.save_text(target, "new")
+    assert caught.value.exit_code == (1 if number == errno.ENOSPC else 2)
+    assert [item.name for item in tmp_path.iterdir()] == ["plan.json"]
+    assert target.read_text() == "old"
+
+
+def test_a_real_full_device() -> None:
+    with pytest.raises(EvenkeelError, match="cannot write /dev/full: No space left on device"):
+        files.save_text("/dev/full", "x")
+
+
+def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput) as caught:
+        files.save_text(tmp_path / "out" / "plan.json", "x")
+    assert caught.value.hint == f"make the folder first: mkdir -p {tmp_path / 'out'}"
+
+
+def test_mode_and_links_are_kept(tmp_path: Path) -> None:
+    target, link, fresh = tmp_path / "plan.json", tmp_path / "link", tmp_path / "fresh"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    files.save_text(link, "new")
+    files.save_text(fresh, "x")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    assert fresh.stat().st_mode == plain.stat().st_mode, "as an ordinary write makes it"
+
+
+def test_dash_is_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    files.save_text("-", "text\n")
+    assert capsys.readouterr().out == "text\n"
