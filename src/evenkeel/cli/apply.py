@@ -1,0 +1,140 @@
+"""`evenkeel apply PLAN|SITE`: write a plan to its hosts.  Thin: parse, call, print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evenkeel.apply.report import ApplyReport
+    from evenkeel.documents.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="apply")(apply)
+
+
+def apply(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PLAN|SITE", help="A saved plan, or a site to be planned first.", show_default=False),
+    ],
+    reboot: Annotated[
+        bool, typer.Option("--reboot", help="Reboot hosts whose kernel command line changes, and go on.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a reboot or a restart.")] = False,
+    restart_guests: Annotated[
+        bool, typer.Option("--restart-guests", help="Shut down running guests whose definition changes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> int:
+    """Write a plan to its hosts: boot layer, reboot, boot gate, settings, guests.
+
+    Every value is read back, and what was there before is in a journal on the host: `evenkeel rollback` undoes it.
+    When a step fails, or on Ctrl-C, what this run wrote is undone (exit code 4); a second Ctrl-C leaves at once.
+    A second apply changes nothing and says so.
+
+      evenkeel apply plan.json --dry-run
+
+      evenkeel apply plan.json --reboot
+    """
+    from evenkeel.apply.engine import apply_plan
+    from evenkeel.cli import output
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.machines.address import resolve
+
+    plan = _plan_of(source)
+    reports: list[ApplyReport] = []
+    for host in plan.hosts:
+        machine = resolve(host.address)
+        try:
+            with output.progress(f"{'checking' if dry_run else 'applying to'} {host.name}") as on_progress:
+                report = apply_plan(
+                    host,
+                    plan,
+                    machine,
+                    reboot=reboot,
+                    dry_run=dry_run,
+                    restart_guests=restart_guests,
+                    on_progress=on_progress,
+                    on_stop=_tell_stop,
+                    confirm=None if yes else _ask,
+                )
+        finally:
+            machine.close()
+        reports.append(report)
+        if not as_json:
+            _print(report)
+    if as_json:
+        output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
+    return EXIT_NOT_AS_WANTED if any(r.outcome == "reboot_pending" for r in reports) else EXIT_DONE
+
+
+def _plan_of(source: str) -> Plan:
+    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.documents.plan import Plan
+
+    found = load_plan_or_site(source)
+    if isinstance(found, Plan):
+        return found
+    from evenkeel.cli.plan import gather_facts
+    from evenkeel.plan import make_plan
+
+    return make_plan(found, gather_facts(found, ()))
+
+
+def _ask(question: str, reasons: Sequence[str]) -> bool:
+    """Ask on the terminal; without one, the option that led here is the answer."""
+    import sys
+
+    from evenkeel.cli import output
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    for reason in reasons:
+        output.note(f"  {reason}")
+    return typer.confirm(question, err=True)
+
+
+def _tell_stop() -> None:
+    import os
+
+    # Straight to the file descriptor: this runs in a signal handler, maybe in the middle of a print.
+    os.write(2, b"\nstopping after this step, then rolling back; Ctrl-C again leaves everything as it is\n")
+
+
+def _print(report: ApplyReport) -> None:
+    from evenkeel.cli import output
+
+    console = output.out()
+    shown = report.of("done", "would_change", "refused", "absent")
+    if shown:
+        rows = [
+            (step.name, _brief(step.old), _brief(step.wanted), _outcome(step.outcome), step.message or step.title)
+            for step in shown
+        ]
+        console.print(output.table(("setting", "was", "wanted", "outcome", ""), rows))
+    same = len(report.of("unchanged"))
+    line = {
+        "applied": f"applied: {len(report.of('done'))} written and read back, {same} as planned already",
+        "unchanged": f"nothing to change: all {same} are as planned already",
+        "reboot_pending": "reboot pending",
+        "dry_run": f"dry run: {report.message}; nothing was written",
+    }[report.outcome]
+    extra = f"; {report.message}" if report.message and report.outcome in ("applied", "reboot_pending") else ""
+    console.print(f"{report.host}: {line}{extra}")
+
+
+def _outcome(outcome: str) -> str:
+    return {"would_change": "would change", "done": "written"}.get(outcome, outcome)
+
+
+def _brief(value: str | None) -> str:
+    if value is None:
+        return "-"
+    text = " ".join(value.split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,91 @@
+"""`evenkeel rollback HOST|SITE`: undo on a host what apply wrote.  Thin: parse, call, print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evenkeel.apply.report import RollbackReport
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="rollback")(rollback)
+
+
+def rollback(
+    where: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST|SITE",
+            help="A host (local, ssh://root@HOST, virtual:NAME), or a site or plan: all its hosts.",
+            show_default=False,
+        ),
+    ],
+    reboot: Annotated[
+        bool, typer.Option("--reboot", help="Reboot at the end when the kernel still runs with our arguments.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> int:
+    """Undo on a host what apply wrote, byte for byte, newest first.
+
+    The journal on the host is all that is needed: no plan, no site. Guests that apply defined are destroyed and
+    undefined. It may be interrupted and run again.
+
+      evenkeel rollback ssh://root@plc-host --reboot
+    """
+    from evenkeel.apply.rollback import rollback_host
+    from evenkeel.cli import output
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.machines.address import resolve
+
+    reports: list[RollbackReport] = []
+    for name, address in _hosts(where):
+        machine = resolve(address)
+        try:
+            with output.progress(f"rolling back {name}") as on_progress:
+                report = rollback_host(name, machine, reboot=reboot, on_progress=on_progress)
+        finally:
+            machine.close()
+        reports.append(report)
+        if not as_json:
+            _print(report)
+    if as_json:
+        output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
+    return EXIT_NOT_AS_WANTED if any(report.problems for report in reports) else EXIT_DONE
+
+
+def _hosts(where: str) -> list[tuple[str, str]]:
+    """(name, address) of each host meant."""
+    from pathlib import Path
+
+    if where == "local" or where.startswith(("ssh://", "virtual:")) or not Path(where).exists():
+        return [(where, where)]
+    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.documents.plan import Plan
+
+    found = load_plan_or_site(where)
+    if isinstance(found, Plan):
+        return [(host.name, host.address) for host in found.hosts]
+    return [(name, wish.address) for name, wish in sorted(found.hosts.items())]
+
+
+def _print(report: RollbackReport) -> None:
+    from evenkeel.cli import output
+
+    console = output.out()
+    for name in report.undone:
+        console.print(f"  undone  {name}")
+    if report.gone:
+        console.print(f"  {len(report.gone)} were gone with a reboot already")
+    for problem in report.problems:
+        output.warn(problem)
+    if not (report.undone or report.gone or report.problems):
+        console.print(f"{report.host}: nothing to undo")
+        return
+    how = "rolled back in part" if report.problems else "rolled back"
+    kernel = ""
+    if report.reboot_needed:
+        kernel = "; its kernel runs with the arguments of the plan until the next reboot (--reboot does it at once)"
+    console.print(f"{report.host}: {how}: {len(report.undone)} undone{', rebooted' if report.rebooted else kernel}")

@@ -1,0 +1,122 @@
+"""`evenkeel status SITE`: how the hosts stand against their plan.  Thin: parse, call, print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evenkeel.apply.report import StatusReport
+    from evenkeel.documents.plan import Plan
+    from evenkeel.documents.site import Site
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="status")(status)
+
+
+def status(
+    source: Annotated[str, typer.Argument(metavar="SITE|PLAN", help="A site, or a saved plan.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> int:
+    """Say how the hosts of a site stand: reachable, boot gate, applied plan, settings that drifted, guests.
+
+    Exit code 0: every host is as planned; 1: one is not; 3: one does not answer.
+
+      evenkeel status site.yaml
+    """
+    from evenkeel.apply import gate
+    from evenkeel.cli import output
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE
+
+    reports = _reports(source)
+    if as_json:
+        output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
+    else:
+        _print(reports)
+    if not all(report.reachable for report in reports):
+        return EXIT_UNREACHABLE
+    good = all(
+        not (report.pending or report.not_ready or report.interrupted or gate.failures(report.gate))
+        for report in reports
+    )
+    return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _reports(source: str) -> list[StatusReport]:
+    from evenkeel.apply import status as hosts
+    from evenkeel.cli import output
+    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.documents.plan import Plan
+    from evenkeel.errors import Unreachable
+    from evenkeel.machines.address import resolve
+
+    found = load_plan_or_site(source)
+    reports: list[StatusReport] = []
+    plan = found if isinstance(found, Plan) else _plan_of(found, reports)
+    if plan is None:
+        return reports
+    for host in plan.hosts:
+        machine = resolve(host.address)
+        try:
+            with output.progress(f"comparing {host.name}") as on_progress:
+                reports.append(hosts.host_status(host, plan.sha256(), machine, on_progress=on_progress))
+        except Unreachable as error:
+            reports.append(hosts.unreachable(host.name, host.address, error))
+        finally:
+            machine.close()
+    return sorted(reports, key=lambda report: report.host)
+
+
+def _plan_of(site: Site, reports: list[StatusReport]) -> Plan | None:
+    """The plan of the hosts that answer; for the others a report.  One host that is away must not hide the rest."""
+    from evenkeel.apply import status as hosts
+    from evenkeel.cli import output
+    from evenkeel.cli.plan import ask_facts
+    from evenkeel.errors import Unreachable
+    from evenkeel.plan import make_plan
+
+    facts = {}
+    for name, wish in sorted(site.hosts.items()):
+        try:
+            with output.progress(f"reading facts of {name}") as on_progress:
+                facts[name] = ask_facts(wish.address, on_progress)
+        except Unreachable as error:
+            reports.append(hosts.unreachable(name, wish.address, error))
+    if not facts:
+        return None
+    only = next(iter(site.hosts)) if len(site.hosts) == 1 else None
+    here = {
+        "hosts": {name: wish for name, wish in site.hosts.items() if name in facts},
+        "guests": {name: guest for name, guest in site.guests.items() if (guest.host or only) in facts},
+    }
+    return make_plan(site.model_copy(update=here), facts)
+
+
+def _print(reports: list[StatusReport]) -> None:
+    from evenkeel.apply import gate
+    from evenkeel.cli import output
+
+    console = output.out()
+    rows = []
+    for report in reports:
+        up = sum(1 for guest in report.guests if guest.power == "running")
+        rows.append(
+            (
+                report.host,
+                report.state,
+                "-" if not report.reachable else "failed" if gate.failures(report.gate) else "passed",
+                str(len(report.pending)),
+                str(len(report.drifted)),
+                f"{up} of {len(report.guests)} run",
+                (report.applied_plan or "-")[:12],
+            )
+        )
+    columns = ("host", "state", "boot gate", "pending", "drifted", "guests", "applied plan")
+    console.print(output.table(columns, rows, right=("pending", "drifted")))
+    for report in reports:
+        for problem in gate.failures(report.gate) if report.applied_plan else ():
+            output.note(f"{report.host}: {problem}")
+        if report.drifted:
+            output.note(f"{report.host}: drifted: {', '.join(report.drifted)}")
