@@ -262,8 +262,16 @@ def settings() -> tuple[Setting, ...]:
         setting(
             "R-IRQ-1:enp65s0-rx-0",
             Phase.INTERRUPTS,
-            "enp65s0-rx-0 to housekeeping",
+            "Device interrupts to housekeeping",
             InterruptAffinity(action="enp65s0-rx-0"),
+            "0-7",
+            "1,5",
+        ),
+        setting(
+            "R-IRQ-1:enp65s0-tx-0",
+            Phase.INTERRUPTS,
+            "Device interrupts to housekeeping",
+            InterruptAffinity(action="enp65s0-tx-0"),
             "0-7",
             "1,5",
         ),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import groupby
 
 import evenkeel
 from evenkeel.documents.cpuset import format_cpus
@@ -460,18 +461,9 @@ def _settings(host: HostPlan, run: HostRun, identifier: str) -> Markup:
     for phase in Phase:
         of_phase = [setting for setting in host.settings if setting.phase is phase]
         if of_phase:
-            groups.append(
-                el(
-                    "div",
-                    el("h3", PHASES[phase]),
-                    el(
-                        "div",
-                        *(_setting(one, found.get(one.id), written.get(one.id)) for one in of_phase),
-                        class_="rows",
-                    ),
-                    data_group=True,
-                )
-            )
+            rules = groupby(of_phase, key=lambda setting: (setting.rule, setting.title))
+            body = [_rule(title, list(members), found, written) for (_, title), members in rules]
+            groups.append(el("div", el("h3", PHASES[phase]), el("div", *body, class_="rows"), data_group=True))
     return join(
         el("p", f"{words or 'No settings'}, in the order of applying. Open a line for its reason.", class_="lead"),
         el(
@@ -496,7 +488,18 @@ def _notes(host: HostPlan) -> Markup:
     return el("ul", *(el("li", el("code", note.rule), f" {note.text}") for note in host.notes), class_="plain")
 
 
-def _setting(setting: Setting, check: Check | None, written: str | None) -> Markup:
+def _rule(title: str, settings: Sequence[Setting], found: Mapping[str, Check], written: Mapping[str, str]) -> Markup:
+    """Settings of one rule that follow each other.  A title that they share stands once, above them."""
+    several = len(settings) > 1
+    rows = [
+        _setting(setting, found.get(setting.id), written.get(setting.id), titled=not several) for setting in settings
+    ]
+    if not several:
+        return join(*rows)
+    return el("div", el("h4", title, el("span", f" {len(settings)} settings")), *rows, class_="rule", data_group=True)
+
+
+def _setting(setting: Setting, check: Check | None, written: str | None, *, titled: bool) -> Markup:
     def short(value: str | None) -> str:
         # A definition stands here by its digest, of which nobody reads more than the beginning.
         if setting.target.type == "guest" and value is not None and len(value) > 24:
@@ -530,7 +533,7 @@ def _setting(setting: Setting, check: Check | None, written: str | None) -> Mark
         "details",
         el(
             "summary",
-            el("span", el("b", setting.title), el("code", setting.id), class_="what"),
+            el("span", el("b", setting.title) if titled else None, el("code", setting.id), class_="what"),
             el("span", value, class_="tovalue"),
             el("span", el("span", setting.disturbance, class_="chip"), class_="when"),
         ),

@@ -12,7 +12,8 @@ for (const tools of document.querySelectorAll("[data-filter]")) {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
-      const text = row.textContent.toLowerCase();
+      const shared = row.closest(".rule")?.querySelector("h4").textContent ?? "";
+      const text = `${shared} ${row.textContent}`.toLowerCase();
       row.hidden = (status && row.dataset.status !== status) || !words.every((word) => text.includes(word));
       shown += !row.hidden;
     }
