@@ -505,12 +505,12 @@ def _place_floating(name: str, wish: GuestWish, ledger: Ledger, page: int | None
             )
             return None
         pool = wish.cpus
-        why.append(f"floats over {format_cpus(pool)}: its owner names them")
+        why.append(f"guest {name} floats over {format_cpus(pool)}: its owner names them")
     else:
         why.append(
-            f"floats over the shared {topology.place(pool)}"
+            f"guest {name} floats over the shared {topology.place(pool)}"
             if pool <= ledger.shared
-            else f"floats over housekeeping {topology.place(pool)}: no shared CPU is left for it"
+            else f"guest {name} floats over housekeeping {topology.place(pool)}: no shared CPU is left for it"
         )
     if wish.vcpus > len(pool):
         why.append(f"its {wish.vcpus} vCPUs take turns on {len(pool)} CPUs")

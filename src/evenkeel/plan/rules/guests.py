@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.plan import GuestDefinition, GuestPartition, GuestThread, Phase
+from evenkeel.documents.quantity import format_size
+from evenkeel.plan.guest import elements_of
 from evenkeel.plan.placement import KERNEL_PRIORITY
 from evenkeel.plan.rules.rule import ALL, ISOLATING, ONLY_REALTIME, Context, Rule, Wanted
 
@@ -20,8 +22,14 @@ def definitions(context: Context) -> Iterable[Wanted]:
             target=GuestDefinition(guest=placement.name),
             old=None,
             new=context.definitions[placement.name],
-            reason=f"guest {placement.name}: {'; '.join(placement.why)}",
-            inputs={"goal": placement.goal, "vcpus": str(placement.wish.vcpus)},
+            reason=f"{placement.why[0]}; the definition says so to libvirt, element by element "
+            f"({', '.join(elements_of(placement.goal))})",
+            inputs={
+                "goal": placement.goal,
+                "vCPUs": str(placement.wish.vcpus),
+                "memory": format_size(placement.wish.memory),
+                "node": "any" if placement.node is None else str(placement.node),
+            },
             suffix=placement.name,
         )
 

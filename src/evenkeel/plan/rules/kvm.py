@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.plan import Note, Phase
 from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted, file_value, guests
 
@@ -53,8 +52,8 @@ def nx_note(context: Context) -> Iterable[Note]:
     yield Note(
         rule="R-KVM-2",
         text=f"mitigations stay as the owner has them ({known}); no goal implies giving one up. Each guest brings a "
-        "thread kvm-nx-lpage-recovery, which inherits policy and CPU of the last vCPU (measured on 6.12); its place "
-        f"is on housekeeping {format_cpus(context.housekeeping)}, and verification looks where it is.",
+        "thread kvm-nx-lpage-recovery, which inherits policy and CPU of its last vCPU (measured on 6.12), so it is "
+        "moved to housekeeping after the start, and verification looks where it is.",
     )
 
 
