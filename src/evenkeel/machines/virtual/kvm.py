@@ -28,6 +28,7 @@ _SUCCESS = ("Unable to mount root fs", "No working init found", "Kernel panic - 
 class Verdict:
     works: bool
     reason: str
+    detail: str = ""  #: what QEMU or the kernel said last
 
 
 def probe(qemu: Qemu, kernel: Path, on_progress: OnProgress | None = None) -> Verdict:
@@ -41,7 +42,7 @@ def probe(qemu: Qemu, kernel: Path, on_progress: OnProgress | None = None) -> Ve
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(memory.read_text())
         if known["key"] == key:
-            return Verdict(bool(known["works"]), str(known["reason"]))
+            return Verdict(bool(known["works"]), str(known["reason"]), str(known["detail"]))
     if on_progress is not None:
         on_progress(0, 0, "trying whether KVM can run a kernel")
     verdict = _try(qemu, kernel)
@@ -97,6 +98,5 @@ def _try(qemu: Qemu, kernel: Path) -> Verdict:
     if any(words in text for words in _SUCCESS):
         return Verdict(True, "a kernel boots under it")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return Verdict(
-        False, f"/dev/kvm is there, but a kernel does not boot under it ({lines[-1][:160] if lines else 'no output'})"
-    )
+    detail = lines[-1][:300] if lines else "no output"
+    return Verdict(False, "/dev/kvm is there, but a kernel does not boot under it", detail)

@@ -313,6 +313,7 @@ def start(
                 f"the image {host.image} that virtual host {name} stands on is gone",
                 hint=f"evenkeel virtual rm {name}, then create it again",
             )
+        images.mark_used(picture)
         qemu = qemus.find(on_progress)
         verdict = (
             kvm.probe(qemu, picture.kernel, on_progress) if host.accel == "auto" else kvm.Verdict(False, "as asked for")

@@ -148,7 +148,7 @@ def _fetch(cache: Path, on_progress: OnProgress | None) -> Qemu:
             run([tool("apt-get"), *options, "-q", "update"], what="read the list of Debian backports")
             if on_progress is not None:
                 on_progress(1, 3, "QEMU: fetching QEMU 10")
-            # --download-only resolves against what is installed here: exactly the libraries that are missing come along.
+            # --download-only resolves against what is installed here: exactly the missing libraries come along.
             run(
                 [
                     tool("apt-get"),

@@ -98,6 +98,8 @@ def run(
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            assert process.stdout is not None
+            process.stdout.read()  # its end is the end of the last child that could still write into our folders
             raise
     if code == 0:
         return "\n".join(output)

@@ -1,0 +1,74 @@
+"""A virtual host for the tests: one for the whole session, made from the cached image, removed at the end.
+
+Its building is never skipped: without QEMU or an image the tests fail and say what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from evenkeel.errors import EvenkeelError
+from evenkeel.machines.virtual import VirtualMachine, lifecycle
+from evenkeel.machines.virtual.spec import BUILT_IN, HostSpec
+
+#: The topology of the session's host: 2 sockets x 2 cores x 2 threads, 2 nodes, all kinds of devices.
+SPEC = BUILT_IN["small"]
+
+
+def host_name(what: str) -> str:
+    """A name that no other test run uses, and that tells which one made it."""
+    return f"test-{os.getpid()}-{what}"
+
+
+def remove_orphans() -> None:
+    """Remove the hosts of test runs that were killed."""
+    for host in lifecycle.listing():
+        match = re.fullmatch(r"test-(\d+)-.*", host.name)
+        if match:
+            try:
+                os.kill(int(match[1]), 0)
+            except ProcessLookupError:
+                lifecycle.remove(host.name)
+
+
+@contextlib.contextmanager
+def running_host(what: str, spec: HostSpec) -> Iterator[VirtualMachine]:
+    """A booted host that is removed at the end, whatever happens."""
+    name = host_name(what)
+    lifecycle.create(name, spec)
+    try:
+        lifecycle.start(name)
+        machine = VirtualMachine(name)
+        yield machine
+        machine.close()
+    finally:
+        with contextlib.suppress(EvenkeelError):
+            lifecycle.remove(name)
+
+
+@pytest.fixture(scope="session")
+def virtual_host() -> Iterator[VirtualMachine]:
+    """A running virtual host.  Tests that change it must put it back."""
+    remove_orphans()
+    with running_host("shared", SPEC) as machine:
+        yield machine
+
+
+def on_host(machine: VirtualMachine, script: str, *, timeout_s: float = 300.0) -> str:
+    """Run a shell script on the host and return its output; the test fails when the script does."""
+    done = subprocess.run(
+        lifecycle.ssh_command(machine.ssh_target(), "sh", "-eu"),
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout.strip()

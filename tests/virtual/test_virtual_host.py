@@ -1,0 +1,266 @@
+"""The virtual host is what it claims to be: a real kernel, the topology that was asked for, KVM, a boot loader."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.virtual.conftest import SPEC, host_name, on_host, running_host
+
+from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
+from evenkeel.machines.virtual import VirtualMachine, lifecycle
+from evenkeel.machines.virtual.spec import BUILT_IN, Nic
+
+pytestmark = pytest.mark.virtual
+
+GUEST = """
+<domain type='kvm'>
+  <name>kit</name><memory unit='MiB'>256</memory>
+  <memoryBacking><hugepages><page size='2' unit='M'/></hugepages><nosharepages/><locked/></memoryBacking>
+  <vcpu>2</vcpu>
+  <cputune>
+    <vcpupin vcpu='0' cpuset='6'/><vcpupin vcpu='1' cpuset='7'/><emulatorpin cpuset='4-5'/>
+    <vcpusched vcpus='0-1' scheduler='fifo' priority='2'/>
+  </cputune>
+  <numatune><memory mode='strict' nodeset='1'/></numatune>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>/var/lib/evenkeel/guest/vmlinuz</kernel><initrd>/var/lib/evenkeel/guest/initrd.img</initrd>
+    <cmdline>console=ttyS0 no_timer_check quiet</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu mode='host-passthrough'/>
+  <devices>
+    <controller type='usb' model='none'/>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+def test_it_is_a_settled_debian_with_a_real_time_kernel(virtual_host: VirtualMachine) -> None:
+    assert "PREEMPT_RT" in on_host(virtual_host, "uname -v")
+    assert on_host(virtual_host, "systemctl is-system-running") == "running"
+    assert on_host(virtual_host, "hostname") == virtual_host.name
+    assert "no_timer_check" in on_host(virtual_host, "cat /proc/cmdline")
+    assert "BOOT_IMAGE=" in on_host(virtual_host, "cat /proc/cmdline"), "not booted by GRUB"
+    assert int(on_host(virtual_host, "ls /boot/vmlinuz-* | wc -l")) == 2
+
+
+def test_cpus_nodes_and_distances_are_those_of_the_topology(virtual_host: VirtualMachine) -> None:
+    rows = on_host(virtual_host, "lscpu --parse=CPU,NODE,SOCKET,CORE | grep -v '^#'").splitlines()
+    cpus = [tuple(int(field) for field in row.split(",")) for row in rows]
+    assert len(cpus) == SPEC.cpus
+    for cpu, node, socket, core in cpus:
+        # QEMU numbers threads first, then cores, then sockets.
+        assert socket == cpu // (SPEC.cores * SPEC.threads)
+        assert core == cpu // SPEC.threads
+        assert node == SPEC.node_of_core(socket, core % SPEC.cores)
+    for node in range(len(SPEC.nodes)):
+        distances = on_host(virtual_host, f"cat /sys/devices/system/node/node{node}/distance").split()
+        assert [int(one) for one in distances] == [SPEC.distance(node, to) for to in range(len(SPEC.nodes))]
+
+
+def test_siblings_share_caches(virtual_host: VirtualMachine) -> None:
+    """Without CPUID leaf 0x8000001e the kernel sees neither SMT nor a shared L3, and says nothing about it."""
+    cpu0 = "/sys/devices/system/cpu/cpu0"
+    assert on_host(virtual_host, f"cat {cpu0}/topology/thread_siblings_list") == "0-1"
+    assert on_host(virtual_host, f"cat {cpu0}/cache/index2/shared_cpu_list") == "0-1"
+    assert on_host(virtual_host, f"cat {cpu0}/cache/index3/shared_cpu_list") == "0-3"
+
+
+def test_devices_sit_at_their_node_behind_an_iommu(virtual_host: VirtualMachine) -> None:
+    script = """
+    for net in /sys/class/net/*/device; do
+        pci=$(readlink -f $net); [ -e $pci/numa_node ] || pci=${pci%/*}
+        echo nic $(basename $(readlink -f $pci/driver)) $(cat $pci/numa_node)
+    done
+    for disk in /sys/class/nvme/*/device; do echo nvme nvme $(cat $disk/numa_node); done
+    """
+    found = sorted(on_host(virtual_host, script).splitlines())
+    wanted = ["nic virtio-pci 0"]
+    for device in SPEC.devices:
+        wanted.append(f"nic {device.model} {device.node}" if isinstance(device, Nic) else f"nvme nvme {device.node}")
+    assert found == sorted(wanted)
+    assert int(on_host(virtual_host, "ls /sys/kernel/iommu_groups | wc -l")) > len(SPEC.devices)
+    assert "IR-" in on_host(virtual_host, "cat /proc/interrupts"), "interrupts are not remapped"
+
+
+def test_a_real_time_guest_starts_in_it_and_obeys_its_agent(virtual_host: VirtualMachine) -> None:
+    on_host(virtual_host, "test -w /dev/kvm; virsh capabilities | grep -q \"domain type='kvm'\"")
+    pages = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
+    try:
+        on_host(virtual_host, f"echo 140 > {pages}\ncat > /run/kit.xml <<'END'\n{GUEST}END\nvirsh create /run/kit.xml")
+        ping = 'virsh qemu-agent-command kit \'{"execute":"guest-ping"}\' >/dev/null 2>&1'
+        on_host(virtual_host, f"for i in $(seq 240); do {ping} && exit 0; sleep 0.5; done; exit 1")
+        assert guest_exec(virtual_host, "uname -v; nproc") == "PREEMPT_RT 2"
+        threads = on_host(
+            virtual_host,
+            "cd /proc/$(cat /run/libvirt/qemu/kit.pid)/task; for t in *; do case $(cat $t/comm) in CPU*KVM) "
+            "echo $(cat $t/comm) $(chrt -p $t | awk '{print $NF}') $(taskset -cp $t | awk '{print $NF}');; esac; done",
+        )
+        assert [line.split() for line in threads.splitlines()] == [
+            ["CPU", "0/KVM", "SCHED_FIFO", "2", "6"], ["CPU", "1/KVM", "SCHED_FIFO", "2", "7"],
+        ]  # fmt: skip
+        assert int(on_host(virtual_host, f"cat {pages.replace('nr_', 'free_')}")) <= 12
+        cyclictest = "cyclictest -q -t1 -a1 -p80 -D1 --json=/tmp/c.json >/dev/null; cat /tmp/c.json"
+        assert json.loads(guest_exec(virtual_host, cyclictest, raw=True))["thread"]["0"]["cycles"] > 0
+    finally:
+        on_host(virtual_host, f"virsh destroy kit >/dev/null 2>&1 || true; echo 0 > {pages}")
+
+
+def guest_exec(machine: VirtualMachine, script: str, *, raw: bool = False) -> str:
+    """Run a shell script in the guest ``kit`` through its agent."""
+    helper = f"""
+import base64, json, subprocess, time
+def agent(**request):
+    done = subprocess.run(["virsh", "qemu-agent-command", "kit", json.dumps(request)], capture_output=True, check=True)
+    return json.loads(done.stdout)["return"]
+words = {{"path": "/bin/sh", "arg": ["-c", {script!r}], "capture-output": True}}
+pid = agent(execute="guest-exec", arguments=words)["pid"]
+while not (status := agent(**{{"execute": "guest-exec-status", "arguments": {{"pid": pid}}}}))["exited"]:
+    time.sleep(0.2)
+print(base64.b64decode(status.get("out-data", "")).decode())
+"""
+    out = on_host(machine, f"python3 - <<'END'\n{helper}\nEND")
+    return out if raw else " ".join(word for word in out.split() if (word.isdigit() and len(word) < 3) or "RT" in word)
+
+
+def test_it_reboots_through_its_own_boot_loader(virtual_host: VirtualMachine) -> None:
+    drop_in = "/etc/default/grub.d/99-test.cfg"
+    line = 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX evenkeel.test=1"'
+    on_host(virtual_host, f"echo '{line}' > {drop_in}; update-grub 2>/dev/null; sync")
+    before = lifecycle.read_boot_id(virtual_host.ssh_target())
+    try:
+        virtual_host.reboot()
+        assert lifecycle.read_boot_id(virtual_host.ssh_target()) != before
+        assert "evenkeel.test=1" in on_host(virtual_host, "cat /proc/cmdline")
+        assert "PREEMPT_RT" in on_host(virtual_host, "uname -v"), "update-grub chose another kernel"
+    finally:
+        on_host(virtual_host, f"rm {drop_in}; update-grub 2>/dev/null; sync")
+
+
+def test_the_probe_answers_over_ssh(virtual_host: VirtualMachine) -> None:
+    with virtual_host.probe() as probe:
+        assert probe.call("hello")["boot_id"] == lifecycle.read_boot_id(virtual_host.ssh_target())
+    virtual_host.close()
+
+
+def test_starting_a_running_host_changes_nothing(virtual_host: VirtualMachine) -> None:
+    before = lifecycle.read_run(virtual_host.name)
+    assert lifecycle.start(virtual_host.name) == before
+    state = next(host for host in lifecycle.listing() if host.name == virtual_host.name)
+    assert state.state == "running" and state.run == before
+
+
+def test_the_command_line_runs_commands_on_it(virtual_host: VirtualMachine) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "import sys; from evenkeel.cli import main; sys.exit(main())", "virtual", *words],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+            check=False,
+        )
+
+    name = virtual_host.name
+    assert run("ssh", name, "--", "echo", "a  b").stdout.strip() == "a  b"
+    assert run("ssh", name, "echo x | wc -l").stdout.strip() == "1"
+    assert run("ssh", name, "--", "sh", "-c", "exit 7").returncode == 7
+    listed = json.loads(run("list", "--json").stdout)
+    assert next(host for host in listed if host["name"] == name)["state"] == "running"
+    assert run("console", name).returncode == WrongInput.exit_code  # stdin is no terminal here
+
+
+# -- coming and going --------------------------------------------------------------------------------------------------
+
+
+def traces(name: str) -> list[str]:
+    """What of a host can be found from outside: processes, sockets and run files."""
+    folder = lifecycle.folder_of(name)
+    left = ("run.json", "qemu.pid")
+    found = [file.name for file in folder.iterdir() if file.is_socket() or file.name in left]
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and os.fsencode(folder) in (process / "cmdline").read_bytes():
+                found.append(f"process {process.name}")
+        except OSError:
+            continue
+    return found
+
+
+def test_stop_and_power_cut_leave_nothing_and_the_disk_keeps_what_was_synced() -> None:
+    with running_host("life", BUILT_IN["tiny"]) as machine:
+        name = machine.name
+        on_host(machine, "echo kept > /root/kept; sync")
+        assert lifecycle.stop(name), "the host did not shut down by itself"
+        assert traces(name) == []
+        assert not lifecycle.start(name).kvm or not machine.emulated()
+        assert on_host(machine, "cat /root/kept") == "kept"
+
+        running = lifecycle.read_run(name)
+        assert running is not None
+        os.kill(running.pid, signal.SIGKILL)  # QEMU dies on its own: pid file and sockets stay behind
+        time.sleep(0.5)
+        with pytest.raises(Unreachable):
+            machine.ssh_target()
+        assert next(host for host in lifecycle.listing() if host.name == name).state == "stopped"
+        machine.power_cut()
+        assert traces(name) == []
+        folder = lifecycle.folder_of(name)
+        lifecycle.remove(name)
+        assert not folder.exists()
+        assert [file for file in folder.parent.iterdir() if name in file.name] == []
+
+
+def test_a_start_that_fails_leaves_no_process_and_says_why() -> None:
+    name = host_name("broken")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    try:
+        (lifecycle.folder_of(name) / "disk.qcow2").write_bytes(b"not a disk")
+        with pytest.raises(NotAsWanted, match="qcow2"):
+            lifecycle.start(name)
+        assert traces(name) == []
+    finally:
+        lifecycle.remove(name)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_start_can_be_cleaned_up(how: signal.Signals) -> None:
+    name = host_name(f"cut{how.value}")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    code = f"from evenkeel.machines.virtual import lifecycle; lifecycle.start({name!r})"
+    try:
+        starter = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        while lifecycle.read_run(name) is None:
+            assert starter.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        starter.send_signal(how)
+        starter.wait(30)
+        if how == signal.SIGINT:
+            assert traces(name) == []
+        else:  # nobody was left to clean up; the next command finds the QEMU by its pid file
+            lifecycle.power_cut(name)
+            assert traces(name) == []
+    finally:
+        lifecycle.remove(name)
+
+
+def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = host_name("mute")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    try:
+        with pytest.raises(Unreachable, match="did not answer within 2 s"):
+            lifecycle.start(name, timeout_s=2)
+        assert traces(name) == []
+    finally:
+        lifecycle.remove(name)
