@@ -161,6 +161,9 @@ def _thread(tid: int, folder: str, kernel: bool) -> dict[str, Any] | None:
 
 
 def _kind(name: str) -> str:
+    """Of a thread of QEMU that is no vCPU.  Since 6.4 and 6.12 the kernel's helpers are such threads as well."""
+    if name.startswith(("vhost-", "kvm-nx-lpage-re")):
+        return "kernel"
     return "iothread" if name.startswith("IO iothread") else "emulator"
 
 

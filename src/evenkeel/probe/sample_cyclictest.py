@@ -16,7 +16,7 @@ from typing import Any, Sequence
 
 from evenkeel.probe.sample import OnProgress
 from evenkeel.probe.sample_guest import guest_exec
-from evenkeel.probe.sample_partition import join, partition
+from evenkeel.probe.sample_partition import join, places
 from evenkeel.probe.sample_process import start
 from evenkeel.probe.sample_spin import under_load
 
@@ -39,21 +39,27 @@ def cyclictest(
     cpus: Sequence[int],
     seconds: int,
     isolate: Sequence[int] = (),
+    cgroups: dict[str, str] | None = None,
     priority: int = 95,
     interval_us: int = 1000,
     load: dict[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """On the host, one thread on each of ``cpus``; with ``isolate`` all of it inside a partition of its own.
+    """On the host, one thread on each of ``cpus``; ``isolate`` and ``cgroups`` as for a spinner.
+
+    In the cgroup of a running guest its threads pre-empt the vCPU for some microseconds at each interval.
 
     Returns ``{"argv": [...], "load": text, "json": cyclictest's own document}``.
-    Raises ENOENT when cyclictest is not installed, EBUSY when the partition of a guest holds a CPU.
+    Raises ENOENT when cyclictest is not installed, EOPNOTSUPP or EBUSY when there can be no partition.
     """
     program = shutil.which("cyclictest")
     if not program:
         raise OSError(errno.ENOENT, "cyclictest is not installed", "cyclictest")
     with contextlib.ExitStack() as stack:
-        inside = stack.enter_context(partition(isolate)) if isolate else None
+        found = stack.enter_context(places(cpus, isolate, cgroups or {}))
+        if len({found.get(cpu) for cpu in cpus}) > 1:
+            raise ValueError("CPUs of different cgroups need a run each: %s" % list(cpus))
+        inside = found.get(cpus[0])
         running = stack.enter_context(under_load(load))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evenkeel-"))
         file = folder + "/result.json"
@@ -100,7 +106,7 @@ def cyclictest_guest(
     Raises ENOTCONN without a guest agent, ENOENT when cyclictest is not installed in the guest.
     """
     text = ",".join(str(vcpu) for vcpu in vcpus)
-    argv = arguments(text, len(vcpus), seconds, priority, interval_us, "/dev/stdout")
+    argv = arguments(text, len(vcpus), seconds, priority, interval_us, "/proc/self/fd/1")
     with under_load(load) as running:
         done = guest_exec(guest, argv, timeout_s=seconds * 3 + 60, on_progress=on_progress)
         described = running.text()

@@ -1,10 +1,11 @@
-"""A cgroup v2 partition of its own for a short measurement: the conditions of a guest's vCPU, without a guest.
+"""Run where a guest's vCPU runs: in the partition that holds its CPU, or in one of our own for a short measurement.
 
-An isolated partition exists only while its guest runs, so a spinner on a free real-time CPU would share it with the
-whole host and measure the wrong thing.  The partition is removed when the measurement ends; one that a killed probe
-left is removed by the next.  Must not touch any cgroup that it did not make.
+An isolated partition exists only while its guest runs, so a spinner on a free real-time CPU would share that CPU with
+the whole host and measure the wrong thing: it gets a partition of its own.  Where a guest is running, the spinner joins
+the cgroup of the vCPU thread: no other place may use that CPU.  Our own partition is removed when the measurement ends;
+one that a killed probe left is removed by the next.  Must not change any cgroup that it did not make.
 
-Source: Documentation/admin-guide/cgroup-v2.rst, cpuset; cpuset.cpus.exclusive is there since 6.7.
+Source: Documentation/admin-guide/cgroup-v2.rst, cpuset and threads; cpuset.cpus.exclusive is there since 6.7.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = re.compile(r"evenkeel-spin-(\d+)\Z")
 def partition(cpus: Sequence[int]) -> Iterator[str]:
     """Yield the path of a cgroup that owns ``cpus`` alone.
 
-    Raises OSError: EBUSY when another partition holds one of them, EOPNOTSUPP without cgroup v2 or its cpuset.
+    Raises OSError: EOPNOTSUPP without cgroup v2 or its cpuset, EBUSY when another cgroup claims one of ``cpus``.
     """
     sweep()
     with _cpuset_enabled():
@@ -37,6 +38,37 @@ def partition(cpus: Sequence[int]) -> Iterator[str]:
             _remove(path)
 
 
+@contextlib.contextmanager
+def places(cpus: Sequence[int], isolate: Sequence[int], cgroups: dict[str, str]) -> Iterator[dict[int, str]]:
+    """Yield the cgroup for a thread on each of ``cpus``: an existing one of ``cgroups`` (CPU as text -> path), a
+    partition of our own for those in ``isolate``, none for the others.
+    """
+    found = {cpu: CGROUPS + cgroups[str(cpu)] for cpu in cpus if str(cpu) in cgroups}
+    alone = [cpu for cpu in cpus if cpu in isolate and cpu not in found]
+    with contextlib.ExitStack() as stack:
+        if alone:
+            found.update(dict.fromkeys(alone, stack.enter_context(partition(alone))))
+        yield found
+
+
+def describe(path: str | None) -> str:
+    """How a place is told in a document."""
+    if path is None:
+        return "pinned, in no partition"
+    ours = _NAME.match(os.path.basename(path))
+    return "in a partition of its own" if ours else "beside the guest's vCPU, in its cgroup"
+
+
+def neighbours(path: str | None) -> list[int]:
+    """Threads that are in the cgroup already: those of the guest."""
+    if path is None:
+        return []
+    try:
+        return [int(word) for word in _read(path + "/cgroup.threads").split()]
+    except OSError:
+        return []
+
+
 def sweep() -> None:
     """Remove partitions whose probe is gone.  Their processes died with it."""
     with contextlib.suppress(OSError):
@@ -47,8 +79,16 @@ def sweep() -> None:
 
 
 def join(path: str) -> None:
-    """Move the calling process there."""
-    _write(path + "/cgroup.procs", "0")
+    """Move the calling process there.  It must have one thread.
+
+    A threaded cgroup (libvirt makes one for each vCPU) takes only threads of processes that are in its domain.
+    """
+    domain = path
+    while _read(domain + "/cgroup.type") == "threaded":
+        domain = os.path.dirname(domain)
+    _write(domain + "/cgroup.procs", "0")
+    if domain != path:
+        _write(path + "/cgroup.threads", "0")
 
 
 def _claim(path: str, cpus: str) -> None:
@@ -59,7 +99,7 @@ def _claim(path: str, cpus: str) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise OSError(errno.EBUSY, "CPU %s belongs to another partition" % cpus, exclusive) from None
+        raise OSError(errno.EBUSY, "another cgroup claims one of CPU %s for itself" % cpus, exclusive) from None
     _write(path + "/cpuset.cpus.partition", "isolated")
     state = _read(path + "/cpuset.cpus.partition")
     if state != "isolated":

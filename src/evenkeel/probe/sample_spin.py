@@ -7,13 +7,14 @@ exact in software emulation too; nothing here measures a latency.  Must leave no
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import Any, Iterator, Sequence
 
 from evenkeel.probe.sample import OnProgress, grown, interrupt_rows, pause, read, threads
 from evenkeel.probe.sample_guest import guest_start
-from evenkeel.probe.sample_partition import join, partition
+from evenkeel.probe.sample_partition import describe, join, neighbours, places
 from evenkeel.probe.sample_proc import parse_status
 from evenkeel.probe.sample_process import Child, start, start_tree
 
@@ -26,52 +27,50 @@ def spin(
     cpus: Sequence[int],
     seconds: float,
     isolate: Sequence[int] = (),
+    cgroups: dict[str, str] | None = None,
     policy: str = "other",
     load: dict[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """One spinner on each of ``cpus`` at the same time; those in ``isolate`` inside a partition of their own.
+    """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
 
-    ``policy``: ``other`` or ``fifo:N``.  ``load``: ``{"tool": "hackbench", "groups": n}``, free to run wherever the
-    scheduler may put it.  Returns ``{"load": text, "spins": [...]}``, see :func:`_count` for one spin.
-    Raises EBUSY when the partition of a guest holds one of ``isolate``, EINVAL for a CPU that may not be used.
+    ``cgroups``: CPU (as text) -> cgroup of the vCPU thread that runs there, which the spinner joins.  ``isolate``: CPUs
+    that no guest runs on and that get a partition of their own.  ``load``: ``{"tool": "hackbench", "groups": n}``, free
+    to run wherever the scheduler may put it.
+    Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
+    Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
     with contextlib.ExitStack() as stack:
-        inside = stack.enter_context(partition(isolate)) if isolate else None
+        found = stack.enter_context(places(cpus, isolate, cgroups or {}))
         described = stack.enter_context(under_load(load))
-        threads_by_cpu = {}
+        spinning = {}
         for cpu in cpus:
-            child = _spinner(cpu, policy, inside if cpu in isolate else None)
+            tenants = neighbours(found.get(cpu))
+            child = _spinner(cpu, policy, found.get(cpu))
             stack.callback(child.kill)
-            threads_by_cpu[cpu] = child.pid
+            spinning[cpu] = (child.pid, tenants)
         pause(WARM_UP_S, "warming up", on_progress)
-        spins = _count(threads_by_cpu, seconds, described.text(), on_progress)
-        for one in spins:
+        answer = _count(spinning, seconds, described, on_progress)
+        for one in answer["spins"]:
             one["policy"] = policy
-            one["placement"] = "a partition of its own" if one["cpu"] in isolate else "pinned, no partition"
-        return {"load": described.text(), "spins": spins}
+            one["placement"] = describe(found.get(one["cpu"]))
+        return answer
 
 
 def spin_guest(
     guest: str,
     vcpu: int,
     seconds: float,
-    cpus: Sequence[int] = (),
     load: dict[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """A busy loop inside the guest on ``vcpu``: the guest's own conditions.  ``cpus``: host spinners beside it.
+    """A busy loop inside the guest on ``vcpu``.  Returns as :func:`spin`, with one spin.
 
-    What is counted for the guest belongs to the vCPU's thread and to the host CPU that it runs on.  Needs the guest
-    agent and ``timeout``, ``taskset`` and ``sh`` in the guest (busybox has them).
+    What is counted belongs to the vCPU's thread and to the host CPU that it runs on; ticks of the guest's own kernel
+    are among its timer interrupts, because the host's timer carries them.  Needs the guest agent, and ``timeout``,
+    ``taskset`` and ``sh`` in the guest (busybox has them).
     """
-    with contextlib.ExitStack() as stack:
-        described = stack.enter_context(under_load(load))
-        threads_by_cpu = {}
-        for cpu in cpus:
-            child = _spinner(cpu, "other", None)
-            stack.callback(child.kill)
-            threads_by_cpu[cpu] = child.pid
+    with under_load(load) as described:
         # It ends by itself: the agent cannot be asked to kill, and this probe may be killed.
         lasts = int(seconds + WARM_UP_S + 3)
         loop = ["timeout", "-s", "KILL", str(lasts), "taskset", "-c", str(vcpu), "sh", "-c", "while :; do :; done"]
@@ -81,15 +80,13 @@ def spin_guest(
         thread = next((one for one in threads(guest)["threads"] if one["vcpu"] == vcpu), None)
         if thread is None:
             raise ValueError("guest %s has no thread of vCPU %d" % (guest, vcpu))
-        threads_by_cpu[thread["seen"][-1]] = thread["tid"]
-        spins = _count(threads_by_cpu, seconds, described.text(), on_progress)
+        answer = _count({thread["seen"][-1]: (thread["tid"], [])}, seconds, described, on_progress)
         # The next measurement must find the guest quiet again.
         pause(max(0.0, started + lasts + 0.5 - time.monotonic()), "letting the guest come to rest", on_progress)
-        for one in spins:
-            own = one["cpu"] == thread["seen"][-1]
-            one["policy"] = "%s:%d" % (thread["policy"], thread["priority"]) if own and thread["priority"] else "other"
-            one["placement"] = "a busy loop in guest %s on vCPU %d" % (guest, vcpu) if own else "pinned, no partition"
-        return {"load": described.text(), "spins": spins}
+        for one in answer["spins"]:
+            one["policy"] = "%s:%d" % (thread["policy"], thread["priority"]) if thread["priority"] else thread["policy"]
+            one["placement"] = "a busy loop in guest %s on vCPU %d" % (guest, vcpu)
+        return answer
 
 
 def _spinner(cpu: int, policy: str, cgroup: str | None) -> Child:
@@ -149,17 +146,19 @@ def _allowed(pid: int) -> str:
 
 
 def _count(
-    threads_by_cpu: dict[int, int], seconds: float, load: str, on_progress: OnProgress | None
-) -> list[dict[str, Any]]:
-    """Counters of each CPU and thread over ``seconds``: timer, device and other interrupts, switches, CPU time."""
-    before = {tid: _switches(tid) for tid in threads_by_cpu.values()}
-    time_before = {tid: _cpu_seconds(tid) for tid in threads_by_cpu.values()}
+    spinning: dict[int, tuple[int, list[int]]], seconds: float, load: Load, on_progress: OnProgress | None
+) -> dict[str, Any]:
+    """``spins``: for each CPU what happened there and to the thread that spun, and to the ``tenants`` beside it (the
+    vCPU thread: all zero while its guest is idle).  ``rows``: what grew in /proc/interrupts on any CPU.
+    """
+    begin = {cpu: (_state(tid), [_state(tenant) for tenant in tenants]) for cpu, (tid, tenants) in spinning.items()}
     rows, start_s = interrupt_rows(), time.monotonic()
-    pause(seconds, "counting" if load == "idle" else "counting under load", on_progress)
+    pause(seconds, "counting" if load.text() == "idle" else "counting under load", on_progress)
     changed, real = grown(rows, interrupt_rows()), time.monotonic() - start_s
+    described = load.text()
     spins = []
-    for cpu, tid in threads_by_cpu.items():
-        after = _switches(tid)
+    for cpu, (tid, tenants) in spinning.items():
+        own, theirs = begin[cpu]
         spins.append(
             {
                 "cpu": cpu,
@@ -167,12 +166,19 @@ def _count(
                 "timer_interrupts": sum(_on(changed, cpu, "timer").values()),
                 "device_interrupts": _on(changed, cpu, "device"),
                 "other_interrupts": _on(changed, cpu, "other"),
-                "voluntary_switches": after[0] - before[tid][0],
-                "involuntary_switches": after[1] - before[tid][1],
-                "cpu_seconds": round(_cpu_seconds(tid) - time_before[tid], 3),
+                **_growth(own, _state(tid)),
+                "tenants": [_growth(old, _state(tenant)) for old, tenant in zip(theirs, tenants)],  # noqa: B905
             }
         )
-    return spins
+    return {"load": described, "spins": spins, "rows": changed}
+
+
+def _growth(old: tuple[int, int, float], new: tuple[int, int, float]) -> dict[str, Any]:
+    return {
+        "voluntary_switches": new[0] - old[0],
+        "involuntary_switches": new[1] - old[1],
+        "cpu_seconds": round(new[2] - old[2], 3),
+    }
 
 
 def _on(rows: list[dict[str, Any]], cpu: int, kind: str) -> dict[str, int]:
@@ -185,13 +191,13 @@ def _on(rows: list[dict[str, Any]], cpu: int, kind: str) -> dict[str, int]:
     return found
 
 
-def _switches(tid: int) -> tuple[int, int]:
-    """Voluntary and involuntary switches of a thread so far.  Raises ProcessLookupError when it is gone."""
+def _state(tid: int) -> tuple[int, int, float]:
+    """Voluntary and involuntary switches and CPU seconds of a thread so far.  Raises ProcessLookupError: it is gone."""
     text = read("/proc/%d/status" % tid)
     if text is None:
-        raise ProcessLookupError(3, "the thread that was measured ended", "/proc/%d" % tid)
+        raise ProcessLookupError(errno.ESRCH, "a thread that was measured ended", "/proc/%d" % tid)
     status = parse_status(text)
-    return int(status["voluntary_ctxt_switches"]), int(status["nonvoluntary_ctxt_switches"])
+    return int(status["voluntary_ctxt_switches"]), int(status["nonvoluntary_ctxt_switches"]), _cpu_seconds(tid)
 
 
 def _cpu_seconds(tid: int) -> float:

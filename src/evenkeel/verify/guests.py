@@ -1,0 +1,221 @@
+"""Guests against their plan: live definition, threads, memory.  Pure.  Partitions are settings: :mod:`.settings`."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+from evenkeel.documents.cpuset import format_cpus, parse_cpus
+from evenkeel.documents.findings import Check
+from evenkeel.documents.plan import GuestPlan, HostPlan
+from evenkeel.documents.quantity import format_size
+from evenkeel.verify.catalogue import (
+    GUEST_LIVE,
+    GUEST_RUNNING,
+    INTRUDER,
+    PAGE_LOCKED,
+    PAGE_NODE,
+    THREAD_EMULATOR,
+    THREAD_HELPER,
+    THREAD_VCPU,
+    Kind,
+    item,
+    shorten,
+)
+from evenkeel.verify.definition import differences
+from evenkeel.verify.observe import GuestSeen, Observation, vcpu_cpus
+
+
+def check(host: HostPlan, seen: Observation) -> tuple[Check, ...]:
+    checks: list[Check] = []
+    for guest in host.guests:
+        checks += _guest(host, guest, seen.guests[guest.name])
+    return (*checks, *_intruders(host, seen))
+
+
+def _guest(host: HostPlan, guest: GuestPlan, seen: GuestSeen) -> list[Check]:
+    checks = [_running(guest, seen)]
+    if seen.threads is None or seen.memory is None:
+        reason = seen.trouble or f"the guest does not run ({seen.state})"
+        kinds = [GUEST_LIVE, THREAD_VCPU, THREAD_EMULATOR, THREAD_HELPER, *_page_kinds(guest)]
+        return checks + [kind.not_checked(reason, guest=guest.name) for kind in kinds]
+    checks.append(_live(guest, seen))
+    checks += [_vcpu(guest, index, seen) for index in range(len(guest.vcpus))]
+    checks += [_emulator(host, guest, seen.threads), _helpers(host, guest, seen.threads)]
+    return checks + _pages(guest, seen.memory)
+
+
+def _running(guest: GuestPlan, seen: GuestSeen) -> Check:
+    if seen.state == "unknown":
+        return GUEST_RUNNING.not_checked(seen.trouble, expected="running", guest=guest.name)
+    return GUEST_RUNNING.judge(
+        seen.state == "running",
+        expected="running",
+        observed=seen.state,
+        evidence=(item(f"virsh domstate {guest.name}", seen.state),),
+        guest=guest.name,
+    )
+
+
+def _live(guest: GuestPlan, seen: GuestSeen) -> Check:
+    """The definition that the next start will use is a setting of the plan, and checked as such."""
+    wrong = differences(guest.xml, seen.live or "")
+    return GUEST_LIVE.judge(
+        not wrong,
+        expected="every element of the planned definition",
+        observed=shorten(wrong, 3) or f"all {sum(1 for _ in ET.fromstring(guest.xml).iter())} elements",
+        evidence=[item(f"virsh dumpxml {guest.name}", text) for text in wrong],
+        guest=guest.name,
+    )
+
+
+# -- threads ------------------------------------------------------------------------------------------------------
+
+
+def _vcpu(guest: GuestPlan, index: int, seen: GuestSeen) -> Check:
+    plan = guest.vcpus[index]
+    expected = f"{plan.policy}:{plan.priority} on {format_cpus(plan.cpus)}"
+    thread = seen.vcpu(plan.index)
+    part = f"vcpu{plan.index}"
+    if thread is None:
+        return THREAD_VCPU.judge(False, expected=expected, observed="no such thread", guest=guest.name, part=part)
+    observed = f"{thread['policy']}:{thread['priority']} on {thread['cpus']}"
+    # An ordinary vCPU may be at batch or idle by the owner's wish; real-time policies are what the plan decides.
+    same = (thread["policy"], thread["priority"]) == (plan.policy, plan.priority)
+    return THREAD_VCPU.judge(
+        same and parse_cpus(thread["cpus"]) == plan.cpus,
+        expected=expected,
+        observed=observed,
+        evidence=(_line(thread),),
+        guest=guest.name,
+        part=part,
+    )
+
+
+def _line(thread: dict[str, Any]) -> Any:
+    ran = ",".join(str(cpu) for cpu in thread["seen"])
+    text = f"{thread['policy']}:{thread['priority']}, allowed on {thread['cpus']}, ran on {ran}"
+    return item(f"thread {thread['tid']} {thread['name']}", text)
+
+
+def _emulator(host: HostPlan, guest: GuestPlan, threads: Sequence[dict[str, Any]]) -> Check:
+    """All threads of QEMU but the vCPUs: main loop, I/O threads, workers, the one that prefaults memory."""
+    chosen = [thread for thread in threads if thread["kind"] in ("emulator", "iothread")]
+    wrong = [
+        thread
+        for thread in chosen
+        if not parse_cpus(thread["cpus"]) <= guest.emulator_cpus or set(thread["seen"]) & host.ledger.isolated
+    ]
+    return THREAD_EMULATOR.judge(
+        bool(chosen) and not wrong,
+        expected=f"on {format_cpus(guest.emulator_cpus)}",
+        observed=_where(wrong) or f"{len(chosen)} threads on {_union(chosen)}",
+        evidence=[_line(thread) for thread in wrong or chosen],
+        guest=guest.name,
+    )
+
+
+def _helpers(host: HostPlan, guest: GuestPlan, threads: Sequence[dict[str, Any]]) -> Check:
+    """Where the plan isolates nothing they may run anywhere."""
+    chosen = [thread for thread in threads if thread["kind"] == "kernel"]
+    wrong = [thread for thread in chosen if parse_cpus(thread["cpus"]) & host.ledger.isolated]
+    return THREAD_HELPER.judge(
+        not wrong,
+        expected=f"none on {format_cpus(host.ledger.isolated) or 'isolated CPUs'}",
+        observed=_where(wrong) or f"{len(chosen)} threads on {_union(chosen) or 'no CPU'}",
+        evidence=[_line(thread) for thread in wrong or chosen],
+        guest=guest.name,
+    )
+
+
+def _where(threads: Sequence[dict[str, Any]]) -> str:
+    told = []
+    for thread in threads:
+        seen = ",".join(str(cpu) for cpu in thread["seen"])
+        told.append(f"{thread['name']} allowed on {thread['cpus']}, ran on {seen}")
+    return shorten(told, 3)
+
+
+def _union(threads: Sequence[dict[str, Any]]) -> str:
+    return format_cpus(cpu for thread in threads for cpu in parse_cpus(thread["cpus"]))
+
+
+def _intruders(host: HostPlan, seen: Observation) -> tuple[Check, ...]:
+    """Meaningful while the guests run: without them there are no partitions, and anybody may go anywhere."""
+    cpus = vcpu_cpus(host)
+    if not cpus:
+        return ()
+    expected = f"no thread but those of the guests on {format_cpus(cpus)}"
+    if seen.intruders is None:
+        return (INTRUDER.not_checked(seen.trouble.get("intruders", "not looked at"), expected=expected),)
+    running = [guest for guest in host.guests if guest.name in seen.guests and seen.guests[guest.name].threads]
+    if not any(vcpu.cpus & cpus for guest in running for vcpu in guest.vcpus):
+        return (INTRUDER.not_checked("no guest runs on these CPUs, so no partition guards them", expected=expected),)
+    taken = frozenset(cpu for guest in running for vcpu in guest.vcpus for cpu in vcpu.cpus) & cpus
+    found = [thread for thread in seen.intruders if parse_cpus(thread["cpus"]) & taken]
+    # Those that can run nowhere else first: they are what somebody put there.
+    found.sort(key=lambda thread: (not parse_cpus(thread["cpus"]) <= taken, thread["tid"]))
+    told = [f"{thread['name']} ({thread['pid']}) allowed on {thread['cpus']}" for thread in found]
+    check = INTRUDER.judge(
+        not found,
+        expected=expected,
+        observed=shorten(told, 3) or "none",
+        evidence=[item(f"thread {thread['tid']} {thread['name']}", thread["cpus"]) for thread in found[:20]],
+    )
+    return (check,)
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def _page_kinds(guest: GuestPlan) -> list[Kind]:
+    return ([PAGE_NODE] if guest.page_bytes else []) + ([PAGE_LOCKED] if "<locked" in guest.xml else [])
+
+
+def _pages(guest: GuestPlan, memory: dict[str, Any]) -> list[Check]:
+    checks = []
+    if guest.page_bytes:
+        checks.append(_huge(guest, memory))
+    if "<locked" in guest.xml:
+        checks.append(_locked(guest, memory))
+    return checks
+
+
+def _huge(guest: GuestPlan, memory: dict[str, Any]) -> Check:
+    """Guest memory is what QEMU maps in huge pages; with a strict binding the kernel says ``bind:NODE``."""
+    bytes_on: dict[str, int] = {}
+    for mapping in memory["huge"]:
+        for node, pages in mapping["nodes"].items():
+            bytes_on[node] = bytes_on.get(node, 0) + pages * mapping["page_bytes"]
+    wanted = str(guest.node) if guest.node is not None else None
+    total = sum(bytes_on.values())
+    passed = total >= guest.memory_bytes and (wanted is None or set(bytes_on) == {wanted})
+    told = [f"{format_size(size)} on node {node}" for node, size in sorted(bytes_on.items())]
+    place = f" on node {wanted}" if wanted else ""
+    evidence = [
+        item(
+            f"/proc/{memory['pid']}/numa_maps",
+            f"{mapping['policy']} kernelpagesize_kB={mapping['page_bytes'] >> 10} "
+            + " ".join(f"N{node}={pages}" for node, pages in sorted(mapping["nodes"].items())),
+        )
+        for mapping in memory["huge"]
+    ]
+    return PAGE_NODE.judge(
+        passed,
+        expected=f"{format_size(guest.memory_bytes)} in huge pages{place}",
+        observed=", ".join(told) or "no huge pages",
+        evidence=evidence or [item(f"/proc/{memory['pid']}/numa_maps", "no mapping with huge pages")],
+        guest=guest.name,
+    )
+
+
+def _locked(guest: GuestPlan, memory: dict[str, Any]) -> Check:
+    locked = int(memory["locked_bytes"])
+    return PAGE_LOCKED.judge(
+        locked >= guest.memory_bytes,
+        expected=f"at least {format_size(guest.memory_bytes)}",
+        observed=format_size(locked) if locked else "nothing",
+        evidence=(item(f"/proc/{memory['pid']}/status VmLck", f"{locked >> 10} kB"),),
+        guest=guest.name,
+    )

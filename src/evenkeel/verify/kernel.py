@@ -1,0 +1,89 @@
+"""Kernel and CPU ledger against the machine.  Pure."""
+
+from __future__ import annotations
+
+from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.findings import Check
+from evenkeel.documents.plan import BootArgument, HostPlan
+from evenkeel.plan.ledger import check_ledger
+from evenkeel.verify.catalogue import ISOLATED, KERNEL, LEDGER, UNKNOWN_ARGUMENTS, item
+
+
+def check(host: HostPlan, facts: Facts) -> tuple[Check, ...]:
+    return (_kernel(host, facts), _unknown(host, facts), _ledger(host, facts), *_isolated(host, facts))
+
+
+def _kernel(host: HostPlan, facts: Facts) -> Check:
+    def words(release: str, realtime: bool) -> str:
+        return f"{release}{', PREEMPT_RT' if realtime else ''}"
+
+    expected = words(host.kernel_release, host.preempt_rt)
+    observed = words(facts.kernel.release, facts.kernel.preempt_rt)
+    evidence = (item("uname -r -v", f"{facts.kernel.release} {facts.kernel.version}"),)
+    return KERNEL.judge(expected == observed, expected=expected, observed=observed, evidence=evidence)
+
+
+def _unknown(host: HostPlan, facts: Facts) -> Check:
+    """The kernel reads ``-`` and ``_`` in a key as the same character."""
+    keys = {
+        setting.target.key.replace("-", "_") for setting in host.settings if isinstance(setting.target, BootArgument)
+    }
+    unknown = facts.kernel.unknown_parameters
+    ours = [word for word in unknown if word.partition("=")[0].replace("-", "_") in keys]
+    return UNKNOWN_ARGUMENTS.judge(
+        not ours,
+        expected="none of the plan's arguments among the unknown ones",
+        observed=", ".join(ours) or "none",
+        evidence=(item("dmesg: Unknown kernel command line parameters", " ".join(unknown) or "(no such line)"),),
+    )
+
+
+def _ledger(host: HostPlan, facts: Facts) -> Check:
+    broken = check_ledger(host.ledger, facts)
+    ledger = host.ledger
+    evidence = [item("CPUs online", format_cpus(facts.online))]
+    for name in ("housekeeping", "data_plane", "realtime", "idle", "shared"):
+        cpus: frozenset[int] = getattr(ledger, name)
+        if cpus:
+            evidence.append(item(f"ledger: {name.replace('_', ' ')}", format_cpus(cpus)))
+    return LEDGER.judge(
+        not broken,
+        expected="every online CPU has one owner, no core is split",
+        observed="; ".join(broken) or "as expected",
+        evidence=evidence,
+    )
+
+
+def _isolated(host: HostPlan, facts: Facts) -> tuple[Check, ...]:
+    """Only what the plan sets on the command line: a host without isolating goals has nothing isolated."""
+    boot = {setting.target.key for setting in host.settings if isinstance(setting.target, BootArgument) and setting.new}
+    checks = []
+    for key, file, cpus in (
+        ("nohz_full", "/sys/devices/system/cpu/nohz_full", facts.nohz_full),
+        ("isolcpus", "/sys/devices/system/cpu/isolated", facts.isolated),
+    ):
+        if key not in boot:
+            continue
+        wanted = host.ledger.isolated
+        if key == "isolcpus" and not _takes_domain(host):
+            continue  # with managed_irq alone that file stays empty until partitions fill it
+        checks.append(
+            ISOLATED.judge(
+                cpus == wanted,
+                expected=format_cpus(wanted),
+                observed=format_cpus(cpus) or "none",
+                evidence=(item(file, facts.settings.get(file, format_cpus(cpus))),),
+                part=key,
+            )
+        )
+    return tuple(checks)
+
+
+def _takes_domain(host: HostPlan) -> bool:
+    for setting in host.settings:
+        if isinstance(setting.target, BootArgument) and setting.target.key == "isolcpus":
+            flags = (setting.new or "").split(",")
+            names = [word for word in flags if not word[:1].isdigit()]
+            return not names or "domain" in names
+    return False

@@ -1,0 +1,199 @@
+"""Look at a host for verification: everything that the judging modules need, taken through the probe.
+
+Reads and samples only.  An operation that the machine refuses leaves its reason in :class:`Observation`, so that the
+checks that depend on it can say why they were not made; a lost connection is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evenkeel.documents.cpuset import parse_cpus
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.plan import GuestPlan, HostPlan, UnitState
+from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long and how hard to look.
+
+    ``load``: what runs on the host beside the second spinner.  ``spinners`` False: settings, threads, pages and
+    interrupts only; the checks of spinners are then not made.
+    """
+
+    seconds: float = 4.0
+    load: Literal["hackbench", "none"] = "hackbench"
+    spinners: bool = True
+    thread_samples: int = 5
+
+
+@dataclass(frozen=True)
+class GuestSeen:
+    """A guest as it is.  ``threads`` and ``memory`` are None when it has no QEMU process; ``trouble`` says more."""
+
+    state: str
+    live: str | None = None
+    defined: str | None = None
+    threads: list[dict[str, Any]] | None = None
+    memory: dict[str, Any] | None = None
+    trouble: str = ""
+
+    def vcpu(self, index: int) -> dict[str, Any] | None:
+        return next((thread for thread in self.threads or () if thread["vcpu"] == index), None)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that was seen.  ``quiet`` and ``loaded``: the spinners alone, and beside a load (None: not run)."""
+
+    facts: Facts
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
+    guests: dict[str, GuestSeen] = field(default_factory=dict)
+    intruders: list[dict[str, Any]] | None = None
+    interrupts: dict[str, Any] | None = None
+    quiet: dict[str, Any] | None = None
+    loaded: dict[str, Any] | None = None
+    #: Housekeeping CPU that had a spinner of its own beside the load, for comparison.
+    control: int | None = None
+    #: Operation -> why it gave nothing.
+    trouble: dict[str, str] = field(default_factory=dict)
+
+
+def observe(
+    host: HostPlan, probe: Probe, facts: Facts, options: Options, on_progress: OnProgress | None = None
+) -> Observation:
+    """Look at everything once.  Raises Unreachable when the connection is lost."""
+    steps = _Steps(_length(host, options), on_progress)
+    trouble: dict[str, str] = {}
+
+    def attempt(op: str, name: str, length_s: float, what: str, /, **arguments: Any) -> Any:
+        """One operation; None, with the reason in ``trouble``, when the machine refuses it."""
+        inner = steps.begin(length_s, what)
+        try:
+            return probe.call(op, on_progress=inner, **arguments)
+        except ProbeError as error:
+            trouble[name] = error.message
+            return None
+
+    units = sorted({setting.target.unit for setting in host.settings if isinstance(setting.target, UnitState)})
+    states = attempt("units", "units", 1, "units", names=units) if units else {}
+    guests = {guest.name: _see_guest(guest, attempt, trouble, options) for guest in host.guests}
+    realtime = sorted(vcpu_cpus(host))
+    intruders = (
+        attempt("intruders", "intruders", 1, "all other threads", cpus=realtime, guests=list(guests))
+        if realtime
+        else []
+    )
+    interrupts = quiet = loaded = control = None
+    places = spin_places(host, guests, facts)
+    if options.spinners and places:
+        quiet = attempt("spin", "quiet", options.seconds + 1, "a spinner", seconds=options.seconds, **places)
+        if options.load != "none":
+            control = max(host.ledger.housekeeping, default=None)
+            cpus = [*places["cpus"], *([] if control is None else [control])]
+            load = {"tool": options.load, "groups": max(1, len(host.ledger.housekeeping) // 2)}
+            loaded = attempt(
+                "spin",
+                "loaded",
+                options.seconds + 4,
+                "a spinner under load",
+                seconds=options.seconds,
+                load=load,
+                **{**places, "cpus": cpus},
+            )
+    else:
+        interrupts = attempt("interrupts", "interrupts", 1, "interrupts", seconds=1.0)
+    steps.end()
+    return Observation(
+        facts=facts,
+        units=states or {},
+        guests=guests,
+        intruders=intruders,
+        interrupts=interrupts,
+        quiet=quiet,
+        loaded=loaded,
+        control=control,
+        trouble=trouble,
+    )
+
+
+def vcpu_cpus(host: HostPlan) -> frozenset[int]:
+    """CPUs of vCPUs at real-time priority; where there are none, of all vCPUs that have isolated CPUs."""
+    pinned = [vcpu for guest in host.guests for vcpu in guest.vcpus if vcpu.cpus <= host.ledger.isolated]
+    urgent = [vcpu for vcpu in pinned if vcpu.policy == "fifo"]
+    return frozenset(cpu for vcpu in urgent or pinned for cpu in vcpu.cpus)
+
+
+def spin_places(host: HostPlan, guests: dict[str, GuestSeen], facts: Facts) -> dict[str, Any]:
+    """Arguments of the probe's ``spin``: on which CPUs, and in which cgroup or partition; empty: there is no such CPU.
+
+    Beside the vCPU where its guest runs, because nobody else may use that CPU then: its cgroup is the condition that
+    is to be checked.  In a partition of its own where the host is tuned and no guest runs.  On a host that is not
+    tuned yet plainly pinned, or the partition would hide what is missing.
+    """
+    cpus = sorted(vcpu_cpus(host) or host.ledger.data_plane | host.ledger.realtime)
+    cgroups = {}
+    for guest in host.guests:
+        for vcpu in guest.vcpus:
+            thread = guests[guest.name].vcpu(vcpu.index) if guest.name in guests else None
+            if thread and thread["cgroup"] and len(vcpu.cpus) == 1 and parse_cpus(thread["cpus"]) == vcpu.cpus:
+                cgroups[str(min(vcpu.cpus))] = thread["cgroup"]
+    cgroups = {cpu: path for cpu, path in cgroups.items() if int(cpu) in cpus}
+    isolate = [cpu for cpu in cpus if str(cpu) not in cgroups and cpu in facts.nohz_full]
+    return {"cpus": cpus, "isolate": isolate, "cgroups": cgroups} if cpus else {}
+
+
+def _see_guest(guest: GuestPlan, attempt: Callable[..., Any], trouble: dict[str, str], options: Options) -> GuestSeen:
+    name = guest.name
+    state = attempt("guest_state", name, 1, f"guest {name}", guest=name)
+    if state is None:
+        return GuestSeen("unknown", trouble=trouble[name])
+    if state["live"] is None:
+        return GuestSeen(state["state"], defined=state["defined"])
+    threads = attempt(
+        "threads", name, 1, f"threads of {name}", guest=name, samples=options.thread_samples, interval_s=0.1
+    )
+    memory = attempt("numa_maps", name, 1, f"memory of {name}", guest=name)
+    return GuestSeen(
+        state=state["state"],
+        live=state["live"],
+        defined=state["defined"],
+        threads=threads["threads"] if threads else None,
+        memory=memory,
+        trouble=trouble.get(name, ""),
+    )
+
+
+def _length(host: HostPlan, options: Options) -> float:
+    spinning = options.seconds + 1 + (options.seconds + 4 if options.load != "none" else 0)
+    return 2 + 3 * len(host.guests) + (spinning if options.spinners and host.ledger.isolated else 1)
+
+
+class _Steps:
+    """One bar for many operations: seconds as planned, so that the rate tells when it is done."""
+
+    def __init__(self, total: float, on_progress: OnProgress | None) -> None:
+        self._total = total
+        self._done = 0.0
+        self._length = 0.0
+        self._tell = on_progress
+
+    def begin(self, seconds: float, what: str) -> OnProgress:
+        self._done += self._length
+        self._length = seconds
+        self._say(self._done, what)
+
+        def inner(done: int, total: int, _what: str) -> None:
+            self._say(self._done + seconds * done / (total or 1), what)
+
+        return inner
+
+    def end(self) -> None:
+        self._say(self._total, "")
+
+    def _say(self, done: float, what: str) -> None:
+        if self._tell:
+            self._tell(int(10 * min(done, self._total)), int(10 * self._total), what)

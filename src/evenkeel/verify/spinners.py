@@ -1,0 +1,161 @@
+"""What disturbed a busy thread on a real-time CPU.  Pure; counts, no latencies: exact in emulation as well.
+
+The spinner shares its CPU with a vCPU whose guest is idle.  A guest that is busy all the time is its own spinner: its
+vCPU thread is judged then.  A guest in between leaves nothing that could be judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.findings import Check
+from evenkeel.documents.plan import HostPlan
+from evenkeel.verify.catalogue import SPIN_IRQ, SPIN_LOAD, SPIN_TICK, Kind, item, shorten
+from evenkeel.verify.observe import Observation, Options
+
+#: Measured on PREEMPT_RT 6.12: 4 to 9 timer interrupts in 4 s on a nohz_full CPU, hundreds on any other.
+TICKS_IN_4_S = 9
+#: How much less often than on a housekeeping CPU a spinner must lose its CPU under load.
+FEWER = 5
+#: Share of its CPU that an idle guest's vCPU may use, and that a busy one must.
+IDLE, BUSY = 0.05, 0.90
+#: Share of its CPU that a spinner must get under load.  Below it the switches say little, whoever took the rest.
+ENOUGH = 0.80
+
+
+@dataclass(frozen=True)
+class Busy:
+    """The thread that was busy on one CPU: our spinner, or the vCPU.  ``fault``: why neither can be judged."""
+
+    cpu: int
+    seconds: float
+    ticks: int
+    devices: dict[str, int]
+    others: dict[str, int]
+    involuntary: int
+    share: float
+    placement: str
+    fault: str = ""
+
+    def told(self) -> str:
+        others = " ".join(f"{name} {count}" for name, count in sorted(self.others.items()))
+        return (
+            f"{self.ticks} timer interrupts, {sum(self.devices.values())} device interrupts, {self.involuntary} "
+            f"involuntary switches, {100 * self.share:.0f} % of the CPU in {self.seconds:.1f} s"
+            + (f"; {others}" if others else "")
+            + f"; {self.placement}"
+        )
+
+
+def busy(spin: dict[str, Any]) -> Busy:
+    """Whom to judge on the CPU of this spin."""
+    seconds = float(spin["seconds"]) or 1.0
+    tenants = spin.get("tenants", [])
+    used = sum(tenant["cpu_seconds"] for tenant in tenants) / seconds
+    own = used < BUSY
+    fault = ""
+    if IDLE < used < BUSY:
+        fault = f"the guest used {100 * used:.0f} % of CPU {spin['cpu']} meanwhile: neither idle nor busy throughout"
+    return Busy(
+        cpu=int(spin["cpu"]),
+        seconds=seconds,
+        ticks=int(spin["timer_interrupts"]),
+        devices=dict(spin["device_interrupts"]),
+        others=dict(spin["other_interrupts"]),
+        involuntary=spin["involuntary_switches"] if own else sum(t["involuntary_switches"] for t in tenants),
+        share=spin["cpu_seconds"] / seconds if own else used,
+        placement=spin["placement"] if own else "the guest's vCPU itself, which was busy throughout",
+        fault=fault,
+    )
+
+
+def check(host: HostPlan, seen: Observation, options: Options) -> tuple[Check, ...]:
+    """Three checks, where the plan isolates a CPU."""
+    if not host.ledger.isolated:
+        return ()
+    quiet = _all(seen.quiet, seen.control)
+    loaded = _all(seen.loaded, seen.control)
+    control = next((busy(s) for s in (seen.loaded or {}).get("spins", ()) if s["cpu"] == seen.control), None)
+    left_out = "" if options.spinners else "left out (--quick)"
+    return (
+        _ticks(quiet, left_out or seen.trouble.get("quiet", "")),
+        _load(loaded, control, left_out or _no_load(options) or seen.trouble.get("loaded", ""), seen),
+        _devices([*quiet, *loaded], left_out or seen.trouble.get("quiet", "")),
+    )
+
+
+def _no_load(options: Options) -> str:
+    return "left out (--load none)" if options.load == "none" else ""
+
+
+def _all(answer: dict[str, Any] | None, control: int | None) -> list[Busy]:
+    return [busy(spin) for spin in (answer or {}).get("spins", ()) if spin["cpu"] != control]
+
+
+def limit(seconds: float) -> int:
+    """Timer interrupts that are allowed in ``seconds``."""
+    return max(TICKS_IN_4_S, math.ceil(TICKS_IN_4_S * seconds / 4))
+
+
+def _ticks(found: list[Busy], reason: str) -> Check:
+    expected = f"at most {TICKS_IN_4_S} in 4 s"
+    if refused := _refused(SPIN_TICK, found, reason, expected):
+        return refused
+    worst = max(found, key=lambda one: one.ticks / one.seconds)
+    return SPIN_TICK.judge(
+        all(one.ticks <= limit(one.seconds) for one in found),
+        expected=expected,
+        observed=f"{worst.ticks} in {worst.seconds:.1f} s on CPU {worst.cpu}",
+        evidence=_evidence(found),
+    )
+
+
+def _load(found: list[Busy], control: Busy | None, reason: str, seen: Observation) -> Check:
+    """Judged against a spinner on a housekeeping CPU at the same time: the strength of the load does not matter."""
+    expected = f"at least {FEWER} times fewer involuntary switches than on a housekeeping CPU"
+    if refused := _refused(SPIN_LOAD, found, reason, expected):
+        return refused
+    if control is None:
+        return SPIN_LOAD.not_checked("there was no housekeeping CPU to compare with", expected=expected)
+    load = (seen.loaded or {}).get("load", "load")
+    worst = max(found, key=lambda one: one.involuntary)
+    starved = [one for one in found if one.share < ENOUGH]
+    if control.involuntary < FEWER and not starved and worst.involuntary:
+        return SPIN_LOAD.not_checked(
+            f"{load} disturbed the housekeeping CPU {control.cpu} only {control.involuntary} times: no comparison",
+            expected=expected,
+        )
+    observed = f"{worst.involuntary} on CPU {worst.cpu}, {control.involuntary} on CPU {control.cpu}, with {load}"
+    if starved:
+        observed += f"; CPU {format_cpus(one.cpu for one in starved)} gave only {100 * starved[0].share:.0f} %"
+    evidence = [*_evidence(found), item(f"for comparison, housekeeping CPU {control.cpu}", control.told())]
+    return SPIN_LOAD.judge(
+        not starved and worst.involuntary * FEWER <= control.involuntary,
+        expected=expected,
+        observed=observed,
+        evidence=evidence,
+    )
+
+
+def _devices(found: list[Busy], reason: str) -> Check:
+    if refused := _refused(SPIN_IRQ, found, reason, "0"):
+        return refused
+    told = [f"{name} {n} times on CPU {one.cpu}" for one in found for name, n in sorted(one.devices.items())]
+    return SPIN_IRQ.judge(not told, expected="0", observed=shorten(told) or "0", evidence=_evidence(found))
+
+
+def _refused(kind: Kind, found: list[Busy], reason: str, expected: str) -> Check | None:
+    """The check that could not be made, or None."""
+    if not found:
+        return kind.not_checked(reason or "no spinner was run", expected=expected)
+    if fault := next((one.fault for one in found if one.fault), ""):
+        return kind.not_checked(fault, expected=expected)
+    return None
+
+
+def _evidence(found: Iterable[Busy]) -> list[Any]:
+    return [item(f"spinner on CPU {one.cpu}", one.told()) for one in found]
