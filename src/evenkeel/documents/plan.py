@@ -126,9 +126,9 @@ class UnitState(Model):
 
 
 class GuestDefinition(Model):
-    """The domain definition of a guest.  Its libvirt XML is GuestPlan.xml; the value is the SHA-256 of that text (UTF-8),
-    64 hexadecimal digits.  Facts do not know definitions, so ``old`` is always None and the status "change": the engine
-    compares with what it defined last.
+    """The domain definition of a guest.  Its libvirt XML is GuestPlan.xml; the value is the SHA-256 of that text
+    (UTF-8), 64 hexadecimal digits.  Facts do not know definitions, so ``old`` is always None and the status "change":
+    the engine compares with what it defined last.
     """
 
     type: Literal["guest"] = "guest"
