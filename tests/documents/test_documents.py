@@ -67,7 +67,7 @@ def test_kind_and_version_are_fixed(kind: type[Document]) -> None:
     assert ("version",) in [problem["loc"] for problem in caught.value.errors()]
 
 
-@pytest.mark.parametrize("model", sorted(models(), key=lambda model: model.__name__), ids=str)
+@pytest.mark.parametrize("model", sorted(models(), key=str), ids=str)
 def test_every_part_of_a_document_is_strict_and_frozen(model: type[Model]) -> None:
     assert model.model_config.get("extra") == "forbid"
     assert model.model_config.get("frozen") is True
