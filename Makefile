@@ -34,7 +34,7 @@ bench: ## the benchmarks, one after the other
 .PHONY: lint
 lint: ## ruff, mypy --strict, and the syntax of the scripts
 	@tools/setup
-	@for script in tools/* .ci/run; do bash -n "$$script"; done
+	@for script in tools/setup .ci/run; do bash -n "$$script"; done
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 
@@ -48,6 +48,12 @@ lock: ## pin the Python packages anew (docs/explanation/dependencies.md)
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header \
 		--python-version 3.11 --upgrade --quiet --output-file requirements.lock
 	@tools/setup
+
+.PHONY: reference
+reference: ## write docs/reference/cli.md anew from the help of the verbs
+	@tools/setup
+	@$(BIN)/python tools/reference.py >docs/reference/.cli.md
+	@mv docs/reference/.cli.md docs/reference/cli.md
 
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)

@@ -1,0 +1,73 @@
+"""The reference pages say what the program does: no verb, key or exit code is missing or made up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from tools.reference import reference
+
+from evenkeel import errors
+from evenkeel.cli import root
+from evenkeel.documents import site
+from evenkeel.plan.sitefile import parse_site
+
+DOCS = Path(__file__).parents[1] / "docs"
+SITE_FILE = (DOCS / "reference" / "site-file.md").read_text(encoding="utf-8")
+
+
+def test_the_command_line_is_described_as_it_is() -> None:
+    text = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert text == reference(), "the help of a verb has changed: make reference"
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("Top", site.Site),
+        ("A host", site.HostWish),
+        ("An override", site.Override),
+        ("A guest", site.GuestWish),
+        ("Boot", site.Boot),
+        ("A disk", site.Disk),
+        ("A network", site.Network),
+    ],
+)
+def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseModel]) -> None:
+    section = re.search(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", SITE_FILE, re.MULTILINE | re.DOTALL)
+    assert section, heading
+    rows = re.findall(r"^\| `(\w+)` \| (?:(required)\b)?", section[1], re.MULTILINE)
+    assert [name for name, _ in rows] == [name for name in model.model_fields if name != "kind"]
+    if heading in ("Top", "A host", "A guest", "Boot", "A disk"):
+        required = {name for name, field in model.model_fields.items() if field.is_required()}
+        conditional = {"version"} if model is site.Site else {"host"} if model is site.GuestWish else set()
+        assert {name for name, word in rows if word} == required | conditional
+
+
+def test_the_examples_of_the_site_file_are_right() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", SITE_FILE, re.DOTALL)
+    head = "version: 1\nhosts:\n  cell:\n    address: local\n"
+    first, override, anchors = blocks
+    parse_site(first, file="site-file.md")
+    parse_site(head + "    " + override.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
+    guests = parse_site(head + anchors, file="site-file.md").guests
+    assert guests["line-3"].memory == 2 * guests["line-2"].memory
+
+
+def test_every_exit_code_is_described() -> None:
+    text = (DOCS / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    described = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    known = {value for module in (errors, root) for name, value in vars(module).items() if name.startswith("EXIT_")}
+    assert described == known | {130}  # Ctrl-C is answered in cli/__init__.py, before anything is loaded
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in [*sorted((DOCS / "reference").glob("*.md")), DOCS / "explanation" / "dependencies.md"]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+            file = (page.parent / target).resolve() if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor and file.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor[1:] in {heading.lower().replace(" ", "-") for heading in headings}, f"{target}{anchor}"
