@@ -108,11 +108,16 @@ def cyclictest_guest(
     text = ",".join(str(vcpu) for vcpu in vcpus)
     argv = arguments(text, len(vcpus), seconds, priority, interval_us, "/proc/self/fd/1")
     with under_load(load) as running:
-        done = guest_exec(guest, argv, timeout_s=seconds * 3 + 60, on_progress=on_progress)
+        tell = on_progress or (lambda done, total, what: None)
+
+        def waited(done: int, _total: int, what: str) -> None:  # in tenths of a second, of a limit that is far away
+            tell(min(done, seconds * 10), seconds * 10, what)
+
+        ran = guest_exec(guest, argv, limit_s=seconds * 3 + 60, on_progress=waited)
         described = running.text()
-    begin = done["stdout"].find("{")
-    if done["exit"] or begin < 0:
-        said = (done["stderr"].strip() or done["stdout"].strip() or "no message").splitlines()[-1]
+    begin = ran["stdout"].find("{")
+    if ran["exit"] or begin < 0:
+        said = (ran["stderr"].strip() or ran["stdout"].strip() or "no message").splitlines()[-1]
         raise OSError(errno.EPROTO, "cyclictest in guest %s failed: %s" % (guest, said))
-    found, _end = json.JSONDecoder().raw_decode(done["stdout"][begin:])
+    found, _end = json.JSONDecoder().raw_decode(ran["stdout"][begin:])
     return {"argv": argv, "load": described, "json": found}

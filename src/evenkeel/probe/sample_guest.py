@@ -36,7 +36,7 @@ def guest_state(guest: str) -> dict[str, Any]:
 
 
 def guest_exec(
-    guest: str, argv: Sequence[str], timeout_s: float = 30.0, on_progress: OnProgress | None = None
+    guest: str, argv: Sequence[str], limit_s: float = 30.0, on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
     """Run a program in the guest: ``{"exit": code, "signal": n, "stdout": text, "stderr": text}``.
 
@@ -56,10 +56,10 @@ def guest_exec(
                 "stderr": base64.b64decode(status.get("err-data", "")).decode(errors="replace"),
             }
         spent = time.monotonic() - start
-        if spent > timeout_s:
-            raise OSError(errno.ETIMEDOUT, "%s did not end within %.0f s in guest %s" % (argv[0], timeout_s, guest))
+        if spent > limit_s:
+            raise OSError(errno.ETIMEDOUT, "%s did not end within %.0f s in guest %s" % (argv[0], limit_s, guest))
         if on_progress:
-            on_progress(int(spent * 10), int(timeout_s * 10), "%s in guest %s" % (os.path.basename(argv[0]), guest))
+            on_progress(int(spent * 10), int(limit_s * 10), "%s in guest %s" % (os.path.basename(argv[0]), guest))
         time.sleep(wait)
         wait = min(1.0, wait * 2)
 

@@ -87,6 +87,13 @@ KERNEL = Kind(
     "rules are keyed on the kernel version; on another one the same value may mean something else",
     "boot that kernel, or make the plan anew on the one that runs: evenkeel plan",
 )
+MACHINE = Kind(
+    "V-MACHINE",
+    "ledger",
+    "This is the machine that the plan was made for",
+    "CPU numbers and nodes mean something else on another machine, or after a change of its hardware or firmware",
+    "make the plan anew from fresh facts: evenkeel plan",
+)
 UNKNOWN_ARGUMENTS = Kind(
     "V-KERNEL-UNKNOWN",
     "kernel",

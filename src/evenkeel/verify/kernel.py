@@ -7,11 +7,30 @@ from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check
 from evenkeel.documents.plan import BootArgument, HostPlan
 from evenkeel.plan.ledger import check_ledger
-from evenkeel.verify.catalogue import ISOLATED, KERNEL, LEDGER, UNKNOWN_ARGUMENTS, item
+from evenkeel.verify.catalogue import ISOLATED, KERNEL, LEDGER, MACHINE, UNKNOWN_ARGUMENTS, item
 
 
 def check(host: HostPlan, facts: Facts) -> tuple[Check, ...]:
-    return (_kernel(host, facts), _unknown(host, facts), _ledger(host, facts), *_isolated(host, facts))
+    return (
+        _machine(host, facts),
+        _kernel(host, facts),
+        _unknown(host, facts),
+        _ledger(host, facts),
+        *_isolated(host, facts),
+    )
+
+
+def _machine(host: HostPlan, facts: Facts) -> Check:
+    """All parts of the fingerprint but the kernel, which is a check of its own."""
+    now = facts.fingerprint()
+    parts = sorted((host.fingerprint.keys() | now.keys()) - {"kernel"})
+    other = [part for part in parts if host.fingerprint.get(part) != now.get(part)]
+    return MACHINE.judge(
+        not other,
+        expected=f"the same {', '.join(parts)}",
+        observed=f"other {', '.join(other)}" if other else "the same",
+        evidence=[item(f"fingerprint: {part}", now.get(part, "none")) for part in other or parts],
+    )
 
 
 def _kernel(host: HostPlan, facts: Facts) -> Check:

@@ -14,6 +14,7 @@ from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import GuestPlan, HostPlan, UnitState
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+from evenkeel.verify.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def observe(
     host: HostPlan, probe: Probe, facts: Facts, options: Options, on_progress: OnProgress | None = None
 ) -> Observation:
     """Look at everything once.  Raises Unreachable when the connection is lost."""
-    steps = _Steps(_length(host, options), on_progress)
+    steps = Steps(_length(host, options), on_progress)
     trouble: dict[str, str] = {}
 
     def attempt(op: str, name: str, length_s: float, what: str, /, **arguments: Any) -> Any:
@@ -170,30 +171,3 @@ def _see_guest(guest: GuestPlan, attempt: Callable[..., Any], trouble: dict[str,
 def _length(host: HostPlan, options: Options) -> float:
     spinning = options.seconds + 1 + (options.seconds + 4 if options.load != "none" else 0)
     return 2 + 3 * len(host.guests) + (spinning if options.spinners and host.ledger.isolated else 1)
-
-
-class _Steps:
-    """One bar for many operations: seconds as planned, so that the rate tells when it is done."""
-
-    def __init__(self, total: float, on_progress: OnProgress | None) -> None:
-        self._total = total
-        self._done = 0.0
-        self._length = 0.0
-        self._tell = on_progress
-
-    def begin(self, seconds: float, what: str) -> OnProgress:
-        self._done += self._length
-        self._length = seconds
-        self._say(self._done, what)
-
-        def inner(done: int, total: int, _what: str) -> None:
-            self._say(self._done + seconds * done / (total or 1), what)
-
-        return inner
-
-    def end(self) -> None:
-        self._say(self._total, "")
-
-    def _say(self, done: float, what: str) -> None:
-        if self._tell:
-            self._tell(int(10 * min(done, self._total)), int(10 * self._total), what)

@@ -1,0 +1,73 @@
+"""What cyclictest wrote (``--json``, rt-tests 2.x) as :class:`~evenkeel.documents.evidence.Latency`.  Pure.
+
+cyclictest skips the periods that passed while it was late and counts the late one with its whole delay, so skipped
+periods hide no maximum; they are not samples, and nothing is said about them (``lost`` is None).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from evenkeel.documents.evidence import EMULATION_NOTE, Histogram, Latency
+from evenkeel.errors import EvenkeelError
+
+NS_PER_US = 1000
+
+
+def latencies(
+    answer: Mapping[str, Any], cpus: Sequence[int], *, guest: str | None, interval_us: int, emulated: bool | None
+) -> tuple[Latency, ...]:
+    """One Latency a thread.  ``answer``: of the probe; ``cpus``: thread N ran on the Nth of them.
+
+    Raises EvenkeelError when the document is not one that this knows, or a thread took no sample.
+    """
+    found = answer.get("json")
+    threads = found.get("thread") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(threads, dict) or len(threads) != len(cpus):
+        raise EvenkeelError(
+            "cyclictest's result has another shape than expected",
+            hint="rt-tests 2.0 or newer is needed, for cyclictest --json",
+        )
+    version = found.get("rt_test_version:", found.get("rt_test_version"))
+    where: Literal["host", "guest"] = "guest" if guest else "host"
+    made = []
+    for number, cpu in enumerate(cpus):
+        try:
+            thread = threads[str(number)]
+            histogram = _histogram(thread)
+            made.append(
+                Latency(
+                    tool="cyclictest",
+                    tool_version=str(version) if version else None,
+                    argv=tuple(answer["argv"]),
+                    where=where,
+                    guest=guest,
+                    cpus=frozenset({cpu}),
+                    interval_ns=interval_us * NS_PER_US,
+                    samples=histogram.samples,
+                    min_ns=round(thread["min"] * NS_PER_US),
+                    avg_ns=round(thread["avg"] * NS_PER_US),
+                    max_ns=round(thread["max"] * NS_PER_US),
+                    histogram=histogram,
+                    label=EMULATION_NOTE if emulated else "",
+                )
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise EvenkeelError(
+                f"cyclictest's result for thread {number} cannot be read: {type(error).__name__} {error}",
+                hint="rt-tests 2.0 or newer is needed, for cyclictest --json",
+            ) from None
+        if not histogram.samples:
+            place = f"vCPU {cpu} of guest {guest}" if guest else f"CPU {cpu}"
+            raise EvenkeelError(
+                f"cyclictest took no sample on {place}",
+                hint="does something of higher priority keep that CPU busy? measure longer, or see evenkeel verify",
+            )
+    return tuple(made)
+
+
+def _histogram(thread: Mapping[str, Any]) -> Histogram:
+    """Buckets of a microsecond; what came later than the last one is counted in ``cycles`` only."""
+    counts = {int(bucket): int(count) for bucket, count in thread["histogram"].items() if int(count) > 0}
+    return Histogram(bucket_ns=NS_PER_US, counts=counts, overflows=max(0, int(thread["cycles"]) - sum(counts.values())))

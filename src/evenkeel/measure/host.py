@@ -1,0 +1,260 @@
+"""One measurement of one host: cyclictest on its real-time CPUs and in its guests, and spinners, as Evidence.
+
+Takes numbers and binds them to their conditions; whether they are good enough is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evenkeel.documents.evidence import Evidence, Latency, Spin
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.plan import GuestPlan, HostPlan
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+from evenkeel.measure.conditions import conditions
+from evenkeel.measure.cyclictest import latencies
+from evenkeel.measure.guest import guest_call
+from evenkeel.verify.observe import GuestSeen, spin_places
+from evenkeel.verify.steps import Steps
+
+Load = Literal["none", "hackbench"]
+Moment = Literal["before", "after"]
+INTERVAL_US = 1000
+SPIN_S = 4.0
+#: Seconds that starting and ending a tool take besides its run; for the progress bar only.
+_EXTRA_S = {"spin": 1.0, "load": 3.0, "cyclictest": 1.0}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to measure.  ``guest`` None: the host, and each guest that has a real-time vCPU and runs."""
+
+    seconds: int = 10
+    load: Load = "none"
+    guest: str | None = None
+    spin_seconds: float = SPIN_S
+
+
+def measure_host(
+    host: HostPlan,
+    probe: Probe,
+    facts: Facts,
+    *,
+    moment: Moment,
+    wish: Wish | None = None,
+    plan_sha256: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Evidence:
+    """Measure ``host`` as it is now.  ``on_note`` hears what had to be left out.
+
+    On the host: a spinner alone, one under the load (if any), then cyclictest, all on the CPUs that the plan gives to
+    real-time vCPUs.  There cyclictest pre-empts a running guest for some microseconds a millisecond.  In each guest:
+    cyclictest on its real-time vCPUs, and after the plan is applied a busy loop.  The load always runs on the host.
+    Raises EvenkeelError when a tool is missing, Unreachable when the connection is lost, WrongInput for a guest that
+    is not in the plan.
+    """
+    wish = wish or Wish()
+    guests = _chosen(host, wish.guest)
+    run = _Run(host, probe, facts, wish, on_note or (lambda text: None))
+    run.look()
+    run.plan_steps(guests, moment, on_progress)
+    if wish.guest is None:
+        run.on_host()
+    for guest in guests:
+        run.in_guest(guest, moment)
+    run.steps.end()
+    return Evidence(
+        host=host.name,
+        moment=moment,
+        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256),
+        latencies=tuple(run.latencies),
+        spins=tuple(run.spins),
+    )
+
+
+def guess_moment(host: HostPlan, facts: Facts) -> Moment:
+    """``after`` when the kernel isolates what the plan wants isolated; a plan that isolates nothing is always so."""
+    return "after" if host.ledger.isolated <= facts.nohz_full else "before"
+
+
+def realtime_vcpus(guest: GuestPlan) -> list[int]:
+    """vCPUs at real-time priority; all vCPUs where there is none."""
+    return [vcpu.index for vcpu in guest.vcpus if vcpu.policy == "fifo"] or [vcpu.index for vcpu in guest.vcpus]
+
+
+def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
+    if name is None:
+        return [guest for guest in host.guests if any(vcpu.policy == "fifo" for vcpu in guest.vcpus)]
+    found = [guest for guest in host.guests if guest.name == name]
+    if not found:
+        known = ", ".join(sorted(guest.name for guest in host.guests)) or "none"
+        raise WrongInput(f"host {host.name} has no guest {name} in this plan", hint=f"its guests: {known}")
+    return found
+
+
+class _Run:
+    """A measurement under way."""
+
+    def __init__(
+        self,
+        host: HostPlan,
+        probe: Probe,
+        facts: Facts,
+        wish: Wish,
+        on_note: Callable[[str], None],
+    ) -> None:
+        self.host, self.probe, self.facts, self.wish = host, probe, facts, wish
+        self.note = on_note
+        self.seen: dict[str, GuestSeen] = {}
+        self.latencies: list[Latency] = []
+        self.spins: list[Spin] = []
+        self.load = "idle"
+        self.steps = Steps(0, None)
+
+    def look(self) -> None:
+        """Which guests run, and in which cgroups their vCPUs are."""
+        for guest in self.host.guests:
+            try:
+                found = self.probe.call("threads", guest=guest.name)["threads"]
+                self.seen[guest.name] = GuestSeen("running", threads=found)
+            except ProbeError:
+                self.seen[guest.name] = GuestSeen("shut off")
+
+    def plan_steps(self, guests: list[GuestPlan], moment: Moment, on_progress: OnProgress | None) -> None:
+        load = _EXTRA_S["load"] if self.wish.load != "none" else 0.0
+        spin = self.wish.spin_seconds + _EXTRA_S["spin"]
+        cyclictest = self.wish.seconds + _EXTRA_S["cyclictest"] + load
+        total = 0.0
+        if self.wish.guest is None:
+            total += spin + (spin + load if load else 0) + cyclictest * len(self._groups())
+        for guest in guests:
+            if self.seen[guest.name].threads:
+                total += cyclictest + (spin + 3 if moment == "after" else 0)
+        self.steps = Steps(total, on_progress)
+
+    # -- on the host --------------------------------------------------------------------------------------------
+
+    def on_host(self) -> None:
+        places = spin_places(self.host, self.seen, self.facts)
+        if not places:
+            self.note(f"{self.host.name}: the plan has no real-time CPU, so there is nothing to measure on the host")
+            return
+        self._spin(places, None)
+        if self.wish.load != "none":
+            self._spin(places, self._load())
+        for cpus in self._groups():
+            self._cyclictest({**places, "cpus": cpus})
+
+    def _groups(self) -> list[list[int]]:
+        """CPUs that one run of cyclictest can be on: those in the same cgroup."""
+        places = spin_places(self.host, self.seen, self.facts)
+        groups: dict[str, list[int]] = {}
+        for cpu in places.get("cpus", ()):
+            place = places["cgroups"].get(str(cpu), "own" if cpu in places["isolate"] else "")
+            groups.setdefault(place, []).append(cpu)
+        return list(groups.values())
+
+    def _load(self) -> dict[str, Any] | None:
+        if self.wish.load == "none":
+            return None
+        return {"tool": self.wish.load, "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+
+    def _spin(self, places: dict[str, Any], load: dict[str, Any] | None) -> None:
+        seconds = self.wish.spin_seconds
+        length = seconds + _EXTRA_S["spin"] + (_EXTRA_S["load"] if load else 0)
+        inner = self.steps.begin(length, "a spinner under load" if load else "a spinner")
+        answer = self._call("spin", inner, seconds=seconds, load=load, **places)
+        self._keep(answer, None)
+
+    def _cyclictest(self, places: dict[str, Any]) -> None:
+        cpus = places["cpus"]
+        inner = self.steps.begin(self.wish.seconds + _EXTRA_S["cyclictest"], "cyclictest on the host")
+        answer = self._call(
+            "cyclictest", inner, seconds=self.wish.seconds, interval_us=INTERVAL_US, load=self._load(), **places
+        )
+        self._latencies(answer, cpus, None)
+
+    def _call(self, op: str, inner: OnProgress, **arguments: Any) -> Any:
+        try:
+            return self.probe.call(op, on_progress=inner, **arguments)
+        except ProbeError as error:
+            hints = {
+                "ENOENT": "install rt-tests (cyclictest, hackbench) on the host",
+                "EPERM": "log in as root",
+                "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
+                "EBUSY": "does another tool own these CPUs? see evenkeel verify",
+            }
+            raise EvenkeelError(error.message, hint=hints.get(error.errno or "")) from None
+
+    # -- in guests ----------------------------------------------------------------------------------------------
+
+    def in_guest(self, guest: GuestPlan, moment: Moment) -> None:
+        """Raises EvenkeelError for a guest that was asked for by name; of the others what fails is a note."""
+        if not self.seen[guest.name].threads:
+            if self.wish.guest:
+                raise EvenkeelError(
+                    f"guest {guest.name} does not run on {self.host.name}", hint="evenkeel apply starts it"
+                )
+            if moment == "after":
+                self.note(f"guest {guest.name} does not run: not measured")
+            return
+        try:
+            self._in_guest(guest, moment)
+        except EvenkeelError as error:
+            # A lost connection is a subclass with an exit code of its own, and no note.
+            if self.wish.guest or type(error) is not EvenkeelError:
+                raise
+            self.note(f"guest {guest.name} was not measured: {error}")
+
+    def _in_guest(self, guest: GuestPlan, moment: Moment) -> None:
+        vcpus = realtime_vcpus(guest)
+        seconds = self.wish.seconds
+        inner = self.steps.begin(seconds + _EXTRA_S["cyclictest"], f"cyclictest in guest {guest.name}")
+        answer = guest_call(
+            self.probe,
+            guest.name,
+            "cyclictest_guest",
+            inner,
+            vcpus=vcpus,
+            seconds=seconds,
+            interval_us=INTERVAL_US,
+            load=self._load(),
+        )
+        self._latencies(answer, vcpus, guest.name)
+        if moment == "after":
+            inner = self.steps.begin(self.wish.spin_seconds + 4, f"a busy loop in guest {guest.name}")
+            spun = guest_call(
+                self.probe, guest.name, "spin_guest", inner, vcpu=vcpus[-1], seconds=self.wish.spin_seconds
+            )
+            self._keep(spun, guest.name)
+
+    # -- results ------------------------------------------------------------------------------------------------
+
+    def _latencies(self, answer: dict[str, Any], cpus: list[int], guest: str | None) -> None:
+        self.latencies += latencies(
+            answer, cpus, guest=guest, interval_us=INTERVAL_US, emulated=self.facts.identity.emulated
+        )
+        self.load = str(answer["load"])
+
+    def _keep(self, answer: dict[str, Any], guest: str | None) -> None:
+        for spin in answer["spins"]:
+            self.spins.append(
+                Spin(
+                    where="guest" if guest else "host",
+                    guest=guest,
+                    cpu=spin["cpu"],
+                    seconds=spin["seconds"],
+                    load=answer["load"],
+                    timer_interrupts=spin["timer_interrupts"],
+                    device_interrupts=spin["device_interrupts"],
+                    other_interrupts=spin["other_interrupts"],
+                    involuntary_switches=spin["involuntary_switches"],
+                    voluntary_switches=spin["voluntary_switches"],
+                    cpu_seconds=spin["cpu_seconds"],
+                    policy=spin["policy"],
+                )
+            )
