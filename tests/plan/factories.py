@@ -57,16 +57,19 @@ def make_facts(
 ) -> Facts:
     """Facts of a machine.  ``update`` replaces whole parts of the document; ``settings`` adds to the files."""
     gone = frozenset(offline)
-    shape = {"sockets": sockets, "cores": cores, "threads": threads, "interleaved": interleaved}
+    shape = {"sockets": sockets, "cores": cores, "threads": threads}
     cpus: dict[int, Cpu] = {}
     node_cpus: dict[int, set[int]] = {n: set() for n in range(sockets * nodes_per_socket)}
     l3: dict[tuple[int, int], set[int]] = {}
     for socket in range(sockets):
         for core in range(cores):
             node = socket * nodes_per_socket + core * nodes_per_socket // cores
-            siblings = frozenset(number(socket, core, thread, **shape) for thread in range(threads)) - gone
+            siblings = (
+                frozenset(number(socket, core, thread, interleaved=interleaved, **shape) for thread in range(threads))
+                - gone
+            )
             for thread in range(threads):
-                cpu = number(socket, core, thread, **shape)
+                cpu = number(socket, core, thread, interleaved=interleaved, **shape)
                 if cpu in gone:
                     cpus[cpu] = Cpu(id=cpu, online=False)
                     continue
@@ -131,7 +134,9 @@ def _kernel_threads(cpus: frozenset[int], preempt_rt: bool) -> tuple[KernelThrea
 
 
 def _devices(node_cpus: dict[int, set[int]], everyone: frozenset[int], numa: bool) -> dict[str, Any]:
-    """On each of the first two nodes a network card with an ordinary interrupt and an NVMe with a managed queue a CPU."""
+    """On each of the first two nodes a network card with ordinary interrupts and an NVMe with a managed queue
+    per CPU.
+    """
     pci: list[PciFunction] = []
     nics: list[Nic] = []
     blocks: list[BlockDevice] = []

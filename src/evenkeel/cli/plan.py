@@ -70,7 +70,9 @@ def register(app: typer.Typer) -> None:
 
         wanted = files.load_site(site)
         older = files.load_document(Plan, against) if against else None
-        made = make_plan(wanted, gather_facts(wanted, facts or ()))
+        known = gather_facts(wanted, facts or ())
+        with files.placed_in(site):
+            made = make_plan(wanted, known)
         if output:
             files.save_document(output, made)
         if as_json:

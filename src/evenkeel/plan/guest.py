@@ -223,9 +223,10 @@ def _vcpus(domain: ET.Element, placement: Placement) -> None:
     ET.SubElement(tune, "emulatorpin", cpuset=format_cpus(placement.emulator))
     if threads:
         ET.SubElement(tune, "iothreadpin", iothread="1", cpuset=format_cpus(placement.emulator))
-    for priority in sorted({vcpu.priority for vcpu in placement.vcpus if vcpu.policy == "fifo"}):
-        chosen = frozenset(vcpu.index for vcpu in placement.vcpus if vcpu.priority == priority)
-        ET.SubElement(tune, "vcpusched", vcpus=format_cpus(chosen), scheduler="fifo", priority=str(priority))
+    # One element per vCPU: libvirt splits a list anyway, and so its text stays comparable with ours.
+    for vcpu in placement.vcpus:
+        if vcpu.policy == "fifo":
+            ET.SubElement(tune, "vcpusched", vcpus=str(vcpu.index), scheduler="fifo", priority=str(vcpu.priority))
 
 
 def _has_io_thread(placement: Placement) -> bool:
