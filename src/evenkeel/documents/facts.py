@@ -136,7 +136,7 @@ class BlockDevice(Model):
 class Interrupt(Model):
     """A numbered device interrupt.  Source: /proc/irq/N, /sys/kernel/irq/N.
 
-    ``managed``: the kernel owns the affinity and refuses a write (EPERM since 6.11, EIO before); so do the few that
+    ``managed``: the kernel owns the affinity and refuses a write (EPERM since 6.12, EIO before); so do the few that
     nobody can move, the timer of IRQ 0 for one.  None: it cannot be known without writing.
     """
 

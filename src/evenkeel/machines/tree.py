@@ -1,30 +1,32 @@
 """A recorded tree as a machine: a folder or tarball with the /sys and /proc of another computer.  Read-only.
 
-Its facts are read in this process, through a root that no symbolic link leaves.  A tarball is unpacked to a temporary
-folder that goes away with the machine.  This module must not write into the recording.
+Its facts are read in this process, through a root that no symbolic link leaves.  A tarball is read into memory and
+never unpacked, so there is nothing to clean up and nothing that a name in it could write to.
 """
 
 from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import lzma
-import shutil
+import os
+import stat
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, cast
 
-from evenkeel.errors import Where, WrongInput
+from evenkeel.errors import WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe
-from evenkeel.probe.facts import read_facts
+from evenkeel.probe.facts import facts_of
+from evenkeel.probe.facts.root import Files, Root
 
 #: More than any real machine: the /sys of a 256-CPU server has 16 000 files of 4 KiB at most.
-MOST_BYTES = 2 << 30
-MOST_FILES = 2_000_000
+MOST_BYTES = 1 << 30
+MOST_FILES = 1_000_000
 _HOW = "record one with `evenkeel facts MACHINE --record FILE.tar.bz2`, or with hwloc-gather-topology"
 
 
@@ -36,39 +38,25 @@ class TreeMachine:
     def __init__(self, path: Path) -> None:
         self.address = str(path)
         self._path = path
-        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self._files: Files | None = None
 
     def probe(self) -> Probe:
-        """Raises WrongInput when the recording is damaged or holds no machine."""
         return TreeProbe(self)
 
-    def root(self, on_progress: OnProgress | None = None) -> Path:
-        """The folder that holds ``sys`` and ``proc``; a tarball is unpacked at the first call.  Raises WrongInput."""
-        if self._path.is_dir():
-            return _find_root(self._path, self._path)
-        if self._unpacked is None:
-            unpacked = tempfile.TemporaryDirectory(prefix="evenkeel-tree-")
-            try:
-                unpack(self._path, Path(unpacked.name), on_progress)
-            except BaseException:  # Ctrl-C too: nothing may stay behind
-                unpacked.cleanup()
-                raise
-            self._unpacked = unpacked
-        return _find_root(Path(self._unpacked.name), self._path)
+    def files(self, on_progress: OnProgress | None = None) -> Files:
+        """The recorded files; a tarball is read at the first call.
+
+        Raises WrongInput when it is damaged or holds no machine.
+        """
+        if self._files is None:
+            self._files = _open_folder(self._path) if self._path.is_dir() else _read_tarball(self._path, on_progress)
+        return self._files
 
     def reboot(self, *, on_progress: OnProgress | None = None, timeout_s: float = 600.0) -> None:
         raise _not_a_machine(self.address, "rebooted")
 
     def close(self) -> None:
-        if self._unpacked is not None:
-            self._unpacked.cleanup()
-            self._unpacked = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        self._files = None
 
 
 class TreeProbe:
@@ -80,10 +68,10 @@ class TreeProbe:
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
         if op != "facts":
             raise _not_a_machine(self._machine.address, "written or measured")
-        return read_facts(str(self._machine.root(on_progress)), on_progress)
+        return facts_of(Root(self._machine.files(on_progress)), on_progress)
 
     def close(self) -> None:
-        self._machine.close()
+        pass
 
     def __enter__(self) -> Self:
         return self
@@ -99,40 +87,121 @@ def _not_a_machine(address: str, what: str) -> WrongInput:
     )
 
 
-def _find_root(folder: Path, path: Path) -> Path:
-    """Tarballs have one folder around the tree, or none.  Raises WrongInput where there is no tree."""
+def _open_folder(path: Path) -> Files:
+    folder = path
     for _ in range(4):
         if (folder / "sys").is_dir() or (folder / "proc").is_dir():
-            return folder
+            return Files(str(folder))
         inside = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
         if len(inside) != 1:
             break
         folder = inside[0]
-    raise WrongInput(f"there is no recorded machine in {path}: no folder sys, no folder proc", hint=_HOW)
+    raise _no_machine(path)
 
 
-# -- unpacking --------------------------------------------------------------------------------------------------------
+def _no_machine(path: Path) -> WrongInput:
+    return WrongInput(f"there is no recorded machine in {path}: no folder sys, no folder proc", hint=_HOW)
 
 
-def unpack(path: Path, target: Path, on_progress: OnProgress | None = None) -> None:
-    """Unpack regular files, folders and symbolic links into the empty folder ``target``.
+# -- tarballs ---------------------------------------------------------------------------------------------------------
 
-    Permission bits are kept, because they tell a managed interrupt; device nodes and FIFOs are left out.  Links are
-    made when all files are there, so that no file can be written through one.
-    Raises WrongInput for what is no tarball, is damaged or truncated, or tries to leave its folder.
-    """
-    links: list[tuple[Path, str]] = []
+
+class TarFiles(Files):
+    """Regular files, folders and symbolic links of a tarball.  Device nodes and FIFOs are not there."""
+
+    def __init__(self) -> None:
+        self.prefix = ""
+        self.live = False
+        self._contents: dict[str, bytes] = {}
+        self._modes: dict[str, int] = {"": stat.S_IFDIR | 0o755}
+        self._links: dict[str, str] = {}
+        self._names: dict[str, dict[str, None]] = {"": {}}
+
+    def add_folder(self, path: str) -> None:
+        if path not in self._names:
+            self._names[path] = {}
+            self._modes[path] = stat.S_IFDIR | 0o755
+            self._add_name(path)
+
+    def add_file(self, path: str, content: bytes, mode: int) -> None:
+        """Permission bits are kept: they tell a managed interrupt."""
+        self._contents[path] = content
+        self._modes[path] = stat.S_IFREG | mode & 0o777
+        self._add_name(path)
+
+    def add_link(self, path: str, target: str) -> None:
+        self._links[path] = target
+        self._modes[path] = stat.S_IFLNK | 0o777
+        self._add_name(path)
+
+    def add_hard_link(self, path: str, target: str) -> None:
+        if target in self._contents:
+            self.add_file(path, self._contents[target], self._modes[target])
+
+    def _add_name(self, path: str) -> None:
+        parent, _, name = path.rpartition("/")
+        self.add_folder(parent)
+        self._names[parent][name] = None
+
+    def descend(self) -> bool:
+        """Make the folder that holds sys or proc the root.  False: there is none."""
+        top = ""
+        for _ in range(5):
+            names = self._names.get(top, {})
+            if "sys" in names or "proc" in names:
+                self.prefix = top
+                return True
+            if len(names) != 1:
+                return False
+            top = f"{top}/{next(iter(names))}"
+        return False
+
+    def readlink(self, path: str) -> str:
+        try:
+            return self._links[self.prefix + path]
+        except KeyError:
+            raise _error(errno.EINVAL, path) from None
+
+    def listdir(self, path: str) -> list[str]:
+        try:
+            return list(self._names[self.prefix + path])
+        except KeyError:
+            raise _error(errno.ENOENT, path) from None
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self._contents[self.prefix + path]
+        except KeyError:
+            raise _error(errno.ENOENT, path) from None
+
+    def mode(self, path: str) -> int:
+        try:
+            return self._modes[self.prefix + path]
+        except KeyError:
+            raise _error(errno.ENOENT, path) from None
+
+    def folders(self, path: str) -> list[str]:
+        return [name for name in self.listdir(path) if f"{self.prefix}{path}/{name}" in self._names]
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def _read_tarball(path: Path, on_progress: OnProgress | None) -> TarFiles:
+    """Raises WrongInput for what is no tarball, is damaged or truncated, or has names that lead out of it."""
+    files = TarFiles()
+    total = 0
     try:
         with _open(path) as (stream, position), tarfile.open(fileobj=stream, mode="r|") as archive:
             size = path.stat().st_size
-            total = 0
             for count, member in enumerate(archive):
                 if on_progress and count % 256 == 0:
-                    on_progress(min(position(), size), size, "unpacking")
+                    on_progress(min(position(), size), size, "reading the tarball")
                 total += member.size if member.isreg() else 0
                 if total > MOST_BYTES or count > MOST_FILES:
-                    raise WrongInput(f"{path} unpacks to more than any machine's /sys and /proc", hint=_HOW)
-                _unpack_member(archive, member, target, links, path)
+                    raise WrongInput(f"{path} holds more than any machine's /sys and /proc", hint=_HOW)
+                _add_member(files, archive, member, path)
             while stream.read(1 << 20):  # to the end, so that the checksum of the compression is checked
                 pass
     except tarfile.TarError as error:
@@ -142,43 +211,33 @@ def unpack(path: Path, target: Path, on_progress: OnProgress | None = None) -> N
     except OSError as error:
         if error.errno is None:  # bz2 says "Invalid data stream" this way
             raise _damaged(path, str(error)) from None
-        raise
-    for link, destination in links:
-        with contextlib.suppress(FileExistsError):  # the file of the same name came first
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(destination)
+        raise WrongInput(f"cannot read {path}: {error.strerror}") from None
+    if not files.descend():
+        raise _no_machine(path)
+    return files
 
 
-def _unpack_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, links: list[tuple[Path, str]], path: Path
-) -> None:
-    parts = [part for part in PurePosixPath(member.name).parts if part not in ("/", ".")]
-    if ".." in parts:
-        raise WrongInput(
-            f"the name {member.name!r} leads out of the tarball's folder", where=Where(str(path)), hint=_HOW
-        )
-    if not parts:
+def _add_member(files: TarFiles, archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    name = _clean(member.name, path)
+    if not name:
         return
-    place = target.joinpath(*parts)
-    try:
-        if member.issym():
-            links.append((place, member.linkname))
-        elif member.isdir():
-            place.mkdir(parents=True, exist_ok=True)
-        elif member.isreg():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.extractfile(member)
-            with place.open("wb") as file:
-                if content:
-                    shutil.copyfileobj(content, file)
-            place.chmod((member.mode & 0o777) | 0o400)
-        elif member.islnk():
-            source = target.joinpath(*(part for part in PurePosixPath(member.linkname).parts if part != "/"))
-            if ".." not in source.parts and source.is_file() and not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, place)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError) as error:
-        raise _damaged(path, f"{member.name!r} contradicts another entry ({error})") from None
+    if member.isdir():
+        files.add_folder(name)
+    elif member.issym():
+        files.add_link(name, member.linkname)
+    elif member.isreg():
+        content = archive.extractfile(member)
+        files.add_file(name, content.read() if content else b"", member.mode)
+    elif member.islnk():
+        files.add_hard_link(name, _clean(member.linkname, path))
+
+
+def _clean(name: str, path: Path) -> str:
+    """``./a/b`` or ``/a/b`` -> ``/a/b``."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", ".")]
+    if ".." in parts:
+        raise WrongInput(f"{path}: the name {name!r} leads out of the tarball", hint=_HOW)
+    return "".join(f"/{part}" for part in parts)
 
 
 def _decompress(raw: IO[bytes], head: bytes) -> IO[bytes]:
@@ -203,7 +262,7 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
         head = raw.peek(6)[:6]
         if head.startswith(b"\x28\xb5\x2f\xfd"):
             raise WrongInput(
-                f"{path} is compressed with zstd, which is not supported", hint="unpack it: tar -xf FILE -C FOLDER"
+                f"{path} is compressed with zstd, which is not supported", hint="unpack it and name the folder"
             )
         with _decompress(raw, head) as stream:
             yield stream, raw.tell

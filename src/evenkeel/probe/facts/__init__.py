@@ -12,7 +12,7 @@ from typing import Any, Callable
 from evenkeel.probe.facts.caches import read_caches
 from evenkeel.probe.facts.cgroups import read_partitions, read_version
 from evenkeel.probe.facts.cpulist import format_list, parse_list
-from evenkeel.probe.facts.cpus import read_cpuinfo, read_cpus
+from evenkeel.probe.facts.cpus import online, read_cpuinfo, read_cpus
 from evenkeel.probe.facts.devices import read_blocks, read_nics
 from evenkeel.probe.facts.identity import read_identity
 from evenkeel.probe.facts.interrupts import read_interrupts
@@ -48,7 +48,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
 
     begin("CPUs")
     cpuinfo = read_cpuinfo(root)
-    nodes, remarks = read_nodes(root)
+    nodes, remarks = read_nodes(root, online(root))
     cpus = read_cpus(root, nodes, cpuinfo)
     begin("caches")
     caches = read_caches(root, cpus)

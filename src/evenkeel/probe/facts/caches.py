@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from evenkeel.probe.facts.cpulist import format_list, parse_list, parse_mask
-from evenkeel.probe.facts.cpus import CPU
+from evenkeel.probe.facts.cpulist import format_list
+from evenkeel.probe.facts.cpus import CPU, shared
 from evenkeel.probe.facts.root import Root
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -34,7 +34,7 @@ def read_caches(root: Root, cpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
             kind = _TYPES.get(root.read(here + "/type") or "")
             if level is None or kind is None:
                 continue
-            sharing = _sharing(root, here) | {cpu}
+            sharing = shared(root, here, "shared_cpu_map", "shared_cpu_list") | {cpu}
             covered.setdefault(index, set()).update(sharing)
             key = (level, kind, sharing)
             if key not in caches:
@@ -47,11 +47,6 @@ def read_caches(root: Root, cpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "cpus": format_list(sharing),
                 }
     return [caches[key] for key in sorted(caches, key=lambda key: (key[0], key[1], min(key[2])))]
-
-
-def _sharing(root: Root, folder: str) -> frozenset[int]:
-    text = root.read(folder + "/shared_cpu_list")
-    return parse_list(text) if text is not None else parse_mask(root.read(folder + "/shared_cpu_map"))
 
 
 def _size(text: str | None) -> int | None:

@@ -26,7 +26,12 @@ def parse_mask(text: str | None) -> frozenset[int]:
         value = int(digits or "0", 16)
     except ValueError:
         return frozenset()
-    return frozenset(bit for bit in range(value.bit_length()) if value >> bit & 1)
+    cpus: list[int] = []
+    while value:  # by set bits: a mask of 8192 CPUs usually has few
+        low = value & -value
+        cpus.append(low.bit_length() - 1)
+        value ^= low
+    return frozenset(cpus)
 
 
 def format_list(cpus: Iterable[int]) -> str:

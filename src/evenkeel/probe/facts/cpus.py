@@ -31,10 +31,14 @@ def read_cpuinfo(root: Root) -> dict[int, dict[str, str]]:
     return cpus
 
 
-def shared(root: Root, folder: str, name: str) -> frozenset[int]:
-    """A CPU set from ``name_list``, or from the mask ``name`` where a kernel is too old for lists (before 2.6.26)."""
-    text = root.read("%s/%s_list" % (folder, name))
-    return parse_list(text) if text is not None else parse_mask(root.read("%s/%s" % (folder, name)))
+def shared(root: Root, folder: str, mask: str, listed: str) -> frozenset[int]:
+    """A CPU set from its mask, or from the list where there is no mask.
+
+    The mask first: on AMD family 15h, kernels of 2011 printed a shared_cpu_list that disagreed with the
+    shared_cpu_map beside it, and the map was right (seen in a recorded machine).
+    """
+    text = root.read("%s/%s" % (folder, mask))
+    return parse_mask(text) if text is not None else parse_list(root.read("%s/%s" % (folder, listed)))
 
 
 def present(root: Root) -> list[int]:
@@ -43,19 +47,20 @@ def present(root: Root) -> list[int]:
     return sorted(listed) or root.numbered(CPU, "cpu")
 
 
-def online(root: Root, numbers: list[int]) -> frozenset[int]:
+def online(root: Root) -> frozenset[int]:
+    """Numbers of the CPUs that run."""
     listed = root.read(CPU + "/online")
     if listed is not None:
         return parse_list(listed)
     # cpu0/online is missing where CPU 0 cannot be unplugged
-    return frozenset(number for number in numbers if root.read("%s/cpu%d/online" % (CPU, number)) != "0")
+    return frozenset(number for number in present(root) if root.read("%s/cpu%d/online" % (CPU, number)) != "0")
 
 
 def read_cpus(root: Root, nodes: list[dict[str, Any]], cpuinfo: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
     """Every present CPU in order of its number, without ``kind`` (see :mod:`~evenkeel.probe.facts.kinds`)."""
     node_of = {cpu: node["id"] for node in nodes for cpu in parse_list(node["cpus"])}
     numbers = present(root)
-    running = online(root, numbers)
+    running = online(root)
     cpus = []
     siblings_of: dict[int, str] = {}
     unnumbered: dict[int, frozenset[int]] = {}
@@ -65,11 +70,11 @@ def read_cpus(root: Root, nodes: list[dict[str, Any]], cpuinfo: dict[int, dict[s
         entry: dict[str, Any] = {"id": number, "online": number in running}
         if entry["online"]:
             if number not in siblings_of:
-                siblings = shared(root, topology, "thread_siblings") | {number}
+                siblings = shared(root, topology, "thread_siblings", "thread_siblings_list") | {number}
                 siblings_of.update(dict.fromkeys(siblings, format_list(siblings)))
             package = root.read_int(topology + "/physical_package_id")
             if package is not None and package < 0:
-                unnumbered[number] = shared(root, topology, "core_siblings") | {number}
+                unnumbered[number] = shared(root, topology, "core_siblings", "core_siblings_list") | {number}
             entry.update(
                 package=_number(package),
                 die=_number(root.read_int(topology + "/die_id")),

@@ -19,8 +19,8 @@ _MANAGED = re.compile(r"nvme\d+q[1-9]\d*\Z|virtio\d+-req\.\d+\Z")
 
 
 def read_interrupts(root: Root, release: str) -> list[dict[str, Any]]:
-    """Every numbered interrupt.  ``release``: the kernel's, because it decides what a read-only file means."""
-    told_by_mode = kernel_version(release) >= (6, 11)
+    """Every numbered interrupt.  ``release``: the kernel's, because it decides what a writable file means."""
+    told_by_mode = kernel_version(release) >= (6, 12)
     interrupts = []
     for number in root.numbered(IRQ, ""):
         folder = "%s/%d" % (IRQ, number)
@@ -50,11 +50,13 @@ def kernel_version(release: str) -> tuple[int, int]:
 def _managed(root: Root, folder: str, action: str, told_by_mode: bool) -> bool | None:
     """Whether a write of the affinity would be refused; None where only a write would tell.
 
-    Since 6.11 the kernel makes smp_affinity and smp_affinity_list read-only (0444) where user space may not set them
-    (irq_can_set_affinity_usr() in kernel/irq/proc.c).  That is true of managed interrupts, and of the few that no one
-    can move (the timer on IRQ 0, the cascade on 2): both refuse, so both answer True.
+    Since 6.12 the kernel makes smp_affinity and smp_affinity_list read-only (0444) where user space may not set them
+    (irq_can_set_affinity_usr() in register_irq_proc(), kernel/irq/proc.c).  That is true of managed interrupts, and of
+    the few that no one can move (the timer on IRQ 0, the cascade on 2): both refuse, so both answer True.
     """
+    mode = root.mode(folder + "/smp_affinity_list")
+    if mode is not None and not mode & 0o222:
+        return True
     if told_by_mode:
-        mode = root.mode(folder + "/smp_affinity_list")
-        return None if mode is None else not mode & 0o222
+        return None if mode is None else False
     return True if _MANAGED.match(action) else None

@@ -11,9 +11,10 @@ from evenkeel.probe.facts.root import Root
 NODE = "/sys/devices/system/node"
 
 
-def read_nodes(root: Root) -> tuple[list[dict[str, Any]], list[str]]:
-    """Nodes in order of their number, and remarks on what firmware got wrong.
+def read_nodes(root: Root, online: frozenset[int]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Nodes in order of their number with their CPUs that are online, and remarks on what firmware got wrong.
 
+    Old kernels list offline CPUs too, newer ones do not; the facts never do.
     A node whose CPUs an earlier node already has is left out, as hwloc does: no kernel builds such nodes from a
     correct SRAT, and a CPU with two homes has none.
     """
@@ -22,7 +23,7 @@ def read_nodes(root: Root) -> tuple[list[dict[str, Any]], list[str]]:
     taken: dict[int, int] = {}
     for number in root.numbered(NODE, "node"):
         folder = "%s/node%d" % (NODE, number)
-        cpus = _cpus(root, folder)
+        cpus = _cpus(root, folder) & online
         homes = sorted({taken[cpu] for cpu in cpus if cpu in taken})
         if homes:
             remarks.append(

@@ -1,8 +1,8 @@
 """One door to the files of a machine, live or recorded: everything that facts are made of comes through here.
 
-A :class:`Root` with prefix ``/`` reads this machine.  With any other prefix it reads a recorded tree, and then nothing
-of the running system may leak in: symbolic links, absolute ones too, are resolved inside the tree, and what no file
-tells (:meth:`Root.ask`) comes from the recording or is None.
+A :class:`Root` over ``/`` reads this machine.  Over anything else it reads a recorded tree, and then nothing of the
+running system may leak in: symbolic links, absolute ones too, are resolved inside the tree, and what no file tells
+(:meth:`Root.ask`) comes from the recording or is None.
 This module must not know what any file means.
 """
 
@@ -28,16 +28,45 @@ _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
 _CHUNK = 1 << 16
 
 
+class Files:
+    """A file system below ``prefix``.  Paths are absolute, as the machine itself sees them; errors are OSError.
+
+    A recorded tree in a tarball has another implementation, which is why Root asks this one for everything.
+    """
+
+    def __init__(self, prefix: str = "/") -> None:
+        self.prefix = os.path.realpath(prefix).rstrip("/")
+        self.live = not self.prefix
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(self.prefix + path)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(self.prefix + path)
+
+    def read(self, path: str) -> bytes:
+        return _read_bytes(self.prefix + path)
+
+    def mode(self, path: str) -> int:
+        """Type and permission bits (stat(2) st_mode) of what is at ``path``; follows links on the live root only."""
+        return os.stat(self.prefix + path, follow_symlinks=self.live).st_mode
+
+    def folders(self, path: str) -> list[str]:
+        """Names of the folders, not of links to folders, in a folder."""
+        with os.scandir(self.prefix + path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
 class Root:
-    """Files below ``prefix``, read-only.  Every path given to a method is absolute, as the machine itself sees it.
+    """The files of a machine, read-only.  Every path given to a method is absolute, as the machine itself sees it.
 
     ``unreadable`` collects path -> errno name of what exists and could not be read.
     With a ``recording``, everything that is touched is handed to it.
     """
 
-    def __init__(self, prefix: str = "/", recording: Recording | None = None) -> None:
-        self.prefix = os.path.realpath(prefix).rstrip("/")
-        self.live = not self.prefix
+    def __init__(self, files: Files | str = "/", recording: Recording | None = None) -> None:
+        self._files = Files(files) if isinstance(files, str) else files
+        self.live = self._files.live
         self.unreadable: dict[str, str] = {}
         self._recording = recording
         self._canonical: dict[str, str] = {"": "", "/": ""}
@@ -68,7 +97,7 @@ class Root:
     def _step(self, parent: str, name: str, links: int) -> str:
         here = "%s/%s" % (parent, name)
         try:
-            target = os.readlink(self.prefix + here)
+            target = self._files.readlink(here)
         except OSError:
             return here  # not a link, or not there: reading it will tell
         if links >= _MOST_LINKS:
@@ -77,18 +106,16 @@ class Root:
             self._recording.add_link(here, target)
         return self._follow(target if target.startswith("/") else "%s/%s" % (parent, target), links + 1)
 
-    def _host_path(self, path: str) -> str:
-        """Where the operating system finds ``path``.  The live root needs no care: it is its own world."""
-        if self.live and not self._recording:
-            return path
-        return self.prefix + self.canonical(path)
+    def _real(self, path: str) -> str:
+        """Where ``path`` leads.  The live root needs no care, the operating system follows its links."""
+        return path if self.live and not self._recording else self.canonical(path)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def read(self, path: str, record: bool = True) -> str | None:
         """The content without its last newline; None when it does not exist, or cannot be read (see unreadable)."""
         try:
-            data = _read_bytes(self._host_path(path))
+            data = self._files.read(self._real(path))
         except OSError as error:
             if error.errno not in _ABSENT:
                 self.unreadable[path] = errno.errorcode.get(error.errno or 0, "E%s" % error.errno)
@@ -122,7 +149,7 @@ class Root:
         known = self._listings.get(path)
         if known is None:
             try:
-                known = sorted(os.listdir(self._host_path(path)))
+                known = sorted(self._files.listdir(self._real(path)))
             except OSError as error:
                 if error.errno not in _ABSENT:
                     self.unreadable[path] = errno.errorcode.get(error.errno or 0, "E%s" % error.errno)
@@ -136,8 +163,7 @@ class Root:
     def folders(self, path: str) -> list[str]:
         """Sorted names of the folders (not links) in a folder."""
         try:
-            with os.scandir(self._host_path(path)) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            names = sorted(self._files.folders(self._real(path)))
         except OSError:
             return []
         if self._recording:
@@ -156,30 +182,31 @@ class Root:
 
     def exists(self, path: str) -> bool:
         """Whether there is anything at ``path``, links followed."""
-        try:
-            info = os.stat(self._host_path(path), follow_symlinks=self.live)
-        except OSError:
+        mode = self._mode(path)
+        if mode is None:
             return False
         if self._recording:
-            if stat.S_ISDIR(info.st_mode):
+            if stat.S_ISDIR(mode):
                 self._recording.add_folder(self.canonical(path))
             else:  # that it is there is all that was asked
                 self._recording.add_file(self.canonical(path), b"", 0o444)
         return True
 
     def is_folder(self, path: str) -> bool:
-        try:
-            found = os.path.isdir(self._host_path(path))
-        except OSError:
-            return False
+        mode = self._mode(path)
+        found = mode is not None and stat.S_ISDIR(mode)
         if found and self._recording:
             self._recording.add_folder(self.canonical(path))
         return found
 
     def mode(self, path: str) -> int | None:
         """Permission bits, or None."""
+        mode = self._mode(path)
+        return None if mode is None else stat.S_IMODE(mode)
+
+    def _mode(self, path: str) -> int | None:
         try:
-            return stat.S_IMODE(os.stat(self._host_path(path), follow_symlinks=self.live).st_mode)
+            return self._files.mode(self._real(path))
         except OSError:
             return None
 
@@ -193,7 +220,7 @@ class Root:
         head, _, name = path.rpartition("/")
         try:
             here = "%s/%s" % (self.canonical(head), name)
-            os.readlink(self.prefix + here)
+            self._files.readlink(here)
             return self.canonical(path)
         except OSError:
             return None
