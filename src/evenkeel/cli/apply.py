@@ -75,7 +75,7 @@ def apply(
 
 
 def _plan_of(source: str) -> Plan:
-    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.cli.files import load_plan_or_site, placed_in
     from evenkeel.documents.plan import Plan
 
     found = load_plan_or_site(source)
@@ -84,7 +84,9 @@ def _plan_of(source: str) -> Plan:
     from evenkeel.cli.plan import gather_facts
     from evenkeel.plan import make_plan
 
-    return make_plan(found, gather_facts(found, ()))
+    facts = gather_facts(found, ())
+    with placed_in(source):
+        return make_plan(found, facts)
 
 
 def _ask(question: str, reasons: Sequence[str]) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,19 +21,25 @@ from evenkeel.documents.base import Document
 from evenkeel.documents.plan import Plan
 from evenkeel.documents.site import Site
 from evenkeel.errors import EvenkeelError, Where, WrongInput
-from evenkeel.plan.sitefile import parse_site, parse_site_parts
+from evenkeel.plan.sitefile import find_place, parse_site, parse_site_parts
 
 D = TypeVar("D", bound=Document)
 SITE_SUFFIXES = (".yaml", ".yml")
+_ABOUT = re.compile(r"(guest|host) (\S+): (?:(?!goal\b)([a-z_]+)\b)?")  # a goal is never the culprit, but what it needs
 #: A larger text is not something that a person or Evenkeel wrote; facts of 1024 CPUs are about 1 MiB.
 MAX_BYTES = 64 << 20
 
 
 def load_site(path: str | Path) -> Site:
     """Read a site file, or a folder whose ``*.yaml`` files make one site.  Raises WrongInput."""
+    return parse_site_parts(_site_parts(path))
+
+
+def _site_parts(path: str | Path) -> list[tuple[str, str]]:
+    """Name and text of each file of a site."""
     folder = Path(path)
     if str(path) == "-" or not folder.is_dir():
-        return parse_site(read_text(path), file=str(path))
+        return [(str(path), read_text(path))]
     parts = sorted(item for item in folder.iterdir() if item.suffix in SITE_SUFFIXES and item.is_file())
     if not parts:
         raise WrongInput(
@@ -39,7 +47,29 @@ def load_site(path: str | Path) -> Site:
             where=Where(str(folder)),
             hint="a site is one YAML file, or a folder with files named *.yaml",
         )
-    return parse_site_parts([(str(part), read_text(part)) for part in parts])
+    return [(str(part), read_text(part)) for part in parts]
+
+
+@contextmanager
+def placed_in(path: str | Path) -> Iterator[None]:
+    """Give errors about a guest or a host, found while planning, their line in the site file.
+
+    The planner sees no files; it begins its messages with ``guest NAME: `` or ``host NAME: ``, and with the key after
+    that where one key is the culprit.
+    """
+    try:
+        yield
+    except WrongInput as error:
+        parts: list[tuple[str, str]] = []
+        if str(path) != "-":  # stdin cannot be read twice
+            with suppress(EvenkeelError):
+                parts = _site_parts(path)
+        for one in (error, *getattr(error, "others", ())):
+            if one.where is None and (found := _ABOUT.match(one.message)):
+                kind, name, key = f"{found[1]}s", found[2], found[3] or ""
+                with suppress(EvenkeelError):
+                    one.where = find_place(parts, kind, name, key) or find_place(parts, kind, name)
+        raise
 
 
 def load_document(kind: type[D], path: str | Path) -> D:

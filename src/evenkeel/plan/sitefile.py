@@ -97,6 +97,20 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
     raise AssertionError("unreachable: pydantic refused the site without a reason")
 
 
+def find_place(parts: Sequence[tuple[str, str]], *path: str) -> Where | None:
+    """Where a right site says something: ``find_place(parts, "guests", "plc", "memory")``.  None: it does not.
+
+    For what is found wrong later, when the site meets the facts of its hosts.
+    """
+    for file, text in parts:
+        reader = _Reader()
+        reader.file(file, text)
+        if path in reader.places_of_file:
+            place = reader.places_of_file[path]
+            return place.key if len(path) == 2 else place.value
+    return None
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a value stands, and the key before it (the item itself in a list)."""
