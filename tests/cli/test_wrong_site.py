@@ -56,7 +56,7 @@ def test_the_site_is_right(folder: Path) -> None:
         ("memory: 384MiB", "memory: 384MiB\n    cpus: 4-N", "facts.json", "11:11", "'4-N'"),
         # the file against the facts
         ("384MiB", "64GiB", "facts.json", "6:3", "64GiB"),
-        ("vcpus: 2", "vcpus: 40", "facts.json", "6:3", "vCPU"),
+        ("vcpus: 2", "vcpus: 40", "facts.json", "6:3", "40 whole cores"),
         ("    boot: {kernel: /vmlinuz}\n", "", "facts.json", "6:3", "nothing to start from"),
         ("memory: 384MiB", "memory: 384MiB\n    near: enp9s9", "facts.json", "11:11", "enp9s9"),
         ("memory: 384MiB", "memory: 384MiB\n    cpus: 90-91", "facts.json", "11:11", "90"),

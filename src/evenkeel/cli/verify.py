@@ -79,7 +79,7 @@ def verify(
 
 def plan_of(source: str) -> Plan:
     """The plan that was named, or the one that the site and the facts of its hosts make now."""
-    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.cli.files import load_plan_or_site, placed_in
     from evenkeel.documents.plan import Plan
 
     found = load_plan_or_site(source)
@@ -88,7 +88,9 @@ def plan_of(source: str) -> Plan:
     from evenkeel.cli.plan import gather_facts
     from evenkeel.plan import make_plan
 
-    return make_plan(found, gather_facts(found, ()))
+    facts = gather_facts(found, ())
+    with placed_in(source):
+        return make_plan(found, facts)
 
 
 def file_for(host: str, file: str, *, several: bool) -> str:
