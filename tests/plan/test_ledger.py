@@ -195,19 +195,24 @@ def test_broken_invariants_are_named(change: dict[str, str], says: str) -> None:
 
 @st.composite
 def machines(draw: st.DrawFn) -> Facts:
-    sockets, per_socket = draw(st.integers(1, 4)), draw(st.integers(1, 2))
-    cores, threads = draw(st.integers(per_socket, 9)), draw(st.sampled_from((1, 2, 4)))
+    """Mostly machines with room for guests; now and then one that is nearly all offline, or without memory."""
+    per_socket = draw(st.integers(1, 2))
+    sockets, cores, threads = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(per_socket, 16)),
+        draw(st.sampled_from((1, 2, 4))),
+    )
     total = sockets * cores * threads
-    offline = draw(st.frozensets(st.integers(0, total - 1), max_size=total - 1))
+    most = draw(st.sampled_from((0, 0, 3, total - 1)))
     return make_facts(
         sockets=sockets,
         nodes_per_socket=per_socket,
         cores=cores,
         threads=threads,
         interleaved=draw(st.booleans()),
-        offline=offline if draw(st.booleans()) else (),
+        offline=draw(st.frozensets(st.integers(0, total - 1), max_size=most)),
         l3_cores=draw(st.sampled_from((None, 1, 2, 4))),
-        node_bytes=draw(st.sampled_from((0, 1536 * MIB, 64 * GIB))),
+        node_bytes=draw(st.sampled_from((64 * GIB, 64 * GIB, 1536 * MIB, 0))),
         numa=draw(st.booleans()),
     )
 
@@ -215,14 +220,14 @@ def machines(draw: st.DrawFn) -> Facts:
 guest_wishes = st.builds(
     lambda goal, vcpus, latency, memory: guest(goal, vcpus=vcpus, latency=latency, memory=memory * MIB),
     st.sampled_from(("flexible", "balanced", "performance", "realtime")),
-    st.integers(1, 5),
+    st.integers(1, 4),
     st.sampled_from((None, 30_000, 100_000, 1_000_000)),
-    st.sampled_from((64, 256, 1024)),
+    st.sampled_from((64, 256)),
 )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(machines(), st.dictionaries(st.sampled_from("abcde"), guest_wishes, max_size=4))
+@given(machines(), st.dictionaries(st.sampled_from("abcde"), guest_wishes, min_size=1, max_size=4))
 def test_invariants_hold_on_any_machine(facts: Facts, guests: dict[str, GuestWish]) -> None:
     assume(facts.online)
     try:

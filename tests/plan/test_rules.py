@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -483,6 +484,29 @@ def test_unknown_arguments_are_noted() -> None:
     kernel = facts.kernel.model_copy(update={"unknown_parameters": ("skew_tick=1", "kthread_cpus=0-1")})
     notes = [note for note in plan(facts.model_copy(update={"kernel": kernel})).notes if note.rule == "H-LINT"]
     assert len(notes) == 1 and "skew_tick=1" in notes[0].text
+
+
+def test_the_probe_reads_every_file_that_a_rule_sets(tmp_path: Path) -> None:
+    """A file that the probe does not read looks absent, and its rule would quietly do nothing."""
+    from evenkeel.probe.facts.root import Root
+    from evenkeel.probe.facts.settings import read_settings
+
+    guests = {"plc": guest(latency=50_000), "db": guest("performance"), "gui": guest("balanced")}
+    standard = {goal: wish for goal, wish in guests.items() if goal != "plc"}
+    hosts = [plan(make_facts(cores=5), guests), plan(make_facts(cores=5, **STANDARD), standard)]
+    settings = [setting for host in hosts for setting in host.settings]
+    targets = [setting.target for setting in settings if isinstance(setting.target, FileValue)]
+    targets += [
+        setting.target.effective
+        for setting in settings
+        if isinstance(setting.target, BootArgument) and setting.target.effective
+    ]
+    for target in targets:
+        file = tmp_path / target.path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1\n")
+    assert len(targets) > 20
+    assert {target.path for target in targets} <= read_settings(Root(str(tmp_path))).keys()
 
 
 # -- overrides --------------------------------------------------------------------------------------------------------

@@ -236,10 +236,9 @@ def _claims(topology: Topology, guests: Mapping[str, GuestWish], problems: Probl
             problems.add(about, f"cpus {format_cpus(wish.cpus)} lie on nodes {format_cpus(nodes)}", f"use one: {split}")
         room = _capacity(wish, cores)
         if room < wish.vcpus:
-            unit = "whole cores" if wish.goal == "realtime" else "threads of whole cores"
             problems.add(
                 about,
-                f"{wish.vcpus} vCPUs with goal {wish.goal} need {wish.vcpus} {unit}, "
+                f"{wish.vcpus} vCPUs with goal {wish.goal} need {_need(wish)}, "
                 f"cpus {format_cpus(wish.cpus)} gives {room}",
                 "name more CPUs, or leave `cpus` out and let the planner choose",
             )
@@ -279,6 +278,14 @@ def _check_overlap(
 def _capacity(wish: GuestWish, cores: Iterable[Core]) -> int:
     """How many vCPUs these cores carry: one a core for realtime, one a thread for performance."""
     return sum(1 if wish.goal == "realtime" else len(core.threads) for core in cores)
+
+
+def _need(wish: GuestWish) -> str:
+    """``"2 whole cores"``."""
+    plural = "s" if wish.vcpus > 1 else ""
+    if wish.goal == "realtime":
+        return f"{wish.vcpus} whole core{plural}"
+    return f"{wish.vcpus} thread{plural} of whole cores"
 
 
 def _enough(wish: GuestWish, cores: Iterable[Core]) -> tuple[Core, ...]:
@@ -365,7 +372,6 @@ def choose_cores(topology: Topology, free: list[Core], wish: GuestWish) -> tuple
 def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, books: _Books) -> None:
     """Say what is free on which node, and what is missing."""
     topology = books.topology
-    unit = "whole cores" if wish.goal == "realtime" else "threads of whole cores"
     parts = []
     for node in topology.cpu_nodes:
         free = books.free_on(node)
@@ -378,7 +384,7 @@ def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, books: _B
     place = "" if not topology.numa else f" on node {nodes[0]} ({where})" if where else " on one node"
     books.problems.add(
         f"guest {name}",
-        f"goal {wish.goal} needs {wish.vcpus} {unit} and {format_size(wish.memory)}{place}; {'; '.join(parts)}",
+        f"goal {wish.goal} needs {_need(wish)} and {format_size(wish.memory)}{place}; {'; '.join(parts)}",
         "a core per node stays with the host; take a smaller guest, another host, or leave out `near`"
         if where
         else "a core per node and part of its memory stay with the host; take a smaller guest or another host",
@@ -388,13 +394,16 @@ def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, books: _B
 def _take_memory(name: str, wish: GuestWish, node: int, books: _Books) -> bool:
     free = books.memory.get(node, 0)
     if free < wish.memory:
-        others = ", ".join(
-            f"node {other} has {format_size(max(0, left) // MIB * MIB)}" for other, left in sorted(books.memory.items())
+        numa = books.topology.numa
+        left = ", ".join(
+            f"{f'node {other} has ' if numa else ''}{format_size(max(0, size) // MIB * MIB)}"
+            for other, size in sorted(books.memory.items())
         )
         books.problems.add(
             f"guest {name}",
-            f"{format_size(wish.memory)} of huge pages do not fit on node {node}; free for guests: {others}",
-            "part of each node's memory stays with the host; take a smaller guest or another node",
+            f"{format_size(wish.memory)} of huge pages do not fit{f' on node {node}' if numa else ''}; "
+            f"free for guests: {left}",
+            "part of the memory stays with the host; take a smaller guest" + (" or another node" if numa else ""),
         )
         return False
     books.memory[node] = free - wish.memory
