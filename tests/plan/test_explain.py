@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from evenkeel.documents.plan import Plan
@@ -9,7 +12,8 @@ from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
 from evenkeel.plan.diff import diff_plans
 from evenkeel.plan.explain import explain, scope
-from evenkeel.plan.rules import rule_by_id
+from evenkeel.plan.guest import ELEMENTS
+from evenkeel.plan.rules import CATALOGUE, rule_by_id
 from tests.plan.factories import guest, make_facts, make_site
 
 
@@ -92,3 +96,9 @@ def test_a_host_comes_and_goes(plan: Plan) -> None:
     empty = plan.model_copy(update={"hosts": ()})
     assert [(one.kind, one.what) for one in diff_plans(plan, empty)] == [("removed", "host")]
     assert [(one.kind, one.what) for one in diff_plans(empty, plan)] == [("added", "host")]
+
+
+def test_the_explanation_page_names_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "why-these-settings.md").read_text()
+    ids = [rule.id for rule in CATALOGUE] + [rule.id for rule in ELEMENTS] + ["R-IRQ-2", "R-KVM-2"]
+    assert [identifier for identifier in ids if not re.search(rf"{identifier}(?![\w-])", page)] == []
