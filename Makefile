@@ -29,14 +29,14 @@ test-long: ## the long tests
 .PHONY: bench
 bench: ## the benchmarks, one after the other
 	@tools/setup virtual bench
-	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@for bench in $(sort $(wildcard bench/*.py)); do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 .PHONY: lint
 lint: ## ruff, mypy --strict, and the syntax of the scripts
 	@tools/setup
 	@for script in tools/setup .ci/run; do bash -n "$$script"; done
 	@$(BIN)/ruff check
-	@$(BIN)/mypy
+	@$(BIN)/mypy src tests tools $(if $(wildcard bench/*.py),bench)
 
 .PHONY: setup
 setup: ## only install what is needed
