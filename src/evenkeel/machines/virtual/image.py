@@ -118,14 +118,19 @@ def ensure(on_progress: OnProgress | None = None) -> Image:
 @contextlib.contextmanager
 def locked(file: Path, on_progress: OnProgress | None = None, waiting: str = "waiting") -> Iterator[None]:
     """Hold an exclusive lock on ``file``; it ends with the process, however that ends."""
-    with file.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_progress is not None:
-                on_progress(0, 0, waiting)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with file.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_progress is not None:
+                    on_progress(0, 0, waiting)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever held it may have removed the file meanwhile: then this is a lock on nothing.
+            if not file.exists() or file.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                continue
+            yield
+            return
 
 
 def _check_machine() -> None:

@@ -283,8 +283,6 @@ def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             raise NotAsWanted(f"{folder} could not be removed whole", hint="is a file in it in use by another user?")
-    with contextlib.suppress(OSError):
-        hosts_dir().rmdir()  # only when it is empty
 
 
 # -- start -----------------------------------------------------------------------------------------------------
