@@ -153,7 +153,7 @@ def _devices(node_cpus: dict[int, set[int]], everyone: frozenset[int], numa: boo
         pci.append(
             PciFunction(address=disk, class_code="010802", vendor="1b36", device="0010", node=where, local_cpus=local)
         )
-        name = f"enp{bus}s0"
+        name = f"ens{index + 2}"  # as on the virtual host
         queues = tuple(f"nvme{index}q{queue}" for queue in range(1, len(everyone) + 1))
         nics.append(Nic(name=name, pci=card, driver="e1000e", node=where, interrupts=(f"{name}-rx-0", f"{name}-tx-0")))
         blocks.append(BlockDevice(name=f"nvme{index}n1", pci=disk, driver="nvme", node=where, interrupts=queues))

@@ -77,7 +77,7 @@ def test_equal_plans_do_not_differ(plan: Plan) -> None:
 
 def test_differences(plan: Plan) -> None:
     after = make_plan(
-        make_site({"plc": guest(latency=40_000, near="enp16s0"), "log": guest("flexible")}), {"cell": make_facts()}
+        make_site({"plc": guest(latency=40_000, near="ens2"), "log": guest("flexible")}), {"cell": make_facts()}
     )
     found = {difference.what: difference for difference in diff_plans(plan, after)}
     assert (found["cpus realtime"].before, found["cpus realtime"].after) == ("8,10", "2,4")

@@ -56,7 +56,7 @@ def test_realtime_guest() -> None:
 def test_the_emulator_can_allocate_on_the_memory_node() -> None:
     """QEMU prefaults from a CPU of the bound node; a pin elsewhere makes the start fail (measured)."""
     facts = make_facts(cores=5)
-    for near in ("enp16s0", "enp32s0"):
+    for near in ("ens2", "ens3"):
         plan = make_plan(make_site({"plc": guest(near=near)}), {"cell": facts}).hosts[0].guests[0]
         assert plan.node is not None
         assert plan.emulator_cpus & facts.node(plan.node).cpus

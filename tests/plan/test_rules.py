@@ -122,7 +122,7 @@ def test_isolcpus_domain_where_there_are_no_remote_partitions(kernel: str, cgrou
 
 
 def test_nohz_full_only_for_realtime_guests() -> None:
-    host = plan(make_facts(cores=5), {"plc": guest(), "db": guest("performance", vcpus=2, near="enp16s0")})
+    host = plan(make_facts(cores=5), {"plc": guest(), "db": guest("performance", vcpus=2, near="ens2")})
     assert one(host, "H-ISO-1").new == "managed_irq,2-3,12-15"
     assert one(host, "H-ISO-2").new == "12-15"
     assert one(host, "H-ISO-3").new == "2-3,12-15"
@@ -200,15 +200,36 @@ def test_intervals() -> None:
     assert one(host, "R-TIM-2:hung_task").new == "600"
 
 
+# -- power ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("latency", "limit"), [(30_000, "n/a"), (100_000, "25"), (1_000_000, "250"), (None, "25")])
+def test_idle_states_leave_a_quarter_of_the_deadline(latency: int | None, limit: str) -> None:
+    files = {f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us": "0" for cpu in range(12)}
+    facts = make_facts(settings=files)
+    assert of(plan(facts), "H-PM-1") == []  # a virtual host has no idle driver
+    metal = facts.model_copy(update={"idle": facts.idle.model_copy(update={"driver": "intel_idle"})})
+    found = of(plan(metal, {"plc": guest(latency=latency)}), "H-PM-1")
+    assert {setting.id: setting.new for setting in found} == {"H-PM-1:cpu8": limit, "H-PM-1:cpu10": limit}
+
+
+def test_governor_of_the_policies_that_exist() -> None:
+    files = {f"/sys/devices/system/cpu/cpufreq/policy{cpu}/scaling_governor": "schedutil" for cpu in (0, 8)}
+    facts = make_facts(settings=files)
+    assert of(plan(facts), "H-PM-3") == []
+    metal = facts.model_copy(update={"frequency": facts.frequency.model_copy(update={"driver": "intel_pstate"})})
+    assert [(setting.id, setting.new) for setting in of(plan(metal), "H-PM-3")] == [("H-PM-3:cpu8", "performance")]
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_huge_pages_of_two_sizes_on_two_nodes() -> None:
     facts = make_facts(node_bytes=64 * GIB, cores=6)
     guests = {
-        "a": guest(near="enp16s0"),
-        "b": guest(near="enp32s0", memory=512 * MIB),
-        "c": guest(near="enp32s0", memory=2 * GIB),
+        "a": guest(near="ens2"),
+        "b": guest(near="ens3", memory=512 * MIB),
+        "c": guest(near="ens3", memory=2 * GIB),
     }
     host = plan(facts, guests)
     assert one(host, "H-HP-1:default").new == "2M"
@@ -279,10 +300,10 @@ def test_compaction() -> None:
 
 def test_interrupts_go_to_the_device_node() -> None:
     host = plan()
-    assert one(host, "R-IRQ-1:enp16s0-rx-0").new == "0-1"
-    far = one(host, "R-IRQ-1:enp32s0-rx-0")
-    assert (far.new, far.old, far.target) == ("6-7", "0-11", InterruptAffinity(action="enp32s0-rx-0"))
-    assert "on node 1 like enp32s0" in far.reason
+    assert one(host, "R-IRQ-1:ens2-rx-0").new == "0-1"
+    far = one(host, "R-IRQ-1:ens3-rx-0")
+    assert (far.new, far.old, far.target) == ("6-7", "0-11", InterruptAffinity(action="ens3-rx-0"))
+    assert "on node 1 like ens3" in far.reason
     assert one(host, "R-IRQ-1:nvme0q0").new == "0-1,6-7"  # no device says where it sits
 
 
@@ -307,7 +328,7 @@ def test_managed_interrupts_by_name_where_the_kernel_does_not_tell() -> None:
 def test_equal_actions_are_one_setting() -> None:
     facts = make_facts()
     twice = facts.interrupts[1].model_copy(update={"number": 99, "affinity": frozenset({3})})
-    setting = one(plan(facts.model_copy(update={"interrupts": (*facts.interrupts, twice)})), "R-IRQ-1:enp16s0-rx-0")
+    setting = one(plan(facts.model_copy(update={"interrupts": (*facts.interrupts, twice)})), "R-IRQ-1:ens2-rx-0")
     assert setting.old == "0-11 or 3"
     assert setting.inputs["interrupts"] == "24, 99"
 
@@ -391,8 +412,8 @@ def test_throttling_and_fair_server(
 
 def test_fair_server_is_decided_guest_by_guest() -> None:
     guests = {
-        "fast": guest(latency=30_000, near="enp32s0"),
-        "wild": guest(latency=30_000, trust="spins", near="enp16s0"),
+        "fast": guest(latency=30_000, near="ens3"),
+        "wild": guest(latency=30_000, trust="spins", near="ens2"),
     }
     host = plan(guests=guests)
     assert {setting.id: setting.new for setting in of(host, "R-RT-2")} == {
