@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Iterable
 
 
+_MOST = 1 << 16  # no kernel has as many CPUs; a broken file must not become a set of millions
+
+
 def parse_list(text: str | None) -> frozenset[int]:
     """``"0-2,5"`` -> {0, 1, 2, 5}.  Empty, missing and the kernel's ``(null)`` (an unset mask) are the empty set."""
     cpus: set[int] = set()
     for part in (text or "").strip().split(","):
         first, _, last = part.strip().partition("-")
-        if first.isdigit() and (last or first).isdigit():
+        if first.isdecimal() and (last or first).isdecimal() and int(last or first) < _MOST:
             cpus.update(range(int(first), int(last or first) + 1))
     return frozenset(cpus)
 
@@ -23,7 +26,7 @@ def parse_mask(text: str | None) -> frozenset[int]:
     """``"00000000,00000033"`` -> {0, 1, 4, 5}: hexadecimal, 32-bit groups, most significant first."""
     digits = (text or "").strip().replace(",", "")
     try:
-        value = int(digits or "0", 16)
+        value = int(digits or "0", 16) if len(digits) <= _MOST // 4 else 0
     except ValueError:
         return frozenset()
     cpus: list[int] = []

@@ -6,6 +6,7 @@ interrupt and no place.  Virtual interfaces are kept, because bridges and bonds 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from evenkeel.probe.facts.pci import interrupts_of, pci_parent
@@ -62,7 +63,7 @@ def read_blocks(root: Root, node_of: dict[str, int | None], actions: dict[int, s
                 "pci": pci,
                 "driver": _driver(root, place),
                 "node": node_of.get(pci) if pci else _node_above(root, place),
-                "queues": len(root.numbered(folder + "/mq", "")),
+                "queues": _queues(root, folder, place),
                 "size_bytes": sectors * 512 if sectors is not None else None,  # 512 whatever the device's own sector
                 "rotational": {"0": False, "1": True}.get(rotational or ""),
                 "interrupts": _actions(root, pci, actions),
@@ -80,6 +81,17 @@ def _controller(root: Root, disk: str) -> str:
             if controller:
                 return controller
     return disk
+
+
+def _queues(root: Root, folder: str, controller: str) -> int:
+    """Hardware queues.  Those of a multipath NVMe disk are at its hidden paths, as in nvme0/nvme0c0n1."""
+    found = len(root.numbered(folder + "/mq", ""))
+    if found or "/nvme-subsystem/" not in root.canonical(folder):
+        return found
+    namespace = folder.rpartition("n")[2]
+    hidden = re.compile(r"nvme\d+c\d+n%s\Z" % re.escape(namespace))
+    paths = [name for name in root.folders(controller) if hidden.match(name)]
+    return len(root.numbered("%s/%s/mq" % (controller, paths[0]), "")) if paths else 0
 
 
 def _driver(root: Root, device: str) -> str | None:

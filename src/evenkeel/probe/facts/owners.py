@@ -77,7 +77,7 @@ def _modprobe_files(root: Root) -> list[dict[str, Any]]:
             path = "%s/%s" % (folder, name)
             if not name.endswith(".conf") or root.canonical(path) != path:
                 continue
-            lines = [" ".join(line.split()) for line in _lines(root, path) if line.startswith("options kvm")]
+            lines = [line for line in map(_single_spaced, _lines(root, path)) if line.startswith("options kvm")]
             if lines:
                 owners.append({"name": "modprobe.d", "active": True, "evidence": "%s: %s" % (path, "; ".join(lines))})
     return owners
@@ -96,6 +96,10 @@ def _tmpfiles(root: Root, settings: dict[str, str]) -> list[dict[str, Any]]:
             if found:
                 owners.append({"name": "tmpfiles.d", "active": True, "evidence": "%s: %s" % (path, "; ".join(found))})
     return owners
+
+
+def _single_spaced(line: str) -> str:
+    return " ".join(line.split())
 
 
 def _lines(root: Root, path: str) -> list[str]:
