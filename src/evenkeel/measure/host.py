@@ -24,6 +24,8 @@ Load = Literal["none", "hackbench"]
 Moment = Literal["before", "after"]
 INTERVAL_US = 1000
 SPIN_S = 4.0
+#: How long a guest that boots is waited for, so that before and after compare.
+SETTLE_S = 90.0
 #: Seconds that starting and ending a tool take besides its run; for the progress bar only.
 _EXTRA_S = {"spin": 1.0, "load": 3.0, "cyclictest": 1.0}
 
@@ -167,7 +169,7 @@ class _Run:
         seconds = self.wish.spin_seconds
         length = seconds + _EXTRA_S["spin"] + (_EXTRA_S["load"] if load else 0)
         inner = self.steps.begin(length, "a spinner under load" if load else "a spinner")
-        answer = self._call("spin", inner, seconds=seconds, load=load, **places)
+        answer = self._call("spin", inner, seconds=seconds, load=load, settle_s=SETTLE_S, **places)
         self._keep(answer, None)
 
     def _cyclictest(self, places: dict[str, Any]) -> None:

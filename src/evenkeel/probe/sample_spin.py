@@ -22,6 +22,9 @@ WARM_UP_S = 0.5
 #: Forty processes a group have to be forked and to find each other before the load is a load.
 LOAD_WARM_UP_S = 2.0
 
+#: Shares of its CPU by which a vCPU counts as idle, or as busy.  Clearly inside what a judge would ask for.
+SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
+
 
 def spin(
     cpus: Sequence[int],
@@ -30,18 +33,20 @@ def spin(
     cgroups: dict[str, str] | None = None,
     policy: str = "other",
     load: dict[str, Any] | None = None,
+    settle_s: float = 0.0,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
 
     ``cgroups``: CPU (as text) -> cgroup of the vCPU thread that runs there, which the spinner joins.  ``isolate``: CPUs
     that no guest runs on and that get a partition of their own.  ``load``: ``{"tool": "hackbench", "groups": n}``, free
-    to run wherever the scheduler may put it.
+    to run wherever the scheduler may put it.  ``settle_s``: wait so long at most for a guest that is still booting.
     Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
     Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(places(cpus, isolate, cgroups or {}))
+        _settle({tid for path in found.values() for tid in neighbours(path)}, settle_s, on_progress)
         described = stack.enter_context(under_load(load))
         spinning = {}
         for cpu in cpus:
@@ -87,6 +92,18 @@ def spin_guest(
             one["policy"] = "%s:%d" % (thread["policy"], thread["priority"]) if thread["priority"] else thread["policy"]
             one["placement"] = "a busy loop in guest %s on vCPU %d" % (guest, vcpu)
         return answer
+
+
+def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) -> None:
+    """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither."""
+    deadline = time.monotonic() + most_s
+    while tenants and time.monotonic() < deadline:
+        before, start_s = {tid: _state(tid)[2] for tid in tenants}, time.monotonic()
+        pause(2.0, "waiting for the guest to come to rest", on_progress)
+        real = time.monotonic() - start_s
+        used = [(_state(tid)[2] - before[tid]) / real for tid in tenants]
+        if all(share < SETTLED_IDLE or share > SETTLED_BUSY for share in used):
+            return
 
 
 def _spinner(cpu: int, policy: str, cgroup: str | None) -> Child:

@@ -29,6 +29,8 @@ class Options:
     load: Literal["hackbench", "none"] = "hackbench"
     spinners: bool = True
     thread_samples: int = 5
+    #: Seconds to wait at most for a guest that is neither idle nor busy, because it boots.
+    settle_s: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def observe(
     interrupts = quiet = loaded = control = None
     places = spin_places(host, guests, facts)
     if options.spinners and places:
+        places["settle_s"] = options.settle_s
         quiet = attempt("spin", "quiet", options.seconds + 1, "a spinner", seconds=options.seconds, **places)
         if options.load != "none":
             control = max(host.ledger.housekeeping, default=None)

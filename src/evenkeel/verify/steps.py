@@ -19,8 +19,8 @@ class Steps:
         self._length = seconds
         self._say(self._done, what)
 
-        def inner(done: int, total: int, _what: str) -> None:
-            self._say(self._done + seconds * done / (total or 1), what)
+        def inner(done: int, total: int, doing: str) -> None:
+            self._say(self._done + seconds * done / (total or 1), f"{what}: {doing}")
 
         return inner
 
