@@ -5,16 +5,27 @@ from __future__ import annotations
 import ast
 import random
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evenkeel.plan
-from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.documents.cpuset import format_cpus, parse_cpus
+from evenkeel.documents.facts import Facts, Node, TuningOwner
+from evenkeel.documents.plan import (
+    BootArgument,
+    FileValue,
+    HostPlan,
+    InterruptAffinity,
+    Plan,
+    ThreadSchedule,
+    UnitState,
+)
 from evenkeel.documents.site import HostWish, Site
 from evenkeel.plan import make_plan
+from evenkeel.plan.order import command_line
 from tests.plan.factories import guest, make_facts, make_site
 from tests.plan.test_ledger import machines
 
@@ -152,3 +163,91 @@ def test_reading_a_site_does_not_load_the_rules() -> None:
     code = "import sys, evenkeel.plan.sitefile; print('evenkeel.plan.rules' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def applied(facts: Facts, host: HostPlan) -> Facts:
+    """The machine after everything in the plan was written and it was booted again."""
+    files = dict(facts.settings)
+    update: dict[str, Any] = {}
+    threads = {thread.name: thread for thread in facts.kernel_threads}
+    affinity: dict[str, str] = {}
+    pools: dict[str, int] = {}
+    stopped: set[str] = set()
+    for setting in host.settings:
+        target, new = setting.target, setting.new or ""
+        if setting.status == "absent":
+            continue
+        if isinstance(target, FileValue):
+            # The kernel prints more than it was given: leading zeros, every choice.
+            files[target.path] = {"cpumask": f"0{new}", "choice": f"always [{new}]"}.get(target.compare, new)
+            if "hugepages-" in target.path:
+                pools[target.path] = int(new)
+        elif isinstance(target, BootArgument) and target.effective:
+            files[target.effective.path] = target.effective_value or new
+        elif isinstance(target, ThreadSchedule):
+            policy, _, priority = new.partition(":")
+            found = threads[target.name].model_copy(update={"policy": policy, "priority": int(priority)})
+            threads[target.name] = found
+        elif isinstance(target, InterruptAffinity):
+            affinity[target.action] = new
+        elif isinstance(target, UnitState):
+            stopped.add(target.unit.removesuffix(".service"))
+
+    def with_pools(node: Node) -> Node:
+        return node.model_copy(
+            update={
+                "huge_pages": tuple(
+                    pages.model_copy(
+                        update={
+                            "total": pools.get(
+                                f"/sys/devices/system/node/node{node.id}/hugepages/"
+                                f"hugepages-{pages.page_bytes >> 10}kB/nr_hugepages",
+                                pages.total,
+                            ),
+                            "free": 0,  # the guests run
+                        }
+                    )
+                    for pages in node.huge_pages
+                )
+            }
+        )
+
+    update["settings"] = files
+    update["kernel"] = facts.kernel.model_copy(
+        update={"command_line": command_line(facts.kernel.command_line, host.settings)}
+    )
+    update["nodes"] = tuple(with_pools(node) for node in facts.nodes)
+    update["kernel_threads"] = tuple(threads.values())
+    update["interrupts"] = tuple(
+        interrupt.model_copy(update={"affinity": parse_cpus(affinity.get(interrupt.action, ""))})
+        if interrupt.action in affinity
+        else interrupt
+        for interrupt in facts.interrupts
+    )
+    update["owners"] = tuple(
+        owner.model_copy(update={"active": owner.active and owner.name not in stopped}) for owner in facts.owners
+    )
+    return facts.model_copy(update=update)
+
+
+@pytest.mark.parametrize("kernel", ["5.10.0-rt", "6.1.0-rt", "6.8.0-rt", "6.12.1-rt"])
+@pytest.mark.parametrize("latency", [40_000, 100_000])
+def test_a_second_plan_finds_nothing_to_do(kernel: str, latency: int) -> None:
+    guests = {
+        "plc": guest(latency=latency),
+        "db": guest("performance", near="ens2"),
+        "gui": guest("balanced"),
+        "log": guest("flexible"),
+    }
+    owners = (
+        TuningOwner(name="irqbalance", active=True, evidence="process irqbalance runs"),
+        TuningOwner(name="tuned", active=True, evidence="process tuned runs"),
+    )
+    facts = make_facts(kernel=kernel, cores=5, owners=owners, settings={"/sys/kernel/mm/ksm/run": "1"})
+    first = make_plan(make_site(guests), {"cell": facts}).hosts[0]
+    assert first.changes
+    again = make_plan(make_site(guests), {"cell": applied(facts, first)}).hosts[0]
+    assert [setting.id for setting in again.changes if setting.phase.value != "guest"] == []
+    assert again.ledger == first.ledger
+    assert again.guests == first.guests
+    assert again.fingerprint == first.fingerprint

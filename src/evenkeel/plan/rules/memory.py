@@ -43,12 +43,13 @@ def pool(context: Context, size: int, node: int) -> HugePages:
     return next((pages for pages in found if pages.page_bytes == size), HugePages(page_bytes=size, total=0))
 
 
+def in_use(now: HugePages) -> int:
+    return now.total - now.free if now.free is not None else 0
+
+
 def count(context: Context, size: int, node: int, users: list[Placement]) -> int:
-    """Pages to ask for: what the guests need; more where somebody uses a larger pool already."""
-    now = pool(context, size, node)
-    needed = sum(placement.pages for placement in users)
-    in_use = now.total - (now.free if now.free is not None else now.total)
-    return max(needed, now.total) if in_use else needed
+    """Pages to ask for: what the guests need, never fewer than are in use (by our guests or by others)."""
+    return max(sum(placement.pages for placement in users), in_use(pool(context, size, node)))
 
 
 def short(size: int) -> str:
@@ -70,18 +71,17 @@ def _needs(users: list[Placement]) -> str:
 
 
 def boot_pages(context: Context) -> Iterable[Wanted]:
-    """Pages per node on the command line, of each size that a pinned guest uses."""
-    wanted = demand(context.pinned)
-    if not wanted:
-        return
+    """Pages per node on the command line, for all guests: where there is a reboot anyway, balanced ones profit too."""
+    wanted = demand(context.placements)
     sizes = sorted({size for size, _ in wanted})
     default = sizes[0]
     yield boot_argument(
         context,
         "default_hugepagesz",
         short(default),
-        f"{guests(context.pinned)} memory is in pages of {', '.join(format_size(size) for size in sizes)}; the "
-        "smallest is the default, so that every other user of huge pages finds it",
+        f"{guests(placement for placement in context.placements if placement.page_bytes)} memory is in pages of "
+        f"{', '.join(format_size(size) for size in sizes)}; the smallest is the default, so that every other user of "
+        "huge pages finds it",
         inputs={"page sizes": ", ".join(short(size) for size in sizes)},
         suffix="default",
     )
@@ -122,13 +122,13 @@ def runtime_pages(context: Context) -> Iterable[Wanted]:
         where = f" on node {node}" if context.topology.numa else ""
         reason = f"{_needs(users)} of {format_size(size)}{where}, and strict binding allows no other place"
         if number > sum(placement.pages for placement in users):
-            reason += f"; the pool holds {now.total} already and some are in use, so it is not made smaller"
+            reason += f"; {in_use(now)} are in use now, so the pool is not made smaller than that"
         yield Wanted(
             target=target,
             old=str(now.total),
             new=str(number),
             reason=reason,
-            inputs={"guests": _needs(users), "in the pool": str(now.total), "free": str(now.free)},
+            inputs={"guests": _needs(users), "in the pool": str(now.total), "in use": str(in_use(now))},
             suffix=f"node{node}-{short(size)}" if context.topology.numa else short(size),
             status="satisfied" if now.total == number else "change",
         )
