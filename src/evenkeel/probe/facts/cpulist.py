@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Iterable
 
-
 _MOST = 1 << 16  # no kernel has as many CPUs; a broken file must not become a set of millions
 
 
