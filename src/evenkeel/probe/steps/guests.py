@@ -17,6 +17,7 @@ import os
 import re
 import time
 from typing import Any
+from xml.etree import ElementTree
 
 from evenkeel.probe import command, tasks
 from evenkeel.probe.compare import cpu_list
@@ -57,6 +58,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _defined_digest(xml: str) -> str:
+    """Digest of a definition as libvirt prints it: without layout, and devices in an order of their own.
+
+    libvirt 9.0 prints the same controllers in another order once the guest was started (measured).
+    """
+    root = ElementTree.fromstring(xml)
+    for element in root.iter():
+        element.text = (element.text or "").strip()
+        element.tail = None
+    for devices in root.iter("devices"):
+        devices[:] = sorted(devices, key=ElementTree.tostring)
+    return hashlib.sha256(ElementTree.tostring(root)).hexdigest()
+
+
 class Definition:
     """What libvirt has as the definition of a guest.
 
@@ -81,7 +96,7 @@ class Definition:
         return (
             found["xml"] is not None
             and record.get("wanted") == _digest(step["xml"])
-            and record.get("defined") == _digest(found["xml"])
+            and record.get("defined") == _defined_digest(found["xml"])
         )
 
     @staticmethod
@@ -110,14 +125,14 @@ class Definition:
         xml = _with_uuid(step["xml"], found["xml"])
         _virsh("define", "/dev/stdin", stdin=xml, root=root)
         defined = _virsh("dumpxml", "--inactive", guest, root=root)
-        record = json.dumps({"wanted": _digest(step["xml"]), "defined": _digest(defined)}) + "\n"
+        record = json.dumps({"wanted": _digest(step["xml"]), "defined": _defined_digest(defined)}) + "\n"
         config.replace(_record(guest), record.encode(), 0o600, None, root)
 
     @staticmethod
     def undo(step: dict[str, Any], state: str | None, root: str) -> None:
         guest, old = step["guest"], json.loads(state or "{}")
         now = json.loads(Definition.snapshot(step, root))
-        if now["xml"] != old["xml"]:
+        if (now["xml"] and _defined_digest(now["xml"])) != (old["xml"] and _defined_digest(old["xml"])):
             if now["power"] not in ("absent", "shut off"):
                 _virsh("destroy", guest, root=root)
             if old["xml"] is None:
