@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from evenkeel.documents.facts import Facts
     from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Plan, Setting
     from evenkeel.documents.site import Site
+    from evenkeel.machines.protocol import OnProgress
+    from evenkeel.plan.diff import Difference
 
 _ROLES = {
     "housekeeping": "the host itself, emulator and I/O threads, interrupts",
@@ -103,21 +105,18 @@ def gather_facts(site: Site, saved: Iterable[str]) -> dict[str, Facts]:
     return found
 
 
-def ask_facts(address: str, on_progress: object = None) -> Facts:
+def ask_facts(address: str, on_progress: OnProgress | None = None) -> Facts:
     """Ask one machine.  Raises Unreachable."""
-    from typing import cast
-
     from pydantic import ValidationError
 
     from evenkeel.documents.facts import Facts
     from evenkeel.errors import Unreachable
     from evenkeel.machines.address import resolve
-    from evenkeel.machines.protocol import OnProgress
 
     machine = resolve(address)
     try:
         with machine.probe() as probe:
-            answer = probe.call("facts", on_progress=cast("OnProgress | None", on_progress), timeout_s=300.0)
+            answer = probe.call("facts", on_progress=on_progress, timeout_s=300.0)
         return Facts.model_validate(answer)
     except ValidationError as error:
         first = error.errors()[0]
@@ -314,18 +313,11 @@ def _new(setting: Setting) -> str:
     return (setting.new or "set") + (" (already so)" if setting.status == "satisfied" else "")
 
 
-def _print_differences(differences: Iterable[object]) -> None:
+def _print_differences(found: Sequence[Difference]) -> None:
     from evenkeel.cli.output import out, table
-    from evenkeel.plan.diff import Difference
 
-    found = [one for one in differences if isinstance(one, Difference)]
     if not found:
         out().print("the two plans ask for the same")
         return
     rows = [(one.host, one.kind, one.what, one.before or "-", one.after or "-") for one in found]
     out().print(table(["host", "", "what", "before", "after"], rows))
-
-
-def statuses(host: HostPlan) -> Mapping[str, int]:
-    """How many settings of a host are in which status: for other verbs that print a sum."""
-    return {status: sum(s.status == status for s in host.settings) for status in ("change", "satisfied", "absent")}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from evenkeel.documents.plan import Phase, ThreadSchedule
 from evenkeel.plan.placement import KERNEL_PRIORITY, Placement
-from evenkeel.plan.rules.rule import ONLY_REALTIME, Context, Rule, Wanted, cpus_input, file_value
+from evenkeel.plan.rules.rule import ONLY_REALTIME, Context, Rule, Wanted, file_value
 
 #: Kernel version that brought the deadline "fair server" in place of real-time throttling (commit 557a6bfc662c).
 FAIR_SERVER = (6, 12)
@@ -163,9 +163,3 @@ RULES = (
         since=FAIR_SERVER,
     ),
 )
-
-
-def priority_gap(context: Context) -> str:
-    """K > V in numbers, for notes and tests."""
-    ranks = frozenset(vcpu.priority for placement in context.realtime for vcpu in placement.vcpus if vcpu.priority)
-    return f"{KERNEL_PRIORITY} > {cpus_input(ranks)}"

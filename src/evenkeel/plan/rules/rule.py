@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from evenkeel.documents.cpuset import format_cpus, parse_cpus
+from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import BootArgument, Disturbance, FileValue, Ledger, Phase, Target
 from evenkeel.documents.site import GoalLevel, HostWish
@@ -19,7 +19,6 @@ from evenkeel.plan.order import boot_value
 from evenkeel.plan.placement import Placement
 from evenkeel.plan.topology import Topology
 
-FLEXIBLE, BALANCED, PERFORMANCE, REALTIME = "flexible", "balanced", "performance", "realtime"
 ALL: frozenset[GoalLevel] = frozenset({"flexible", "balanced", "performance", "realtime"})
 HUGE: frozenset[GoalLevel] = frozenset({"balanced", "performance", "realtime"})
 ISOLATING: frozenset[GoalLevel] = frozenset({"performance", "realtime"})
@@ -204,8 +203,3 @@ def boot_argument(
 def cpus_input(cpus: frozenset[int]) -> str:
     """A CPU set as it stands in ``inputs``: the list, or a word for the empty set."""
     return format_cpus(cpus) or "none"
-
-
-def same_cpus(left: str | None, right: str) -> bool:
-    """Whether two CPU lists name the same CPUs."""
-    return left is not None and parse_cpus(left) == parse_cpus(right)
