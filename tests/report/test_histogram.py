@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.documents.evidence import Histogram
-from evenkeel.report.histogram import HEIGHT, WIDTH, Series, bins, format_ns, histogram_svg, percentile_ns
+from evenkeel.report.histogram import HEIGHT, WIDTH, Series, bins, format_ns, histogram_svg
 from tests.report import factories
 
 COUNTS = st.dictionaries(st.integers(0, 5_000_000), st.integers(1, 10**9), max_size=60)
@@ -69,13 +69,6 @@ def test_identity_does_not_rest_on_colour() -> None:
 def test_samples_beyond_the_last_bucket_are_said() -> None:
     run = factories.latency("host", Histogram(counts={5: 10}, overflows=3))
     assert "3 beyond the last bucket" in histogram_svg([Series("after", run)], title="Host")
-
-
-def test_percentiles_take_the_samples_beyond_the_last_bucket_into_account() -> None:
-    assert percentile_ns(Histogram(counts={1: 50, 7: 50}), 0.5) == 2000
-    assert percentile_ns(Histogram(counts={1: 50, 7: 50}), 0.51) == 8000
-    assert percentile_ns(Histogram(counts={1: 98}, overflows=2), 0.99) is None
-    assert percentile_ns(Histogram(counts={}), 0.99) is None
 
 
 @pytest.mark.parametrize(

@@ -52,17 +52,6 @@ def format_ns(nanoseconds: float) -> str:
     return f"{nanoseconds:.0f} ns"
 
 
-def percentile_ns(histogram: Histogram, fraction: float) -> int | None:
-    """Upper edge of the bucket below which ``fraction`` of the samples lie; None where it lies beyond the last one."""
-    wanted = math.ceil(fraction * histogram.samples)
-    seen = 0
-    for bucket in sorted(histogram.counts):
-        seen += histogram.counts[bucket]
-        if wanted and seen >= wanted:
-            return (bucket + 1) * histogram.bucket_ns
-    return None
-
-
 def bins(histogram: Histogram) -> list[tuple[int, int, int]]:
     """(from_ns, to_ns, samples) in bins that widen with latency.  No bin is narrower than a bucket, none is empty."""
     found: dict[tuple[int, int], int] = {}

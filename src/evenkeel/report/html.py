@@ -20,8 +20,9 @@ from evenkeel.documents.findings import Check, EvidenceItem, Findings
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import GuestPlan, HostPlan, Phase, Plan, Setting, VcpuPlan
 from evenkeel.documents.quantity import format_duration, format_size
+from evenkeel.measure.percentile import percentile
 from evenkeel.report.comparison import Measure, measures, pairs
-from evenkeel.report.histogram import Series, format_ns, histogram_svg, percentile_ns
+from evenkeel.report.histogram import Series, format_ns, histogram_svg
 from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.picture import machine_svg
 from evenkeel.report.verdict import Deadline, HostRun, Run, Verdict, judge
@@ -348,19 +349,20 @@ def _identity(facts: Facts) -> str:
 
 
 def _latency(run: HostRun) -> Markup | None:
-    groups: dict[tuple[str, str], dict[str, Latency]] = {}
+    groups: dict[tuple[str, str, str], dict[str, Latency]] = {}
     for moment, evidence in (("before", run.evidence_before), ("after", run.evidence_after)):
         for latency in evidence.latencies if evidence else ():
             place = "Host" if latency.where == "host" else f"Guest {latency.guest}"
-            groups.setdefault((place, latency.tool), {})[moment] = latency
+            cpus = f"{'CPU' if latency.where == 'host' else 'vCPU'} {format_cpus(latency.cpus)}"
+            groups.setdefault((place, cpus, latency.tool), {})[moment] = latency
     if not groups:
         return None
     figures: list[Markup] = []
     rows: list[Sequence[Content]] = []
-    for (place, tool), moments in groups.items():
+    for (place, cpus, tool), moments in groups.items():
         series = [Series("before", moments["before"])] if "before" in moments else []
         series += [Series("after", moments["after"])] if "after" in moments else []
-        caption = f"{place}, {tool}"
+        caption = f"{place}, {cpus}, {tool}"
         labels = sorted({latency.label for latency in moments.values() if latency.label})
         if run.emulated and EMULATION_NOTE not in labels:
             labels.append(EMULATION_NOTE)
@@ -383,8 +385,8 @@ def _latency(run: HostRun) -> Markup | None:
 
 
 def _latency_row(place: str, moment: str, run: Latency) -> Sequence[Content]:
-    def percentile(fraction: float) -> str:
-        found = percentile_ns(run.histogram, fraction)
+    def share(fraction: float) -> str:
+        found = percentile(run.histogram, fraction)
         return "beyond the last bucket" if found is None else format_ns(found)
 
     return (
@@ -394,10 +396,10 @@ def _latency_row(place: str, moment: str, run: Latency) -> Sequence[Content]:
         _cell("Samples", f"{run.samples:,}", "num"),
         _cell("min", format_ns(run.min_ns), "num"),
         _cell("avg", format_ns(run.avg_ns), "num"),
-        _cell("p99", percentile(0.99), "num"),
-        _cell("p99.9", percentile(0.999), "num"),
+        _cell("p99", share(0.99), "num"),
+        _cell("p99.9", share(0.999), "num"),
         _cell("max", format_ns(run.max_ns), "num"),
-        _cell("lost", "not known" if run.lost is None else f"{run.lost:,}", "num"),
+        _cell("lost", "" if run.lost is None else f"{run.lost:,}", "num"),
     )
 
 
@@ -451,7 +453,7 @@ def _settings(host: HostPlan, run: HostRun, identifier: str) -> Markup:
         if entry.setting and entry.event in ("done", "refused", "undone"):
             said = f", read back {_shown(entry.read_back)}" if entry.read_back is not None else ""
             said += f" ({entry.errno})" if entry.errno else ""
-            written[entry.setting] = f"{entry.event} at {entry.at}{said}"
+            written[entry.setting] = f"{entry.event} at {_time(entry.at)}{said}"
     found = {check.id: check for check in run.findings.checks} if run.findings else {}
     counts = {status: sum(setting.status == status for setting in host.settings) for status in SETTING_STATUS}
     words = ", ".join(f"{count} {SETTING_STATUS[status]}" for status, count in counts.items() if count)
@@ -492,11 +494,17 @@ def _rule(title: str, settings: Sequence[Setting], found: Mapping[str, Check], w
     """Settings of one rule that follow each other.  A title that they share stands once, above them."""
     several = len(settings) > 1
     rows = [
-        _setting(setting, found.get(setting.id), written.get(setting.id), titled=not several) for setting in settings
+        _setting(setting, found.get(setting.id), written.get(_step_of(setting)), titled=not several)
+        for setting in settings
     ]
     if not several:
         return join(*rows)
     return el("div", el("h4", title, el("span", f" {len(settings)} settings")), *rows, class_="rule", data_group=True)
+
+
+def _step_of(setting: Setting) -> str:
+    """Name of the step in the journal: all boot arguments are written as one."""
+    return "boot" if setting.target.type == "boot" else setting.id
 
 
 def _setting(setting: Setting, check: Check | None, written: str | None, *, titled: bool) -> Markup:

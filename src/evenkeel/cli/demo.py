@@ -1,0 +1,134 @@
+"""``evenkeel demo``: the whole river on a virtual host, shown step by step.  Parse, call, print."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from evenkeel.demo import Demo
+    from evenkeel.documents.base import Document
+    from evenkeel.documents.plan import Plan
+    from evenkeel.machines.protocol import OnProgress
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the documents and the report go.")
+    ] = Path("demo-report"),
+    site: Annotated[
+        Path | None,
+        typer.Option("--site", metavar="FILE", help="Another site with one virtual host; default: examples/plc."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the virtual host running afterwards.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Build the image of the virtual host anew.")] = False,
+) -> int:
+    """Run the whole river on a virtual host: facts, plan, apply, verify, measure, report.
+
+    Makes a virtual host of its own and throws it away at the end. Takes minutes, needs no special hardware, and
+    leaves every document and report.html in FOLDER. Exit code 0: every check passed.
+
+      evenkeel demo
+
+      evenkeel demo --keep --output /tmp/demo
+    """
+    from evenkeel.cli import files
+    from evenkeel.cli import output as console
+    from evenkeel.demo import Demo, play, virtual_name
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
+    from evenkeel.report.folder import REPORT
+    from evenkeel.report.verdict import judge
+
+    wanted = files.load_site(site or _example())
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongInput(f"cannot make the folder {output}: {error.strerror}") from None
+    played = Demo(site=wanted, folder=output, stage=_Screen())
+    played.fresh = fresh
+    with _terminated_like_ctrl_c():
+        play(played, keep_host=keep)
+    _print_seconds(played)
+    if played.error is not None:
+        console.print_error(played.error)
+    elif keep:
+        console.note(f"the host still runs: evenkeel virtual ssh {virtual_name(wanted)}")
+    code = played.error.exit_code if played.error else EXIT_NOT_AS_WANTED
+    if played.run is not None:
+        verdict = judge(played.run)
+        counts = verdict.counts
+        console.out().print(
+            f"{verdict.state}: {counts.passed} passed, {counts.failed} failed, {counts.not_checked} not checked"
+        )
+        for reason in verdict.reasons:
+            console.out().print(reason)
+        if verdict.state == "as planned":
+            code = EXIT_DONE
+        console.out().print(str(output / REPORT), soft_wrap=True)
+    return code
+
+
+def _example() -> Path:
+    """The example of the source tree, which is where the demo runs from."""
+    from evenkeel.errors import WrongInput
+
+    for base in (Path.cwd(), Path(__file__).parents[3]):
+        if (base / "examples/plc/site.yaml").is_file():
+            return base / "examples/plc/site.yaml"
+    raise WrongInput("there is no examples/plc/site.yaml here", hint="run it in the source tree, or give --site FILE")
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """A `kill`, or a terminal that is closed, cleans up as Ctrl-C does; without this the virtual host would stay."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Screen:
+    """Shows a demo: headlines and progress on stderr, the plan on stdout."""
+
+    def step(self, title: str) -> AbstractContextManager[OnProgress]:
+        from evenkeel.cli import output
+
+        return output.progress(title)
+
+    def plan(self, plan: Plan) -> None:
+        from evenkeel.cli.plan import print_plan
+
+        print_plan(plan, show_all=True)
+
+    def note(self, text: str) -> None:
+        from evenkeel.cli import output
+
+        output.note(text)
+
+    def save(self, file: Path, document: Document) -> None:
+        from evenkeel.cli import files
+
+        files.save_document(file, document)
+
+
+def _print_seconds(played: Demo) -> None:
+    from evenkeel.cli import output
+
+    total = sum(seconds for _, seconds in played.seconds)
+    rows = [(title, f"{seconds:.1f}") for title, seconds in [*played.seconds, ("all", total)]]
+    output.err().print(output.table(("step", "seconds"), rows, right=("seconds",)))

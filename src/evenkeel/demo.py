@@ -1,0 +1,283 @@
+"""The demo: the whole river on a virtual host of its own, each step saved as a document, a report at the end.
+
+Calls the same functions as the verbs.  The host is thrown away and made anew, so that it is untuned every time; what
+fails or is interrupted leaves no host behind.  Prints nothing: :class:`Stage` is told what goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from evenkeel.documents.base import Document
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.journal import Journal
+from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.documents.site import Site
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.machines.protocol import Machine, OnProgress
+from evenkeel.report import folder as names
+from evenkeel.report.verdict import HostRun, Run
+
+#: In the folder of a virtual host that a demo made, and that the next demo may throw away.
+MARK = "made-by-demo"
+#: Seconds that each run of cyclictest takes.
+MEASURE_S = 10
+#: What a demo writes into its folder; removed before the first step, so that no old document passes for a new one.
+WRITTEN = (
+    names.PLAN,
+    names.FACTS_BEFORE,
+    names.FACTS_AFTER,
+    names.EVIDENCE_BEFORE,
+    names.EVIDENCE_AFTER,
+    names.FINDINGS,
+    names.JOURNAL,
+    names.REPORT,
+)
+
+
+class Stage(Protocol):
+    """Where the demo is shown."""
+
+    def step(self, title: str) -> AbstractContextManager[OnProgress]:
+        """A step begins; it ends with the context."""
+
+    def plan(self, plan: Plan) -> None:
+        """The plan is made: show it, with the reason of every line."""
+
+    def note(self, text: str) -> None:
+        """Something that the reader should know."""
+
+    def save(self, file: Path, document: Document) -> None:
+        """Write a document.  Raises EvenkeelError."""
+
+
+@dataclass
+class Demo:
+    """A demo under way, and what came of it.  ``seconds``: what each step took, in order."""
+
+    site: Site
+    folder: Path
+    stage: Stage
+    fresh: bool = False
+    seconds: list[tuple[str, float]] = field(default_factory=list)
+    run: Run | None = None
+    error: EvenkeelError | None = None
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[OnProgress]:
+        started = time.monotonic()
+        try:
+            with self.stage.step(title) as on_progress:
+                yield on_progress
+        finally:
+            self.seconds.append((title, time.monotonic() - started))
+
+    def keep(self, host: HostPlan, slot: str, file: str, document: Document) -> None:
+        """Save a document and take it into the run."""
+        assert self.run is not None
+        self.stage.save(self.folder / file, document)
+        of_host = replace(self.run.of(host), **{slot: document})  # type: ignore[arg-type]  # callers name the slot
+        self.run = replace(self.run, hosts={**self.run.hosts, host.name: of_host})
+
+
+def play(demo: Demo, *, keep_host: bool = False) -> None:
+    """Run the demo.  What stops it half-way is in ``demo.error``, and in the report if there was a plan by then.
+
+    Raises WrongInput when it cannot begin; KeyboardInterrupt passes through once the host is gone.
+    """
+    name = virtual_name(demo.site)
+    for file in WRITTEN:
+        (demo.folder / file).unlink(missing_ok=True)
+    with _alone(), _host(demo, name, keep_host):
+        try:
+            _river(demo)
+        except EvenkeelError as error:
+            demo.error = error
+    if demo.run is not None:
+        if demo.error is not None:
+            demo.run = replace(demo.run, stopped=f"The run stopped early: {demo.error.message}")
+        _report(demo)
+
+
+def virtual_name(site: Site) -> str:
+    """Name of the one virtual host of a site.  Raises WrongInput for any other site: a demo throws its host away."""
+    addresses = [host.address for host in site.hosts.values()]
+    if len(addresses) != 1 or not addresses[0].startswith("virtual:"):
+        raise WrongInput(
+            f"a demo needs a site with one host, a virtual one; this one has {', '.join(addresses)}",
+            hint="for your own hosts: evenkeel plan, apply, verify, measure, report",
+        )
+    return addresses[0].removeprefix("virtual:")
+
+
+# -- the host ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One demo at a time: the next one would throw away the host of this one."""
+    from evenkeel.machines.virtual.places import hosts_dir
+
+    hosts_dir().mkdir(parents=True, exist_ok=True)
+    with (hosts_dir() / ".demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongInput("another demo is running", hint="wait for its end, or stop it with Ctrl-C") from None
+        yield
+
+
+@contextlib.contextmanager
+def _host(demo: Demo, name: str, keep: bool) -> Iterator[None]:
+    """A new, untuned virtual host that runs.  Afterwards it is gone, unless the demo succeeded and it shall be kept."""
+    from evenkeel.machines.virtual import image, lifecycle, qemu, spec
+
+    if lifecycle.exists(name) and not (lifecycle.folder_of(name) / MARK).exists():
+        raise WrongInput(
+            f"there is a virtual host {name} that no demo made",
+            hint=f"the demo needs the name: evenkeel virtual rm {name}",
+        )
+    try:
+        with demo.step("Virtual host: QEMU and a Debian image with a real-time kernel") as on_progress:
+            if lifecycle.folder_of(name).exists():
+                lifecycle.remove(name)
+            if demo.fresh:
+                _forget_image()
+            qemu.find(on_progress)
+            image.ensure(on_progress)
+        with demo.step(f"Virtual host: boot {name}") as on_progress:
+            lifecycle.create(name, spec.BUILT_IN["default"], on_progress=on_progress)
+            (lifecycle.folder_of(name) / MARK).touch()
+            lifecycle.start(name, on_progress=on_progress)
+        yield
+        keep = keep and demo.error is None
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if not keep:
+            with _undisturbed(), contextlib.suppress(EvenkeelError):
+                lifecycle.remove(name)
+
+
+def _forget_image() -> None:
+    """Remove the cached image of today's recipe.  Raises WrongInput when another virtual host stands on it."""
+    import shutil
+
+    from evenkeel.machines.virtual import image, lifecycle
+
+    found = image.find()
+    if found is None:
+        return
+    users = [host.name for host in lifecycle.listing() if lifecycle.read_host(host.name).image == found.key]
+    if users:
+        raise WrongInput(
+            f"the cached image cannot be made anew: {', '.join(users)} still need it",
+            hint=f"evenkeel virtual rm {users[0]}, or leave out --fresh",
+        )
+    shutil.rmtree(found.folder)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No second Ctrl-C while the host is removed: it takes a moment, and half of it would leave a process behind."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in held:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+# -- the river --------------------------------------------------------------------------------------------------------
+
+
+def _river(demo: Demo) -> None:
+    from evenkeel.apply import hosts
+    from evenkeel.machines.address import resolve
+    from evenkeel.plan import make_plan
+    from evenkeel.verify import verify_host
+
+    (name, wish), *_ = demo.site.hosts.items()
+    machine = resolve(wish.address)
+    try:
+        with demo.step("Facts: what this machine is, and how it is set") as on_progress, machine.probe() as probe:
+            facts = hosts.read_facts(probe, on_progress)
+        with demo.step("Plan: work out every setting"):
+            plan = make_plan(demo.site, {name: facts})
+        (host,) = plan.hosts
+        demo.run = Run(plan=plan, hosts={name: HostRun(facts_before=facts)})
+        demo.stage.save(demo.folder / names.PLAN, plan)
+        demo.stage.save(demo.folder / names.FACTS_BEFORE, facts)
+        demo.stage.plan(plan)
+        with demo.step("Measure before: spinners and cyclictest on the untuned host") as on_progress:
+            _measure(demo, host, machine, facts, "before", on_progress)
+        _apply(demo, host, machine)
+        with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
+            facts = hosts.read_facts(probe, on_progress)
+            demo.keep(host, "facts_after", names.FACTS_AFTER, facts)
+            found = verify_host(host, probe, facts, plan_sha256=plan.sha256(), on_progress=on_progress)
+            demo.keep(host, "findings", names.FINDINGS, found)
+        with demo.step("Measure after: the same, and cyclictest in the guest") as on_progress:
+            _measure(demo, host, machine, facts, "after", on_progress)
+    finally:
+        machine.close()
+
+
+def _measure(
+    demo: Demo, host: HostPlan, machine: Machine, facts: Facts, moment: Literal["before", "after"], inner: OnProgress
+) -> None:
+    from evenkeel.measure import measure_host
+    from evenkeel.measure.host import Wish
+
+    assert demo.run is not None
+    with machine.probe() as probe:
+        evidence = measure_host(
+            host,
+            probe,
+            facts,
+            moment=moment,
+            wish=Wish(seconds=MEASURE_S, load="hackbench"),
+            plan_sha256=demo.run.plan.sha256(),
+            on_progress=inner,
+            on_note=demo.stage.note,
+        )
+    file = names.EVIDENCE_BEFORE if moment == "before" else names.EVIDENCE_AFTER
+    demo.keep(host, f"evidence_{moment}", file, evidence)
+
+
+def _apply(demo: Demo, host: HostPlan, machine: Machine) -> None:
+    """Write the plan, reboot, start the guests.  The journal is saved whether it works or not."""
+    from evenkeel.apply import engine, hosts
+
+    def leave_at_once() -> None:
+        # The engine would roll back first; this host is thrown away anyway.
+        raise KeyboardInterrupt
+
+    assert demo.run is not None
+    try:
+        with demo.step("Apply: boot layer, reboot, boot gate, settings, guests") as on_progress:
+            engine.apply_plan(host, demo.run.plan, machine, reboot=True, on_progress=on_progress, on_stop=leave_at_once)
+    finally:
+        with contextlib.suppress(EvenkeelError), machine.probe() as probe:
+            entries = hosts.read_journal(probe).entries
+            demo.keep(host, "journal", names.JOURNAL, Journal(host=host.name, entries=entries))
+
+
+def _report(demo: Demo) -> None:
+    from evenkeel.cli.files import save_text
+    from evenkeel.report.html import render_report
+
+    assert demo.run is not None
+    with demo.step("Report"):
+        save_text(demo.folder / names.REPORT, render_report(demo.run))
