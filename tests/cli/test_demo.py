@@ -1,0 +1,226 @@
+"""`evenkeel demo`: when it refuses, how it ends, and that nothing is left whatever happens.
+
+The whole demo runs in test_the_whole_river (long); the others stop before or during the first boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.report import factories
+
+from evenkeel import demo
+from evenkeel.cli import main
+from evenkeel.documents.evidence import Evidence
+from evenkeel.documents.findings import Findings
+from evenkeel.errors import Unreachable
+from evenkeel.machines.virtual import lifecycle
+from evenkeel.machines.virtual.spec import BUILT_IN
+from evenkeel.report.verdict import Run
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of its own for virtual hosts; the cached image is shared."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state/evenkeel/virtual"
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch, state: Path) -> Callable[[Callable[[demo.Demo], None]], None]:
+    """Put a function in the place of the river, and no host below it."""
+
+    def install(river: Callable[[demo.Demo], None]) -> None:
+        @contextlib.contextmanager
+        def no_host(one: demo.Demo, name: str, keep: bool) -> Iterator[None]:
+            yield
+
+        monkeypatch.setattr(demo, "_host", no_host)
+        monkeypatch.setattr(demo, "_river", river)
+
+    return install
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["ssh://root@192.0.2.1", "local"])
+def test_it_throws_away_no_host_but_a_virtual_one(
+    tmp_path: Path, state: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"version: 1\nhosts:\n  cell:\n    address: {address}\n")
+    assert main(["demo", "--site", str(site), "-o", str(tmp_path / "out")]) == 2
+    assert address in capsys.readouterr().err
+
+
+def test_a_virtual_host_of_the_user_stays(tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = state / "plc"
+    folder.mkdir(parents=True)
+    mine = lifecycle.HostFile(name="plc", uuid="0" * 8, image="none", spec=BUILT_IN["tiny"])
+    (folder / "host.json").write_text(mine.model_dump_json())
+    assert main(["demo", "-o", str(tmp_path / "out")]) == 2
+    assert "evenkeel virtual rm plc" in capsys.readouterr().err
+    assert lifecycle.read_host("plc") == mine
+
+
+def test_one_demo_at_a_time(tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state.mkdir(parents=True)
+    with (state / ".demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["demo", "-o", str(tmp_path / "out")]) == 2
+    assert "another demo is running" in capsys.readouterr().err
+
+
+# -- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def ends_with(run: Run, error: Unreachable | None = None) -> Callable[[demo.Demo], None]:
+    def river(one: demo.Demo) -> None:
+        one.run = run
+        if error:
+            raise error
+
+    return river
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [({"passed": 5}, 0), ({"passed": 5, "failed": 1}, 1), ({"passed": 5, "not_checked": 1}, 1)],
+)
+def test_only_all_green_is_success(
+    tmp_path: Path,
+    played: Callable[[Callable[[demo.Demo], None]], None],
+    capsys: pytest.CaptureFixture[str],
+    statuses: dict[str, int],
+    code: int,
+) -> None:
+    played(ends_with(factories.run(emulated=True, **statuses)))
+    assert main(["demo", "-o", str(tmp_path)]) == code
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_what_stops_it_is_told_and_stands_in_the_report(
+    tmp_path: Path, played: Callable[[Callable[[demo.Demo], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = factories.run(emulated=True, passed=5)
+    half = replace(run, hosts={"plc": replace(run.hosts["plc"], findings=None, evidence_after=None)})
+    played(ends_with(half, Unreachable("QEMU of virtual host plc ended", hint="look at its console")))
+    assert main(["demo", "-o", str(tmp_path)]) == 3
+    told = capsys.readouterr()
+    assert "QEMU of virtual host plc ended" in told.err and "look at its console" in told.err
+    assert told.out.splitlines()[-1] == str(tmp_path / "report.html")
+    assert "The run stopped early: QEMU of virtual host plc ended" in (tmp_path / "report.html").read_text()
+
+
+def test_nothing_of_an_older_run_is_left_beside_a_new_one(
+    tmp_path: Path, played: Callable[[Callable[[demo.Demo], None]], None]
+) -> None:
+    def interrupted(one: demo.Demo) -> None:
+        raise KeyboardInterrupt
+
+    for name in demo.WRITTEN:
+        (tmp_path / name).write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    played(interrupted)
+    assert main(["demo", "-o", str(tmp_path)]) == 130
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["notes.txt"]
+
+
+# -- with a real host -------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, until: str) -> subprocess.Popen[str]:
+    """Start a demo and return when it says ``until`` on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "demo", "-o", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if until in line:
+            return process
+    raise AssertionError(f"the demo ended before {until!r}: {seen}")
+
+
+def qemu_of(state: Path) -> list[int]:
+    """Processes that run a virtual host of this place."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.fsencode(state) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for_qemu(state: Path) -> int:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        running = qemu_of(state)
+        if running:
+            return running[0]
+        time.sleep(0.1)
+    raise AssertionError("QEMU did not start")
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+def test_interrupted_while_it_boots_nothing_is_left(tmp_path: Path, state: Path, number: signal.Signals) -> None:
+    process = start(tmp_path / "out", "boot plc")
+    wait_for_qemu(state)
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert qemu_of(state) == []
+    assert not (state / "plc").exists()
+
+
+@pytest.mark.virtual
+def test_qemu_killed_is_a_clean_error(tmp_path: Path, state: Path) -> None:
+    process = start(tmp_path / "out", "boot plc")
+    os.kill(wait_for_qemu(state), signal.SIGKILL)
+    _out, err = process.communicate(timeout=120)
+    assert process.returncode == 3, err
+    assert "QEMU of virtual host plc ended" in err and "Traceback" not in err
+    assert not (state / "plc").exists()
+
+
+@pytest.mark.virtual
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_the_whole_river(tmp_path: Path, state: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "evenkeel", "demo", "-o", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=1400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "report.html")
+    findings = Findings.from_json((tmp_path / "findings.json").read_text(), file="findings.json")
+    assert findings.verdict == "as planned" and len(findings.checks) > 50
+    before = Evidence.from_json((tmp_path / "evidence-before.json").read_text(), file="before")
+    after = Evidence.from_json((tmp_path / "evidence-after.json").read_text(), file="after")
+    ticks = {moment.moment: min(spin.timer_interrupts for spin in moment.spins) for moment in (before, after)}
+    assert ticks["before"] > 100 and ticks["after"] <= 9
+    assert {latency.where for latency in after.latencies} == {"host", "guest"}
+    assert qemu_of(state) == []
+    assert not (state / "plc").exists()
