@@ -74,6 +74,17 @@ def test_files(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert picture.read_text().startswith("<svg")
 
 
+def test_a_saved_document_is_shown_as_the_machine_was(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "facts.json"
+    assert run(["facts", str(tree), "-o", str(saved)]) == 0
+    assert run(["facts", str(tree)]) == 0
+    tables = capsys.readouterr().out
+    assert run(["facts", str(saved)]) == 0
+    assert capsys.readouterr().out == tables
+
+
 def test_record_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "self.tar.bz2"
     assert run(["facts", "--record", str(target), "--json"]) == 0
@@ -88,6 +99,7 @@ def test_record_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["facts", "{tmp}/gone.json"], "there is no file"),
         (["facts", "no-such-thing"], "neither a machine nor a recorded tree"),
         (["facts", "{tree}", "--record", "{tmp}/x.tar.bz2"], "recorded tree, it cannot be written"),
         (["facts", "{tree}", "-o", "{tmp}/no/such/folder/x"], "cannot write"),

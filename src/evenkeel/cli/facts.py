@@ -20,7 +20,11 @@ def register(app: typer.Typer) -> None:
 
 def facts(
     machine: Annotated[
-        str, typer.Argument(help="local, ssh://root@HOST[:PORT], virtual:NAME, or a recorded tree.", metavar="MACHINE")
+        str,
+        typer.Argument(
+            help="local, ssh://root@HOST[:PORT], virtual:NAME, a recorded tree, or a saved document (*.json).",
+            metavar="MACHINE",
+        ),
     ] = "local",
     json: Annotated[bool, typer.Option("--json", help="Print the Facts document.")] = False,
     output: Annotated[
@@ -47,10 +51,14 @@ def facts(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
+    from evenkeel.documents.facts import Facts
     from evenkeel.machines.address import resolve
 
-    with _closing(resolve(machine)) as found:
-        document = _read(found, record)
+    if machine.endswith(".json") and record is None:
+        document = files.load_document(Facts, machine)
+    else:
+        with _closing(resolve(machine)) as found:
+            document = _read(found, record)
     if output is not None:
         files.save_document(output, document)
     if picture is not None:

@@ -143,23 +143,28 @@ def _tree(facts: Facts, cores: list[tuple[Cpu, ...]]) -> _Group:
             found = groups.setdefault(cache.cpus & everything, _Group(cache.cpus & everything))
             found.bars.append((f"mp-l{min(cache.level, 3)}", f"L{cache.level} {_size(cache.size_bytes)}".strip()))
     top = _Group(everything)
-    for found in sorted(groups.values(), key=lambda found: (-len(found.cpus), min(found.cpus))):
-        parent = _innermost(top, found.cpus)
-        if parent is not None:  # None: it cuts across another set, and boxes cannot show that
-            parent.children.append(found)
+    kept: list[_Group] = []
+    # What cuts across another set can be no box: then packages and nodes stay, caches go.
+    for found in sorted(groups.values(), key=lambda found: (not found.titles, -len(found.cpus), min(found.cpus))):
+        if all(_nested(found.cpus, other.cpus) for other in kept):
+            kept.append(found)
+    for found in sorted(kept, key=lambda found: (-len(found.cpus), min(found.cpus))):
+        _innermost(top, found.cpus).children.append(found)
     for core in cores:
-        parent = _innermost(top, frozenset(cpu.id for cpu in core if cpu.online) or {core[0].id}) or top
-        parent.cores.append(core)
+        _innermost(top, frozenset(cpu.id for cpu in core if cpu.online) or {core[0].id}).cores.append(core)
     _sort(top)
     return top
 
 
-def _innermost(top: _Group, cpus: frozenset[int] | set[int]) -> _Group | None:
+def _nested(one: frozenset[int], other: frozenset[int]) -> bool:
+    return not one & other or one <= other or other <= one
+
+
+def _innermost(top: _Group, cpus: frozenset[int] | set[int]) -> _Group:
+    """The smallest box around all of these CPUs."""
     for child in top.children:
         if cpus <= child.cpus:
             return _innermost(child, cpus)
-        if cpus & child.cpus:
-            return None
     return top
 
 
