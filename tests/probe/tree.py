@@ -42,7 +42,7 @@ for x in ./etc/default/grub.d/*.cfg; do if [ -e "$x" ]; then . "$x"; fi; done
 {
     echo "### BEGIN /etc/grub.d/10_linux ###"
     for kernel in 6.12-rt 6.12; do
-        echo "menuentry 'Debian, with Linux $kernel' --class gnu-linux \\$menuentry_id_option 'gnulinux-$kernel-advanced-x' {"
+        echo "menuentry 'Linux $kernel' --class gnu \\$menuentry_id_option 'gnulinux-$kernel-advanced-x' {"
         echo "    linux   /boot/vmlinuz-$kernel root=UUID=x ro $GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT"
         echo "}"
         echo "menuentry 'recovery' \\$menuentry_id_option 'gnulinux-$kernel-recovery-x' {"

@@ -13,10 +13,11 @@ from evenkeel.apply.report import RollbackReport
 from evenkeel.documents.journal import JournalEntry
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
-from evenkeel.probe.steps.boot import missing, word_of
+from evenkeel.probe.steps import boot
+from evenkeel.probe.steps.boot import word_of
 
 UNDO_TIMEOUT_S = 720.0  # update-grub, or destroying a guest with all its memory
-NO_PLAN = "0" * 64
+CMDLINE = "/proc/cmdline"
 
 
 def rollback_host(
@@ -28,7 +29,8 @@ def rollback_host(
 ) -> RollbackReport:
     """Bring a host back to the state before its first apply.
 
-    A boot layer that is undone still runs until the next reboot; ``reboot`` does it at once.
+    A boot layer that is undone still runs until the next reboot; ``reboot`` does it at once, also when everything was
+    undone before.
     Raises Unreachable, WrongInput (a recorded tree, not root) or EvenkeelError (interrupted).
     """
     if machine.read_only:
@@ -38,7 +40,9 @@ def rollback_host(
             require_root(probe, machine)
             journal = read_journal(probe)
             if not journal.outstanding:
-                return RollbackReport(host=host, address=machine.address, reboot_needed=False)
+                needed = _still_booted_with(probe, [entry for entry in journal.entries if entry.event == "intent"])
+                undone = RollbackReport(host=host, address=machine.address, reboot_needed=needed)
+                return _reboot(machine, undone, stop, on_progress) if reboot else undone
             undone = undo_entries(probe, journal.outstanding, host, machine.address, on_progress, stop)
             if not undone.problems:
                 probe.call("not_ready", why=None)
@@ -48,10 +52,18 @@ def rollback_host(
                 plan_sha256=journal.outstanding[-1].plan_sha256,
                 message="rolled back" if not undone.problems else "rolled back in part",
             )
-        if not (reboot and undone.reboot_needed):
-            return undone
+        return _reboot(machine, undone, stop, on_progress) if reboot else undone
+
+
+def _reboot(machine: Machine, undone: RollbackReport, stop: Stop, on_progress: OnProgress | None) -> RollbackReport:
+    """Reboot when the running kernel still has what was undone."""
+    if not undone.reboot_needed:
+        return undone
+    try:
         machine.reboot(on_progress=stop.watching(on_progress))
-        return undone.model_copy(update={"reboot_needed": False, "rebooted": True})
+    except Interrupted:
+        raise EvenkeelError(f"{machine.address}: interrupted while it reboots; everything is undone") from None
+    return undone.model_copy(update={"reboot_needed": False, "rebooted": True})
 
 
 def undo_entries(
@@ -100,7 +112,7 @@ def run_entries(journal: HostJournal, begin: int) -> tuple[JournalEntry, ...]:
 
 
 def _still_booted_with(probe: Probe, entries: Sequence[JournalEntry]) -> bool:
-    """Whether the running kernel has arguments of a boot layer that was undone."""
+    """Whether the running kernel has arguments of a boot layer that the next boot will not have any more."""
     arguments = [
         argument
         for entry in entries
@@ -108,5 +120,12 @@ def _still_booted_with(probe: Probe, entries: Sequence[JournalEntry]) -> bool:
         for argument in (entry.step or {})["arguments"]
         if word_of(argument) is not None
     ]
-    line = read_values(probe, ["/proc/cmdline"]).get("/proc/cmdline", "") if arguments else ""
-    return any(not missing([argument], line) for argument in arguments)
+    if not arguments:
+        return False
+    values = read_values(probe, [CMDLINE, boot.GRUB_CFG])
+    running = values.get(CMDLINE, "")
+    next_boot = [entry["arguments"] for entry in boot.entries(values.get(boot.GRUB_CFG, ""))]
+    return any(
+        not boot.missing([argument], running) and any(boot.missing([argument], line) for line in next_boot)
+        for argument in arguments
+    )

@@ -82,10 +82,11 @@ def _print(report: RollbackReport) -> None:
     for problem in report.problems:
         output.warn(problem)
     if not (report.undone or report.gone or report.problems):
-        console.print(f"{report.host}: nothing to undo")
-        return
-    how = "rolled back in part" if report.problems else "rolled back"
-    kernel = ""
-    if report.reboot_needed:
-        kernel = "; its kernel runs with the arguments of the plan until the next reboot (--reboot does it at once)"
-    console.print(f"{report.host}: {how}: {len(report.undone)} undone{', rebooted' if report.rebooted else kernel}")
+        line = "nothing to undo"
+    else:
+        line = f"rolled back{' in part' if report.problems else ''}: {len(report.undone)} undone"
+    if report.rebooted:
+        line += "; rebooted without the arguments of the plan"
+    elif report.reboot_needed:
+        line += "; its kernel runs with the arguments of the plan until the next reboot (--reboot does it at once)"
+    console.print(f"{report.host}: {line}", soft_wrap=True)

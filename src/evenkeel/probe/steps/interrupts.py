@@ -42,7 +42,7 @@ def snapshot(step: dict[str, Any], root: str) -> str | None:
     for number in numbers(step["action"], root):
         value = read_value(_file(number), root)
         if value is not None:
-            found[str(number)] = value.strip()
+            found[str(number)] = value
     return json.dumps(found) if found else None
 
 
@@ -51,7 +51,7 @@ def satisfied(step: dict[str, Any], state: str | None) -> bool:
 
 
 def shown(step: dict[str, Any], state: str | None) -> str | None:
-    return " ".join(sorted(set(json.loads(state).values()))) if state is not None else None
+    return " ".join(sorted({value.strip() for value in json.loads(state).values()})) if state is not None else None
 
 
 def write(step: dict[str, Any], state: str | None, root: str) -> None:
@@ -76,17 +76,17 @@ def write(step: dict[str, Any], state: str | None, root: str) -> None:
 def undo(step: dict[str, Any], state: str | None, root: str) -> None:
     for number, old in json.loads(state or "{}").items():
         now = read_value(_file(number), root)
-        if now is None or now.strip() == old:
+        if now is None or now == old:
             continue
         try:
-            write_value(_file(number), old + "\n", root)
+            write_value(_file(number), old, root)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EIO, errno.EACCES):
                 continue  # it became managed: the driver was reset meanwhile, and the kernel placed it
-            raise from_os_error(error, "cannot write back %r" % old, _file(number)) from None
+            raise from_os_error(error, "cannot write back %r" % old.strip(), _file(number)) from None
         now = read_value(_file(number), root)
-        if not matches(now, old, "cpulist"):
-            raise StepFailed("wrote back %r and reads %r" % (old, (now or "").strip()), None, _file(number))
+        if now != old and not matches(now, old, "cpulist"):
+            raise StepFailed("wrote back %r and reads %r" % (old.strip(), (now or "").strip()), None, _file(number))
 
 
 def _file(number: int | str) -> str:

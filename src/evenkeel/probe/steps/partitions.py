@@ -42,7 +42,7 @@ def snapshot(step: dict[str, Any], root: str) -> str | None:
             raise StepFailed(
                 "%s; remote partitions need Linux 6.7, cgroup v2 and the cpuset controller" % why, 2, MOUNT + cgroup
             )
-        exclusive[cgroup] = value.strip()
+        exclusive[cgroup] = value
     state = read_value("%s%s/%s" % (MOUNT, leaf, PARTITION), root)
     return json.dumps({"leaf": leaf, "partition": (state or "").strip(), "exclusive": exclusive})
 
@@ -61,7 +61,7 @@ def shown(step: dict[str, Any], state: str | None) -> str | None:
     if state is None:
         return None
     found = json.loads(state)
-    return str(found["exclusive"][found["leaf"]] if found["partition"] == "isolated" else found["partition"])
+    return str(found["exclusive"][found["leaf"]].strip() if found["partition"] == "isolated" else found["partition"])
 
 
 def write(step: dict[str, Any], state: str | None, root: str) -> None:
@@ -97,12 +97,12 @@ def undo(step: dict[str, Any], state: str | None, root: str) -> None:
         kind = found["partition"].split(" ")[0]
         _write("%s/%s" % (leaf, PARTITION), "member", root)
         if kind != "member":
-            _write("%s/%s" % (leaf, EXCLUSIVE), found["exclusive"][leaf], root)
+            _write("%s/%s" % (leaf, EXCLUSIVE), found["exclusive"][leaf].strip(), root)
             _write("%s/%s" % (leaf, PARTITION), kind, root)
     for cgroup, old in reversed(list(found["exclusive"].items())):
         value = read_value("%s%s/%s" % (MOUNT, cgroup, EXCLUSIVE), root)
-        if value is not None and not matches(value, old, "cpulist"):  # None: gone with its guest
-            _write("%s/%s" % (cgroup, EXCLUSIVE), old, root)
+        if value is not None and value != old:  # None: gone with its guest
+            _write("%s/%s" % (cgroup, EXCLUSIVE), old.strip(), root)
 
 
 def _lineage(leaf: str) -> list[str]:
