@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from evenkeel.documents.evidence import Spin
-from evenkeel.report.comparison import Measure, measures, pairs
+from evenkeel.report.comparison import Counted, Measure, measures, pairs
 from tests.report.factories import evidence
 
 
@@ -35,29 +37,47 @@ def test_pairs_match_by_cpu_and_kind_of_load_whatever_the_order() -> None:
 def test_one_side_only() -> None:
     (pair,) = pairs(None, evidence("after", spins=(spin(),)))
     timer = measures(pair)[0]
-    assert (timer.before, timer.after, timer.change) == (None, 8, "")
+    assert timer.before is None and timer.after is not None
+    assert (timer.after.count, timer.change) == (8, "")
     assert pairs(None, None) == ()
 
 
-def test_runs_of_different_length_are_brought_to_the_newer_one() -> None:
+def test_counts_stay_as_counted_and_rates_are_compared() -> None:
     (pair,) = pairs(
-        evidence("before", spins=(spin(seconds=8.0, timer_interrupts=2000),)), evidence("after", spins=(spin(),))
+        evidence("before", spins=(spin(seconds=8.0, timer_interrupts=1600),)), evidence("after", spins=(spin(),))
     )
     timer = measures(pair)[0]
-    assert (timer.before, timer.after, timer.unit) == (1000, 8, "in 4 s")
+    assert timer.before and timer.after
+    assert (timer.before.count, timer.after.count, timer.change) == (1600, 8, "100 times fewer")
+    assert pair.circumstances == "before: 8.0 s; after: 4.0 s"
+
+
+def test_the_load_is_named() -> None:
+    (pair,) = pairs(None, evidence("after", spins=(spin(load="hackbench -g 2 on 0-7"),)))
+    assert pair.title == "CPU 3, busy host"
+    assert pair.circumstances == "after: 4.0 s beside hackbench -g 2 on 0-7"
 
 
 def test_device_interrupts_are_summed_and_named() -> None:
     noisy = spin(device_interrupts={"a": 1, "b": 5, "c": 2, "d": 1, "e": 1})
     (pair,) = pairs(evidence("before", spins=(noisy,)), evidence("after", spins=(spin(),)))
     device = measures(pair)[2]
-    assert (device.before, device.after, device.change) == (10, 0, "none left")
-    assert device.before_detail == "b 5, c 2, a 1, d 1, ..."
+    assert device.before and device.after
+    assert (device.before.count, device.after.count, device.change) == (10, 0, "none left")
+    assert device.before.detail == "b 5, c 2, a 1, d 1, ..."
 
 
-def test_a_change_for_the_worse_is_said() -> None:
-    assert Measure("x", "", 5, 6).change == "more than before"
-    assert Measure("x", "", 100, 75).change == "25 % fewer"
-    assert Measure("x", "", 1012, 6).change == "169 times fewer"
-    assert Measure("x", "", 6, 6).change == "no change"
-    assert Measure("x", "", 97.0, 80.0, less_is_better=False).change == "less"
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (5, 6, "more than before"),
+        (0, 1, "more than before"),
+        (100, 75, "25 % fewer"),
+        (1012, 6, "169 times fewer"),
+        (100, 100, "no change"),
+        (0, 0, "none"),
+        (3, 0, "none left"),
+    ],
+)
+def test_the_change_in_words(before: int, after: int, said: str) -> None:
+    assert Measure("x", Counted(before, 4.0), Counted(after, 4.0)).change == said

@@ -11,33 +11,43 @@ from evenkeel.documents.evidence import Evidence, Spin
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A number of events within ``seconds``, as it was counted.  ``detail``: what it consists of."""
+
+    count: int
+    seconds: float
+    detail: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.count / self.seconds if self.seconds > 0 else float(self.count)
+
+
+@dataclass(frozen=True)
 class Measure:
-    """One number before and after.  ``less_is_better`` says which way is progress; values are as measured."""
+    """One kind of event before and after; None: not counted."""
 
     name: str
-    unit: str  # "in 4.0 s", "% of the CPU"
-    before: float | None
-    after: float | None
-    less_is_better: bool = True
-    before_detail: str = ""
-    after_detail: str = ""
+    before: Counted | None
+    after: Counted | None
 
     @property
     def change(self) -> str:
-        """In words, made from the rounded values that stand beside it."""
-        before, after = self.before, self.after
-        if before is None or after is None:
+        """In words.  Compares rates, since two runs are never of exactly the same length."""
+        if self.before is None or self.after is None:
             return ""
-        if before == after:
-            return "no change"
-        if not self.less_is_better:
-            return "more" if after > before else "less"
-        if after > before:
-            return "more than before"
-        if after == 0:
+        old, new = self.before.rate, self.after.rate
+        if not old and not new:
+            return "none"
+        if not new:
             return "none left"
-        factor = before / after
-        return f"{factor:.0f} times fewer" if factor >= 1.95 else f"{100 * (before - after) / before:.0f} % fewer"
+        if new > 1.05 * old:
+            return "more than before"
+        factor = old / new
+        if factor >= 1.95:
+            return f"{factor:.0f} times fewer"
+        return f"{100 * (old - new) / old:.0f} % fewer" if factor > 1.05 else "no change"
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,18 @@ class Pair:
     @property
     def title(self) -> str:
         spin = self.spin
-        place = f"CPU {spin.cpu}" if spin.where == "host" else f"guest {spin.guest}, on host CPU {spin.cpu}"
-        return f"{place}, {'nothing else running' if spin.load == 'idle' else 'beside ' + spin.load}"
+        place = f"CPU {spin.cpu}" if spin.where == "host" else f"Guest {spin.guest}, on host CPU {spin.cpu}"
+        return f"{place}, {'idle host' if spin.load == 'idle' else 'busy host'}"
+
+    @property
+    def circumstances(self) -> str:
+        """How long was counted, and beside what: ``"before: 4.0 s beside hackbench -g 2 on 0-11"``."""
+        parts = []
+        for moment, spin in (("before", self.before), ("after", self.after)):
+            if spin is not None:
+                beside = "" if spin.load == "idle" else f" beside {spin.load}"
+                parts.append(f"{moment}: {spin.seconds:.1f} s{beside}")
+        return "; ".join(parts)
 
 
 def pairs(before: Evidence | None, after: Evidence | None) -> tuple[Pair, ...]:
@@ -79,48 +99,30 @@ def _key(spin: Spin) -> tuple[str, str | None, int, str]:
 
 
 def measures(pair: Pair) -> tuple[Measure, ...]:
-    """What there is to compare in a pair of spins."""
-    before, after = pair.before, pair.after
-    seconds = pair.spin.seconds
-    unit = f"in {seconds:.0f} s"
+    """What there is to compare in a pair of spins: counts only, which are exact in emulation as well."""
 
-    def rate(spin: Spin | None, count: int) -> float | None:
-        # Runs of another length are brought to the length of the newer one, so that the two numbers compare.
-        return None if spin is None else count if spin.seconds == seconds else round(count * seconds / spin.seconds, 1)
+    def rows(name: str, attribute: str) -> Measure:
+        return Measure(name, _sum(pair.before, attribute), _sum(pair.after, attribute))
 
-    def counted(name: str, attribute: str) -> Measure:
-        return Measure(
-            name,
-            unit,
-            rate(before, getattr(before, attribute)) if before else None,
-            rate(after, getattr(after, attribute)) if after else None,
-        )
-
-    def summed(name: str, attribute: str) -> Measure:
-        def rows(spin: Spin | None) -> dict[str, int]:
-            return getattr(spin, attribute) if spin else {}
-
-        return Measure(
-            name,
-            unit,
-            rate(before, sum(rows(before).values())),
-            rate(after, sum(rows(after).values())),
-            before_detail=_listed(rows(before)),
-            after_detail=_listed(rows(after)),
-        )
-
-    def share(spin: Spin | None) -> float | None:
-        return round(100 * spin.cpu_seconds / spin.seconds, 1) if spin and spin.seconds else None
+    def count(name: str, attribute: str) -> Measure:
+        return Measure(name, _count(pair.before, attribute), _count(pair.after, attribute))
 
     return (
-        counted("Timer interrupts", "timer_interrupts"),
-        counted("Involuntary switches", "involuntary_switches"),
-        summed("Device interrupts", "device_interrupts"),
-        summed("Interrupts from other CPUs", "other_interrupts"),
-        Measure("CPU time that it got,", "%", share(before), share(after), less_is_better=False),
+        count("Timer interrupts", "timer_interrupts"),
+        count("Involuntary switches", "involuntary_switches"),
+        rows("Device interrupts", "device_interrupts"),
+        rows("Interrupts from other CPUs", "other_interrupts"),
     )
 
 
-def _listed(rows: dict[str, int]) -> str:
+def _count(spin: Spin | None, attribute: str) -> Counted | None:
+    return Counted(getattr(spin, attribute), spin.seconds) if spin else None
+
+
+def _sum(spin: Spin | None, attribute: str) -> Counted | None:
+    if spin is None:
+        return None
+    rows: dict[str, int] = getattr(spin, attribute)
     largest = sorted(rows.items(), key=lambda row: (-row[1], row[0]))
-    return ", ".join(f"{name} {count}" for name, count in largest[:4]) + (", ..." if len(largest) > 4 else "")
+    detail = ", ".join(f"{name} {count}" for name, count in largest[:4]) + (", ..." if len(largest) > 4 else "")
+    return Counted(sum(rows.values()), spin.seconds, detail)

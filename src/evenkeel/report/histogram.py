@@ -178,7 +178,7 @@ def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: 
     parts: list[Markup] = [el("path", d="".join(path), class_=one.name)] if path else []
     x_max = scale.x(one.run.max_ns)
     if found:
-        parts.append(el("line", class_=one.name, x1=str(x_max), x2=str(x_max), y1=y_label + 3, y2=bottom))
+        parts.append(el("line", class_=one.name, x1=str(x_max), x2=str(x_max), y1=TOP - 6, y2=bottom))
     # The label ends at its mark, so it stays inside the picture wherever the maximum lies right of the middle.
     right_half = x_max > WIDTH / 2
     parts.append(_mark(one.name, x_max, y_label - 4))

@@ -221,39 +221,39 @@ def _effect(run: HostRun) -> Markup | None:
         )
     ]
     columns = [
-        el("div", el("h3", pair.title), *(_measure(measure) for measure in measures(pair)), class_="spinner")
+        el(
+            "div",
+            el("h3", pair.title),
+            el("p", pair.circumstances, class_="detail"),
+            *(_measure(measure) for measure in measures(pair)),
+            class_="spinner",
+        )
         for pair in found
     ]
     return join(*parts, el("div", *columns, class_="compare"))
 
 
 def _measure(measure: Measure) -> Markup:
-    largest = max(measure.before or 0, measure.after or 0, 1)
-    if not measure.less_is_better:
-        largest = max(largest, 100)
-    rows: list[Markup] = []
-    for name, value, detail in (
-        ("before", measure.before, measure.before_detail),
-        ("after", measure.after, measure.after_detail),
-    ):
-        rows.append(el("dt", name))
-        if value is None:
-            rows.append(el("dd", "not measured", class_="muted"))
-            rows.append(el("dd"))
-            continue
-        share = 100 * value / largest
-        rows.append(el("dd", _bar(name, share), title=detail or None))
-        rows.append(el("dd", _number(value), class_="num"))
-    details = [
-        f"{name}: {detail}"
-        for name, detail in (("before", measure.before_detail), ("after", measure.after_detail))
-        if detail
+    moments = (("before", measure.before), ("after", measure.after))
+    # A bar says something only beside another one.
+    compared = measure.before is not None and measure.after is not None
+    largest = max((counted.rate for _, counted in moments if counted), default=0.0) if compared else 0.0
+    rows = [
+        cell
+        for name, counted in moments
+        if counted is not None
+        for cell in (
+            el("dt", name),
+            el("dd", _bar(name, 100 * counted.rate / largest if largest else 0.0)),
+            el("dd", f"{counted.count:,}", class_="num"),
+        )
     ]
+    details = [f"{name}: {counted.detail}" for name, counted in moments if counted and counted.detail]
     return el(
         "div",
-        el("h4", f"{measure.name} {measure.unit}", el("span", measure.change) if measure.change else None),
+        el("h4", measure.name, el("span", measure.change) if measure.change else None),
         el("dl", *rows, class_="bars"),
-        *(el("p", detail, class_="detail") for detail in details),
+        el("p", "; ".join(details), class_="detail") if details else None,
         class_="measure",
     )
 
@@ -799,10 +799,6 @@ def _value(value: str) -> Markup:
 
 def _shown(value: str | None) -> str:
     return "not set" if value is None else "(empty)" if value == "" else value
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
 def _count(number: int, noun: str) -> str:
