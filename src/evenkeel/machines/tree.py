@@ -172,7 +172,8 @@ class TarFiles(Files):
         try:
             return self._contents[self.prefix + path]
         except KeyError:
-            raise _error(errno.ENOENT, path) from None
+            link = self.prefix + path in self._links
+            raise _error(errno.ELOOP if link else errno.ENOENT, path) from None
 
     def mode(self, path: str) -> int:
         try:
