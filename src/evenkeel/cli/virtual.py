@@ -81,6 +81,8 @@ def start(
             lifecycle.create(name, spec.read_spec(topology or "default"), on_progress=on_progress)
         running = lifecycle.start(name, on_progress=on_progress)
     how = "KVM" if running.kvm else f"software emulation: {running.why}; latency numbers taken on it mean nothing"
+    for remark in running.notes:
+        output.warn(remark)
     _tell(name, as_json, f"{name} runs (QEMU {running.qemu}, {how})", f"next: evenkeel facts virtual:{name}")
 
 

@@ -60,6 +60,7 @@ class RunFile(Model):
     qemu: str = Field(description="version of QEMU")
     kvm: bool = Field(description="false: software emulation, so latency numbers mean nothing")
     why: str = Field(description="why KVM is used or not")
+    notes: tuple[str, ...] = Field(default=(), description="what differs from what was asked for")
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,14 @@ def _launch(host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict) -> RunFile:
             problem = "\n".join(line for line in log.read().splitlines() if "warning: TCG doesn't support" not in line)
         pid = _pid_of(folder)
         if done.returncode == 0 and pid is not None:
-            running = RunFile(pid=pid, ssh_port=port, qemu=qemu.text, kvm=verdict.works, why=verdict.reason)
+            running = RunFile(
+                pid=pid,
+                ssh_port=port,
+                qemu=qemu.text,
+                kvm=verdict.works,
+                why=verdict.reason,
+                notes=qemus.replaced(qemu, host.spec),
+            )
             (folder / "run.json").write_text(running.model_dump_json(indent=2) + "\n")
             return running
         if "host forwarding rule" not in problem:  # the port was taken between the look and QEMU
@@ -429,14 +437,8 @@ def _banner(port: int) -> bool:
         return False
 
 
-_STAGES = (
-    (b"login:", "login"),
-    (b"systemd[1]", "services"),
-    (b"Welcome to", "services"),
-    (b"Run /init", "initrd"),
-    (b"Linux version", "kernel"),
-    (b"GRUB", "boot loader"),
-)
+#: What the console shows of a boot; the kernel itself is quiet.
+_STAGES = ((b"Loading initial ramdisk", "kernel and services"), (b"Booting", "boot loader"))
 
 
 def _tail(folder: Path, size: int) -> bytes:

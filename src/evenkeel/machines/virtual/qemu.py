@@ -337,6 +337,16 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
     return argv
 
 
+def replaced(qemu: Qemu, spec: HostSpec) -> tuple[str, ...]:
+    """What of the spec this QEMU cannot be, in words."""
+    igb = any(isinstance(device, Nic) and device.model == "igb" for device in spec.devices)
+    return (
+        (f"QEMU {qemu.text} has no igb (8.0 brought it): it is an e1000e, without SR-IOV",)
+        if igb and not qemu.has_igb
+        else ()
+    )
+
+
 def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> list[str]:
     drive = ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
     if device.kind == "nvme":

@@ -18,7 +18,8 @@ from evenkeel.errors import EvenkeelError, NotAsWanted, WrongInput
 
 #: Everything of the program's output that goes into a message.
 _TAIL = 12
-NO_SPACE = "No space left on device"
+#: How programs say that the disk is full: strerror(ENOSPC), and apt before it begins.
+_NO_SPACE = ("No space left on device", "have enough free space in")
 
 
 def tool(name: str) -> str:
@@ -103,10 +104,16 @@ def run(
             raise
     if code == 0:
         return "\n".join(output)
-    tail = "\n  ".join(output[-_TAIL:])
-    if any(NO_SPACE in line for line in output):
+    tail = "\n  ".join(line[:200] for line in output[-_TAIL:])
+    if any(words in line for line in output for words in _NO_SPACE):
         raise disk_full(what)
-    raise NotAsWanted(f"could not {what}: {Path(argv[0]).name} ended with {code}\n  {tail}")
+    raise NotAsWanted(f"could not {what}: {_program(argv)} ended with {code}\n  {tail}")
+
+
+def _program(argv: Sequence[str]) -> str:
+    """The name of the program, without what :func:`contained` put before it."""
+    start = len(argv) - list(reversed(argv)).index("--") if "--" in argv else 0
+    return Path(argv[start]).name
 
 
 def disk_full(
