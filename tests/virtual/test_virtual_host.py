@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -178,6 +180,31 @@ def test_the_command_line_runs_commands_on_it(virtual_host: VirtualMachine) -> N
     listed = json.loads(run("list", "--json").stdout)
     assert next(host for host in listed if host["name"] == name)["state"] == "running"
     assert run("console", name).returncode == WrongInput.exit_code  # stdin is no terminal here
+
+
+def test_the_console_is_a_root_shell_until_the_escape_key(virtual_host: VirtualMachine) -> None:
+    code = f"import sys; from evenkeel.cli import main; sys.exit(main(['virtual', 'console', {virtual_host.name!r}]))"
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            seen = b""
+            while b"root@" not in seen and time.monotonic() < deadline:
+                seen += os.read(ours, 4096)
+            os.write(ours, b"echo $((40 + 2))x\r")
+            while b"42x" not in seen and time.monotonic() < deadline:
+                seen += os.read(ours, 4096)
+            os.write(ours, b"\x1d")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert b"42x" in seen
+    assert termios.tcgetattr(theirs) == before, "the terminal was not put back"
+    os.close(ours)
+    os.close(theirs)
 
 
 # -- coming and going --------------------------------------------------------------------------------------------------

@@ -191,11 +191,11 @@ def ssh_command(target: SshTarget, *words: str, options: Sequence[str] = ()) -> 
 
 
 @contextlib.contextmanager
-def _lock(name: str) -> Iterator[None]:
+def _lock(name: str, on_progress: OnProgress | None = None) -> Iterator[None]:
     """One create, start, stop or rm of a host at a time.  Beside the folder, because rm removes the folder."""
     hosts_dir().mkdir(parents=True, exist_ok=True)
     file = hosts_dir() / f".{name}.lock"
-    with images.locked(file):
+    with images.locked(file, on_progress, f"waiting for another command on {name}"):
         try:
             yield
         finally:
@@ -220,7 +220,7 @@ def create(
     check_name(name)
     qemu = qemus.find(on_progress)
     picture = images.ensure(on_progress)
-    with _lock(name):
+    with _lock(name, on_progress):
         folder = folder_of(name)
         if (folder / "host.json").exists():
             raise WrongInput(f"there is already a virtual host {name!r}", hint=f"evenkeel virtual rm {name}")
@@ -279,7 +279,7 @@ def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
     folder = folder_of(name)
     if not folder.exists():
         read_host(name)
-    with _lock(name):
+    with _lock(name, on_progress):
         _kill(folder)
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
@@ -300,7 +300,7 @@ def start(
     Raises Unreachable when it does not answer in time; it is then stopped again, and the serial log kept.
     """
     host = read_host(name)
-    with _lock(name):
+    with _lock(name, on_progress):
         running = read_run(name)
         if running is not None:
             return running
@@ -470,7 +470,7 @@ def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float =
     True when it went down by itself.  A host that does not run is left alone.
     """
     read_host(name)
-    with _lock(name):
+    with _lock(name, on_progress):
         folder = folder_of(name)
         running = read_run(name)
         graceful = True
@@ -515,13 +515,33 @@ def _run_pid(folder: Path) -> int | None:
     return pid if is_ours(pid, folder) else None
 
 
-def ask_to_reboot(target: SshTarget) -> None:
-    """Have systemd reboot the host.  Returns at once; the connection may be cut before the answer."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            ssh_command(target, "systemctl", "reboot", "--no-block"),
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
-        )
+#: From the request to the reset: services get 90 s each to end.
+_SHUTDOWN_S = 180.0
+
+
+def reboot(name: str, *, on_progress: OnProgress | None = None, timeout_s: float = START_TIMEOUT_S) -> str:
+    """Reboot through the host's own GRUB and return the new boot id once the boot is finished.
+
+    Raises Unreachable when it does not reset, or does not come back in time; it is left as it is, so that its console
+    can be read.
+    """
+    target = ssh_target(name)
+    before = read_boot_id(target)
+    # QEMU tells of the reset: polling over ssh would now and then hang for a minute on a connection without its host.
+    with qemus.Qmp(folder_of(name)) as qmp:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                ssh_command(target, "systemctl", "reboot", "--no-block"),
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=60,
+                check=False,
+            )
+        if on_progress is not None:
+            on_progress(0, 0, f"{name}: shutting down")
+        if not qmp.wait_for_event("RESET", timeout_s=min(_SHUTDOWN_S, timeout_s)):
+            raise Unreachable(f"virtual host {name} was asked to reboot and did not", hint="look at its console")
+    after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+    if after == before:
+        raise Unreachable(f"virtual host {name} was reset and still has its old boot id")
+    return after

@@ -5,9 +5,6 @@ Thin on purpose: the conversation is :mod:`evenkeel.machines.ssh`, starting and 
 
 from __future__ import annotations
 
-import time
-
-from evenkeel.errors import Unreachable
 from evenkeel.machines.protocol import OnProgress, Probe
 from evenkeel.machines.ssh import SshMachine, SshTarget
 from evenkeel.machines.virtual import lifecycle
@@ -54,22 +51,8 @@ class VirtualMachine:
 
         Raises Unreachable when it does not come back in time; it is left running, so that its console can be read.
         """
-        target = self.ssh_target()
-        before = lifecycle.read_boot_id(target)
         self.close()
-        lifecycle.ask_to_reboot(target)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            after = lifecycle.wait_for_ssh(
-                self.name,
-                on_progress=on_progress,
-                timeout_s=max(1.0, deadline - time.monotonic()),
-            )
-            if after != before:
-                return
-            if time.monotonic() > deadline:
-                raise Unreachable(f"{self.address} was asked to reboot and still runs its old boot")
-            time.sleep(0.5)
+        lifecycle.reboot(self.name, on_progress=on_progress, timeout_s=timeout_s)
 
     def power_cut(self) -> None:
         """End it as a power cut would."""

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -381,7 +382,8 @@ class Qmp:
 
     def __init__(self, folder: Path, name: str = "qmp.sock", *, timeout_s: float = 10.0) -> None:
         self._socket = connect(folder, name, timeout_s=timeout_s)
-        self._file = self._socket.makefile("rw", encoding="utf-8")
+        self._events: list[str] = []
+        self._buffer = b""
         self._read()  # greeting
         self.call("qmp_capabilities")
 
@@ -391,31 +393,47 @@ class Qmp:
             request: dict[str, Any] = {"execute": command}
             if arguments:
                 request["arguments"] = arguments
-            self._file.write(json.dumps(request) + "\n")
-            self._file.flush()
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
             while True:
                 answer = self._read()
                 if "return" in answer:
                     return answer["return"]
                 if "error" in answer:
                     raise NotAsWanted(f"QEMU refuses {command}: {answer['error'].get('desc')}")
+                self._note(answer)
         except OSError as error:
             raise Unreachable(f"QEMU does not answer {command}: {error}") from None
 
+    def wait_for_event(self, name: str, *, timeout_s: float) -> bool:
+        """Wait for an event such as ``RESET`` and say whether it came.  Raises Unreachable when QEMU ends."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if name in self._events:
+                return True
+            if b"\n" in self._buffer or select.select([self._socket], [], [], left)[0]:
+                self._note(self._read())
+        return False
+
+    def _note(self, answer: dict[str, Any]) -> None:
+        if "event" in answer:
+            self._events.append(str(answer["event"]))
+
     def _read(self) -> dict[str, Any]:
-        try:
-            line = self._file.readline()
-        except OSError as error:
-            raise Unreachable(f"QEMU does not answer: {error}") from None
-        if not line:
-            raise Unreachable("QEMU closed its control socket")
+        while b"\n" not in self._buffer:
+            try:
+                data = self._socket.recv(65536)
+            except OSError as error:
+                raise Unreachable(f"QEMU does not answer: {error}") from None
+            if not data:
+                raise Unreachable("QEMU closed its control socket")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def close(self) -> None:
-        for part in (self._file, self._socket):
-            with contextlib.suppress(OSError):
-                part.close()
+        with contextlib.suppress(OSError):
+            self._socket.close()
 
     def __enter__(self) -> Self:
         return self
