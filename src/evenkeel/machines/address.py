@@ -41,7 +41,8 @@ def _ssh(address: str) -> Machine:
         raise WrongInput(f"{address!r}: {error}", hint="write ssh://root@HOST[:PORT]") from None
     host = parts.hostname or ""
     # A host or user that begins with a dash would be read by ssh as an option.
-    if not host or host.startswith("-") or (parts.username or "").startswith("-") or parts.path not in ("", "/"):
+    dashed = host.startswith("-") or (parts.username or "").startswith("-")
+    if not host or dashed or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
         raise WrongInput(f"{address!r} is not an ssh address", hint="write ssh://root@HOST[:PORT]")
     if parts.password:
         raise WrongInput("a password in an address would end up in logs", hint="use an ssh key")

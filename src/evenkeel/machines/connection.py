@@ -14,9 +14,21 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
-from evenkeel.errors import EvenkeelError, Unreachable
+from evenkeel.errors import Unreachable
 from evenkeel.machines.protocol import OnProgress, ProbeError
 from evenkeel.machines.zipapp import probe_zipapp
+
+#: What the other side says on stderr -> the cure.
+_CURES = (
+    ("python3: not found", "the machine needs Python 3.9 or newer as python3"),
+    ("python3: command not found", "the machine needs Python 3.9 or newer as python3"),
+    ("Python 3.9", "the machine needs Python 3.9 or newer as python3"),
+    ("Permission denied", "does your ssh key open this account? try: ssh -o BatchMode=yes USER@HOST true"),
+    ("IDENTIFICATION HAS CHANGED", "if the machine was installed anew: ssh-keygen -R HOST, then log in once by hand"),
+    ("Host key verification failed", "log in once with ssh by hand and check the host key"),
+    ("Connection refused", "is it up, and does sshd run there?"),
+    ("Could not resolve hostname", "is the name right? try: getent hosts HOST"),
+)
 
 
 class ProcessProbe:
@@ -37,14 +49,20 @@ class ProcessProbe:
             raise Unreachable(f"{machine}: cannot start {argv[0]}: {error.strerror}") from None
         assert self._process.stdin and self._process.stdout and self._process.stderr
         os.set_blocking(self._process.stderr.fileno(), False)
+        try:
+            self.greeting: dict[str, Any] = self._start(start_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdin
         archive = probe_zipapp()
         try:
             self._process.stdin.write(b"%d\n" % len(archive) + archive)
             self._process.stdin.flush()
-            self.greeting: dict[str, Any] = self.call("hello", timeout_s=start_timeout_s)
-        except (OSError, EvenkeelError) as error:
-            if isinstance(error, Unreachable):
-                raise
+            return dict(self.call("hello", timeout_s=timeout_s))
+        except (OSError, ProbeError):
             raise self._lost("did not start the probe") from None
 
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
@@ -92,20 +110,17 @@ class ProcessProbe:
         return dict(answer)
 
     def _lost(self, what: str) -> Unreachable:
+        """The error for a conversation that ended; says why as far as the other side told."""
         assert self._process.stderr
-        try:
-            self._process.wait(1.0)  # let it finish saying why
-        except subprocess.TimeoutExpired:
-            self.close()
-        said = (self._process.stderr.read() or b"").decode(errors="replace").strip().splitlines()
-        hint = None
-        if any("python3: not found" in line or "python3: command not found" in line for line in said):
-            hint = "the machine needs Python 3.9 or newer as python3"
-        elif any("Permission denied" in line for line in said):
-            hint = "does your ssh key open this account? try: ssh -o BatchMode=yes USER@HOST true"
-        elif any("Host key verification failed" in line for line in said):
-            hint = "log in once with ssh by hand and check the host key"
-        return Unreachable(f"{self._machine}: {what}" + (f": {said[-1]}" if said else ""), hint=hint)
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)  # let it finish saying why
+        text = b"" if self._process.stderr.closed else self._process.stderr.read() or b""
+        said = text.decode(errors="replace").strip().splitlines()
+        hint = next((cure for sign, cure in _CURES if any(sign in line for line in said)), None)
+        return Unreachable(f"{self._machine}: {what}" + (f": {said[-1].strip()}" if said else ""), hint=hint)
 
     def close(self) -> None:
         """End the conversation: close the pipe, wait, and only then insist."""
@@ -119,6 +134,8 @@ class ProcessProbe:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stderr:
+            process.stderr.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,10 +5,12 @@ Uses the ssh program, so that the user's own ~/.ssh/config, agent and jump hosts
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import shlex
-import shutil
+import stat
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from evenkeel.errors import EvenkeelError, Unreachable
 from evenkeel.machines.connection import ProcessProbe
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.machines.zipapp import BOOTSTRAP
+
+_NUMBERS = itertools.count(1)
+#: Seconds that a master lives on without a conversation; what is left of one when we are killed.
+PERSIST_S = 30
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,12 @@ class SshMachine:
     def __init__(self, target: SshTarget, *, address: str) -> None:
         self.address = address
         self.target = target
-        # Short path: a unix socket path is limited to 108 bytes.
         self._control: Path | None = None
 
     def _argv(self, *remote: str) -> list[str]:
         if self._control is None:
-            self._control = Path(tempfile.mkdtemp(prefix="evk-"))
-        master = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._control}/s", "-o", "ControlPersist=30"]
+            self._control = _socket_path()
+        master = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._control}", "-o", f"ControlPersist={PERSIST_S}"]
         # ssh joins the words and gives them to a shell on the other side: quote each, always.
         command = " ".join(shlex.quote(word) for word in remote)
         return ["ssh", *self.target.options(), *master, "--", self.target.destination, command]
@@ -105,13 +110,35 @@ class SshMachine:
         """End the master connection, which is of no use once the machine went down."""
         if self._control is None:
             return
+        # The master answers this itself, without the machine.
         subprocess.run(
-            ["ssh", "-o", f"ControlPath={self._control}/s", "-O", "exit", self.target.destination],
+            ["ssh", "-o", f"ControlPath={self._control}", "-O", "exit", "--", self.target.destination],
             capture_output=True,
             check=False,
+            timeout=20,
         )
-        shutil.rmtree(self._control, ignore_errors=True)
+        self._control.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another evenkeel has its socket there
+            self._control.parent.rmdir()
         self._control = None
 
     def close(self) -> None:
         self.drop_master()
+
+
+def _socket_path() -> Path:
+    """A new name for a control socket, in a folder that only this user can enter.
+
+    Not a folder of its own: what SIGKILL keeps us from removing must not pile up.  ssh removes the socket itself when
+    the master ends by itself.  Short, because ssh appends 17 characters and a socket path ends at 108.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    folder = Path(runtime) / "evenkeel" if 0 < len(runtime) < 50 else Path(f"/tmp/evenkeel-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        info = folder.lstat()
+    except OSError as error:
+        raise EvenkeelError(f"cannot make {folder} for ssh: {error.strerror}") from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise EvenkeelError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of your own")
+    return folder / f"{os.getpid()}-{next(_NUMBERS)}"

@@ -17,6 +17,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 #: there, so that no file is ever created on the machine.  The first line is the size in bytes.
 BOOTSTRAP = """
 import os, runpy, sys
+if sys.version_info < (3, 9):
+    sys.exit("evenkeel needs Python 3.9 or newer, this is " + sys.version.split()[0])
 size = int(sys.stdin.buffer.readline())
 fd = os.memfd_create("evenkeel-probe")
 with os.fdopen(os.dup(fd), "wb") as file:
