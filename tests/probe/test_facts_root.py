@@ -143,6 +143,8 @@ def test_a_recording_of_a_tree_gives_the_same_facts(tmp_path: Path) -> None:
         "/proc/irq/24/effective_affinity_list": "2",
         "/proc/sys/kernel/osrelease": "6.12.1-rt",
         "/sys/kernel/irq/24/actions": "nvme0q1",
+        "/boot/vmlinuz-6.12.1-rt": "an image, not recorded",
+        "/proc/self-made": "not read, so not recorded",
         "/sys/devices/pci0000:00/0000:00:01.0/virtio0/net/eth0/queues/rx-0": Folder(),
         "/sys/devices/pci0000:00/0000:00:01.0/virtio0/net/eth0/address": "02:00:00:00:00:01",
         "/sys/devices/pci0000:00/0000:00:01.0/class": "0x020000",
@@ -163,7 +165,8 @@ def test_a_recording_of_a_tree_gives_the_same_facts(tmp_path: Path) -> None:
     assert facts == Facts.model_validate(read_facts(str(source))) == Facts.model_validate(answer["facts"])
     assert facts.interrupts[0].managed is True
     assert facts.nics[0].rx_queues == 1
-    assert b"not read" not in b"".join(content for content, _ in _recorded(str(source)).files.values())
+    assert facts.kernel.installed == ("6.12.1-rt",)
+    assert b"not recorded" not in b"".join(content for content, _ in _recorded(str(source)).files.values())
 
 
 def _recorded(root: str) -> Recording:

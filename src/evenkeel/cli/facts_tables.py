@@ -192,10 +192,8 @@ def _interrupts(facts: Facts) -> Table:
     groups: dict[str, list[Interrupt]] = defaultdict(list)
     for interrupt in facts.interrupts:
         if interrupt.action:
-            words = owners.get(interrupt.action) or re.sub(
-                r"[-.:_]?(q|rx|tx|TxRx|comp|\d)[-\d]*$", "", interrupt.action
-            )
-            groups[words or interrupt.action].append(interrupt)
+            words = owners.get(interrupt.action) or re.sub(r"[-.:](?:\w+[-.])?\d+$", "", interrupt.action)
+            groups[words].append(interrupt)
     rows = []
     for name, members in sorted(groups.items()):
         managed = sum(interrupt.managed is True for interrupt in members)

@@ -138,8 +138,11 @@ def _search_kmsg() -> str | None:
 
 
 def _installed(root: Root) -> list[str]:
-    images = [name[8:] for name in root.listdir("/boot") if name.startswith("vmlinuz-") and not name.endswith(".old")]
-    return images or [name for name in root.listdir("/lib/modules") if name[:1].isdigit()]
+    """Kernels that can be booted; where /boot has none (an unmounted partition), those that have modules."""
+    images = [name for name in root.listdir("/boot") if name.startswith("vmlinuz-") and not name.endswith(".old")]
+    found = [name[8:] for name in images if root.exists("/boot/" + name)]
+    modules = [name for name in root.listdir("/lib/modules") if name[:1].isdigit()]
+    return found or [name for name in modules if root.is_folder("/lib/modules/" + name)]
 
 
 def _boot_loader(root: Root) -> str | None:
