@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,15 @@ def test_only_all_green_is_success(
     assert main(["demo", "-o", str(tmp_path)]) == code
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_with_json_the_verdict_is_the_only_thing_on_stdout(
+    tmp_path: Path, played: Callable[[Callable[[demo.Demo], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    played(ends_with(factories.run(emulated=True, passed=5)))
+    assert main(["demo", "-o", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["verdict"], told["passed"], told["file"]) == ("as planned", 5, str(tmp_path / "report.html"))
 
 
 def test_what_stops_it_is_told_and_stands_in_the_report(

@@ -31,6 +31,7 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the virtual host running afterwards.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Build the image of the virtual host anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> int:
     """Run the whole river on a virtual host: facts, plan, apply, verify, measure, report.
 
@@ -43,6 +44,7 @@ def demo(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as console
+    from evenkeel.cli.report import verdict_data
     from evenkeel.demo import Demo, play, virtual_name
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
     from evenkeel.report.folder import REPORT
@@ -65,14 +67,20 @@ def demo(
     code = played.error.exit_code if played.error else EXIT_NOT_AS_WANTED
     if played.run is not None:
         verdict = judge(played.run)
+        if verdict.state == "as planned":
+            code = EXIT_DONE
+    if as_json:
+        if played.run is not None:
+            console.emit_json(verdict_data(verdict, output / REPORT))
+        elif played.error is not None:
+            console.emit_error(played.error)
+    elif played.run is not None:
         counts = verdict.counts
         console.out().print(
             f"{verdict.state}: {counts.passed} passed, {counts.failed} failed, {counts.not_checked} not checked"
         )
         for reason in verdict.reasons:
             console.out().print(reason)
-        if verdict.state == "as planned":
-            code = EXIT_DONE
         console.out().print(str(output / REPORT), soft_wrap=True)
     return code
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from evenkeel.report.verdict import Verdict
 
 
 def register(app: typer.Typer) -> None:
@@ -41,19 +44,21 @@ def report(
     if not json:
         cli_output.out().print(str(target), soft_wrap=True)
         return
-    verdict = judge(run)
-    cli_output.emit_json(
-        {
-            "file": str(target),
-            "verdict": verdict.state,
-            "passed": verdict.counts.passed,
-            "failed": verdict.counts.failed,
-            "not_checked": verdict.counts.not_checked,
-            "reasons": list(verdict.reasons),
-            "deadlines": [
-                {"host": one.host, "guest": one.guest, "wanted_ns": one.wanted_ns, "state": one.state}
-                for one in verdict.deadlines
-            ],
-            "emulated": verdict.emulated,
-        }
-    )
+    cli_output.emit_json(verdict_data(judge(run), target))
+
+
+def verdict_data(verdict: Verdict, file: Path) -> dict[str, Any]:
+    """The verdict as plain data; ``file`` is the page that shows it."""
+    return {
+        "file": str(file),
+        "verdict": verdict.state,
+        "passed": verdict.counts.passed,
+        "failed": verdict.counts.failed,
+        "not_checked": verdict.counts.not_checked,
+        "reasons": list(verdict.reasons),
+        "deadlines": [
+            {"host": one.host, "guest": one.guest, "wanted_ns": one.wanted_ns, "state": one.state}
+            for one in verdict.deadlines
+        ],
+        "emulated": verdict.emulated,
+    }
