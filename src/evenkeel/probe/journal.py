@@ -281,7 +281,7 @@ def _read_file(path: str) -> bytes | None:
 
 
 def _read_all(descriptor: int) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     offset = 0
     while True:
         part = os.pread(descriptor, 1 << 20, offset)
