@@ -23,8 +23,9 @@ from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
 
 #: Asks the user: a question, and the names of the steps that are the reason for it.
 Confirm = Callable[[str, Sequence[str]], bool]
-#: Longest time that a host may be away before its rollback is given up.
+#: Longest time that a host may be away before its rollback is given up: while it reboots, and otherwise.
 AWAY_S = 300.0
+AWAY_SHORT_S = 30.0
 
 
 @dataclass
@@ -308,7 +309,7 @@ def _back_after_loss(run: _Run, error: Unreachable) -> NoReturn:
     """The connection is gone: undo over a new one, if there is one."""
     run.probe.close()
     try:
-        run.probe = hosts.patient_probe(run.machine, AWAY_S if run.rebooted else 30.0)
+        run.probe = hosts.patient_probe(run.machine, AWAY_S if run.rebooted else AWAY_SHORT_S)
     except Unreachable:
         raise Unreachable(
             f"{error.message}; what was written so far stays written, and is in the journal on the host",

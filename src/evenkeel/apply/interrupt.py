@@ -32,9 +32,9 @@ class Stop:
         """A progress callback for waits that may be left at any moment, such as the wait for a reboot."""
 
         def report(done: int, total: int, what: str) -> None:
-            self.check()
             if on_progress:
                 on_progress(done, total, what)
+            self.check()
 
         return report
 

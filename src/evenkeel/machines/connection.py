@@ -67,6 +67,8 @@ class ProcessProbe:
 
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
         assert self._process.stdin
+        if self._process.stdin.closed:
+            raise Unreachable(f"{self._machine}: the conversation ended before {op!r}")
         self._number += 1
         request = {"id": self._number, "op": op, "args": args}
         try:
