@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.plan import BootArgument, Phase, Setting
 from evenkeel.plan.order import command_line
+from evenkeel.probe import write
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.steps import boot
 
@@ -165,8 +166,18 @@ def test_every_entry_of_ours_is_seen_but_those_for_recovery_and_those_of_others(
     assert {entry["arguments"] for entry in found} == {"root=UUID=46f7 ro quiet nohz_full=2"}
 
 
-def test_a_machine_without_update_grub_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_another_boot_loader_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     step = {"kind": "boot", "arguments": ARGUMENTS}
     with pytest.raises(StepFailed, match="no update-grub"):
-        boot.write(step, boot.snapshot(step, str(tmp_path)), str(tmp_path))
+        write.apply_step(step, "0" * 64, dry_run=True, root=str(tmp_path))
+    with pytest.raises(StepFailed, match="no update-grub"):
+        write.apply_step(step, "0" * 64, root=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grub_that_does_not_read_drop_ins_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "usr/sbin/update-grub").touch(0o755)
+    (tmp_path / "usr/sbin/grub-mkconfig").write_text("#!/bin/sh\n. /etc/default/grub\n")
+    with pytest.raises(StepFailed, match=r"does not read /etc/default/grub\.d"):
+        boot.snapshot({"kind": "boot", "arguments": ARGUMENTS}, str(tmp_path))

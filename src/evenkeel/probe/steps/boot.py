@@ -36,7 +36,11 @@ _UPDATE_TIMEOUT_S = 600.0  # measured: 11 s in software emulation; os-prober on 
 
 
 def snapshot(step: dict[str, Any], root: str) -> str:
-    """JSON: ``file``: snapshot of the drop-in; ``entries``: command line of each entry; ``sha256`` of grub.cfg."""
+    """JSON: ``file``: snapshot of the drop-in; ``entries``: command line of each entry; ``sha256`` of grub.cfg.
+
+    Raises StepFailed on a machine whose boot loader is not set this way.
+    """
+    _require_grub(root)
     text = read_value(GRUB_CFG, root)
     return json.dumps(
         {
@@ -64,14 +68,13 @@ def shown(step: dict[str, Any], state: str | None) -> str | None:
 
 
 def write(step: dict[str, Any], state: str | None, root: str) -> None:
-    program = command.find_program("update-grub", root)
     text = drop_in(step["arguments"])
     old = json.loads(config.snapshot({"path": DROP_IN}, root))
     config.replace(DROP_IN, text.encode(), old.get("mode", 0o644), old.get("owner"), root)
     _update(root)
     lines = entries(read_value(GRUB_CFG, root) or "")
     if not lines:
-        raise StepFailed("%s wrote no entry for a Linux kernel" % program, None, GRUB_CFG)
+        raise StepFailed("update-grub wrote no entry for a Linux kernel", None, GRUB_CFG)
     for line in lines:
         lacking = missing(step["arguments"], line["arguments"])
         if lacking:
@@ -90,6 +93,18 @@ def undo(step: dict[str, Any], state: str | None, root: str) -> None:
     # The drop-in may be back already while grub.cfg is not: a kill between the two.
     config.undo({"path": DROP_IN}, old["file"], root)
     _update(root)
+
+
+def _require_grub(root: str) -> None:
+    try:
+        command.find_program("update-grub", root)
+    except StepFailed:
+        raise StepFailed(
+            "the machine has no update-grub; kernel arguments are set through GRUB on Debian and Ubuntu only", 2
+        ) from None
+    script = read_value("/usr/sbin/grub-mkconfig", root)
+    if script is not None and "default/grub.d" not in script:  # a patch of Debian's and Ubuntu's
+        raise StepFailed("this grub-mkconfig does not read /etc/default/grub.d", 95, "/usr/sbin/grub-mkconfig")
 
 
 def _update(root: str) -> None:
