@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from evenkeel.documents.base import Document
+from evenkeel.documents.evidence import Evidence, Latency
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import Journal
-from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
 from evenkeel.documents.site import Site
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.machines.protocol import Machine, OnProgress
+from evenkeel.machines.protocol import Machine, OnProgress, Probe
 from evenkeel.report import folder as names
 from evenkeel.report.verdict import HostRun, Run
 
@@ -30,6 +31,8 @@ from evenkeel.report.verdict import HostRun, Run
 MARK = "made-by-demo"
 #: Seconds that each run of cyclictest takes.
 MEASURE_S = 10
+#: How long a guest may take until its agent answers; 10 s on two idle cores.
+GUEST_BOOT_S = 180.0
 #: What a demo writes into its folder; removed before the first step, so that no old document passes for a new one.
 WRITTEN = (
     names.PLAN,
@@ -221,7 +224,12 @@ def _river(demo: Demo) -> None:
         demo.stage.save(demo.folder / names.FACTS_BEFORE, facts)
         demo.stage.plan(plan)
         with demo.step("Measure before: spinners and cyclictest on the untuned host") as on_progress:
-            _measure(demo, host, machine, facts, "before", on_progress)
+            before = _measured(demo, host, machine, facts, "before", on_progress)
+            demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
+        with demo.step("Measure before: cyclictest in an untuned guest") as on_progress:
+            inside = _untuned_guests(demo, host, machine, facts, on_progress)
+            before = before.model_copy(update={"latencies": (*before.latencies, *inside)})
+            demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
         _apply(demo, host, machine)
         with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)
@@ -229,31 +237,88 @@ def _river(demo: Demo) -> None:
             found = verify_host(host, probe, facts, plan_sha256=plan.sha256(), on_progress=on_progress)
             demo.keep(host, "findings", names.FINDINGS, found)
         with demo.step("Measure after: the same, and cyclictest in the guest") as on_progress:
-            _measure(demo, host, machine, facts, "after", on_progress)
+            after = _measured(demo, host, machine, facts, "after", on_progress)
+            demo.keep(host, "evidence_after", names.EVIDENCE_AFTER, after)
     finally:
         machine.close()
 
 
-def _measure(
-    demo: Demo, host: HostPlan, machine: Machine, facts: Facts, moment: Literal["before", "after"], inner: OnProgress
-) -> None:
+def _measured(
+    demo: Demo,
+    host: HostPlan,
+    machine: Machine,
+    facts: Facts,
+    moment: Literal["before", "after"],
+    inner: OnProgress,
+    guest: str | None = None,
+) -> Evidence:
     from evenkeel.measure import measure_host
     from evenkeel.measure.host import Wish
 
     assert demo.run is not None
     with machine.probe() as probe:
-        evidence = measure_host(
+        return measure_host(
             host,
             probe,
             facts,
             moment=moment,
-            wish=Wish(seconds=MEASURE_S, load="hackbench"),
+            wish=Wish(seconds=MEASURE_S, load="hackbench", guest=guest),
             plan_sha256=demo.run.plan.sha256(),
             on_progress=inner,
             on_note=demo.stage.note,
         )
-    file = names.EVIDENCE_BEFORE if moment == "before" else names.EVIDENCE_AFTER
-    demo.keep(host, f"evidence_{moment}", file, evidence)
+
+
+def _untuned_guests(
+    demo: Demo, host: HostPlan, machine: Machine, facts: Facts, on_progress: OnProgress
+) -> tuple[Latency, ...]:
+    """Latencies inside each real-time guest, started as an ordinary one on the untuned host, and gone again."""
+    from evenkeel.plan import make_plan
+
+    wanted = [guest.name for guest in host.guests if guest.goal == "realtime"]
+    ordinary = {"goal": "flexible", "latency": None, "realtime_vcpus": None, "page_size": None}
+    site = demo.site.model_copy(
+        update={"guests": {name: wish.model_copy(update=ordinary) for name, wish in demo.site.guests.items()}}
+    )
+    (plain,) = make_plan(site, {host.name: facts}).hosts
+    found: list[Latency] = []
+    for guest in plain.guests:
+        if guest.name not in wanted:
+            continue
+        with _transient_guest(machine, guest, on_progress):
+            # By the real plan, which says what vCPU the guest's task will run on.
+            found += _measured(demo, host, machine, facts, "before", on_progress, guest.name).latencies
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _transient_guest(machine: Machine, guest: GuestPlan, on_progress: OnProgress) -> Iterator[None]:
+    """A guest that libvirt forgets when it stops.  Ready when its agent runs a program."""
+    from evenkeel.measure.guest import guest_exec
+
+    with machine.probe() as probe:
+        on_progress(0, 0, f"starting {guest.name}")
+        _virsh(probe, "create", "/dev/stdin", stdin=guest.xml)
+        deadline = time.monotonic() + GUEST_BOOT_S
+        while True:
+            try:
+                guest_exec(probe, guest.name, ["true"])
+                break
+            except EvenkeelError as error:
+                if type(error) is not EvenkeelError or time.monotonic() > deadline:
+                    raise
+            on_progress(0, 0, f"{guest.name} is booting")
+            time.sleep(1.0)
+        yield
+        # Not in a `finally`: what raises here ends the demo, and with it the whole host.
+        _virsh(probe, "destroy", guest.name)
+
+
+def _virsh(probe: Probe, *words: str, stdin: str | None = None) -> None:
+    """Raises EvenkeelError with what virsh said."""
+    done = probe.call("run", argv=["virsh", *words], stdin=stdin, within_s=120.0, timeout_s=150.0)
+    if done["rc"] != 0:
+        raise EvenkeelError(f"virsh {words[0]} failed: {done['stderr'].strip()[-300:]}")
 
 
 def _apply(demo: Demo, host: HostPlan, machine: Machine) -> None:

@@ -89,6 +89,7 @@ def test_one_demo_at_a_time(tmp_path: Path, state: Path, capsys: pytest.CaptureF
 def ends_with(run: Run, error: Unreachable | None = None) -> Callable[[demo.Demo], None]:
     def river(one: demo.Demo) -> None:
         one.run = run
+        one.stage.plan(run.plan)
         if error:
             raise error
 

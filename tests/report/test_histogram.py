@@ -70,7 +70,7 @@ def test_identity_does_not_rest_on_colour() -> None:
 
 def test_samples_beyond_the_last_bucket_are_said() -> None:
     run = factories.latency("host", Histogram(counts={5: 10}, overflows=3))
-    assert "3 beyond the last bucket" in histogram_svg([Series("after", run)], title="Host")
+    assert "3 beyond 6 µs" in histogram_svg([Series("after", run)], title="Host")
 
 
 @pytest.mark.parametrize(

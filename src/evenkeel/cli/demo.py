@@ -55,8 +55,7 @@ def demo(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WrongInput(f"cannot make the folder {output}: {error.strerror}") from None
-    played = Demo(site=wanted, folder=output, stage=_Screen())
-    played.fresh = fresh
+    played = Demo(site=wanted, folder=output, stage=_Screen(as_json), fresh=fresh)
     with _terminated_like_ctrl_c():
         play(played, keep_host=keep)
     _print_seconds(played)
@@ -111,7 +110,10 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
 
 
 class _Screen:
-    """Shows a demo: headlines and progress on stderr, the plan on stdout."""
+    """Shows a demo: headlines and progress on stderr, the plan on stdout unless that is for JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
 
     def step(self, title: str) -> AbstractContextManager[OnProgress]:
         from evenkeel.cli import output
@@ -121,7 +123,8 @@ class _Screen:
     def plan(self, plan: Plan) -> None:
         from evenkeel.cli.plan import print_plan
 
-        print_plan(plan, show_all=True)
+        if not self.as_json:
+            print_plan(plan, show_all=True)
 
     def note(self, text: str) -> None:
         from evenkeel.cli import output

@@ -52,6 +52,11 @@ def format_ns(nanoseconds: float) -> str:
     return f"{nanoseconds:.0f} ns"
 
 
+def largest_bucket_ns(histogram: Histogram) -> int:
+    """Upper edge of the last bucket that holds a sample: later samples are only counted."""
+    return (max(histogram.counts, default=-1) + 1) * histogram.bucket_ns
+
+
 def bins(histogram: Histogram) -> list[tuple[int, int, int]]:
     """(from_ns, to_ns, samples) in bins that widen with latency.  No bin is narrower than a bucket, none is empty."""
     found: dict[tuple[int, int], int] = {}
@@ -173,7 +178,7 @@ def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: 
     label = f"{one.name}  max {format_ns(one.run.max_ns)}" if found or one.run.samples else f"{one.name}  no samples"
     overflows = one.run.histogram.overflows
     if overflows:
-        label += f"  ({overflows:,} beyond the last bucket)"
+        label += f", {overflows:,} beyond {format_ns(largest_bucket_ns(one.run.histogram))}"
     y_label = 12 + 14 * row
     parts: list[Markup] = [el("path", d="".join(path), class_=one.name)] if path else []
     x_max = scale.x(one.run.max_ns)

@@ -22,7 +22,7 @@ from evenkeel.documents.plan import GuestPlan, HostPlan, Phase, Plan, Setting, V
 from evenkeel.documents.quantity import format_duration, format_size
 from evenkeel.measure.percentile import percentile
 from evenkeel.report.comparison import Measure, measures, pairs
-from evenkeel.report.histogram import Series, format_ns, histogram_svg
+from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.picture import machine_svg
 from evenkeel.report.verdict import Deadline, HostRun, Run, Verdict, judge
@@ -59,6 +59,8 @@ CHECK_STATUS = {
     "not_checked": ("–", "not checked", "warn"),
     "passed": ("✓", "passed", "good"),
 }
+#: More checks of one kind that passed are folded away.
+MANY = 16
 VERDICTS = {
     "as planned": ("✓", "good", "Set as planned"),
     "not as planned": ("✕", "bad", "Not as planned"),
@@ -357,6 +359,8 @@ def _latency(run: HostRun) -> Markup | None:
             groups.setdefault((place, cpus, latency.tool), {})[moment] = latency
     if not groups:
         return None
+    # Not every tool knows how many periods it missed.
+    any_lost = any(run.lost is not None for moments in groups.values() for run in moments.values())
     figures: list[Markup] = []
     rows: list[Sequence[Content]] = []
     for (place, cpus, tool), moments in groups.items():
@@ -374,20 +378,16 @@ def _latency(run: HostRun) -> Markup | None:
                 *(el("p", el("span", label, class_="warn"), class_="detail") for label in labels),
             )
         )
-        rows += [_latency_row(place, one.name, one.run) for one in series]
-    table = _table(
-        ("Where", "When", "CPUs", "Samples", "min", "avg", "p99", "p99.9", "max", "lost"),
-        rows,
-        caption="The same in numbers",
-        numbers=("Samples", "min", "avg", "p99", "p99.9", "max", "lost"),
-    )
+        rows += [_latency_row(place, one.name, one.run, any_lost) for one in series]
+    numbers = ("Samples", "min", "avg", "p99", "p99.9", "max", *(("lost",) if any_lost else ()))
+    table = _table(("Where", "When", "CPUs", *numbers), rows, caption="The same in numbers", numbers=numbers)
     return join(el("div", *figures, class_="histograms"), table)
 
 
-def _latency_row(place: str, moment: str, run: Latency) -> Sequence[Content]:
+def _latency_row(place: str, moment: str, run: Latency, with_lost: bool) -> Sequence[Content]:
     def share(fraction: float) -> str:
         found = percentile(run.histogram, fraction)
-        return "beyond the last bucket" if found is None else format_ns(found)
+        return f"> {format_ns(largest_bucket_ns(run.histogram))}" if found is None else format_ns(found)
 
     return (
         el("th", place, scope="row"),
@@ -399,7 +399,7 @@ def _latency_row(place: str, moment: str, run: Latency) -> Sequence[Content]:
         _cell("p99", share(0.99), "num"),
         _cell("p99.9", share(0.999), "num"),
         _cell("max", format_ns(run.max_ns), "num"),
-        _cell("lost", "" if run.lost is None else f"{run.lost:,}", "num"),
+        *((_cell("lost", "" if run.lost is None else f"{run.lost:,}", "num"),) if with_lost else ()),
     )
 
 
@@ -585,15 +585,19 @@ def _checks(findings: Findings | None) -> Markup | None:
         ]
     for subject, heading in SUBJECTS.items():
         of_subject = [check for check in findings.checks if check.subject == subject and check.status == "passed"]
-        if of_subject:
-            parts += [el("h3", heading), el("div", *(_check(check) for check in of_subject), class_="rows")]
+        if not of_subject:
+            continue
+        rows = el("div", *(_check(check) for check in of_subject), class_="rows")
+        if len(of_subject) > MANY:
+            rows = el("details", el("summary", f"{len(of_subject)} passed", class_="more"), rows)
+        parts += [el("h3", heading), rows]
     return join(*parts)
 
 
 def _check(check: Check, *, opened: bool = False) -> Markup:
     rows: list[tuple[str, Content]] = [
-        ("Expected", _value(check.expected)),
-        ("Observed", _value(check.observed)),
+        ("Expected", _value(check.expected) if check.expected else None),
+        ("Observed", _value(check.observed) if check.observed else None),
         ("Could not be checked", check.reason),
         ("Why it matters", check.why),
         ("What to do", check.fix if check.status == "failed" else None),
