@@ -10,12 +10,16 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from evenkeel.errors import EvenkeelError
 from evenkeel.machines.virtual import VirtualMachine, lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN, HostSpec
+
+if TYPE_CHECKING:
+    from tests.virtual.tuned import TunedHost
 
 #: The topology of the session's host: 2 sockets x 2 cores x 2 threads, 2 nodes, all kinds of devices.
 SPEC = BUILT_IN["small"]
@@ -58,6 +62,16 @@ def virtual_host() -> Iterator[VirtualMachine]:
     remove_orphans()
     with running_host("shared", SPEC) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def tuned_host() -> Iterator[TunedHost]:
+    """A virtual host with a plan applied and its guests running.  Tests that change it must put it back."""
+    from tests.virtual.tuned import tuned
+
+    remove_orphans()
+    with tuned() as host:
+        yield host
 
 
 def on_host(machine: VirtualMachine, script: str, *, timeout_s: float = 300.0) -> str:

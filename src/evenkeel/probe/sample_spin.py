@@ -222,9 +222,10 @@ def _cpu_seconds(tid: int) -> float:
 
     Of a process of ours by its CPU clock, exact at any moment (MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED of
     include/linux/posix-timers.h makes the number of that clock).  A thread of another process has no such clock:
-    fields 14 and 15 of its stat, in hundredths of a second, which are up to date on a nohz_full CPU as well.
+    fields 14 and 15 of its stat, in hundredths of a second, which are up to date on a nohz_full CPU as well.  Below
+    ``task``, because /proc/TID/stat has the times of the whole process, even where TID is not its first thread.
     """
     with contextlib.suppress(OSError):
         return time.clock_gettime((~tid << 3) | 2)
-    fields = (read("/proc/%d/stat" % tid) or "").rpartition(")")[2].split()
+    fields = (read("/proc/%d/task/%d/stat" % (tid, tid)) or "").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0.0

@@ -98,6 +98,8 @@ def observe(
         if options.load != "none":
             control = max(host.ledger.housekeeping, default=None)
             cpus = [*places["cpus"], *([] if control is None else [control])]
+            # It came to rest before the first one, or it never will.
+            places["settle_s"] = min(10.0, options.settle_s)
             load = {"tool": options.load, "groups": max(1, len(host.ledger.housekeeping) // 2)}
             loaded = attempt(
                 "spin",

@@ -1,0 +1,115 @@
+"""Measurement on a tuned virtual host.  No latency is asserted: it is emulated.  Structure and counts are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.virtual.tuned import TunedHost
+
+from evenkeel.apply.hosts import read_facts
+from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.measure.guest import guest_exec
+from evenkeel.measure.host import Wish, guess_moment, measure_host
+
+pytestmark = [pytest.mark.virtual, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def evidence(tuned_host: TunedHost) -> Evidence:
+    """One measurement, looked at from several sides."""
+    with tuned_host.machine.probe() as probe:
+        facts = read_facts(probe)
+        return measure_host(
+            tuned_host.host,
+            probe,
+            facts,
+            moment=guess_moment(tuned_host.host, facts),
+            wish=Wish(seconds=3, load="hackbench"),
+            plan_sha256=tuned_host.plan.sha256(),
+        )
+
+
+def test_host_and_guest_are_measured_where_the_plan_says(tuned_host: TunedHost, evidence: Evidence) -> None:
+    assert evidence.moment == "after"
+    places = [(latency.where, latency.guest, latency.cpus) for latency in evidence.latencies]
+    assert places == [("host", None, frozenset({tuned_host.cpu})), ("guest", "plc", frozenset({1}))]
+    for latency in evidence.latencies:
+        assert latency.tool_version and latency.samples > 10
+        assert latency.histogram.samples == latency.samples
+        assert 0 < latency.min_ns <= latency.avg_ns <= latency.max_ns
+
+
+def test_numbers_from_emulation_say_so_and_carry_their_conditions(tuned_host: TunedHost, evidence: Evidence) -> None:
+    conditions = evidence.conditions
+    assert conditions.emulated and all(latency.label == EMULATION_NOTE for latency in evidence.latencies)
+    assert conditions.preempt_rt and "PREEMPT_RT" in conditions.kernel and "nohz_full=" in conditions.command_line
+    assert conditions.plan_sha256 == tuned_host.plan.sha256()
+    assert conditions.qemu and conditions.libvirt
+    assert conditions.load.startswith("hackbench -g ")
+
+
+def test_a_spinner_on_the_tuned_cpu_is_left_alone(tuned_host: TunedHost, evidence: Evidence) -> None:
+    host = [spin for spin in evidence.spins if spin.where == "host"]
+    assert [(spin.cpu, spin.load.split()[0]) for spin in host] == [
+        (tuned_host.cpu, "idle"),
+        (tuned_host.cpu, "hackbench"),
+    ]
+    for spin in host:
+        assert spin.timer_interrupts * 4 <= 9 * max(4.0, spin.seconds)
+        assert spin.device_interrupts == {}
+        assert spin.involuntary_switches <= 5
+    (inside,) = (spin for spin in evidence.spins if spin.where == "guest")
+    assert (inside.guest, inside.cpu, inside.policy) == ("plc", tuned_host.cpu, "fifo:2")
+    assert inside.device_interrupts == {}
+
+
+def test_a_program_in_a_guest(tuned_host: TunedHost) -> None:
+    with tuned_host.machine.probe() as probe:
+        ran = guest_exec(probe, "plc", ["sh", "-c", "echo out; echo err >&2; exit 3"])
+        assert (ran.exit, ran.stdout, ran.stderr) == (3, "out\n", "err\n")
+        with pytest.raises(EvenkeelError) as caught:
+            guest_exec(probe, "plc", ["/no/such/program"])
+        assert caught.value.hint
+        with pytest.raises(EvenkeelError, match="did not end within"):
+            guest_exec(probe, "plc", ["sleep", "5"], timeout_s=1.0)
+        with pytest.raises(EvenkeelError) as absent:
+            guest_exec(probe, "nobody", ["true"])
+        assert "nobody" in str(absent.value) or "domain" in str(absent.value)
+
+
+def test_a_guest_that_is_off_and_a_guest_that_is_not_there(tuned_host: TunedHost) -> None:
+    def measure(guest: str) -> Evidence:
+        with tuned_host.machine.probe() as probe:
+            return measure_host(
+                tuned_host.host, probe, read_facts(probe), moment="after", wish=Wish(seconds=1, guest=guest)
+            )
+
+    with pytest.raises(WrongInput, match="no guest plcc"):
+        measure("plcc")
+    tuned_host.run("virsh -q destroy hmi")
+    try:
+        with pytest.raises(EvenkeelError, match="hmi does not run"):
+            measure("hmi")
+    finally:
+        tuned_host.run("virsh -q start hmi")
+
+
+def test_the_verb_saves_what_it_measured(tuned_host: TunedHost, tmp_path: Path) -> None:
+    plan, saved = tmp_path / "plan.json", tmp_path / "evidence.json"
+    plan.write_text(tuned_host.plan.to_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "evenkeel", "measure", str(plan), "plc", "--for", "2s", "--json", "-o", str(saved)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(saved.read_text())
+    found = Evidence.from_json(saved.read_text(), file="evidence.json")
+    assert {latency.where for latency in found.latencies} == {"guest"} and found.conditions.load == "idle"
