@@ -21,7 +21,7 @@ def resolve(address: str) -> Machine:
         return VirtualMachine(address.removeprefix("virtual:"))
     if address.startswith("ssh://"):
         return _ssh(address)
-    if Path(address).exists():
+    if address and "\0" not in address and Path(address).exists():
         from evenkeel.machines.tree import TreeMachine
 
         return TreeMachine(Path(address))
@@ -42,7 +42,8 @@ def _ssh(address: str) -> Machine:
     host = parts.hostname or ""
     # A host or user that begins with a dash would be read by ssh as an option.
     dashed = host.startswith("-") or (parts.username or "").startswith("-")
-    if not host or dashed or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
+    strange = not address.isprintable() or " " in address
+    if not host or strange or dashed or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
         raise WrongInput(f"{address!r} is not an ssh address", hint="write ssh://root@HOST[:PORT]")
     if parts.password:
         raise WrongInput("a password in an address would end up in logs", hint="use an ssh key")

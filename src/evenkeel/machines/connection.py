@@ -43,12 +43,18 @@ class ProcessProbe:
             # A session of its own: Ctrl-C in the terminal must not kill the probe in the middle of a write;
             # closing the pipe ends it at the next request.
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
             )
         except OSError as error:
             raise Unreachable(f"{machine}: cannot start {argv[0]}: {error.strerror}") from None
         assert self._process.stdin and self._process.stdout and self._process.stderr
         os.set_blocking(self._process.stderr.fileno(), False)
+        os.set_blocking(self._process.stdin.fileno(), False)
         try:
             self.greeting: dict[str, Any] = self._start(start_timeout_s)
         except BaseException:
@@ -56,13 +62,11 @@ class ProcessProbe:
             raise
 
     def _start(self, timeout_s: float) -> dict[str, Any]:
-        assert self._process.stdin
         archive = probe_zipapp()
+        self._send(b"%d\n" % len(archive) + archive, "hello", time.monotonic() + timeout_s, timeout_s)
         try:
-            self._process.stdin.write(b"%d\n" % len(archive) + archive)
-            self._process.stdin.flush()
             return dict(self.call("hello", timeout_s=timeout_s))
-        except (OSError, ProbeError):
+        except ProbeError:
             raise self._lost("did not start the probe") from None
 
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
@@ -71,12 +75,8 @@ class ProcessProbe:
             raise Unreachable(f"{self._machine}: the conversation ended before {op!r}")
         self._number += 1
         request = {"id": self._number, "op": op, "args": args}
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._lost(f"went away before {op!r}") from None
         deadline = time.monotonic() + timeout_s
+        self._send(json.dumps(request).encode() + b"\n", op, deadline, timeout_s)
         while True:
             answer = self._read_answer(op, deadline, timeout_s)
             if answer.get("id") != self._number:
@@ -90,26 +90,64 @@ class ProcessProbe:
                 raise ProbeError(self._machine, op, answer["error"])
             return answer["ok"]
 
+    def _send(self, data: bytes, op: str, deadline: float, timeout_s: float) -> None:
+        """Write all of it.  The other side may not read (no probe, or hung), or talk meanwhile (no probe)."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin and stdout
+        left = memoryview(data)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(stdin, selectors.EVENT_WRITE)
+                selector.register(stdout, selectors.EVENT_READ)
+                while left:
+                    ready = selector.select(max(0.0, deadline - time.monotonic()))
+                    if not ready:
+                        raise self._silent(op, timeout_s)
+                    for key, _ in ready:
+                        if key.fileobj is stdin:
+                            left = left[os.write(stdin.fileno(), left) :]
+                        elif not (chunk := os.read(stdout.fileno(), 1 << 20)):
+                            raise self._lost(f"went away before {op!r}")
+                        else:
+                            self._buffer += chunk
+                            if op == "hello" and b"\n" in self._buffer:
+                                self._parse(self._take_line())  # it spoke first, so it is no probe
+        except OSError:
+            raise self._lost(f"went away before {op!r}") from None
+        finally:
+            if left and len(left) < len(data):
+                stdin.close()  # interrupted in the middle: another request would be glued to this half
+
     def _read_answer(self, op: str, deadline: float, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise Unreachable(
-                        f"{self._machine}: no answer to {op!r} within {timeout_s:.0f} s",
-                        hint="is the machine overloaded or hung? look at its console",
-                    )
+                    raise self._silent(op, timeout_s)
                 chunk = os.read(self._process.stdout.fileno(), 1 << 20)
                 if not chunk:
                     raise self._lost(f"connection lost during {op!r}")
                 self._buffer += chunk
+        return self._parse(self._take_line())
+
+    def _take_line(self) -> bytes:
         line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
+        return line
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        answer: Any = None
+        with contextlib.suppress(ValueError):
             answer = json.loads(line)
-        except ValueError:
-            raise self._lost(f"answered {line[:80]!r}, which is no probe") from None
-        return dict(answer)
+        if not isinstance(answer, dict) or "id" not in answer:
+            raise self._lost(f"answered {line[:80].decode(errors='replace')!r}, which is no probe")
+        return answer
+
+    def _silent(self, op: str, timeout_s: float) -> Unreachable:
+        return Unreachable(
+            f"{self._machine}: no answer to {op!r} within {timeout_s:.0f} s",
+            hint="is the machine overloaded or hung? look at its console",
+        )
 
     def _lost(self, what: str) -> Unreachable:
         """The error for a conversation that ended; says why as far as the other side told."""
