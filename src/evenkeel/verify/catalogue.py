@@ -191,7 +191,8 @@ SPIN_TICK = Kind(
     "spinner",
     "A busy thread on a real-time CPU is not interrupted by the timer",
     "every tick stops the vCPU, on an untuned kernel 250 to 1000 times a second",
-    "look at nohz_full, at other tasks on that CPU (V-THREAD-INTRUDER) and at tick_dep_dependency_t of tracefs",
+    "look at nohz_full, at other tasks there (V-THREAD-INTRUDER), and at the trace event timer:tick_stop, which names "
+    "the dependency that keeps the tick",
 )
 SPIN_LOAD = Kind(
     "V-SPIN-LOAD",

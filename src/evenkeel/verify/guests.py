@@ -60,12 +60,14 @@ def _running(guest: GuestPlan, seen: GuestSeen) -> Check:
 
 def _live(guest: GuestPlan, seen: GuestSeen) -> Check:
     """The definition that the next start will use is a setting of the plan, and checked as such."""
-    wrong = differences(guest.xml, seen.live or "")
+    live = seen.live or ""
+    wrong = differences(guest.xml, live)
+    told = wrong or [f"{len(live.splitlines())} lines, nothing missing"]
     return GUEST_LIVE.judge(
         not wrong,
         expected="every element of the planned definition",
         observed=shorten(wrong, 3) or f"all {sum(1 for _ in ET.fromstring(guest.xml).iter())} elements",
-        evidence=[item(f"virsh dumpxml {guest.name}", text) for text in wrong],
+        evidence=[item(f"virsh dumpxml {guest.name}", text) for text in told],
         guest=guest.name,
     )
 
@@ -161,7 +163,8 @@ def _intruders(host: HostPlan, seen: Observation) -> tuple[Check, ...]:
         not found,
         expected=expected,
         observed=shorten(told, 3) or "none",
-        evidence=[item(f"thread {thread['tid']} {thread['name']}", thread["cpus"]) for thread in found[:20]],
+        evidence=[item(f"thread {thread['tid']} {thread['name']}", thread["cpus"]) for thread in found[:20]]
+        or [item("/proc/*/task/*/status Cpus_allowed_list", f"no other user thread has {format_cpus(taken)}")],
     )
     return (check,)
 

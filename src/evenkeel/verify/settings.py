@@ -158,15 +158,15 @@ def _definition(_setting: Setting, target: GuestDefinition, host: HostPlan, seen
     guest = _guest(seen, target.guest)
     if isinstance(guest, str):
         return guest
-    plan = next(plan for plan in host.guests if plan.name == target.guest)
+    plan = next((plan for plan in host.guests if plan.name == target.guest), None)
+    if plan is None:
+        return f"the plan has no guest {target.guest}"
     if guest.defined is None:
         return False, "libvirt does not know this guest", [item("virsh domstate", guest.state)]
     wrong = differences(plan.xml, guest.defined)
-    return (
-        not wrong,
-        shorten(wrong, 3) or "the planned definition",
-        [item("virsh dumpxml --inactive", d) for d in wrong],
-    )
+    where = f"virsh dumpxml --inactive {target.guest}"
+    evidence = [item(where, text) for text in wrong or [f"{len(guest.defined.splitlines())} lines, nothing missing"]]
+    return not wrong, shorten(wrong, 3) or "the planned definition", evidence
 
 
 def _partition(setting: Setting, target: GuestPartition, _host: HostPlan, seen: Observation) -> Result:
