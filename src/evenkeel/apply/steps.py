@@ -49,10 +49,10 @@ class Step:
     @property
     def wanted(self) -> str | None:
         """The value wanted, as a person reads it."""
-        if len(self.settings) == 1:
-            return self.settings[0].new
         if self.body["kind"] == "boot":
             return " ".join(boot_words(self.settings))
+        if len(self.settings) == 1:
+            return self.settings[0].new
         value = self.body.get("value", self.body.get("cpus"))
         return str(value) if value is not None else None
 
