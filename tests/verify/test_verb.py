@@ -1,0 +1,121 @@
+"""The verbs verify and measure without a virtual host: exit codes, wrong input, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evenkeel.cli import main, measure, output, verify
+from evenkeel.documents.evidence import Evidence
+from evenkeel.errors import EXIT_UNREACHABLE, EXIT_WRONG_INPUT, WrongInput
+from evenkeel.verify.observe import Options
+from tests.verify.record import load
+from tests.verify.test_findings import judge, setting
+
+PLAN, SEEN = load()
+RECORDED = Path(__file__).parents[1] / "measure" / "recorded"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A plan whose host nobody answers for."""
+    away = PLAN.hosts[0].model_copy(update={"address": "ssh://root@127.0.0.1:1"})
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.model_copy(update={"hosts": (away,)}).to_json())
+    return file
+
+
+@pytest.mark.parametrize("verb", [["verify"], ["verify", "--quick"], ["measure"], ["measure", "--for", "2s"]])
+def test_a_host_that_does_not_answer(
+    verb: Sequence[str], plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_emitted", False)  # one process is one command, but for tests
+    code = main([verb[0], str(plan), *verb[1:], "--json"])
+    said = capsys.readouterr()
+    assert code == EXIT_UNREACHABLE, said.err
+    assert json.loads(said.out)["error"]["exit_code"] == EXIT_UNREACHABLE
+    assert "Traceback" not in said.err and "ssh://root@127.0.0.1:1" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["verify", "no-such-plan.json"], "no-such-plan.json"),
+        (["verify", "PLAN", "--load", "stress"], "stress"),
+        (["measure", "PLAN", "nobody"], "no guest nobody"),
+        (["measure", "PLAN", "--for", "10"], "--for"),
+        (["measure", "PLAN", "--for", "1500ms"], "whole seconds"),
+        (["measure", "PLAN", "--for", "0s"], "whole seconds"),
+        (["measure", "PLAN", "--for", "9999h"], "720h"),
+        (["measure", "PLAN", "--moment", "during"], "during"),
+    ],
+)
+def test_wrong_input(arguments: list[str], told: str, plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main([str(plan) if word == "PLAN" else word for word in arguments])
+    said = capsys.readouterr()
+    assert code == EXIT_WRONG_INPUT, said.err
+    assert told in said.err and "Traceback" not in said.err
+
+
+def test_a_recorded_tree_can_be_neither_verified_nor_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tree"
+    (folder / "sys/devices/system/cpu/cpu0").mkdir(parents=True)
+    (folder / "sys/devices/system/cpu/online").write_text("0\n")
+    tree = PLAN.hosts[0].model_copy(update={"address": str(folder)})
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.model_copy(update={"hosts": (tree,)}).to_json())
+    for verb in ("verify", "measure"):
+        assert main([verb, str(file)]) == EXIT_WRONG_INPUT, capsys.readouterr().err
+
+
+def test_what_a_person_reads_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    verify._print(judge(setting("/proc/sys/vm/stat_interval", "1")(SEEN)), show_all=False)
+    said = capsys.readouterr().out
+    assert "R-TIM-2:stat_interval" in said and "/proc/sys/vm/stat_interval: 1" in said
+    assert "why: " in said and "fix: evenkeel apply" in said
+    assert "not as planned" in said and "1 failed" in said
+    assert "V-KERNEL" not in said, "what passed is counted, not listed"
+    assert "nothing here is a latency" in said
+
+
+def test_all_lists_what_passed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    verify._print(judge(SEEN), show_all=True)
+    said = capsys.readouterr().out
+    assert "V-KERNEL" in said and "as planned" in said and "failed" not in said
+
+
+def test_what_quick_leaves_out_alone_does_not_change_the_answer() -> None:
+    window = {"rows": [], "seconds": 1.0}
+    quick = replace(SEEN, quiet=None, loaded=None, interrupts=window)
+    left_out = judge(quick, options=Options(spinners=False))
+    assert left_out.verdict == "incomplete"
+    assert verify._good(left_out, quick=True) and not verify._good(left_out, quick=False)
+    more = judge(replace(quick, units={}, trouble={"units": "no systemd"}), options=Options(spinners=False))
+    assert not verify._good(more, quick=True)
+    assert verify._good(judge(SEEN), quick=False)
+
+
+def test_a_file_a_host_where_there_are_several() -> None:
+    assert verify.file_for("cell", "out/findings.json", several=False) == "out/findings.json"
+    assert verify.file_for("cell", "out/findings.json", several=True) == "out/findings-cell.json"
+    assert verify.file_for("cell", "-", several=True) == "-"
+
+
+def test_durations_are_whole_seconds() -> None:
+    assert [measure._seconds(text) for text in ("1s", "2000ms", "5min", "1h")] == [1, 2, 300, 3600]
+    with pytest.raises(WrongInput):
+        measure._seconds("10")
+
+
+def test_a_measurement_from_emulation_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = Evidence.model_validate(json.loads((RECORDED / "evidence.json").read_text()))
+    measure._print(evidence)
+    said = capsys.readouterr().out
+    assert "taken in emulation, says nothing about latency" in said
+    assert "guest plc, vCPU 1" in said and "guest plc, on CPU 5" in said and "99.9%" in said
