@@ -18,7 +18,7 @@ from evenkeel.apply.steps import Step, host_steps
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check
 from evenkeel.documents.plan import FileValue, HostPlan, Phase, Plan
-from evenkeel.errors import EvenkeelError, NotAsWanted, RolledBack, Unreachable, WrongInput
+from evenkeel.errors import NotAsWanted, RolledBack, Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
 
 #: Asks the user: a question, and the names of the steps that are the reason for it.
@@ -164,7 +164,7 @@ def _refuse_surprises(run: _Run, found: Sequence[dict[str, Any]], journal: hosts
     ours = any(entry.plan_sha256 == run.plan_sha256 for entry in journal.outstanding)
     for step, answer in zip(run.steps, found, strict=True):
         if answer["outcome"] == "failed":
-            _refuse(run.host, step, str(answer["error"]["message"]))
+            _refuse(run.host, step, str(answer["error"]["message"]), hint="cure that, then run evenkeel apply again")
         setting = step.settings[0] if len(step.settings) == 1 else None
         if ours or setting is None or not isinstance(setting.target, FileValue):
             continue
@@ -270,7 +270,7 @@ def _reboot(run: _Run) -> None:
         raise
     run.rebooted = True
     run.probe = hosts.patient_probe(run.machine, 60.0, run.stop.check)
-    hosts.settle(run.probe, run.on_progress)
+    hosts.settle(run.probe, run.stop.watching(run.on_progress))
 
 
 def _refuse_other_machine(run: _Run, facts: Facts) -> None:
@@ -350,6 +350,3 @@ def _back(run: _Run, why: str) -> NoReturn:
 def _summary(reports: Any, booted: bool) -> str:
     count = sum(1 for report in reports if report.outcome == "would_change")
     return f"{count} changes" + ("" if booted else ", a reboot") if count or not booted else "no change"
-
-
-__all__ = ["ApplyReport", "Confirm", "EvenkeelError", "apply_plan"]

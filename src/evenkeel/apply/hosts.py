@@ -6,7 +6,7 @@ Reads only, but for :func:`settle`, which waits.  Nothing here decides.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from evenkeel.apply.steps import Step
@@ -15,7 +15,7 @@ from evenkeel.documents.journal import JournalEntry
 from evenkeel.errors import Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
 
-#: Longest wait for systemd to finish its start-up jobs after a boot.
+#: Longest wait for systemd to finish its start-up jobs after a boot; verification tells what comes later still.
 SETTLE_S = 300.0
 
 
@@ -94,18 +94,24 @@ def require_root(probe: Probe, machine: Machine) -> None:
         )
 
 
-def settle(probe: Probe, on_progress: OnProgress | None = None) -> None:
-    """Wait until systemd has no start-up jobs left: a service that starts later would set its own values over ours."""
-    if on_progress:
-        on_progress(0, 0, "waiting for the services of the host to start")
-    try:
-        argv = ["systemctl", "is-system-running", "--wait"]
-        probe.call("run", argv=argv, within_s=SETTLE_S, timeout_s=SETTLE_S + 30)
-    except ProbeError:
-        return  # no systemd, or a job that never ends; verification will tell what came too late
+def settle(probe: Probe, on_progress: OnProgress) -> None:
+    """Wait until systemd has no start-up jobs left: a service that starts later would set its own values over ours.
+
+    ``on_progress`` is called every second and may raise to leave.
+    """
+    start = time.monotonic()
+    while (elapsed := time.monotonic() - start) < SETTLE_S:
+        on_progress(int(elapsed), 0, "waiting for the services of the host to start")
+        try:
+            state = probe.call("run", argv=["systemctl", "is-system-running"])["stdout"].strip()
+        except ProbeError:
+            return  # no systemd: nothing starts later
+        if state not in ("initializing", "starting"):
+            return  # also "degraded": a service that failed does not come any more
+        time.sleep(1.0)
 
 
-def patient_probe(machine: Machine, within_s: float, check: Any = None) -> Probe:
+def patient_probe(machine: Machine, within_s: float, check: Callable[[], None] | None = None) -> Probe:
     """A conversation with a machine that may be away for a moment.  ``check()`` is called between attempts."""
     deadline = time.monotonic() + within_s
     while True:

@@ -113,7 +113,9 @@ def _print(report: ApplyReport) -> None:
     from evenkeel.cli import output
 
     console = output.out()
-    shown = report.of("done", "would_change", "refused", "absent")
+    # What waits behind a reboot is not news; of a dry run it is the answer.
+    planned = report.of("would_change") if report.outcome == "dry_run" else ()
+    shown = [step for step in report.steps if step in (*planned, *report.of("done", "refused", "absent"))]
     if shown:
         rows = [
             (step.name, _brief(step.old), _brief(step.wanted), _outcome(step.outcome), step.message or step.title)

@@ -1,0 +1,294 @@
+"""Apply and rollback on a real Debian with a PREEMPT_RT kernel, GRUB, systemd and libvirt."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.virtual.conftest import on_host, running_host
+from tests.virtual.tuned import SPEC, TunedHost, site
+
+from evenkeel.apply.engine import apply_plan
+from evenkeel.apply.hosts import HostJournal, read_facts, read_journal
+from evenkeel.apply.report import ApplyReport, StatusReport
+from evenkeel.apply.rollback import rollback_host
+from evenkeel.apply.status import host_status
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.plan import InterruptAffinity, Plan, ThreadSchedule
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.machines.virtual import VirtualMachine, lifecycle
+from evenkeel.plan import make_plan
+from evenkeel.probe.steps import boot
+
+pytestmark = [pytest.mark.virtual, pytest.mark.timeout(2400)]
+
+JOURNAL = "/var/lib/evenkeel/journal.jsonl"
+
+
+def apply(host: TunedHost, plan: Plan | None = None, **options: Any) -> ApplyReport:
+    plan = plan or host.plan
+    return apply_plan(plan.hosts[0], plan, host.machine, **options)
+
+
+def status(host: TunedHost) -> StatusReport:
+    return host_status(host.host, host.plan.sha256(), host.machine)
+
+
+def journal(machine: VirtualMachine) -> HostJournal:
+    with machine.probe() as probe:
+        return read_journal(probe)
+
+
+def done(report: ApplyReport) -> set[str]:
+    return {step.name for step in report.of("done")}
+
+
+def test_a_second_apply_changes_nothing_and_leaves_no_line(tuned_host: TunedHost) -> None:
+    before = tuned_host.run(f"sha256sum {JOURNAL}")
+    report = apply(tuned_host)
+    assert report.outcome == "unchanged", report.of("done", "failed")
+    assert tuned_host.run(f"sha256sum {JOURNAL}") == before
+    told = status(tuned_host)
+    assert (told.state, told.pending, told.not_ready) == ("as planned", (), None)
+    assert {guest.name: guest.power for guest in told.guests} == {"hmi": "running", "plc": "running"}
+
+
+def test_the_journal_is_roots_alone_and_every_done_was_read_back(tuned_host: TunedHost) -> None:
+    assert tuned_host.run(f"stat -c %a:%U {JOURNAL}") == "600:root"
+    found = journal(tuned_host.machine)
+    assert found.outstanding
+    for entry in found.outstanding:
+        finished = found.finished(entry.sequence)
+        assert finished is not None and finished.event in ("done", "refused"), entry.setting
+    values = [entry for entry in found.outstanding if (entry.step or {}).get("kind") == "file"]
+    assert values
+    assert all(entry.old is not None for entry in values)
+
+
+def test_drift_of_each_kind_is_seen_and_repaired(tuned_host: TunedHost) -> None:
+    """A value, an interrupt's CPUs, a unit, a kernel thread, a vCPU's priority, a partition."""
+    targets = {setting.id: setting.target for setting in tuned_host.host.settings}
+    thread, name = next((i, target.name) for i, target in targets.items() if isinstance(target, ThreadSchedule))
+    interrupt, action = next((i, t.action) for i, t in targets.items() if isinstance(t, InterruptAffinity))
+    tuned_host.run(
+        f"""
+        echo 5 > /proc/sys/vm/swappiness
+        for folder in /proc/irq/[0-9]*; do
+            if grep -qFx '{action}' /sys/kernel/irq/${{folder##*/}}/actions; then
+                echo {tuned_host.cpu} > $folder/smp_affinity_list
+            fi
+        done
+        systemctl unmask irqbalance.service && systemctl start irqbalance.service
+        chrt -f -p 3 $(pgrep -x '{name}')
+        chrt -o -p 0 $tid
+        echo member > $scope/vcpu1/cpuset.cpus.partition
+        """
+    )
+    broken = {"R-MM-2:swappiness", interrupt, "R-IRQ-4", thread, "G-3:plc/vcpu1", "C-1:plc/vcpu1"}
+    told = status(tuned_host)
+    assert broken <= set(told.pending)
+    report = apply(tuned_host)
+    assert report.outcome == "applied"
+    assert broken <= done(report)
+    assert not {step.phase for step in report.of("done")} & {"boot"}
+    assert status(tuned_host).state == "as planned"
+    assert tuned_host.run("cat $scope/vcpu1/cpuset.cpus.partition; systemctl is-enabled irqbalance || true") == (
+        "isolated\nmasked"
+    )
+
+
+def test_a_managed_interrupt_answers_with_eperm_and_is_refused_not_failed(tuned_host: TunedHost) -> None:
+    """6.12 answers EPERM, and a buffered write would not even see it (host-tuning R-IRQ-2)."""
+    managed = [one for one in tuned_host.facts().interrupts if one.managed and one.action.startswith("virtio")]
+    assert managed
+    step = {"kind": "interrupt", "action": managed[0].action, "value": "0"}
+    if managed[0].affinity == frozenset({0}):
+        step["value"] = "1"
+    with tuned_host.machine.probe() as probe:
+        answer = probe.call("apply_step", step=step, plan_sha256="0" * 64, setting="T-1")
+        assert (answer["outcome"], answer["errno"]) == ("refused", "EPERM")
+        assert str(managed[0].number) in answer["message"]
+        last = read_journal(probe).outstanding[-1]
+        assert last.setting == "T-1"
+        assert probe.call("undo_step", sequence=last.sequence)["outcome"] == "undone"
+        probe.call("journal_note", event="end", plan_sha256="0" * 64)
+
+
+def test_a_guest_that_died_is_put_back_into_its_place(tuned_host: TunedHost) -> None:
+    tuned_host.run("virsh destroy plc")
+    told = status(tuned_host)
+    assert {guest.name: (guest.power, guest.as_planned) for guest in told.guests} == {
+        "hmi": ("running", True),
+        "plc": ("shut off", False),
+    }
+    other = tuned_host.run("cat /run/libvirt/qemu/hmi.pid")
+    report = apply(tuned_host)
+    assert {"plc/start", "C-1:plc/vcpu0", "C-1:plc/vcpu1", "plc/resume"} <= done(report)
+    assert tuned_host.run("cat /run/libvirt/qemu/hmi.pid") == other  # the other guest was left alone
+    assert tuned_host.run("virsh domstate plc; cat $scope/vcpu1/cpuset.cpus.partition").split() == [
+        "running",
+        "isolated",
+    ]
+    assert "SCHED_FIFO" in tuned_host.run("chrt -p $tid")
+    helpers = tuned_host.run(
+        "for t in $(ps -eLo tid,comm | awk '/kvm-nx|kvm-pit/ {print $1}'); do taskset -cp $t; done"
+    )
+    allowed = [set(_cpus(line.rpartition(": ")[2])) for line in helpers.splitlines()]
+    assert allowed
+    assert all(tuned_host.cpu not in cpus for cpus in allowed)
+
+
+def test_a_running_guest_is_never_moved_or_restarted_unasked(tuned_host: TunedHost) -> None:
+    wanted = site(tuned_host.machine.address)
+    bigger = wanted.guests["hmi"].model_copy(update={"memory": 256 << 20})
+    changed = wanted.model_copy(update={"guests": {**wanted.guests, "hmi": bigger}})
+    plan = make_plan(changed, {"cell": tuned_host.facts()})
+    before = tuned_host.run(f"sha256sum {JOURNAL}; cat /run/libvirt/qemu/*.pid")
+    with pytest.raises(WrongInput, match=r"G-15:hmi: guest hmi has another definition \(running\)") as caught:
+        apply(tuned_host, plan)
+    assert "--restart-guests" in (caught.value.hint or "")
+    assert tuned_host.run(f"sha256sum {JOURNAL}; cat /run/libvirt/qemu/*.pid") == before
+
+
+def test_a_plan_made_from_other_facts_is_refused(tuned_host: TunedHost) -> None:
+    facts = tuned_host.facts()
+    other = facts.model_copy(update={"kernel": facts.kernel.model_copy(update={"release": "6.12.1-other-rt"})})
+    plan = make_plan(site(tuned_host.machine.address), {"cell": other})
+    with pytest.raises(WrongInput, match="stale facts: kernel differs; nothing was changed"):
+        apply(tuned_host, plan)
+
+
+def test_roll_back_then_an_apply_that_is_killed_then_one_that_goes_on(tuned_host: TunedHost, tmp_path: Path) -> None:
+    """Without a reboot in between: the kernel still has its arguments, so only the runtime goes back and forth."""
+    intents = journal(tuned_host.machine).outstanding
+    undone = rollback_host("cell", tuned_host.machine)
+    assert undone.problems == ()
+    assert undone.reboot_needed
+    assert tuned_host.run("virsh list --all --name; ls /etc/default/grub.d/zz* 2>/dev/null || true") == ""
+    assert tuned_host.run("systemctl is-enabled irqbalance; systemctl is-active irqbalance") == "enabled\nactive"
+    for line in boot.entries(tuned_host.run("cat /boot/grub/grub.cfg")):
+        assert "nohz_full" not in line["arguments"]
+    first: dict[str, str | None] = {}
+    for entry in intents:
+        step = entry.step or {}
+        if step["kind"] == "file":
+            first.setdefault(step["path"], entry.old)
+    assert first
+    for path, old in first.items():
+        assert tuned_host.run(f"cat '{path}'") == (old or "").strip(), path
+
+    file = tmp_path / "plan.json"
+    file.write_text(tuned_host.plan.to_json())
+    command = [sys.executable, "-m", "evenkeel", "apply", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 600
+        while "plc/start" not in {entry.setting for entry in journal(tuned_host.machine).entries[-12:]}:
+            assert process.poll() is None and time.monotonic() < deadline
+        process.send_signal(signal.SIGKILL)
+    while journal(tuned_host.machine).writer is not None:  # the probe ends after the step that it is in
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert status(tuned_host).state == "an apply was interrupted: run apply again, or rollback"
+    report = apply(tuned_host)
+    assert (report.outcome, report.rebooted) == ("applied", False)
+    assert apply(tuned_host).outcome == "unchanged"
+    assert status(tuned_host).state == "as planned"
+
+
+def test_ctrl_c_on_the_command_line_rolls_back_with_exit_code_4(tuned_host: TunedHost, tmp_path: Path) -> None:
+    rollback_host("cell", tuned_host.machine)
+    before = settings(tuned_host.facts())
+    file = tmp_path / "plan.json"
+    file.write_text(tuned_host.plan.to_json())
+    command = [sys.executable, "-m", "evenkeel", "apply", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 600
+        while not any(entry.phase == "interrupts" for entry in journal(tuned_host.machine).entries[-3:]):
+            assert process.poll() is None and time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=600)
+    assert process.returncode == 4, said
+    assert "interrupted. Rolled back" in said
+    assert settings(tuned_host.facts()) == before
+    assert journal(tuned_host.machine).outstanding == ()
+    assert apply(tuned_host).outcome == "applied"
+
+
+# -- the whole way, with a host of its own ----------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_apply_power_cut_apply_roll_back_and_the_facts_are_those_of_before() -> None:
+    with running_host("roundtrip", SPEC) as machine:
+        before = facts_of(machine)
+        plan = make_plan(site(machine.address), {"cell": before})
+        host = TunedHost(machine, plan)
+        on_host(machine, "sync")
+
+        def cut(done: int, total: int, what: str) -> None:
+            if what.startswith("R-WQ-1"):
+                lifecycle.power_cut(machine.name)
+
+        with pytest.raises(EvenkeelError):
+            _impatient(host, cut)
+        machine.close()
+        machine.start()
+        told = status(host)
+        assert told.interrupted and told.rebooted_since
+        assert apply(host).outcome == "applied"  # the boot layer is on disk, so no reboot is needed any more
+        assert apply(host).outcome == "unchanged"
+
+        undone = rollback_host("cell", machine, reboot=True)
+        assert undone.problems == ()
+        assert undone.rebooted
+        after = facts_of(machine)
+        assert settings(after) == settings(before)
+        assert stable(after) == stable(before)
+
+
+def _impatient(host: TunedHost, on_progress: Any) -> None:
+    """Apply with its reboot, and do not wait long for a host whose power was cut."""
+    from evenkeel.apply import engine
+
+    away = engine.AWAY_S
+    engine.AWAY_S = 5.0
+    try:
+        apply(host, reboot=True, on_progress=on_progress)
+    finally:
+        engine.AWAY_S = away
+
+
+def facts_of(machine: VirtualMachine) -> Facts:
+    with machine.probe() as probe:
+        return read_facts(probe)
+
+
+def settings(facts: Facts) -> dict[str, str]:
+    """Every value that can be set."""
+    return dict(facts.settings)
+
+
+def stable(facts: Facts) -> dict[str, Any]:
+    """Facts without what another boot of the same machine draws anew: interrupt numbers, where irqbalance put them
+    at this moment, and the pages that the kernel took for itself."""
+    data = facts.model_dump(mode="json", exclude={"interrupts", "memory_bytes"})
+    data["interrupts"] = sorted((one.action, str(one.managed), one.chip or "") for one in facts.interrupts)
+    threads = [(re.sub(r"^irq/\d+", "irq", t.name), t.policy, t.priority) for t in facts.kernel_threads]
+    data["kernel_threads"] = sorted(threads)
+    for node in data["nodes"]:
+        with contextlib.suppress(KeyError):
+            del node["memory_bytes"]
+    return data
+
+
+def _cpus(text: str) -> frozenset[int]:
+    from evenkeel.documents.cpuset import parse_cpus
+
+    return parse_cpus(text)
