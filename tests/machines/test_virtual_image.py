@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from evenkeel.errors import NotAsWanted, WrongInput
-from evenkeel.machines.virtual import apt, build, image, lifecycle
+from evenkeel.machines.virtual import apt, build, image, kvm, lifecycle
 from evenkeel.machines.virtual.places import RECIPE
+from evenkeel.machines.virtual.qemu import Qemu
 from evenkeel.machines.virtual.run import read_list, run
 
 DEB822 = """Types: deb deb-src
@@ -223,3 +224,34 @@ def test_an_unknown_host_names_the_known_ones(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(WrongInput):
         lifecycle.remove("x")
     assert not (tmp_path / "evenkeel").exists()
+
+
+@pytest.mark.parametrize(("module", "value", "works"), [("kvm_amd", "1", True), ("kvm_intel", "Y", True),
+                                                        ("kvm_intel", "N", False), ("kvm", "1", False)])  # fmt: skip
+def test_nested_kvm_is_read_from_the_module(tmp_path: Path, module: str, value: str, works: bool) -> None:
+    parameters = tmp_path / f"sys/module/{module}/parameters"
+    parameters.mkdir(parents=True)
+    (parameters / "nested").write_text(value + "\n")
+    assert kvm.nested(tmp_path) is works
+
+
+def test_without_dev_kvm_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    assert kvm.probe(Qemu((10, 0, 0), None), Path("/vmlinuz")).reason == "there is no /dev/kvm"
+
+
+def test_a_kvm_that_cannot_run_a_kernel_is_told_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program stands in for a QEMU whose KVM fails in the middle, as there are machines that do."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runs = tmp_path / "runs"
+    program = tmp_path / "bin/qemu-system-x86_64"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho x >> {runs}\necho 'kvm_buf_set_msrs: Assertion failed'\nexit 134\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    for _ in range(2):
+        verdict = kvm.probe(Qemu((10, 0, 0), None), tmp_path / "vmlinuz")
+        assert not verdict.works and "does not boot" in verdict.reason and "kvm_buf_set_msrs" in verdict.detail
+    assert runs.read_text() == "x\n"

@@ -1,6 +1,7 @@
 """Whether KVM really works here: answered by a Linux kernel that boots under it, not by the presence of /dev/kvm.
 
 There are machines whose /dev/kvm opens, creates a VM and runs a boot sector, and still cannot run an ordinary kernel.
+It must work once more inside: without nested KVM a virtual host could not start a guest, so emulation is better then.
 The verdict is kept until the next reboot of this machine.  Must not decide anything else.
 """
 
@@ -46,9 +47,21 @@ def probe(qemu: Qemu, kernel: Path, on_progress: OnProgress | None = None) -> Ve
     if on_progress is not None:
         on_progress(0, 0, "trying whether KVM can run a kernel")
     verdict = _try(qemu, kernel)
+    if verdict.works and not nested():
+        verdict = Verdict(
+            False,
+            "KVM works here, but not in a guest of it, and a virtual host must start guests",
+            "kvm_intel or kvm_amd is loaded with nested=0",
+        )
     memory.parent.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({"key": key, **asdict(verdict)}))
     return verdict
+
+
+def nested(root: Path = Path("/")) -> bool:
+    """True when the loaded KVM module lets its guests use KVM."""
+    files = [root / f"sys/module/{module}/parameters/nested" for module in ("kvm_intel", "kvm_amd")]
+    return any(file.read_text().strip() in ("1", "Y") for file in files if file.is_file())
 
 
 def _try(qemu: Qemu, kernel: Path) -> Verdict:
