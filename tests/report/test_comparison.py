@@ -49,13 +49,13 @@ def test_counts_stay_as_counted_and_rates_are_compared() -> None:
     timer = measures(pair)[0]
     assert timer.before and timer.after
     assert (timer.before.count, timer.after.count, timer.change) == (1600, 8, "100 times fewer")
-    assert pair.circumstances == "before: 8.0 s; after: 4.0 s"
+    assert pair.circumstances == ("before: 8.0 s", "after: 4.0 s")
 
 
 def test_the_load_is_named() -> None:
     (pair,) = pairs(None, evidence("after", spins=(spin(load="hackbench -g 2 on 0-7"),)))
     assert pair.title == "CPU 3, busy host"
-    assert pair.circumstances == "after: 4.0 s beside hackbench -g 2 on 0-7"
+    assert pair.circumstances == ("after: 4.0 s beside hackbench -g 2 on 0-7",)
 
 
 def test_device_interrupts_are_summed_and_named() -> None:

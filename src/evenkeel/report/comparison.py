@@ -70,14 +70,14 @@ class Pair:
         return f"{place}, {'idle host' if spin.load == 'idle' else 'busy host'}"
 
     @property
-    def circumstances(self) -> str:
-        """How long was counted, and beside what: ``"before: 4.0 s beside hackbench -g 2 on 0-11"``."""
+    def circumstances(self) -> tuple[str, ...]:
+        """How long was counted, and beside what: ``("before: 4.0 s beside hackbench -g 2 on 0-11", "after: ...")``."""
         parts = []
         for moment, spin in (("before", self.before), ("after", self.after)):
             if spin is not None:
                 beside = "" if spin.load == "idle" else f" beside {spin.load}"
                 parts.append(f"{moment}: {spin.seconds:.1f} s{beside}")
-        return "; ".join(parts)
+        return tuple(parts)
 
 
 def pairs(before: Evidence | None, after: Evidence | None) -> tuple[Pair, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -181,7 +182,9 @@ def _nav(name: str, heading: str) -> Markup:
 
 
 def _time(at: str) -> str:
-    return at.replace("T", " ", 1).removesuffix("Z") + (" UTC" if at.endswith("Z") else "")
+    """RFC 3339 as a person reads it, to the second."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z", at)
+    return f"{match[1]} {match[2]} UTC" if match else at
 
 
 def _promises(verdict: Verdict) -> Markup | None:
@@ -226,7 +229,7 @@ def _effect(run: HostRun) -> Markup | None:
         el(
             "div",
             el("h3", pair.title),
-            el("p", pair.circumstances, class_="detail"),
+            *(el("p", line, class_="detail") for line in pair.circumstances),
             *(_measure(measure) for measure in measures(pair)),
             class_="spinner",
         )
@@ -237,25 +240,27 @@ def _effect(run: HostRun) -> Markup | None:
 
 def _measure(measure: Measure) -> Markup:
     moments = (("before", measure.before), ("after", measure.after))
-    # A bar says something only beside another one.
-    compared = measure.before is not None and measure.after is not None
-    largest = max((counted.rate for _, counted in moments if counted), default=0.0) if compared else 0.0
+    details = [f"{name}: {counted.detail}" for name, counted in moments if counted and counted.detail]
+    more = el("p", "; ".join(details), class_="detail") if details else None
+    if measure.before is None or measure.after is None:
+        # A bar says something only beside another one.
+        only = measure.before or measure.after
+        return el("div", el("h4", measure.name, el("b", f"{only.count:,}") if only else None), more, class_="measure")
+    largest = max(measure.before.rate, measure.after.rate)
     rows = [
         cell
-        for name, counted in moments
-        if counted is not None
+        for name, counted in (("before", measure.before), ("after", measure.after))
         for cell in (
             el("dt", name),
             el("dd", _bar(name, 100 * counted.rate / largest if largest else 0.0)),
             el("dd", f"{counted.count:,}", class_="num"),
         )
     ]
-    details = [f"{name}: {counted.detail}" for name, counted in moments if counted and counted.detail]
     return el(
         "div",
         el("h4", measure.name, el("span", measure.change) if measure.change else None),
         el("dl", *rows, class_="bars"),
-        el("p", "; ".join(details), class_="detail") if details else None,
+        more,
         class_="measure",
     )
 
