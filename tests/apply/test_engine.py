@@ -160,6 +160,16 @@ def test_stale_facts_are_refused_by_the_parts_that_differ(host: TreeHost) -> Non
     assert host.picture() == before
 
 
+def test_a_reboot_into_another_kernel_is_refused_before_it(host: TreeHost) -> None:
+    file = host.root / "boot/grub/grub.cfg"
+    file.write_text('set default="0"\n' + file.read_text())
+    before = host.picture()
+    with pytest.raises(WrongInput, match=r"after a reboot 6\.12-rt would run; nothing was changed"):
+        apply(host, make_plan(host, *ALL), reboot=True)
+    assert host.picture() == before
+    assert apply(host, make_plan(host, *RUNTIME_SETTINGS)).outcome == "applied"  # needs no reboot, so no matter
+
+
 def test_a_value_that_the_plan_never_saw_is_refused_by_name(host: TreeHost) -> None:
     plan = make_plan(host, *RUNTIME_SETTINGS)
     (host.root / "proc/sys/vm/stat_interval").write_text("42\n")

@@ -166,6 +166,34 @@ def test_every_entry_of_ours_is_seen_but_those_for_recovery_and_those_of_others(
     assert {entry["arguments"] for entry in found} == {"root=UUID=46f7 ro quiet nohz_full=2"}
 
 
+HEADER = """if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set next_entry=
+else
+   set default="%s"
+fi
+"""
+RELEASE = "6.12.117+deb12-rt-amd64"
+
+
+@pytest.mark.parametrize(
+    ("default", "kernel"),
+    [
+        ("0", "6.12-rt"),
+        (f"gnulinux-advanced-46f7-ab>gnulinux-{RELEASE}-advanced-46f7-ab", RELEASE),
+        ("1>2", None),
+        ("${saved_entry}", None),
+        ("Debian GNU/Linux", None),
+    ],
+)
+def test_the_kernel_that_the_next_boot_brings(default: str, kernel: str | None) -> None:
+    assert boot.default_kernel(HEADER % default + GRUB_CFG.replace('set default="0"\n', "")) == kernel
+
+
+def test_no_default_at_all() -> None:
+    assert boot.default_kernel("") is None
+
+
 def test_another_boot_loader_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     step = {"kind": "boot", "arguments": ARGUMENTS}
     with pytest.raises(StepFailed, match="no update-grub"):

@@ -20,6 +20,7 @@ from evenkeel.documents.findings import Check
 from evenkeel.documents.plan import FileValue, HostPlan, Phase, Plan
 from evenkeel.errors import NotAsWanted, RolledBack, Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
+from evenkeel.probe.steps import boot
 
 #: Asks the user: a question, and the names of the steps that are the reason for it.
 Confirm = Callable[[str, Sequence[str]], bool]
@@ -113,6 +114,8 @@ def _apply(run: _Run, *, reboot: bool, dry_run: bool, confirm: Confirm | None) -
     found = hosts.check_steps(run.probe, run.steps)
     _refuse_surprises(run, found, journal)
     booted = gate.booted_with(run.host, facts.kernel.command_line)
+    if not booted:
+        _refuse_other_default(run)
     for step, answer in zip(run.steps, found, strict=True):
         _note(run, step, answer)
     if dry_run:
@@ -184,6 +187,17 @@ def _refuse_surprises(run: _Run, found: Sequence[dict[str, Any]], journal: hosts
                 f"guest {step.body['guest']} has {answer['old']}",
                 hint="shut it down first, or allow a restart with --restart-guests",
             )
+
+
+def _refuse_other_default(run: _Run) -> None:
+    """A reboot that brings up another kernel would end at the gate; better to know before it.  Raises WrongInput."""
+    default = boot.default_kernel(hosts.read_values(run.probe, [boot.GRUB_CFG]).get(boot.GRUB_CFG, ""))
+    if default not in (None, run.host.kernel_release):
+        raise WrongInput(
+            f"{run.host.name}: the plan is for kernel {run.host.kernel_release}, after a reboot {default} would run; "
+            "nothing was changed",
+            hint="set GRUB_DEFAULT in /etc/default/grub and run update-grub, or boot the other kernel and plan again",
+        )
 
 
 def _runs_differently(step: Step, old: str | None) -> bool:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from evenkeel.apply.steps import Step
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import JournalEntry
@@ -56,7 +58,14 @@ class HostJournal:
 
 
 def read_facts(probe: Probe, on_progress: OnProgress | None = None) -> Facts:
-    return Facts.model_validate(probe.call("facts", on_progress=on_progress, timeout_s=300.0))
+    """Raises Unreachable when the machine answers with something that is no facts."""
+    answer = probe.call("facts", on_progress=on_progress, timeout_s=300.0)
+    try:
+        return Facts.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Unreachable(f"the probe answers with facts that make no sense ({place}: {first['msg']})") from None
 
 
 def read_journal(probe: Probe) -> HostJournal:

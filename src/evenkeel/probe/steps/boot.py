@@ -136,6 +136,24 @@ def entries(grub_cfg: str) -> list[dict[str, str]]:
     return found
 
 
+def default_kernel(grub_cfg: str) -> str | None:
+    """Release of the kernel that starts when nobody touches the menu; None where that cannot be told from the file.
+
+    It cannot for a saved default (grub-set-default, grub-reboot) and for an entry given by its number in a submenu.
+    """
+    default = re.findall(r'^\s*set default="([^"]*)"', grub_cfg, re.MULTILINE)
+    chosen = [one for one in default if one != "${next_entry}"]  # set for one boot by grub-reboot
+    if len(chosen) != 1:
+        return None
+    named = re.search(r"gnulinux-(\S+)-(?:advanced|recovery)-[^>]*\Z", chosen[0].rpartition(">")[2])
+    if named:
+        return named.group(1)
+    if chosen[0] != "0":
+        return None
+    first = re.search(r"^\s*linux(?:16|efi)?\s+\S*/vmlinuz-(\S+)", grub_cfg, re.MULTILINE)
+    return first.group(1) if first else None
+
+
 def missing(arguments: list[dict[str, Any]], line: str) -> list[str]:
     """The arguments that ``line`` does not have exactly as wanted: once, with this value, at this place."""
     words = line.split()
