@@ -321,6 +321,27 @@ def test_an_unknown_kind_is_refused(root: Path) -> None:
         take(root, {"kind": "shell", "value": "rm -rf /"})
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"kind": "file", "path": "/etc/passwd", "value": "x"},
+        {"kind": "file", "path": "/proc/../etc/passwd", "value": "x"},
+        {"kind": "file", "path": "proc/sys/vm/stat_interval", "value": "x"},
+        {"kind": "config", "path": "/root/.ssh/authorized_keys", "text": "x"},
+        {"kind": "config", "path": "/etc/../root/x", "text": "x"},
+        {"kind": "partition", "guest": "../../etc", "vcpu": 1, "value": "2"},
+        {"kind": "guest_thread", "guest": "--all", "vcpu": 1, "value": "fifo:2"},
+        {"kind": "unit", "unit": "--now", "value": "stopped"},
+    ],
+)
+def test_a_step_reaches_only_what_its_kind_is_for(root: Path, step: dict[str, Any]) -> None:
+    before = tree.picture(root)
+    with pytest.raises(StepFailed, match=r"is not below|is not the name of"):
+        take(root, step)
+    assert tree.picture(root) == before
+    assert lines(root) == []
+
+
 def test_read_files_gives_contents_and_errors(root: Path) -> None:
     (root / "etc/binary").write_bytes(b"\xff\xfe")
     answer = write.read_files(["/proc/sys/vm/stat_interval", "/nowhere", "/etc/binary", "/etc"], root=str(root))

@@ -91,7 +91,7 @@ def running_guests(probe: Probe) -> list[str]:
         said = probe.call("run", argv=["virsh", "-c", "qemu:///system", "list", "--name"])
     except ProbeError:
         return []
-    return sorted(said["stdout"].split()) if said["rc"] == 0 else []
+    return sorted(filter(None, said["stdout"].splitlines())) if said["rc"] == 0 else []
 
 
 def require_root(probe: Probe, machine: Machine) -> None:

@@ -6,6 +6,7 @@ Must not import anything of the probe.
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 #: What a person can do about an error of the kernel.  A step's own message comes first, this is appended.
@@ -45,6 +46,12 @@ def from_os_error(error: OSError, doing: str, path: str | None = None) -> StepFa
     reason = error.strerror or str(error)
     cure = CURES.get(error.errno or 0)
     return StepFailed("%s: %s%s" % (doing, reason, "; " + cure if cure else ""), error.errno, path)
+
+
+def require_below(path: str, folders: tuple[str, ...]) -> None:
+    """Raise StepFailed for a path outside of the folders that a kind of step is for, whoever asks for it."""
+    if os.path.normpath(path) != path or not path.startswith(folders):
+        raise StepFailed("is not below %s" % " or ".join(folders), errno.EACCES, path)
 
 
 class Refused(Exception):

@@ -12,10 +12,11 @@ import os
 import stat
 from typing import Any
 
-from evenkeel.probe.failure import StepFailed, from_os_error
+from evenkeel.probe.failure import StepFailed, from_os_error, require_below
 from evenkeel.probe.journal import inside, make_directory, sync_directory, write_all
 
 PERSISTENT = True
+FOLDERS = ("/etc/", "/var/lib/evenkeel/")
 
 #: Beside the file, under a fixed name: what a kill leaves behind is found and removed by the next write or undo.
 _NEW = ".evenkeel-new"
@@ -23,6 +24,7 @@ _NEW = ".evenkeel-new"
 
 def snapshot(step: dict[str, Any], root: str) -> str:
     """JSON: ``base64``, ``mode``, ``owner`` of the file, or ``missing``: the folders that do not exist either."""
+    require_below(step["path"], FOLDERS)
     path = inside(root, step["path"])
     try:
         info = os.lstat(path)

@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 from evenkeel.probe.compare import matches, writable
-from evenkeel.probe.failure import StepFailed, from_os_error
+from evenkeel.probe.failure import StepFailed, from_os_error, require_below
 from evenkeel.probe.journal import inside
 
 PERSISTENT = False
+FOLDERS = ("/proc/", "/sys/")
 
 #: The kernel gives fewer huge pages than asked where memory is fragmented; a further write compacts some more.
 _PAGES_FILE = "/nr_hugepages"
@@ -59,6 +60,7 @@ def write_value(path: str, content: str, root: str) -> None:
 
 
 def snapshot(step: dict[str, Any], root: str) -> str | None:
+    require_below(step["path"], FOLDERS)
     return read_value(step["path"], root)
 
 

@@ -42,7 +42,7 @@ def _virsh(*words: str, within_s: float = 60.0, stdin: str | None = None, root: 
 
 def _is_defined(guest: str, root: str) -> bool:
     tasks.check_guest(guest)
-    return guest in _virsh("list", "--all", "--name", root=root).split()
+    return guest in _virsh("list", "--all", "--name", root=root).splitlines()
 
 
 def _power(guest: str, root: str) -> str:
