@@ -80,7 +80,8 @@ def test_boot_layer_reboot_gate_and_the_rest(host: TreeHost) -> None:
         return True
 
     report = apply(host, plan, reboot=True, confirm=confirm)
-    assert asked == [("reboot cell?", ["boot"])]
+    line = "Kernel command line: isolcpus=managed_irq,2-3 nohz_full=2-3 hugepagesz=2M hugepages=0:64"
+    assert asked == [("reboot cell?", [line])]
     assert (report.outcome, report.rebooted, host.boots) == ("applied", True, 1)
     assert {check.status for check in report.gate} == {"passed"}
     assert "hugepagesz=2M hugepages=0:64" in (host.root / "proc/cmdline").read_text()

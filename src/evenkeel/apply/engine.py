@@ -217,7 +217,7 @@ def _confirm(run: _Run, changes: Sequence[Step], *, needs_reboot: bool, confirm:
     if confirm is None:
         return
     if needs_reboot:
-        reasons = [step.name for step in changes if step.disturbance == "reboot"]
+        reasons = [f"{step.title}: {step.wanted}" for step in run.steps if step.disturbance == "reboot"]
         reasons += [f"guest {name} goes down with it" for name in hosts.running_guests(run.probe)]
         if not confirm(f"reboot {run.host.name}?", reasons):
             raise NotAsWanted(f"{run.host.name}: not rebooted, nothing was changed")

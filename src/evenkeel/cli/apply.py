@@ -99,7 +99,14 @@ def _ask(question: str, reasons: Sequence[str]) -> bool:
         return True
     for reason in reasons:
         output.note(f"  {reason}")
-    return typer.confirm(question, err=True)
+    bar = output._live  # it draws over the question ten times a second
+    if bar is not None:
+        bar.stop()
+    try:
+        return typer.confirm(question, err=True)
+    finally:
+        if bar is not None:
+            bar.start()
 
 
 def _tell_stop() -> None:
