@@ -29,8 +29,8 @@ from evenkeel.report.verdict import HostRun, Run
 
 #: In the folder of a virtual host that a demo made, and that the next demo may throw away.
 MARK = "made-by-demo"
-#: Seconds that each run of cyclictest takes.
-MEASURE_S = 10
+#: Seconds that each run of cyclictest takes: long enough to see that it works; emulated, more would say no more.
+MEASURE_S = 5
 #: How long a guest may take until its agent answers; 10 s on two idle cores.
 GUEST_BOOT_S = 180.0
 #: What a demo writes into its folder; removed before the first step, so that no old document passes for a new one.
