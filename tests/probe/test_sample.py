@@ -314,6 +314,12 @@ def test_a_partition_needs_cgroup_v2(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert found == {}
 
 
+@pytest.mark.parametrize("path", ["machine.slice", "/../../etc", "/a/../b", ""])
+def test_a_cgroup_is_a_path_below_the_cgroups(path: str) -> None:
+    with pytest.raises(OSError, match="not the path of a cgroup"), sample_partition.places([1], [], {"1": path}):
+        pass
+
+
 @pytest.mark.skipif(not shutil.which("cyclictest") or os.getuid() != 0, reason="cyclictest and root are needed")
 def test_cyclictest_here() -> None:
     with LocalMachine().probe() as probe:

@@ -43,6 +43,9 @@ def places(cpus: Sequence[int], isolate: Sequence[int], cgroups: dict[str, str])
     """Yield the cgroup for a thread on each of ``cpus``: an existing one of ``cgroups`` (CPU as text -> path), a
     partition of our own for those in ``isolate``, none for the others.
     """
+    for path in cgroups.values():
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise OSError(errno.EINVAL, "%r is not the path of a cgroup" % path)
     found = {cpu: CGROUPS + cgroups[str(cpu)] for cpu in cpus if str(cpu) in cgroups}
     alone = [cpu for cpu in cpus if cpu in isolate and cpu not in found]
     with contextlib.ExitStack() as stack:
