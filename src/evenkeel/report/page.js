@@ -1,4 +1,4 @@
-// Niceties only: the page says everything without this script.  Search and filter the settings; open all for paper.
+// Niceties only: the page says everything without this script.  Search, filter and open the settings.
 "use strict";
 for (const tools of document.querySelectorAll("[data-filter]")) {
   const rows = [...document.getElementById(tools.dataset.filter).querySelectorAll("details.row")];
@@ -35,6 +35,3 @@ for (const tools of document.querySelectorAll("[data-filter]")) {
   });
   tools.hidden = false;
 }
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
-});
