@@ -181,11 +181,13 @@ def qemu_of(state: Path) -> list[int]:
 
 
 def wait_for_qemu(state: Path) -> int:
+    """The virtual host's QEMU, once it is known to be up: before that, qemu-img or its parent may be at work."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        running = qemu_of(state)
-        if running:
-            return running[0]
+        with contextlib.suppress(OSError, ValueError):
+            number = int(json.loads((state / "plc" / "run.json").read_text())["pid"])
+            if number in qemu_of(state):
+                return number
         time.sleep(0.1)
     raise AssertionError("QEMU did not start")
 
