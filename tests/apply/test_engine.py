@@ -180,6 +180,17 @@ def test_a_value_that_the_plan_never_saw_is_refused_by_name(host: TreeHost) -> N
     assert host.picture() == before
 
 
+def test_the_kernels_own_value_under_the_planned_command_line_is_no_surprise(host: TreeHost) -> None:
+    """Rolled back without a reboot and applied again: the mask is neither the plan's old nor its new value."""
+    host.own_values = {"sys/devices/virtual/workqueue/cpumask": "fb\n"}
+    plan = make_plan(host, *ALL)
+    apply(host, plan, reboot=True)
+    assert rollback_host("cell", host).reboot_needed
+    assert (host.root / "sys/devices/virtual/workqueue/cpumask").read_text() == "fb\n"
+    assert apply(host, plan).outcome == "applied"
+    assert host.boots == 1
+
+
 def test_drift_of_an_applied_plan_is_repaired_and_still_rolls_back(host: TreeHost) -> None:
     before, plan = host.picture(), make_plan(host, *RUNTIME_SETTINGS)
     apply(host, plan)

@@ -71,6 +71,8 @@ class TreeHost:
         self.boots = 0
         #: What a boot menu, a typing error or another owner does to the command line.
         self.spoil_command_line: tuple[str, str] = ("", "")
+        #: Values that the kernel gives itself under the planned command line, as nohz_full does to workqueue masks.
+        self.own_values: dict[str, str] = {}
 
     def probe(self) -> Probe:
         return TreeProbe(self.root)
@@ -94,6 +96,8 @@ class TreeHost:
         effective = self.root / "sys/devices/system/cpu/nohz_full"
         effective.parent.mkdir(parents=True, exist_ok=True)
         effective.write_text((words[-1] if words else " (null)") + "\n")
+        for path, text in self.own_values.items():
+            (self.root / path).write_text(text)
         self.boots += 1
 
     def close(self) -> None:

@@ -162,7 +162,10 @@ def _refuse_stale_facts(host: HostPlan, facts: Facts) -> None:
 
 
 def _refuse_surprises(run: _Run, found: Sequence[dict[str, Any]], journal: hosts.HostJournal) -> None:
-    """Every value must be what the plan saw, what it wants, or what we found when we wrote it.  Raises WrongInput."""
+    """Every value must be what the plan saw, what it wants, or what we once found here.  Raises WrongInput.
+
+    The last is the kernel's own value under the planned command line, which no facts from before the reboot can show.
+    """
     # Once this plan has been written here, a different value is drift, and repairing that is what apply is for.
     ours = any(entry.plan_sha256 == run.plan_sha256 for entry in journal.outstanding)
     for step, answer in zip(run.steps, found, strict=True):
@@ -172,7 +175,7 @@ def _refuse_surprises(run: _Run, found: Sequence[dict[str, Any]], journal: hosts
         if ours or setting is None or not isinstance(setting.target, FileValue):
             continue
         if answer["outcome"] == "would_change" and not setting.target.matches(answer["old"], setting.old):
-            known = {entry.old for entry in journal.outstanding if entry.setting == setting.id}
+            known = {entry.old for entry in journal.entries if entry.event == "intent" and entry.setting == setting.id}
             if not any(setting.target.matches(answer["old"], old) for old in known):
                 _refuse(
                     run.host,
