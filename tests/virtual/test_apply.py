@@ -21,6 +21,7 @@ from evenkeel.apply.report import ApplyReport, StatusReport
 from evenkeel.apply.rollback import rollback_host
 from evenkeel.apply.status import host_status
 from evenkeel.documents.facts import Facts
+from evenkeel.documents.journal import JournalEntry
 from evenkeel.documents.plan import InterruptAffinity, Plan, ThreadSchedule
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.machines.virtual import VirtualMachine, lifecycle
@@ -44,6 +45,11 @@ def status(host: TunedHost) -> StatusReport:
 def journal(machine: VirtualMachine) -> HostJournal:
     with machine.probe() as probe:
         return read_journal(probe)
+
+
+def newer(machine: VirtualMachine, sequence: int) -> list[JournalEntry]:
+    """Entries that were written after this one."""
+    return [entry for entry in journal(machine).entries if entry.sequence > sequence]
 
 
 def done(report: ApplyReport) -> set[str]:
@@ -187,9 +193,10 @@ def test_roll_back_then_an_apply_that_is_killed_then_one_that_goes_on(tuned_host
     file = tmp_path / "plan.json"
     file.write_text(tuned_host.plan.to_json())
     command = [sys.executable, "-m", "evenkeel", "apply", str(file)]
+    start = journal(tuned_host.machine).entries[-1].sequence
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 600
-        while "plc/start" not in {entry.setting for entry in journal(tuned_host.machine).entries[-12:]}:
+        while not any(entry.setting == "plc/start" for entry in newer(tuned_host.machine, start)):
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     while journal(tuned_host.machine).writer is not None:  # the probe ends after the step that it is in
@@ -208,9 +215,10 @@ def test_ctrl_c_on_the_command_line_rolls_back_with_exit_code_4(tuned_host: Tune
     file = tmp_path / "plan.json"
     file.write_text(tuned_host.plan.to_json())
     command = [sys.executable, "-m", "evenkeel", "apply", str(file)]
+    start = journal(tuned_host.machine).entries[-1].sequence
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 600
-        while not any(entry.phase == "interrupts" for entry in journal(tuned_host.machine).entries[-3:]):
+        while not any(entry.phase == "interrupts" for entry in newer(tuned_host.machine, start)):
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=600)
