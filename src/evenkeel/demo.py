@@ -7,8 +7,11 @@ fails or is interrupted leaves no host behind.  Prints nothing: :class:`Stage` i
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
+import hashlib
+import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -129,11 +132,14 @@ def _alone() -> Iterator[None]:
     """One demo at a time: the next one would throw away the host of this one."""
     from evenkeel.machines.virtual.places import hosts_dir
 
-    hosts_dir().mkdir(parents=True, exist_ok=True)
-    with (hosts_dir() / ".demo.lock").open("w") as lock:
+    # A name in the kernel, not a file: it is gone with the process, however that ends.
+    place = hashlib.sha256(os.fsencode(hosts_dir())).hexdigest()[:16]
+    with socket.socket(socket.AF_UNIX) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.bind(f"\0evenkeel-demo-{place}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             raise WrongInput("another demo is running", hint="wait for its end, or stop it with Ctrl-C") from None
         yield
 

@@ -6,7 +6,6 @@ The whole demo runs in test_the_whole_river (long); the others stop before or du
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -75,12 +74,25 @@ def test_a_virtual_host_of_the_user_stays(tmp_path: Path, state: Path, capsys: p
     assert lifecycle.read_host("plc") == mine
 
 
-def test_one_demo_at_a_time(tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state.mkdir(parents=True)
-    with (state / ".demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert main(["demo", "-o", str(tmp_path / "out")]) == 2
+def test_one_demo_at_a_time(
+    tmp_path: Path,
+    played: Callable[[Callable[[demo.Demo], None]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes: list[int] = []
+
+    def river(one: demo.Demo) -> None:
+        if not codes:
+            codes.append(-1)  # the second one must not get here
+            codes.append(main(["demo", "-o", str(tmp_path / "second")]))
+
+    played(river)
+    main(["demo", "-o", str(tmp_path / "first")])
+    assert codes == [-1, 2]
     assert "another demo is running" in capsys.readouterr().err
+    # Once it has ended the next one may run.
+    main(["demo", "-o", str(tmp_path / "third")])
+    assert "another demo" not in capsys.readouterr().err
 
 
 # -- how it ends ------------------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def test_interrupted_while_it_boots_nothing_is_left(tmp_path: Path, state: Path,
     assert process.returncode == 130, err
     assert "interrupted" in err and "Traceback" not in err
     assert qemu_of(state) == []
-    assert not (state / "plc").exists()
+    assert not state.exists()
 
 
 @pytest.mark.virtual
@@ -211,7 +223,7 @@ def test_qemu_killed_is_a_clean_error(tmp_path: Path, state: Path) -> None:
     _out, err = process.communicate(timeout=120)
     assert process.returncode == 3, err
     assert "QEMU of virtual host plc ended" in err and "Traceback" not in err
-    assert not (state / "plc").exists()
+    assert not state.exists()
 
 
 @pytest.mark.virtual
