@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evenkeel.apply.report import ApplyReport
-    from evenkeel.documents.plan import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -44,10 +43,11 @@ def apply(
     """
     from evenkeel.apply.engine import apply_plan
     from evenkeel.cli import output
+    from evenkeel.cli.plan import plan_of
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
     from evenkeel.machines.address import resolve
 
-    plan = _plan_of(source)
+    plan = plan_of(source)
     reports: list[ApplyReport] = []
     for host in plan.hosts:
         machine = resolve(host.address)
@@ -72,21 +72,6 @@ def apply(
     if as_json:
         output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
     return EXIT_NOT_AS_WANTED if any(r.outcome == "reboot_pending" for r in reports) else EXIT_DONE
-
-
-def _plan_of(source: str) -> Plan:
-    from evenkeel.cli.files import load_plan_or_site, placed_in
-    from evenkeel.documents.plan import Plan
-
-    found = load_plan_or_site(source)
-    if isinstance(found, Plan):
-        return found
-    from evenkeel.cli.plan import gather_facts
-    from evenkeel.plan import make_plan
-
-    facts = gather_facts(found, ())
-    with placed_in(source):
-        return make_plan(found, facts)
 
 
 def _ask(question: str, reasons: Sequence[str]) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evenkeel.cli.verify import Load, file_for, plan_of
+from evenkeel.cli.plan import plan_of
+from evenkeel.cli.verify import Load, file_for
 
 if TYPE_CHECKING:
     from evenkeel.documents.evidence import Evidence, Latency, Spin

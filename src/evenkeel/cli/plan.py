@@ -89,6 +89,21 @@ def register(app: typer.Typer) -> None:
                 console.note(f"wrote {output}; next: evenkeel apply {output}")
 
 
+def plan_of(source: str) -> Plan:
+    """The plan that was named, or the one that the site and the facts of its hosts make now."""
+    from evenkeel.cli.files import load_plan_or_site, placed_in
+    from evenkeel.documents.plan import Plan
+
+    found = load_plan_or_site(source)
+    if isinstance(found, Plan):
+        return found
+    from evenkeel.plan import make_plan
+
+    facts = gather_facts(found, ())
+    with placed_in(source):
+        return make_plan(found, facts)
+
+
 def gather_facts(site: Site, saved: Iterable[str]) -> dict[str, Facts]:
     """Facts of every host: the saved ones (``HOST=FILE``), the others asked now.
 

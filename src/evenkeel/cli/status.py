@@ -54,7 +54,7 @@ def _reports(source: str) -> list[StatusReport]:
 
     found = load_plan_or_site(source)
     reports: list[StatusReport] = []
-    plan = found if isinstance(found, Plan) else _plan_of(found, reports)
+    plan = found if isinstance(found, Plan) else _plan_of(source, found, reports)
     if plan is None:
         return reports
     for host in plan.hosts:
@@ -69,10 +69,11 @@ def _reports(source: str) -> list[StatusReport]:
     return sorted(reports, key=lambda report: report.host)
 
 
-def _plan_of(site: Site, reports: list[StatusReport]) -> Plan | None:
+def _plan_of(source: str, site: Site, reports: list[StatusReport]) -> Plan | None:
     """The plan of the hosts that answer; for the others a report.  One host that is away must not hide the rest."""
     from evenkeel.apply import status as hosts
     from evenkeel.cli import output
+    from evenkeel.cli.files import placed_in
     from evenkeel.cli.plan import ask_facts
     from evenkeel.errors import Unreachable
     from evenkeel.plan import make_plan
@@ -91,7 +92,8 @@ def _plan_of(site: Site, reports: list[StatusReport]) -> Plan | None:
         "hosts": {name: wish for name, wish in site.hosts.items() if name in facts},
         "guests": {name: guest for name, guest in site.guests.items() if (guest.host or only) in facts},
     }
-    return make_plan(site.model_copy(update=here), facts)
+    with placed_in(source):
+        return make_plan(site.model_copy(update=here), facts)
 
 
 def _print(reports: list[StatusReport]) -> None:

@@ -58,6 +58,7 @@ def verify(
       evenkeel verify plan.json -o findings.json
     """
     from evenkeel.cli import output as screen
+    from evenkeel.cli.plan import plan_of
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
     from evenkeel.verify.observe import Options
 
@@ -75,22 +76,6 @@ def verify(
     if as_json:
         screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
     return EXIT_DONE if all(_good(findings, quick) for findings in found) else EXIT_NOT_AS_WANTED
-
-
-def plan_of(source: str) -> Plan:
-    """The plan that was named, or the one that the site and the facts of its hosts make now."""
-    from evenkeel.cli.files import load_plan_or_site, placed_in
-    from evenkeel.documents.plan import Plan
-
-    found = load_plan_or_site(source)
-    if isinstance(found, Plan):
-        return found
-    from evenkeel.cli.plan import gather_facts
-    from evenkeel.plan import make_plan
-
-    facts = gather_facts(found, ())
-    with placed_in(source):
-        return make_plan(found, facts)
 
 
 def file_for(host: str, file: str, *, several: bool) -> str:
