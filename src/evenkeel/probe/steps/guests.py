@@ -40,14 +40,16 @@ def _virsh(*words: str, within_s: float = 60.0, stdin: str | None = None, root: 
     return command.output(["virsh", "-c", "qemu:///system", *words], within_s, stdin, root)
 
 
-def _is_defined(guest: str, root: str) -> bool:
-    tasks.check_guest(guest)
-    return guest in _virsh("list", "--all", "--name", root=root).splitlines()
-
-
 def _power(guest: str, root: str) -> str:
     """``running``, ``paused``, ``shut off`` ... as virsh says; ``absent`` when there is no such guest."""
-    return _virsh("domstate", guest, root=root).strip() if _is_defined(guest, root) else "absent"
+    tasks.check_guest(guest)
+    words = ["virsh", "-c", "qemu:///system", "domstate", guest]
+    said = command.run(words, root=root)
+    if said["rc"] == 0:
+        return str(said["stdout"]).strip()
+    if "failed to get domain" in said["stderr"] or "Domain not found" in said["stderr"]:
+        return "absent"
+    return command.output(words, root=root).strip()  # libvirt itself is not well: raises with what it says
 
 
 def _record(guest: str) -> str:
