@@ -25,7 +25,7 @@ from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
 from evenkeel.documents.site import Site
-from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe
 from evenkeel.report import folder as names
 from evenkeel.report.verdict import HostRun, Run
@@ -106,11 +106,21 @@ def play(demo: Demo, *, keep_host: bool = False) -> None:
         try:
             _river(demo)
         except EvenkeelError as error:
-            demo.error = error
+            demo.error = _explained(error, name)
     if demo.run is not None:
         if demo.error is not None:
             demo.run = replace(demo.run, stopped=f"The run stopped early: {demo.error.message}")
         _report(demo)
+
+
+def _explained(error: EvenkeelError, name: str) -> EvenkeelError:
+    """A lost connection is only half of the story when the whole host is gone."""
+    from evenkeel.machines.virtual import lifecycle
+
+    if isinstance(error, Unreachable) and "QEMU" not in error.message and lifecycle.read_run(name) is None:
+        hint = "was it killed, or is this machine short of memory? see dmesg"
+        return Unreachable(f"QEMU of virtual host {name} ended: {error.message}", where=error.where, hint=hint)
+    return error
 
 
 def virtual_name(site: Site) -> str:
