@@ -62,7 +62,9 @@ def test_a_spinner_on_the_tuned_cpu_is_left_alone(tuned_host: TunedHost, evidenc
     for spin in host:
         assert spin.timer_interrupts * 4 <= 9 * max(4.0, spin.seconds)
         assert spin.device_interrupts == {}
-        assert spin.involuntary_switches <= 5
+        # The guest's own vCPU may take the CPU: each time an interrupt woke it, from here (timer) or elsewhere (RES).
+        woken = spin.timer_interrupts + spin.other_interrupts.get("RES", 0)
+        assert spin.involuntary_switches <= 5 + woken, spin
     (inside,) = (spin for spin in evidence.spins if spin.where == "guest")
     assert (inside.guest, inside.cpu, inside.policy) == ("plc", tuned_host.cpu, "fifo:2")
     assert inside.device_interrupts == {}
