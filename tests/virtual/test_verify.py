@@ -175,12 +175,14 @@ def _network_interrupt(tuned_host: TunedHost) -> tuple[int, str]:
 
 
 def test_a_partition_that_is_none_any_more(tuned_host: TunedHost) -> None:
-    """The scheduler may put load on the vCPU's CPU again: seen in the setting, in the threads and by the spinner."""
+    """The scheduler may put load on the vCPU's CPU again: seen in the setting and in the threads.
+
+    Whether it does so within these seconds is its own choice, so V-SPIN-LOAD is not asked here (seen both ways).
+    """
     state = "$scope/vcpu1/cpuset.cpus.partition"
     with broken(tuned_host, f"echo member > {state}", f"echo isolated > {state}"):
         findings = verify(tuned_host, FULL)
     assert {"C-1:plc/vcpu1", "V-THREAD-INTRUDER"} <= failed(findings), findings.failed
-    assert one(findings, "V-SPIN-LOAD").status == "failed", one(findings, "V-SPIN-LOAD")
     assert one(findings, "C-1:plc/vcpu1").observed.startswith("member")
 
 
