@@ -117,10 +117,10 @@ def _explained(error: EvenkeelError, name: str) -> EvenkeelError:
     """A lost connection is only half of the story when the whole host is gone."""
     from evenkeel.machines.virtual import lifecycle
 
-    if isinstance(error, Unreachable) and "QEMU" not in error.message and lifecycle.read_run(name) is None:
-        hint = "was it killed, or is this machine short of memory? see dmesg"
-        return Unreachable(f"QEMU of virtual host {name} ended: {error.message}", where=error.where, hint=hint)
-    return error
+    if not isinstance(error, Unreachable) or lifecycle.read_run(name) is not None:
+        return error
+    told = error.message if "QEMU" in error.message else f"QEMU of virtual host {name} ended: {error.message}"
+    return Unreachable(told, where=error.where, hint="was it killed, or is this machine short of memory? see dmesg")
 
 
 def virtual_name(site: Site) -> str:
