@@ -17,6 +17,10 @@ from evenkeel.machines.ssh import SshMachine, SshTarget
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 
 
+#: In the environment of every session, so that a test can tell its own processes from those of another Evenkeel.
+_MARK = f"EVENKEEL_TEST={os.getpid()}"
+
+
 class Sshd:
     """``folder`` holds keys and configuration.  ``more``: further lines of sshd_config."""
 
@@ -39,6 +43,7 @@ class Sshd:
             "PidFile none",
             "PermitRootLogin prohibit-password",
             "MaxStartups 100",
+            f"SetEnv {_MARK}",
             *more,
         ]
         (folder / "sshd_config").write_text("\n".join(lines) + "\n")
@@ -89,6 +94,14 @@ def processes_with(word: str) -> list[int]:
                 if word in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
                     found.append(int(entry.name))
     return found
+
+
+def is_of_this_test(number: int) -> bool:
+    """True for a process that was started in a session of an :class:`Sshd` of this process."""
+    try:
+        return _MARK.encode() in (Path("/proc") / str(number) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _descendants(parent: int) -> list[int]:

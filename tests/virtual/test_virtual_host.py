@@ -282,6 +282,54 @@ def test_an_interrupted_start_can_be_cleaned_up(how: signal.Signals) -> None:
         lifecycle.remove(name)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_qemu_that_crashes_while_it_boots_is_switched_on_again_once_and_says_so(times: int) -> None:
+    name = host_name(f"crash{times}")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    code = f"from evenkeel.machines.virtual import lifecycle; lifecycle.start({name!r})"
+    try:
+        starter = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        crashed: list[int] = []
+        while len(crashed) < times:
+            assert starter.poll() is None
+            running = lifecycle.read_run(name)
+            if running is not None and running.pid not in crashed:
+                time.sleep(1)
+                os.kill(running.pid, signal.SIGABRT)
+                crashed.append(running.pid)
+            time.sleep(0.1)
+        said = starter.communicate(timeout=300)[1]
+        if times == 1:
+            assert starter.returncode == 0, said
+            running = lifecycle.read_run(name)
+            assert running is not None and running.pid not in crashed
+            assert [note for note in running.notes if note.startswith("switched on again once")] != []
+        else:
+            assert "ended while it booted" in said
+            assert traces(name) == []
+    finally:
+        lifecycle.remove(name)
+
+
+def test_a_host_that_is_stopped_while_it_boots_stays_off() -> None:
+    name = host_name("off")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    try:
+        lifecycle.start(name)
+        serial = lifecycle.folder_of(name) / "serial.log"
+        boots = serial.read_bytes().count(b"Loading Linux")
+        code = f"from evenkeel.machines.virtual import lifecycle; lifecycle.reboot({name!r})"
+        rebooter = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        while serial.read_bytes().count(b"Loading Linux") == boots:
+            assert rebooter.poll() is None
+            time.sleep(0.2)
+        lifecycle.power_cut(name)
+        assert "ended while it booted" in rebooter.communicate(timeout=60)[1]
+        assert traces(name) == []
+    finally:
+        lifecycle.remove(name)
+
+
 def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
     name = host_name("mute")
     lifecycle.create(name, BUILT_IN["tiny"])

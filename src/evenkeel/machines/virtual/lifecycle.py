@@ -31,7 +31,7 @@ from evenkeel.machines.virtual import image as images
 from evenkeel.machines.virtual import kvm
 from evenkeel.machines.virtual import qemu as qemus
 from evenkeel.machines.virtual.places import hosts_dir
-from evenkeel.machines.virtual.run import disk_full, is_disk_full, run
+from evenkeel.machines.virtual.run import disk_full, is_disk_full, run, tool
 from evenkeel.machines.virtual.spec import BUILT_IN, Disk, HostSpec, check_name
 
 #: An emulated host with 12 CPUs answers in under a minute on two idle cores; a busy machine may take many times that.
@@ -40,6 +40,10 @@ STOP_TIMEOUT_S = 120.0
 #: What an overlay grows to in a demo run, with room to spare.
 NEEDED_BYTES = 1024**3
 _RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
+
+
+class QemuEnded(Unreachable):
+    """QEMU was there and is gone, without anybody having asked for it through this module."""
 
 
 class HostFile(Model):
@@ -318,20 +322,55 @@ def start(
             kvm.probe(qemu, picture.kernel, on_progress) if host.accel == "auto" else kvm.Verdict(False, "as asked for")
         )
         try:
-            running = _launch(host, qemu, verdict)
-            (folder / "known_hosts").write_text(f"[127.0.0.1]:{running.ssh_port} {picture.host_key}\n")
-            wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+            _launch(host, qemu, verdict, picture)
+            try:
+                wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+            except QemuEnded as ended:
+                _relaunch(name, ended, on_progress)
+                wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+            running = read_run(name)
+            if running is None:
+                raise QemuEnded(f"QEMU of virtual host {name} ended as soon as it had booted: {_why_ended(folder)}")
         except BaseException:
             _kill(folder)
             raise
         return running
 
 
-def _launch(host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict) -> RunFile:
+def _relaunch(name: str, ended: QemuEnded, on_progress: OnProgress | None) -> None:
+    """Switch a host on again whose QEMU crashed while it booted: the emulator's fault, not the host's.
+
+    Once, and never silently: the run's notes keep it.  Only for a host that had not finished booting, whose disks
+    are therefore as its last orderly shutdown left them.  Raises ``ended`` again when the host was stopped on purpose.
+    """
+    folder = folder_of(name)
+    try:
+        before = RunFile.model_validate_json((folder / "run.json").read_text())
+    except (OSError, ValueError):  # stop, rm and power_cut remove it
+        raise ended from None
+    if on_progress is not None:
+        on_progress(0, 0, f"{name}: QEMU ended while the host booted; switching it on again")
+    host = read_host(name)
+    _kill(folder)
+    running = _launch(
+        host,
+        qemus.find(on_progress),
+        kvm.Verdict(before.kvm, before.why),
+        images.Image(images.images_dir() / host.image),
+        port=before.ssh_port,
+    )
+    noted = running.model_copy(update={"notes": (*before.notes, f"switched on again once: {ended.message}")})
+    (folder / "run.json").write_text(noted.model_dump_json(indent=2) + "\n")
+
+
+def _launch(
+    host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict, picture: images.Image, port: int | None = None
+) -> RunFile:
+    """Start QEMU; on ``port`` of this machine's loopback if that is still free, else on a port of its own choice."""
     folder = folder_of(host.name)
     problem = ""
     for _attempt in range(5):
-        port = _free_port()
+        port = port or _free_port()
         launch = qemus.Launch(
             name=host.name, uuid=host.uuid, kvm=verdict.works, ssh_port=port, pidfile=str(folder / "qemu.pid")
         )
@@ -361,10 +400,12 @@ def _launch(host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict) -> RunFile:
                 why=verdict.reason,
                 notes=qemus.replaced(qemu, host.spec),
             )
+            (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {picture.host_key}\n")
             (folder / "run.json").write_text(running.model_dump_json(indent=2) + "\n")
             return running
-        if "host forwarding rule" not in problem:  # the port was taken between the look and QEMU
+        if "host forwarding rule" not in problem:
             break
+        port = None  # it was taken between the look and QEMU
     raise NotAsWanted(f"QEMU {qemu.text} did not start virtual host {host.name}: {problem[-800:] or 'no message'}")
 
 
@@ -378,7 +419,7 @@ def _free_port() -> int:
 def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s: float) -> str:
     """Wait until a command runs over ssh and return the host's boot id.
 
-    Raises Unreachable when QEMU ends or the time is over, with the last lines of the serial console.
+    Raises QemuEnded when QEMU ends, Unreachable when the time is over, with the last lines of the serial console.
     """
     host = read_host(name)
     folder = folder_of(name)
@@ -387,13 +428,16 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
     while (spent := time.monotonic() - begin) < timeout_s:
         running = read_run(name)
         if running is None:
-            raise Unreachable(f"QEMU of virtual host {name} ended while it booted: {_last_words(folder)}")
+            raise QemuEnded(
+                f"QEMU of virtual host {name} ended while it booted: {_why_ended(folder)}; "
+                f"the console ends with: {_last_words(folder)}"
+            )
         if on_progress is not None:
             on_progress(min(int(spent), 99), 0, f"{name}: booting ({_stage(folder)})")
-        if _banner(running.ssh_port):
+        if _banner(running.ssh_port, timeout_s=min(20.0, timeout_s - spent)):
             try:
-                left = max(30.0, timeout_s - spent)
-                return read_boot_id(_target(host, running.ssh_port), settled=True, timeout_s=left)
+                left = timeout_s - (time.monotonic() - begin)
+                return read_boot_id(_target(host, running.ssh_port), settled=True, timeout_s=max(0.1, left))
             except Unreachable as error:
                 problem = error.message
         time.sleep(0.25)
@@ -427,11 +471,11 @@ def read_boot_id(target: SshTarget, *, settled: bool = False, timeout_s: float =
     return done.stdout.strip()
 
 
-def _banner(port: int) -> bool:
+def _banner(port: int, *, timeout_s: float) -> bool:
     """True when sshd in the host says its version.  QEMU accepts for a host that is not listening, then hangs up."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            connection.settimeout(20)
+            connection.settimeout(timeout_s)
             return connection.recv(4).startswith(b"SSH")
     except OSError:
         return False
@@ -459,6 +503,35 @@ def _last_words(folder: Path) -> str:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x20-\x7e\n]", "", _tail(folder, 4096).decode(errors="replace"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-3:])[-400:] or "nothing"
+
+
+#: The kernel of this machine on the end of a process: a crash of one of QEMU's threads, or too little memory.
+_KERNEL_WORDS = re.compile(r"(?:qemu-system-x86|CPU \d+/(?:TCG|KVM))\[\d+\].*(?:segfault|traps|general protection).*")
+
+
+def _why_ended(folder: Path) -> str:
+    """What QEMU said last, and what this machine's kernel says of it; a guess is named as one."""
+    words = []
+    with contextlib.suppress(OSError):
+        lines = (folder / qemus.ERROR_LOG).read_text(errors="replace").splitlines()
+        words += [line.strip() for line in lines if line.strip()][-2:]
+    try:
+        pid = RunFile.model_validate_json((folder / "run.json").read_text()).pid
+        started = time.localtime((folder / "run.json").stat().st_mtime)
+    except (OSError, ValueError):
+        return "; ".join(words) or "it was stopped"
+    # Since this QEMU was started, so that nothing is said of an earlier one.  Without the right to read it: nothing.
+    done = subprocess.run(
+        [tool("dmesg"), "--since", time.strftime("%Y-%m-%d %H:%M:%S", started)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    for line in done.stdout.splitlines():
+        if (found := _KERNEL_WORDS.search(line)) or (found := re.search(rf".*Killed process {pid} .*", line)):
+            words.append(f"kernel log: {found[0].strip()[:200]}")
+    return "; ".join(words) or "neither it nor the kernel said why; was it killed?"
 
 
 # -- stop ------------------------------------------------------------------------------------------------------
@@ -541,7 +614,12 @@ def reboot(name: str, *, on_progress: OnProgress | None = None, timeout_s: float
             on_progress(0, 0, f"{name}: shutting down")
         if not qmp.wait_for_event("RESET", timeout_s=min(_SHUTDOWN_S, timeout_s)):
             raise Unreachable(f"virtual host {name} was asked to reboot and did not", hint="look at its console")
-    after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+    try:
+        after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+    except QemuEnded as ended:
+        with _lock(name, on_progress):
+            _relaunch(name, ended, on_progress)
+        after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
     if after == before:
         raise Unreachable(f"virtual host {name} was reset and still has its old boot id")
     return after

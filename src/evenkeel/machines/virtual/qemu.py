@@ -33,6 +33,8 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 #: The management NIC, the same in every host: each has a user network of its own.
 MANAGEMENT_MAC = "52:54:00:65:6b:00"
 GUEST_ADDRESS = "10.0.2.15"
+#: What QEMU says after it became a daemon: an assertion that failed, memory that it did not get, who ended it.
+ERROR_LOG = "qemu-errors.log"
 
 
 @dataclass(frozen=True)
@@ -200,12 +202,15 @@ class Launch:
     qmp: str = "qmp.sock"
     console: str = "console.sock"
     serial_log: str = "serial.log"
+    error_log: str = ERROR_LOG
 
 
 def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
     """The whole command line.  Pure: same input, same list."""
     argv = [qemu.program("qemu-system-x86_64"), "-name", f"{launch.name},debug-threads=on", *qemu.data_options]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-pidfile", launch.pidfile]
+    # A daemon's complaints go to /dev/null unless something is logged; "strace" logs nothing in a whole machine.
+    argv += ["-d", "strace", "-D", launch.error_log]
     argv += [
         "-machine",
         "q35,sata=off,smbus=off" + (",kernel-irqchip=split" if launch.kvm else ""),
