@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ def test_the_command_line_is_described_as_it_is() -> None:
         ("Top", site.Site),
         ("A host", site.HostWish),
         ("An override", site.Override),
+        ("A consent", site.Consent),
         ("A guest", site.GuestWish),
         ("Boot", site.Boot),
         ("A disk", site.Disk),
@@ -49,9 +51,10 @@ def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseMod
 def test_the_examples_of_the_site_file_are_right() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", SITE_FILE, re.DOTALL)
     head = "version: 1\nhosts:\n  cell:\n    address: local\n"
-    first, override, anchors = blocks
+    first, override, consent, anchors = blocks
     parse_site(first, file="site-file.md")
-    parse_site(head + "    " + override.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
+    for block in (override, consent):
+        parse_site(head + "    " + block.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
     guests = parse_site(head + anchors, file="site-file.md").guests
     assert guests["line-3"].memory == 2 * guests["line-2"].memory
 
@@ -71,3 +74,8 @@ def test_links_between_the_pages_lead_somewhere() -> None:
             if anchor and file.suffix == ".md":
                 headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
                 assert anchor[1:] in {heading.lower().replace(" ", "-") for heading in headings}, f"{target}{anchor}"
+
+
+def test_every_consent_is_described() -> None:
+    section = SITE_FILE.partition("### A consent")[2].partition("## A guest")[0]
+    assert re.findall(r"^\| `([\w:-]+)` \| \w", section, re.MULTILINE)[1:] == list(get_args(site.ConsentKey))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from evenkeel.documents.facts import Facts, HugePages, Partition, TuningOwner
 from evenkeel.documents.plan import BootArgument, FileValue, HostPlan, InterruptAffinity, Setting, UnitState
-from evenkeel.documents.site import Boot, GuestWish
+from evenkeel.documents.site import Boot, ConsentKey, GuestWish
 from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
 from evenkeel.plan.order import command_line
 from evenkeel.plan.placement import KERNEL_PRIORITY, VCPU_PRIORITIES
 from evenkeel.plan.rules import CATALOGUE
-from evenkeel.plan.rules.rule import kernel_version
+from evenkeel.plan.rules.rule import kernel_version, nothing
 from tests.plan.factories import GIB, MIB, STANDARD_KERNEL, guest, make_facts, make_site
 
 KERNEL_6_1 = "6.1.0-42-rt-amd64"
@@ -50,6 +50,9 @@ def test_catalogue_is_complete_and_unique() -> None:
     for rule in CATALOGUE:
         assert rule.levels and rule.title and rule.risk and rule.source and rule.verification, rule.id
         assert (rule.phase.value == "boot") == (rule.when == "boot") == (rule.disturbance == "reboot"), rule.id
+        assert (rule.compute is nothing) == (rule.when == "report"), rule.id
+        assert bool(rule.consent) == bool(rule.brings), rule.id
+    assert {rule.consent for rule in CATALOGUE} - {None} <= set(get_args(ConsentKey))
 
 
 @pytest.mark.parametrize("kernel", ["5.10.0-rt", KERNEL_6_1, KERNEL_6_8, "6.12.1-rt", "7.0.0-rt"])
@@ -529,6 +532,37 @@ def test_the_probe_reads_every_file_that_a_rule_sets(tmp_path: Path) -> None:
         file.write_text("1\n")
     assert len(targets) > 20
     assert {target.path for target in targets} <= read_settings(Root(str(tmp_path))).keys()
+
+
+# -- consents ---------------------------------------------------------------------------------------------------------
+
+NX = "/sys/module/kvm/parameters/nx_huge_pages"
+NX_CONSENT = {"mitigations-off:itlb-multihit": {"because": "guests are our own"}}
+
+
+def test_without_consent_nothing_is_weakened_and_the_plan_says_what_it_would_bring() -> None:
+    host = plan(make_facts(settings={NX: "Y"}))
+    assert of(host, "R-KVM-2") == []
+    note = next(note.text for note in host.notes if note.rule == "R-KVM-2")
+    assert note.startswith("not set, since no goal implies it: " + NX + " = N.")
+    assert "consents: { mitigations-off:itlb-multihit: { because: ... } }" in note
+    # Where it is off already there is nothing to consent to, and an override is no way round it.
+    assert not [note for note in plan().notes if "consents:" in note.text and note.rule == "R-KVM-2"]
+    forced = plan(make_facts(settings={NX: "Y"}), overrides={"R-KVM-2": {"value": "N", "because": "x"}})
+    assert of(forced, "R-KVM-2") == []
+
+
+def test_a_consent_makes_it_a_setting_with_the_reason() -> None:
+    setting = one(plan(make_facts(settings={NX: "Y"}), consents=NX_CONSENT), "R-KVM-2")
+    assert (setting.old, setting.new, setting.status) == ("Y", "N", "change")
+    assert setting.reason.endswith("; the owner consents to it: guests are our own")
+
+
+def test_a_consent_without_effect_is_noted() -> None:
+    host = plan(guests={"log": guest("flexible")}, consents=NX_CONSENT)
+    assert [note.text for note in host.notes] == [
+        "the consent mitigations-off:itlb-multihit (guests are our own) has nothing to change on this host."
+    ]
 
 
 # -- overrides --------------------------------------------------------------------------------------------------------

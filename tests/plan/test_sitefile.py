@@ -396,6 +396,8 @@ hosts:
     housekeeping: 0
     overrides:
       R-1: {value: "x", off: false, because: y}
+    consents:
+      no-audit: {because: z}
 guests:
   g:
     host: h
@@ -418,6 +420,7 @@ guests:
         site,
         site.hosts["h"],
         site.hosts["h"].overrides["R-1"],
+        site.hosts["h"].consents["no-audit"],
         site.guests["g"],
         site.guests["g"].boot,
     ]
@@ -427,3 +430,20 @@ guests:
         assert typing.get_type_hints(type(model)).keys() >= model.model_fields_set
         assert set(type(model).model_fields) - model.model_fields_set <= {"kind", "version"}, type(model)
     assert {key for wire in site.guests["g"].networks for key in wire.model_fields_set} == {"bridge", "network", "user"}
+
+
+def test_a_consent_that_there_is_not() -> None:
+    text = """\
+version: 1
+hosts:
+  h:
+    address: local
+    consents:
+      mitigations-off:itlb-multhit: {because: z}
+"""
+    with pytest.raises(WrongInput, match='did you mean "mitigations-off:itlb-multihit"') as caught:
+        parse_site(text, file="site.yaml")
+    assert caught.value.where == Where("site.yaml", 6, 7)
+    assert "no-audit" in (caught.value.hint or "")
+    with pytest.raises(WrongInput, match='"no-audit" needs "because"'):
+        parse_site(text.replace("mitigations-off:itlb-multhit: {because: z}", "no-audit: {}"), file="site.yaml")

@@ -16,6 +16,14 @@ from evenkeel.documents.quantity import Bytes, Nanoseconds
 
 GoalLevel = Literal["flexible", "balanced", "performance", "realtime"]
 Trust = Literal["yields", "spins"]
+#: What a goal never implies, because it weakens security or hides errors of the hardware: the owner has to say so.
+ConsentKey = Literal[
+    "ignore-corrected-memory-errors",
+    "mitigations-off:itlb-multihit",
+    "mitigations-off:l1tf",
+    "no-audit",
+    "no-transactional-memory",
+]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
@@ -27,6 +35,12 @@ class Override(Model):
     because: str
 
 
+class Consent(Model):
+    """The owner takes a risk that no goal implies.  The reason is kept in the plan."""
+
+    because: str
+
+
 class HostWish(Model):
     """A host under Evenkeel's care."""
 
@@ -35,6 +49,9 @@ class HostWish(Model):
         default=None, description="CPUs that stay with the host; computed when left out", examples=["0-1"]
     )
     overrides: dict[str, Override] = Field(default={}, description="rule id -> what to do instead")
+    consents: dict[ConsentKey, Consent] = Field(
+        default={}, description="what no goal implies, because it weakens security or hides errors of the hardware"
+    )
 
 
 class Boot(Model):

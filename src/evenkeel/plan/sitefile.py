@@ -257,7 +257,9 @@ class _Reader:
         if origin in (dict, tuple) and _is_null(node):  # `guests:` with everything below it commented out
             return origin()
         if origin is dict:
-            return self._mapping(arguments[1], node, path) if self._is(MappingNode, "a mapping", node, path) else None
+            if not self._is(MappingNode, "a mapping", node, path):
+                return None
+            return self._mapping(arguments[0], arguments[1], node, path)
         if origin is tuple:
             return self._list(arguments[0], node, path)
         return self._scalar(hint, node, path) if self._is(ScalarNode, "one value", node, path) else None
@@ -332,7 +334,8 @@ class _Reader:
             self.complain(f'"{path[-1]}" needs {what}', where, hint=_EXAMPLES.get(missing[0]))
         return data
 
-    def _mapping(self, hint: Any, node: Node, path: Path) -> dict[str, Any]:
+    def _mapping(self, names: Any, hint: Any, node: Node, path: Path) -> dict[str, Any]:
+        """``names``: the type of the keys, ``str`` or a Literal of those that there are."""
         assert isinstance(node, MappingNode)
         data: dict[str, Any] = {}
         for key, (key_node, value_node) in self._pairs(node, path).items():
@@ -344,6 +347,16 @@ class _Reader:
                     self.where(key_node),
                     hint="letters, digits, '_', '.' and '-', at most 63, the first a letter or digit",
                 )
+            if typing.get_origin(names) is typing.Literal and key not in typing.get_args(names):
+                known = typing.get_args(names)
+                near = _near(key, known)
+                self.complain(
+                    f'there is no {str(path[-1]).removesuffix("s")} "{key}"'
+                    + (f'; did you mean "{near}"?' if near else ""),
+                    self.where(key_node),
+                    hint=f"one of {', '.join(known)}",
+                )
+                continue
             data[key] = self._value(hint, value_node, inner)
         return data
 
@@ -432,7 +445,7 @@ def _show(node: Node) -> str:
 
 
 def _near(word: str, known: Sequence[str]) -> str | None:
-    lowered = {name.lower(): name for name in known}
+    lowered = {name.lower().replace("-", "_"): name for name in known}
     found = difflib.get_close_matches(word.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
 

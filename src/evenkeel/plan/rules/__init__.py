@@ -1,6 +1,7 @@
 """The catalogue of rules, one module per subject, and how they become settings.
 
 Adding a rule: write its function and its :class:`Rule` in the module of its subject; it is listed here by itself.
+A rule with a ``consent`` sets nothing until the owner of the host has given it: the plan says what it would bring.
 """
 
 from __future__ import annotations
@@ -35,16 +36,43 @@ def rule_by_id(identifier: str) -> Rule | None:
 def settings(context: Context, problems: Problems) -> tuple[list[Setting], list[Note]]:
     """All settings that the rules want for a host, with its owner's overrides; and what cannot be a setting."""
     found: list[Setting] = []
+    notes: list[Note] = []
     for rule in CATALOGUE:
-        if rule.applies(context):
-            found += [_setting(rule, wanted) for wanted in rule.compute(context)]
-    notes = [*interrupts.managed_note(context), *kvm.nx_note(context), *_unknown_arguments(context, found)]
+        if not rule.applies(context):
+            continue
+        wanted = list(rule.compute(context))
+        if rule.consent is None or rule.consent in context.wish.consents:
+            found += [_setting(rule, value, context) for value in wanted]
+        elif any(value.status == "change" for value in wanted):
+            notes.append(_consent_missing(rule, wanted))
+        notes += rule.note(context)
+    notes += [*_unknown_arguments(context, found), *_idle_consents(context, found)]
     found, switched_off = _override(context, found, problems)
     paths = [setting.target.path for setting in found if isinstance(setting.target, FileValue)]
     return found, [*notes, *owners.files_note(context, paths), *switched_off]
 
 
-def _setting(rule: Rule, wanted: Wanted) -> Setting:
+def _consent_missing(rule: Rule, wanted: Iterable[Wanted]) -> Note:
+    values = [f"{describe_target(one.target)} = {one.new or '(set)'}" for one in wanted if one.status == "change"]
+    more = ", ..." if len(values) > 3 else ""
+    return Note(
+        rule=rule.id,
+        text=f"not set, since no goal implies it: {', '.join(values[:3])}{more}. It would bring: {rule.brings}. "
+        f"The price: {rule.risk}. To take it, write under the host: consents: {{ {rule.consent}: {{ because: ... }} }}",
+    )
+
+
+def _idle_consents(context: Context, found: Iterable[Setting]) -> Iterable[Note]:
+    """A consent that changes nothing here must not look as if it did."""
+    used = {setting.rule for setting in found}
+    for key, consent in sorted(context.wish.consents.items()):
+        mine = [rule.id for rule in CATALOGUE if rule.consent == key]
+        if mine and not used.intersection(mine):
+            yield Note(rule=mine[0], text=f"the consent {key} ({consent.because}) has nothing to change on this host.")
+
+
+def _setting(rule: Rule, wanted: Wanted, context: Context) -> Setting:
+    given = context.wish.consents.get(rule.consent) if rule.consent else None
     return Setting(
         id=f"{rule.id}:{wanted.suffix}" if wanted.suffix else rule.id,
         rule=rule.id,
@@ -55,7 +83,7 @@ def _setting(rule: Rule, wanted: Wanted) -> Setting:
         status=wanted.status,
         phase=rule.phase,
         disturbance=rule.disturbance,
-        reason=wanted.reason,
+        reason=wanted.reason + (f"; the owner consents to it: {given.because}" if given else ""),
         inputs=wanted.inputs,
         verification=rule.verification,
         risk=rule.risk,

@@ -170,4 +170,18 @@ RULES = (
         compute=steering,
         since=(6, 3),
     ),
+    Rule(
+        id="R-IRQ-2",
+        subject="interrupts",
+        title="Managed interrupts that may fire on isolated CPUs",
+        levels=ISOLATING,
+        phase=Phase.INTERRUPTS,
+        disturbance="live",
+        when="report",
+        risk="an isolated CPU that uses the device is interrupted by its queue",
+        verification="interrupts counted on isolated CPUs (/proc/interrupts)",
+        source="kernel: admin-guide/kernel-parameters.txt isolcpus=managed_irq; measured: EPERM since 6.11, EIO "
+        "before; a queue stays where its only CPU is (host-tuning R-IRQ-2)",
+        note=managed_note,
+    ),
 )

@@ -1,13 +1,14 @@
-"""Rules about the KVM modules: R-KVM-1, R-KVM-2 (a note).  Source: reference host-tuning §2.4."""
+"""Rules about the KVM modules: R-KVM-1, R-KVM-2 (and a note).  Source: reference host-tuning §2.4."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from evenkeel.documents.plan import Note, Phase
-from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted, file_value, guests
+from evenkeel.plan.rules.rule import ISOLATING, Alternative, Context, Rule, Wanted, file_value, guests
 
 _POLL_NS = 200_000  # KVM_HALT_POLL_NS_DEFAULT of x86, arch/x86/include/asm/kvm_host.h
+_NX = "/sys/module/kvm/parameters/nx_huge_pages"
 
 
 def polls_idle(arguments: str) -> bool:
@@ -42,16 +43,29 @@ def halt_poll(context: Context) -> Iterable[Wanted]:
     )
 
 
+def nx_huge_pages(context: Context) -> Iterable[Wanted]:
+    """Only with the owner's consent.  The kernel's ``auto`` is off by itself on a CPU without the erratum."""
+    if context.facts.identity.architecture != "x86_64":
+        return
+    yield file_value(
+        context,
+        _NX,
+        "N",
+        f"{context.who()}; with Y the kernel breaks a huge page that a guest executes from into small ones",
+        inputs={"itlb_multihit": context.facts.vulnerabilities.get("itlb_multihit", "unknown")},
+    )
+
+
 def nx_note(context: Context) -> Iterable[Note]:
     if not context.pinned or context.facts.identity.architecture != "x86_64":
         return
-    value = context.facts.settings.get("/sys/module/kvm/parameters/nx_huge_pages")
+    value = context.facts.settings.get(_NX)
     multihit = context.facts.vulnerabilities.get("itlb_multihit")
     known = f"nx_huge_pages is {value}" if value else "nx_huge_pages is not known"
     known += f", itlb_multihit: {multihit}" if multihit else ""
     yield Note(
         rule="R-KVM-2",
-        text=f"mitigations stay as the owner has them ({known}); no goal implies giving one up. Each guest brings a "
+        text=f"mitigations are the owner's ({known}); no goal implies giving one up. Each guest brings a "
         "thread kvm-nx-lpage-recovery, which inherits policy and CPU of its last vCPU (measured on 6.12), so it is "
         "moved to housekeeping after the start, and verification looks where it is.",
     )
@@ -70,5 +84,31 @@ RULES = (
         verification="/sys/module/kvm/parameters/halt_poll_ns",
         source="kernel: virt/kvm/halt-polling.rst; seapath sets 0; host-tuning R-KVM-1",
         compute=halt_poll,
+    ),
+    Rule(
+        id="R-KVM-2",
+        subject="kvm",
+        title="Huge pages that guests may execute from",
+        levels=ISOLATING,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="runtime",
+        risk="on a CPU with the iTLB multihit erratum a malicious guest can stop the whole host (CVE-2018-12207)",
+        verification="/sys/module/kvm/parameters/nx_huge_pages; where the threads kvm-nx-lpage-recovery run",
+        source="kernel: admin-guide/hw-vuln/multihit.rst; SUSE guide for SAP HANA on KVM; TuneD; host-tuning H-MIT, "
+        "R-KVM-2",
+        compute=nx_huge_pages,
+        note=nx_note,
+        inputs=("architecture", "/sys/module/kvm/parameters/nx_huge_pages", "vulnerability itlb_multihit", "consent"),
+        value="left alone; N with the consent",
+        alternatives=(
+            Alternative(
+                "off everywhere",
+                "TuneD realtime-virtual-host, SUSE guide for SAP HANA on KVM",
+                "a goal must not weaken the host against its guests; CPUs without the erratum have it off anyway",
+            ),
+        ),
+        consent="mitigations-off:itlb-multihit",
+        brings="guest memory that holds code stays in huge pages, and no worker splits and restores them",
     ),
 )

@@ -13,8 +13,8 @@ from typing import Literal
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import BootArgument, Disturbance, FileValue, Ledger, Phase, Target
-from evenkeel.documents.site import GoalLevel, HostWish
+from evenkeel.documents.plan import BootArgument, Disturbance, FileValue, Ledger, Note, Phase, Target
+from evenkeel.documents.site import ConsentKey, GoalLevel, HostWish
 from evenkeel.plan.order import boot_value
 from evenkeel.plan.placement import Placement
 from evenkeel.plan.topology import Topology
@@ -124,11 +124,33 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another value that somebody recommends, and why it is not the default.  The owner may still set it: overrides."""
+
+    value: str
+    by: str  # who recommends it
+    rejected: str  # why the rule does otherwise
+
+
+def nothing(_context: Context) -> Iterable[Wanted]:
+    """``compute`` of a rule that can only be reported."""
+    return ()
+
+
+def silence(_context: Context) -> Iterable[Note]:
+    """``note`` of a rule that has nothing to say beside its settings."""
+    return ()
+
+
+@dataclass(frozen=True)
 class Rule:
     """One line of the catalogue (reference host-tuning §2).
 
     ``levels``: it is asked when a guest of such a goal is on the host.  ``since`` and ``before``: the kernel versions
-    for which it is true.  ``when``: how it can take effect.
+    for which it is true.  ``when``: how it can take effect; ``report``: not at all, ``note`` tells what was found.
+    ``inputs``: which facts and wishes it looks at, a few words each.  ``value``: what it asks for, in words.
+    ``consent``: the key under ``consents`` of a host without which it sets nothing, since it weakens security or hides
+    errors of the hardware; no goal implies it.  ``brings``: what the owner gains by that consent, and what it costs.
     """
 
     id: str
@@ -137,13 +159,19 @@ class Rule:
     levels: frozenset[GoalLevel]
     phase: Phase
     disturbance: Disturbance
-    when: Literal["boot", "runtime", "define", "live"]
+    when: Literal["boot", "runtime", "define", "live", "report"]
     risk: str
     verification: str
     source: str
-    compute: Callable[[Context], Iterable[Wanted]]
+    compute: Callable[[Context], Iterable[Wanted]] = nothing
     since: Version = ()
     before: Version | None = None
+    inputs: tuple[str, ...] = ()
+    value: str = ""
+    alternatives: tuple[Alternative, ...] = ()
+    consent: ConsentKey | None = None
+    brings: str = ""
+    note: Callable[[Context], Iterable[Note]] = silence
 
     def applies(self, context: Context) -> bool:
         return (
