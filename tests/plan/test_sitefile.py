@@ -165,7 +165,11 @@ WRONG = {
     "architecture": (guest_with("architecture: ‸amd64"), "did you mean 'x86_64'?"),
     "deadline without promise": (
         guest_but("goal: realtime", "goal: flexible").replace("100us", "‸100us"),
-        "the goal flexible promises none",
+        "it has a deadline of 100us, but the goal flexible promises none",
+    ),
+    "deadline too tight for the goal": (
+        guest_but("goal: realtime", "goal: performance").replace("100us", "‸100us"),
+        "the goal performance is meant for deadlines longer than 100us",
     ),
     "real-time vCPU beyond": (
         guest_with("realtime_vcpus: ‸1-2"),

@@ -12,6 +12,7 @@ from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.site import GuestWish, Site
 from evenkeel.plan.guest import MACHINES
+from evenkeel.plan.levels import too_weak
 from evenkeel.plan.problems import Problems, did_you_mean
 from evenkeel.plan.rules.kvm import polls_idle
 
@@ -109,6 +110,8 @@ def check_guest(name: str, host: str, wish: GuestWish, facts: Facts, problems: P
             f"Evenkeel writes no definitions for {wish.architecture} guests",
             f"it does for {', '.join(sorted(MACHINES))}",
         )
+    if weak := too_weak(wish):
+        problems.add(about, *weak)
     if wish.realtime_vcpus is not None:
         if wish.goal != "realtime":
             problems.add(

@@ -14,6 +14,7 @@ from evenkeel.documents.plan import Ledger, VcpuPlan
 from evenkeel.documents.quantity import format_duration, format_size
 from evenkeel.documents.site import GuestWish, HostWish
 from evenkeel.plan.ledger import choose_housekeeping, make_ledger
+from evenkeel.plan.levels import is_strict
 from evenkeel.plan.problems import Problems, did_you_mean
 from evenkeel.plan.topology import Core, Topology
 
@@ -22,8 +23,6 @@ from evenkeel.plan.topology import Core, Topology
 VCPU_PRIORITIES = range(2, 10)
 #: K of host-tuning §2.2: rcuc, rcub, ktimers, ksoftirqd and irq_work of real-time CPUs.
 KERNEL_PRIORITY = 11
-#: Tighter than this and even the fair server's 50 ms a second are in the way (the level "R-strict" of host-tuning §2).
-STRICT_LATENCY_NS = 50_000
 MIB = 1 << 20
 GIB = 1 << 30
 PINNED = ("realtime", "performance")
@@ -63,7 +62,7 @@ class Placement:
 
     @property
     def strict(self) -> bool:
-        return self.goal == "realtime" and (self.wish.latency or STRICT_LATENCY_NS + 1) <= STRICT_LATENCY_NS
+        return is_strict(self.goal, self.wish.latency)
 
 
 @dataclass(frozen=True)

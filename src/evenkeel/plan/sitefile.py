@@ -30,6 +30,7 @@ from evenkeel.documents.cpuset import CpuSet, format_cpus, parse_cpus
 from evenkeel.documents.quantity import Bytes, Nanoseconds, format_size, parse_duration, parse_size
 from evenkeel.documents.site import NAME, GuestWish, Site
 from evenkeel.errors import Where, WrongInput
+from evenkeel.plan.levels import implied_goal, too_weak
 
 #: More nodes than this, aliases unfolded, is an attack or an accident ("billion laughs"), not a site.
 MAX_NODES = 100_000
@@ -84,6 +85,9 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
             hint="name one, as in\n\n  hosts:\n    cell:\n      address: ssh://root@cell.example.org\n",
         )
     reader.stop_if_wrong()
+    for wish in guests.values():
+        if "goal" not in wish and wish.get("latency") is not None:
+            wish["goal"] = implied_goal(wish["latency"])
     try:
         site = Site.model_validate({"hosts": hosts, "guests": guests})
     except ValidationError as error:
@@ -547,12 +551,9 @@ def _check_host_of(name: str, guest: GuestWish, site: Site, reader: _Reader) -> 
 
 
 def _check_goal(name: str, guest: GuestWish, reader: _Reader) -> None:
-    if guest.latency is not None and guest.goal in ("flexible", "balanced"):
-        reader.complain(
-            f'guest "{name}" has a deadline, but the goal {guest.goal} promises none',
-            reader.at("guests", name, "latency"),
-            hint="set `goal: realtime` (or performance), or leave `latency` out",
-        )
+    if weak := too_weak(guest):
+        message, hint = weak
+        reader.complain(f'guest "{name}": {message}', reader.at("guests", name, "latency"), hint=hint)
     if guest.latency == 0:
         reader.complain("a deadline of zero cannot be met", reader.at("guests", name, "latency"))
     if guest.realtime_vcpus is not None:
