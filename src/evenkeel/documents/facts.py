@@ -75,6 +75,46 @@ class Cache(Model):
     line_bytes: int | None = None
     ways: int | None = None
     cpus: CpuSet
+    id: int | None = None  # the number that resctrl calls it by; unique within its level and type
+
+
+class DividedCache(Model):
+    """One cache resource of resctrl: L3, or L3CODE and L3DATA with code and data prioritisation (CDP); L2 likewise.
+
+    Masks are hexadecimal, one bit a share of the ways, as the kernel prints them.
+    """
+
+    name: str
+    closids: int  # classes of service, the default group included
+    mask: str
+    least_bits: int = 1  # the fewest bits that a mask may have
+    shareable: str = "0"  # bits that devices use too
+
+
+class DividedBandwidth(Model):
+    """Memory bandwidth control of resctrl, in percent."""
+
+    closids: int
+    least_percent: int | None = None
+    step_percent: int | None = None
+
+
+class ResctrlGroup(Model):
+    """A control group.  ``name`` empty: the default group, to which everything belongs that nobody moved."""
+
+    name: str
+    mode: str | None = None  # shareable, exclusive, pseudo-locked; None before Linux 4.19
+    cpus: CpuSet = frozenset()
+    schemata: dict[str, dict[int, str]] = {}  # resource -> cache id -> value
+
+
+class Resctrl(Model):
+    """How the shared caches can be divided, and are.  Source: /sys/fs/resctrl."""
+
+    mounted: bool
+    caches: tuple[DividedCache, ...] = ()
+    bandwidth: DividedBandwidth | None = None
+    groups: tuple[ResctrlGroup, ...] = ()
 
 
 class HugePages(Model):
@@ -179,6 +219,55 @@ class KernelThread(Model):
     cpus: CpuSet
 
 
+class Cpuset(Model):
+    """A slice whose CPUs somebody restricted.  ``effective``: what is left of ``cpus`` for what runs in it."""
+
+    path: str  # below the cgroup root: /machine.slice
+    cpus: CpuSet
+    effective: CpuSet = frozenset()
+
+
+class GuestThread(Model):
+    """A thread of QEMU, or a kernel thread that QEMU started and that is part of its process."""
+
+    name: str  # "CPU 0/KVM" is a vCPU; the main thread has the name of the program
+    policy: str  # as KernelThread.policy
+    priority: int
+    cpus: CpuSet
+
+
+class RunningGuest(Model):
+    """A QEMU process.  Threads that come and go with the work are left out, and of several alike there is one."""
+
+    name: str  # of QEMU's -name; "" where it has none
+    threads: tuple[GuestThread, ...]
+
+
+class Definition(Model):
+    """A domain definition of libvirt, without passwords.  ``running``: of a guest that runs, as it was started."""
+
+    guest: str
+    path: str
+    running: bool
+    xml: str
+
+
+class BootEntry(Model):
+    """What the boot loader offers to start.  ``kernel``: a release, "" where it cannot be told."""
+
+    path: str
+    title: str
+    kernel: str
+    arguments: str
+
+
+class KernelLog(Model):
+    """The first line of each kind that the doctor asks about (rcu-stall, lockup, huge-pages, clocksource ...)."""
+
+    complete: bool  # whether the beginning of the log is still there
+    lines: dict[str, str] = {}
+
+
 class TuningOwner(Model):
     """Something else on this machine that sets what we would set: TuneD, irqbalance, sysctl.d, numad, ..."""
 
@@ -200,6 +289,7 @@ class Facts(Document):
     nohz_full: CpuSet = frozenset()
     smt: str | None = None  # smt/control: on, off, forceoff, notsupported
     caches: tuple[Cache, ...] = ()
+    resctrl: Resctrl | None = None  # None: this CPU or kernel cannot divide its caches
     nodes: tuple[Node, ...] = ()
     memory_bytes: int = 0
     huge_pages: tuple[HugePages, ...] = ()  # whole machine
@@ -216,7 +306,12 @@ class Facts(Document):
     kvm_parameters: dict[str, dict[str, str]] = {}  # module -> parameter -> value
     cgroup_version: int | None = None
     partitions: tuple[Partition, ...] = ()
+    cpusets: tuple[Cpuset, ...] = ()
     kernel_threads: tuple[KernelThread, ...] = ()
+    guests: tuple[RunningGuest, ...] = ()
+    definitions: tuple[Definition, ...] = ()
+    boot_entries: tuple[BootEntry, ...] = ()
+    kernel_log: KernelLog | None = None  # None: it cannot be read
     owners: tuple[TuningOwner, ...] = ()
     #: Versions of the programs that a plan needs: "libvirt", "qemu", "python", "systemd"; absent = not installed.
     programs: dict[str, str] = {}
@@ -249,7 +344,7 @@ class Facts(Document):
             "machine": self.identity.model_dump(mode="json", exclude={"hostname"}),
             "kernel": {"release": self.kernel.release, "version": self.kernel.version},
             "cpus": [cpu.model_dump(mode="json", exclude={"max_khz"}) for cpu in self.cpus],
-            "caches": [cache.model_dump(mode="json") for cache in self.caches],
+            "caches": [cache.model_dump(mode="json", exclude={"id"}) for cache in self.caches],
             "memory": [{"id": node.id, "cpus": sorted(node.cpus), "distances": node.distances} for node in self.nodes],
             "devices": [
                 pci.model_dump(mode="json", include={"address", "vendor", "device", "node"}) for pci in self.pci

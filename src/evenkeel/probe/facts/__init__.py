@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from evenkeel.probe.facts.bootentries import read_boot_entries
 from evenkeel.probe.facts.caches import read_caches
-from evenkeel.probe.facts.cgroups import read_partitions, read_version
+from evenkeel.probe.facts.cgroups import read_cpusets, read_partitions, read_version
 from evenkeel.probe.facts.cpulist import format_list, parse_list
 from evenkeel.probe.facts.cpus import online, read_cpuinfo, read_cpus
 from evenkeel.probe.facts.devices import read_blocks, read_nics
+from evenkeel.probe.facts.guests import read_definitions, read_guests
 from evenkeel.probe.facts.identity import read_identity
 from evenkeel.probe.facts.interrupts import read_interrupts
 from evenkeel.probe.facts.kernel import read_frequency, read_idle, read_kernel, read_kvm, read_vulnerabilities, uname
+from evenkeel.probe.facts.kernellog import read_log
 from evenkeel.probe.facts.kinds import read_kinds
 from evenkeel.probe.facts.nodes import read_huge_pages, read_memory, read_nodes
 from evenkeel.probe.facts.owners import DAEMONS, read_owners
 from evenkeel.probe.facts.pci import read_pci
 from evenkeel.probe.facts.programs import read_programs
+from evenkeel.probe.facts.resctrl import read_resctrl
 from evenkeel.probe.facts.root import Root
 from evenkeel.probe.facts.settings import read_settings
 from evenkeel.probe.facts.threads import read_processes
@@ -68,7 +72,8 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
     identity = read_identity(root, names, cpuinfo)
     kernel = read_kernel(root, names["release"], names["version"])
     begin("threads")
-    kernel_threads, daemons = read_processes(root, frozenset(DAEMONS))
+    kernel_threads, daemons, processes = read_processes(root, frozenset(DAEMONS))
+    guests = read_guests(root, processes)
     begin("settings")
     settings = read_settings(root)
     owners = read_owners(root, daemons, settings)
@@ -85,6 +90,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "nohz_full": format_list(parse_list(root.read(_CPU + "/nohz_full"))),
         "smt": root.read(_CPU + "/smt/control"),
         "caches": caches,
+        "resctrl": read_resctrl(root),
         "nodes": nodes,
         "memory_bytes": read_memory(root, nodes),
         "huge_pages": read_huge_pages(root, "/sys/kernel/mm/hugepages"),
@@ -101,7 +107,12 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "kvm_parameters": kvm_parameters,
         "cgroup_version": read_version(root),
         "partitions": read_partitions(root),
+        "cpusets": read_cpusets(root),
         "kernel_threads": kernel_threads,
+        "guests": guests,
+        "definitions": read_definitions(root),
+        "boot_entries": read_boot_entries(root),
+        "kernel_log": read_log(root),
         "owners": owners,
         "programs": programs,
         "settings": settings,

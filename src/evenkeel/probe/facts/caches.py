@@ -45,6 +45,7 @@ def read_caches(root: Root, cpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "line_bytes": root.read_int(here + "/coherency_line_size") or None,
                     "ways": root.read_int(here + "/ways_of_associativity") or None,
                     "cpus": format_list(sharing),
+                    "id": root.read_int(here + "/id"),
                 }
     return [caches[key] for key in sorted(caches, key=lambda key: (key[0], key[1], min(key[2])))]
 

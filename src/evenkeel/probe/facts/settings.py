@@ -39,6 +39,7 @@ _FILES = (
     "/sys/devices/virtual/workqueue/cpumask_requested",
     "/sys/devices/virtual/workqueue/writeback/cpumask",
     "/sys/devices/virtual/workqueue/writeback/nice",
+    "/sys/fs/resctrl/schemata",
     "/sys/fs/cgroup/cpuset.cpus.isolated",
     "/sys/fs/cgroup/cgroup.subtree_control",
     "/sys/kernel/mm/ksm/run",
