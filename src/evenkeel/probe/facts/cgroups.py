@@ -52,3 +52,22 @@ def _walk(root: Root, path: str, partitions: list[dict[str, Any]]) -> None:
         )
     for name in root.folders(folder):
         _walk(root, "%s/%s" % (path, name), partitions)
+
+
+def read_cpusets(root: Root) -> list[dict[str, Any]]:
+    """Slices whose CPUs somebody restricted (``AllowedCPUs=`` of systemd), sorted by path."""
+    if read_version(root) != 2:
+        return []
+    found: list[dict[str, Any]] = []
+    waiting = [""]
+    while waiting:
+        path = waiting.pop()
+        folder = CGROUP + path
+        if not root.exists(folder + "/cpuset.cpus.effective"):
+            continue
+        cpus = format_list(parse_list(root.read(folder + "/cpuset.cpus")))
+        if cpus:
+            effective = format_list(parse_list(root.read(folder + "/cpuset.cpus.effective")))
+            found.append({"path": path, "cpus": cpus, "effective": effective})
+        waiting += ["%s/%s" % (path, name) for name in root.folders(folder) if name.endswith(".slice")]
+    return sorted(found, key=lambda group: str(group["path"]))

@@ -13,20 +13,23 @@ from evenkeel.probe.facts.cpulist import format_list, parse_list
 from evenkeel.probe.facts.root import Root
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline", 7: "ext"}
+POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline", 7: "ext"}
 
 #: Threads that serve one process carry its id: kvm-pit/1234, vhost-1234, kvm-nx-lpage-recovery-1234.
 _OWNER = re.compile(r"\A(kvm-pit/|kvm-nx-lpage-re\w*-|vhost-|vhost_task-)\d+")
+#: What the process of a guest calls itself; on RHEL qemu-kvm, on Proxmox kvm.
+_QEMU = re.compile(r"qemu|kvm\Z")
 _ALLOWED = re.compile(r"^Cpus_allowed_list:\s*(\S*)", re.MULTILINE)
 
 
-def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Kernel threads but kworkers, sorted by name; and those of ``daemons`` that run.
+def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, Any]], list[str], list[int]]:
+    """Kernel threads but kworkers, sorted by name; those of ``daemons`` that run; the ids of QEMU processes.
 
     kworkers come and go with the work; where they may run is decided by the workqueue masks, which are settings.
     """
     threads: list[dict[str, Any]] = []
     running: set[str] = set()
+    guests: list[int] = []
     for pid in root.numbered("/proc", ""):
         folder = "/proc/%d" % pid
         stat = root.read(folder + "/stat", record=False)
@@ -38,6 +41,9 @@ def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, 
             if name in daemons:
                 running.add(name)
                 root.keep(folder + "/stat", stat or "")
+            if _QEMU.match(name):
+                guests.append(pid)
+                root.keep(folder + "/stat", stat or "")
             continue
         if name.startswith("kworker/"):
             continue
@@ -47,14 +53,19 @@ def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, 
         root.keep(folder + "/stat", stat or "")
         threads.append(
             {
-                "name": _OWNER.sub(lambda match: match.group(1).rstrip("-/"), name),
-                "policy": _POLICIES.get(policy, "policy-%d" % policy),
+                "name": unowned(name),
+                "policy": POLICIES.get(policy, "policy-%d" % policy),
                 "priority": priority,
                 "cpus": format_list(parse_list(allowed.group(1))),
             }
         )
     threads.sort(key=lambda thread: (_natural(thread["name"]), thread["policy"], thread["priority"], thread["cpus"]))
-    return threads, sorted(running)
+    return threads, sorted(running), guests
+
+
+def unowned(name: str) -> str:
+    """The name of a thread without the id of the process that it serves: ``kvm-pit/1234`` -> ``kvm-pit``."""
+    return _OWNER.sub(lambda match: match.group(1).rstrip("-/"), name)
 
 
 def parse_stat(stat: str) -> tuple[str, int, int, int] | None:
