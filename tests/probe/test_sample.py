@@ -232,7 +232,8 @@ def test_a_spinner_here_gets_counted() -> None:
     (spin,) = answer["spins"]
     assert answer["load"] == "idle" and spin["cpu"] == CPU and spin["placement"] == "pinned, in no partition"
     assert 0.9 < spin["seconds"] < 30
-    assert 0 < spin["cpu_seconds"] < spin["seconds"] * 1.5
+    assert 0 < spin["cpu_seconds"] <= spin["watched_seconds"] + 0.02
+    assert spin["watched_seconds"] >= spin["seconds"]
     assert spin["timer_interrupts"] >= 0 and spin["voluntary_switches"] == 0, "it makes no system call"
     assert _gone("evenkeel-spin")
 

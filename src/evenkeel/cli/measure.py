@@ -182,7 +182,8 @@ def _microseconds(nanoseconds: int) -> str:
 
 def _spin(spin: Spin) -> tuple[str, ...]:
     place = f"guest {spin.guest}, on CPU {spin.cpu}" if spin.guest else f"CPU {spin.cpu}"
-    share = 100 * spin.cpu_seconds / spin.seconds if spin.seconds else 0.0
+    watched = spin.watched_seconds or spin.seconds
+    share = 100 * spin.cpu_seconds / watched if watched else 0.0
     return (
         place,
         spin.load,

@@ -257,6 +257,7 @@ class _Run:
                     involuntary_switches=spin["involuntary_switches"],
                     voluntary_switches=spin["voluntary_switches"],
                     cpu_seconds=spin["cpu_seconds"],
+                    watched_seconds=spin.get("watched_seconds"),
                     policy=spin["policy"],
                 )
             )

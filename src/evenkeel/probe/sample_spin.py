@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 from evenkeel.probe.sample import OnProgress, grown, interrupt_rows, pause, read, threads
 from evenkeel.probe.sample_guest import guest_start
@@ -98,11 +98,11 @@ def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) ->
     """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither."""
     deadline = time.monotonic() + most_s
     while tenants and time.monotonic() < deadline:
-        before, start_s = {tid: _state(tid)[2] for tid in tenants}, time.monotonic()
+        before = {tid: _state(tid) for tid in tenants}
         pause(2.0, "waiting for the guest to come to rest", on_progress)
-        real = time.monotonic() - start_s
-        used = [(_state(tid)[2] - before[tid]) / real for tid in tenants]
-        if all(share < SETTLED_IDLE or share > SETTLED_BUSY for share in used):
+        after = {tid: _state(tid) for tid in tenants}
+        used = [(after[tid].cpu_s - before[tid].cpu_s) / (after[tid].when_s - before[tid].when_s) for tid in tenants]
+        if all(one < SETTLED_IDLE or one > SETTLED_BUSY for one in used):
             return
 
 
@@ -190,11 +190,14 @@ def _count(
     return {"load": described, "spins": spins, "rows": changed}
 
 
-def _growth(old: tuple[int, int, float], new: tuple[int, int, float]) -> dict[str, Any]:
+def _growth(old: State, new: State) -> dict[str, Any]:
+    """``cpu_seconds`` of ``watched_seconds``: reading /proc/interrupts under load can take seconds by itself, so each
+    thread has a window of its own, a little longer than that of the interrupts."""
     return {
-        "voluntary_switches": new[0] - old[0],
-        "involuntary_switches": new[1] - old[1],
-        "cpu_seconds": round(new[2] - old[2], 3),
+        "voluntary_switches": new.voluntary - old.voluntary,
+        "involuntary_switches": new.involuntary - old.involuntary,
+        "cpu_seconds": round(new.cpu_s - old.cpu_s, 3),
+        "watched_seconds": round(new.when_s - old.when_s, 3),
     }
 
 
@@ -208,13 +211,23 @@ def _on(rows: list[dict[str, Any]], cpu: int, kind: str) -> dict[str, int]:
     return found
 
 
-def _state(tid: int) -> tuple[int, int, float]:
-    """Voluntary and involuntary switches and CPU seconds of a thread so far.  Raises ProcessLookupError: it is gone."""
+class State(NamedTuple):
+    """Switches and CPU seconds of a thread so far, and when that was (monotonic seconds)."""
+
+    voluntary: int
+    involuntary: int
+    cpu_s: float
+    when_s: float
+
+
+def _state(tid: int) -> State:
+    """Raises ProcessLookupError when the thread is gone."""
     text = read("/proc/%d/status" % tid)
     if text is None:
         raise ProcessLookupError(errno.ESRCH, "a thread that was measured ended", "/proc/%d" % tid)
     status = parse_status(text)
-    return int(status["voluntary_ctxt_switches"]), int(status["nonvoluntary_ctxt_switches"]), _cpu_seconds(tid)
+    used_s, now_s = _cpu_seconds(tid), time.monotonic()
+    return State(int(status["voluntary_ctxt_switches"]), int(status["nonvoluntary_ctxt_switches"]), used_s, now_s)
 
 
 def _cpu_seconds(tid: int) -> float:

@@ -61,7 +61,7 @@ def busy(spin: dict[str, Any]) -> Busy:
     """Whom to judge on the CPU of this spin."""
     seconds = float(spin["seconds"]) or 1.0
     tenants = spin.get("tenants", [])
-    used = sum(tenant["cpu_seconds"] for tenant in tenants) / seconds
+    used = sum(_share(tenant, seconds) for tenant in tenants)
     alone = used >= BUSY  # at its real-time priority the vCPU leaves nothing to the spinner
     # Each time that the vCPU wakes up it takes the CPU from the spinner once, and goes to sleep again by itself.
     woke = sum(tenant["voluntary_switches"] for tenant in tenants)
@@ -73,10 +73,15 @@ def busy(spin: dict[str, Any]) -> Busy:
         devices=dict(spin["device_interrupts"]),
         others=dict(spin["other_interrupts"]),
         involuntary=lost if alone else max(0, spin["involuntary_switches"] - woke) + lost,
-        share=used if alone else spin["cpu_seconds"] / seconds + used,
+        share=used if alone else _share(spin, seconds) + used,
         placement="the guest's vCPU itself, which was busy throughout" if alone else spin["placement"],
         doubt=f"the guest used {100 * used:.0f} % of CPU {spin['cpu']} meanwhile" if IDLE < used < BUSY else "",
     )
+
+
+def _share(one: dict[str, Any], seconds: float) -> float:
+    """Of its CPU, by the thread's own window: the count's is shorter by what reading the interrupts took."""
+    return float(one["cpu_seconds"]) / (one.get("watched_seconds") or seconds)
 
 
 def check(host: HostPlan, seen: Observation, options: Options) -> tuple[Check, ...]:
