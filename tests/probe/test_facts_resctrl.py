@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evenkeel.documents.facts import Facts
+from evenkeel.probe import write
 from evenkeel.probe.facts import facts_of
 from tests.probe.trees import Folder, Tree, cpus_tree, plant
 
@@ -89,3 +90,17 @@ def test_the_number_of_a_cache_is_no_part_of_the_fingerprint(tmp_path: Path) -> 
     assert [cache.id for cache in with_number.caches] == [4]
     del tree[f"{index}/id"]
     assert facts(tmp_path / "b", tree).fingerprint() == with_number.fingerprint()
+
+
+def test_a_line_of_the_schemata_is_set_and_given_back(tmp_path: Path) -> None:
+    """The kernel merges a line into the file; a plain file only holds it, which is what is compared."""
+    file = tmp_path / "sys/fs/resctrl/schemata"
+    plant(tmp_path, {**XEON, "/proc/sys/kernel/random/boot_id": "11111111-1111-1111-1111-111111111111"})
+    before = file.read_text()
+    step = {"kind": "file", "path": f"{RESCTRL}/schemata", "value": "L3:1=7fc", "compare": "schemata"}
+    assert write.apply_step(step, root=str(tmp_path))["outcome"] == "done"
+    assert file.read_text() == "L3:1=7fc\n"
+    file.write_text("    MB:0=100;1=100\n    L3:0=7ff;1=7fc\n")
+    assert write.apply_step(step, root=str(tmp_path))["outcome"] == "unchanged"
+    assert write.undo_step(1, root=str(tmp_path))["outcome"] == "undone"
+    assert file.read_text() == before

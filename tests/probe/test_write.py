@@ -364,7 +364,10 @@ TEXTS = st.one_of(
 @example(read="0-3\n", wanted="0,1,2,3")
 @example(read="00000000,0000000f\n", wanted="f")
 @example(read="3-1", wanted="3-1")
+@example(read="    MB:0=100;1=100\n    L3:0=7ff;1=07f0\n", wanted="L3:1=7f0")
+@example(read="L3:0=7ff", wanted="L3:0=7ff;1=7ff")
+@example(read="L3:0=7ff", wanted="L3:")
 def test_the_probe_compares_as_the_plan_does(read: str | None, wanted: str | None) -> None:
-    for how in ("text", "integer", "cpulist", "cpumask", "choice"):
+    for how in ("text", "integer", "cpulist", "cpumask", "choice", "schemata"):
         expected = FileValue(path="/x", compare=how).matches(read, wanted)
         assert compare.matches(read, wanted, how) == expected, how

@@ -56,12 +56,13 @@ class FileValue(Model):
     """A file of procfs, sysfs, debugfs or cgroupfs.  ``compare``: how a value read back equals the wanted one.
 
     ``choice``: the file prints every word it knows with the one in force in brackets, ``always [madvise] never``.
+    ``schemata``: lines ``L3:0=7ff;1=7ff`` of resctrl, of which those that are wanted must be there.
     :meth:`matches` is the only comparison in the product: planner, engine and verifier ask it.
     """
 
     type: Literal["file"] = "file"
     path: str
-    compare: Literal["text", "integer", "cpulist", "cpumask", "choice"] = "text"
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata"] = "text"
 
     def matches(self, read: str | None, wanted: str | None) -> bool:
         """Whether the text ``read`` from the file means the value ``wanted``.  None: there is no such file or value.
@@ -80,9 +81,23 @@ class FileValue(Model):
                     return parse_mask(read) == parse_mask(wanted)
                 case "choice":
                     return f"[{wanted}]" in read.split() or read.strip() == wanted
+                case "schemata":
+                    masks = _schemata(wanted)
+                    return bool(masks) and masks.items() <= _schemata(read).items()
         except ValueError:
             return False
         return read.strip() == wanted.strip()
+
+
+def _schemata(text: str) -> dict[tuple[str, int], int]:
+    """(resource, cache) -> value.  Raises ValueError for a text of another form."""
+    found: dict[tuple[str, int], int] = {}
+    for line in text.strip().splitlines():
+        resource, _, values = line.strip().partition(":")
+        for part in values.split(";"):
+            domain, _, value = part.partition("=")
+            found[resource, int(domain)] = int(value, 16)
+    return found
 
 
 class BootArgument(Model):

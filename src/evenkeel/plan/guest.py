@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.site import Disk, Network
 from evenkeel.plan.placement import KERNEL_PRIORITY, PINNED, Placement, realtime_vcpus
+from evenkeel.plan.ways import Share, WayLedger
 
 #: uname -m -> machine type.  q35 has PCI Express, which passed-through devices expect.
 MACHINES = {"x86_64": "q35", "aarch64": "virt"}
@@ -109,6 +110,16 @@ ELEMENTS = (
         "live definition",
     ),
     GuestRule(
+        "G-13",
+        "cachetune: ways of the L3 for the real-time vCPUs alone",
+        "where the CPU can divide its L3 (H-RDT), lines of the real-time vCPUs stay in the cache whatever the other "
+        "cores do; libvirt takes the first ways that no group has, and the plan leaves them free before. Memory "
+        "bandwidth is left alone: a new group has all of it",
+        "less cache for everybody else; the start fails when resctrl is not mounted or others took the ways",
+        "schemata of the guest's group in /sys/fs/resctrl",
+        "libvirt: formatdomain, virresctrl.c; kernel: filesystems/resctrl.rst; host-tuning G-13, H-RDT",
+    ),
+    GuestRule(
         "G-14",
         "vCPU 0 for the guest's own housekeeping",
         "a Linux guest needs one CPU for its interrupts, timers and RCU; it has a core of its own and ordinary policy",
@@ -156,7 +167,7 @@ def guest_arguments(placement: Placement) -> str:
     return " ".join(argument for argument in wanted if argument.partition("=")[0] not in theirs)
 
 
-def domain_xml(host: str, placement: Placement, arguments: str) -> str:
+def domain_xml(host: str, placement: Placement, arguments: str, ways: WayLedger) -> str:
     """The libvirt domain definition of a guest.  ``arguments``: :func:`guest_arguments`."""
     wish = placement.wish
     identity = uuid.uuid5(_NAMESPACE, f"{host}/{placement.name}")
@@ -166,7 +177,7 @@ def domain_xml(host: str, placement: Placement, arguments: str) -> str:
     _text(domain, "memory", str(wish.memory >> 10), unit="KiB")
     _text(domain, "currentMemory", str(wish.memory >> 10), unit="KiB")
     _memory_backing(domain, placement)
-    _vcpus(domain, placement)
+    _vcpus(domain, placement, ways)
     _numatune(domain, placement)
     _boot(domain, placement, arguments)
     _features(domain, placement)
@@ -204,8 +215,8 @@ def _memory_backing(domain: ET.Element, placement: Placement) -> None:
         ET.SubElement(backing, "allocation", mode="immediate")
 
 
-def _vcpus(domain: ET.Element, placement: Placement) -> None:
-    """G-1, G-2, G-3.  libvirt sets vcpusched before a vCPU runs: the engine starts guests paused."""
+def _vcpus(domain: ET.Element, placement: Placement, ways: WayLedger) -> None:
+    """G-1, G-2, G-3, G-13.  libvirt sets vcpusched before a vCPU runs: the engine starts guests paused."""
     wish = placement.wish
     if not placement.pinned:
         _text(domain, "vcpu", str(wish.vcpus), placement="static", cpuset=format_cpus(placement.cpus))
@@ -227,6 +238,22 @@ def _vcpus(domain: ET.Element, placement: Placement) -> None:
     for vcpu in placement.vcpus:
         if vcpu.policy == "fifo":
             ET.SubElement(tune, "vcpusched", vcpus=str(vcpu.index), scheduler="fifo", priority=str(vcpu.priority))
+    _cache_tune(tune, ways.of(placement.name), ways.types)
+
+
+def _cache_tune(tune: ET.Element, shares: tuple[Share, ...], types: tuple[str, ...]) -> None:
+    """G-13.  No memorytune: the kernel gives a new group the whole bandwidth, and libvirt, which adds up what groups
+    have, would refuse the second guest that asks for it (virResctrlAllocMemoryBandwidth()).
+    """
+    if not shares:
+        return
+    cache_tune = ET.SubElement(tune, "cachetune", vcpus=format_cpus(shares[0].vcpus))
+    for share in shares:
+        size, unit = (share.size_bytes >> 10, "KiB") if share.size_bytes % 1024 == 0 else (share.size_bytes, "B")
+        for kind in types:
+            ET.SubElement(
+                cache_tune, "cache", id=str(share.cache), level="3", type=kind, size=str(size), unit=unit
+            )
 
 
 def _has_io_thread(placement: Placement) -> bool:
@@ -357,5 +384,5 @@ def elements_of(goal: str) -> tuple[str, ...]:
     always = ("G-1", "G-6", "G-9", "G-10", "G-11", "G-12")
     bound = ("G-2", "G-4", "G-5") if goal != "flexible" else ()
     pinned = ("G-8",) if goal in PINNED else ()
-    realtime = ("G-14", "G-CMD") if goal == "realtime" else ()
+    realtime = ("G-13", "G-14", "G-CMD") if goal == "realtime" else ()
     return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime))

@@ -20,6 +20,7 @@ from evenkeel.plan.placement import Placement, lay_out
 from evenkeel.plan.problems import Problems
 from evenkeel.plan.rules.rule import Context
 from evenkeel.plan.topology import Topology
+from evenkeel.plan.ways import WayLedger, share_ways
 
 
 def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
@@ -51,7 +52,11 @@ def _plan_host(
     if layout is None or len(problems.found) > before:
         return None
     _check(layout.ledger, facts, host, wish)
-    plans = tuple(_plan_guest(host, placement) for placement in layout.placements)
+    off = "H-RDT" in wish.overrides and wish.overrides["H-RDT"].off
+    ways = WayLedger() if off else share_ways(host, facts, layout.placements, problems)
+    if len(problems.found) > before:
+        return None
+    plans = tuple(_plan_guest(host, placement, ways) for placement in layout.placements)
     context = Context(
         host=host,
         wish=wish,
@@ -60,6 +65,7 @@ def _plan_host(
         ledger=layout.ledger,
         placements=layout.placements,
         definitions={plan.name: definition_digest(plan.xml) for plan in plans},
+        ways=ways,
     )
     settings, notes = rules.settings(context, problems)
     return HostPlan(
@@ -88,7 +94,7 @@ def _check(ledger: Ledger, facts: Facts, host: str, wish: HostWish) -> None:
     raise AssertionError(f"the planner made a ledger of host {host} that breaks its own rules: {'; '.join(broken)}")
 
 
-def _plan_guest(host: str, placement: Placement) -> GuestPlan:
+def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
     arguments = guest_arguments(placement)
     return GuestPlan(
         name=placement.name,
@@ -102,6 +108,6 @@ def _plan_guest(host: str, placement: Placement) -> GuestPlan:
         page_bytes=placement.page_bytes,
         pages=placement.pages,
         guest_arguments=arguments,
-        xml=domain_xml(host, placement, arguments),
+        xml=domain_xml(host, placement, arguments, ways),
         why=placement.why,
     )

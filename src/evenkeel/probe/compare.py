@@ -22,6 +22,9 @@ def matches(read: str | None, wanted: str | None, how: str) -> bool:
             return cpu_list("" if read.strip() == "(null)" else read) == cpu_list(wanted)
         if how == "cpumask":
             return _mask(read) == _mask(wanted)
+        if how == "schemata":
+            masks = _schemata(wanted)
+            return bool(masks) and masks.items() <= _schemata(read).items()
     except ValueError:
         return False
     if how == "choice":
@@ -49,6 +52,17 @@ def cpu_list(text: str) -> set[int]:
             raise ValueError("%r names a CPU that no Linux kernel has" % text)
         cpus.update(range(int(found.group(1)), int(found.group(2) or found.group(1)) + 1))
     return cpus
+
+
+def _schemata(text: str) -> dict[tuple[str, int], int]:
+    """``L3:0=7ff;1=7f0`` -> {("L3", 0): 0x7ff, ("L3", 1): 0x7f0}; raises ValueError for a text of another form."""
+    found: dict[tuple[str, int], int] = {}
+    for line in text.strip().splitlines():
+        resource, _, values = line.strip().partition(":")
+        for part in values.split(";"):
+            domain, _, value = part.partition("=")
+            found[resource, int(domain)] = int(value, 16)
+    return found
 
 
 def _mask(text: str) -> int:

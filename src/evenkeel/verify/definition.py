@@ -15,7 +15,7 @@ _UNITS = {"b": 1, "bytes": 1, "k": 1024, "kib": 1024, "m": 1024**2, "mib": 1024*
 #: Attributes whose value is a list of CPUs or nodes, and those that libvirt resolves to something of its own.
 _LISTS = frozenset({"cpuset", "nodeset", "vcpus", "cpus"})
 _RESOLVED = frozenset({("type", "machine")})
-_SIZED = {"memory": None, "currentMemory": None, "page": "size", "cell": "memory"}
+_SIZED = {"memory": None, "currentMemory": None, "page": "size", "cell": "memory", "cache": "size"}
 
 
 def differences(planned: str, found: str) -> list[str]:

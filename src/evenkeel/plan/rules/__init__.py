@@ -19,11 +19,23 @@ from evenkeel.documents.plan import (
 )
 from evenkeel.documents.site import Override
 from evenkeel.plan.problems import Problems, did_you_mean
-from evenkeel.plan.rules import clock, guests, interrupts, isolation, kvm, memory, owners, power, realtime, workqueues
+from evenkeel.plan.rules import (
+    clock,
+    guests,
+    interrupts,
+    isolation,
+    kvm,
+    memory,
+    owners,
+    power,
+    rdt,
+    realtime,
+    workqueues,
+)
 from evenkeel.plan.rules.rule import Context, Rule, Wanted
 
 # Owners come first: TuneD takes its own settings back when it is stopped.
-_SUBJECTS = (isolation, owners, memory, interrupts, workqueues, clock, power, kvm, realtime, guests)
+_SUBJECTS = (isolation, owners, memory, interrupts, workqueues, clock, power, rdt, kvm, realtime, guests)
 
 #: Every rule, in the order in which its settings are written within their phase.
 CATALOGUE: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)

@@ -18,6 +18,7 @@ from evenkeel.documents.site import ConsentKey, GoalLevel, HostWish
 from evenkeel.plan.order import boot_value
 from evenkeel.plan.placement import Placement
 from evenkeel.plan.topology import Topology
+from evenkeel.plan.ways import WayLedger
 
 ALL: frozenset[GoalLevel] = frozenset({"flexible", "balanced", "performance", "realtime"})
 HUGE: frozenset[GoalLevel] = frozenset({"balanced", "performance", "realtime"})
@@ -39,6 +40,8 @@ class Context:
     placements: tuple[Placement, ...]
     #: Digest of each guest's domain definition, by name.
     definitions: dict[str, str] = field(default_factory=dict)
+    #: Who owns which ways of the L3 caches; empty where they cannot be divided.
+    ways: WayLedger = field(default_factory=WayLedger)
 
     @cached_property
     def kernel(self) -> Version:
@@ -191,7 +194,7 @@ def file_value(
     new: str,
     reason: str,
     *,
-    compare: Literal["text", "integer", "cpulist", "cpumask", "choice"] = "text",
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata"] = "text",
     inputs: dict[str, str] | None = None,
     suffix: str = "",
     absent: str = ABSENT,
