@@ -56,13 +56,20 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--against", metavar="PLAN", help="Show what differs from an older plan instead.")
         ] = None,
         show_all: Annotated[bool, typer.Option("--all", help="List settings that are already so, too.")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the plan document on stdout.")] = False,
+        give_up: Annotated[
+            bool, typer.Option("--what-you-give-up", help="Show what the plan costs instead, guest by guest.")
+        ] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print the plan document (or the cost) on stdout.")
+        ] = False,
     ) -> None:
         """Work out every setting of a site, with its reason. Changes nothing.
 
         evenkeel plan examples/plc/site.yaml -o plan.json
 
         evenkeel plan site.yaml --facts cell=cell.facts.json
+
+        evenkeel plan site.yaml --what-you-give-up
         """
         from evenkeel.cli import files
         from evenkeel.cli import output as console
@@ -77,7 +84,16 @@ def register(app: typer.Typer) -> None:
             made = make_plan(wanted, known)
         if output:
             files.save_document(output, made)
-        if as_json:
+        if give_up:
+            from evenkeel.cli.plan_cost import print_cost
+            from evenkeel.plan.cost import cost_of
+
+            cost = cost_of(made, known)
+            if as_json and output != "-":
+                console.emit_json(cost)
+            elif output != "-":
+                print_cost(cost)
+        elif as_json:
             if output != "-":
                 console.emit_json(made)
         elif output != "-":
