@@ -78,6 +78,16 @@ def test_an_argument_behind_two_dashes_is_inits_and_not_the_kernels(host: HostPl
     assert "H-ISO-2" in failed(host, make_facts(command_line=moved), values(host))
 
 
+def test_a_host_in_its_rescue_entry_is_told_apart_from_one_that_lost_its_arguments(host: HostPlan) -> None:
+    lost = make_facts()
+    rescue = make_facts(command_line=f"{lost.kernel.command_line} evenkeel.rescue")
+    assert "GATE-ENTRY" not in failed(host, lost, values(host))
+    assert failed(host, rescue, values(host))[0] == "GATE-ENTRY"
+    assert "the boot menu choose by itself" in gate.check_boot(host, rescue, values(host))[1].fix
+    line = f"{booted(host).kernel.command_line} evenkeel.rescue"  # by hand, with everything else there
+    assert failed(host, make_facts(command_line=line), values(host)) == ["GATE-ENTRY"]
+
+
 def test_another_kernel(host: HostPlan) -> None:
     facts = booted(host)
     other = facts.model_copy(update={"kernel": facts.kernel.model_copy(update={"release": "6.1.0-1-amd64"})})

@@ -25,7 +25,7 @@ from evenkeel.documents.plan import (
 )
 from evenkeel.machines.local import LocalMachine
 from evenkeel.machines.protocol import OnProgress, Probe
-from evenkeel.probe.steps import boot
+from evenkeel.probe.steps.boot import grubcfg
 from tests.probe import tree
 
 RUNTIME = ("proc", "sys", "run")
@@ -79,7 +79,7 @@ class TreeHost:
 
     def _boot(self) -> None:
         (self.root / BOOT_ID).write_text(f"{uuid.uuid4()}\n")
-        first = boot.entries((self.root / "boot/grub/grub.cfg").read_text())[0]["arguments"]
+        first = grubcfg.entries((self.root / "boot/grub/grub.cfg").read_text())[0]["arguments"]
         (self.root / "proc/cmdline").write_text(first + "\n")
 
     def reboot(self, *, on_progress: OnProgress | None = None, timeout_s: float = 600.0) -> None:

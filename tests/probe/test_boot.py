@@ -15,6 +15,8 @@ from evenkeel.plan.order import command_line
 from evenkeel.probe import write
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.steps import boot
+from evenkeel.probe.steps.boot import defaults, grubcfg
+from evenkeel.probe.steps.boot.arguments import merge, missing
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"key": "isolcpus", "value": "managed_irq,2-3", "after": None},
@@ -29,7 +31,7 @@ OURS = "isolcpus=managed_irq,2-3 rcu_nocb_poll skew_tick=1 default_hugepagesz=2M
 
 def source(existing: str, default: str, arguments: list[dict[str, Any]] = ARGUMENTS) -> tuple[str, str]:
     """What sh makes of the two variables."""
-    script = boot.drop_in(arguments) + '\nprintf "%s\\n%s\\n" "$GRUB_CMDLINE_LINUX" "$GRUB_CMDLINE_LINUX_DEFAULT"'
+    script = defaults.drop_in(arguments) + '\nprintf "%s\\n%s\\n" "$GRUB_CMDLINE_LINUX" "$GRUB_CMDLINE_LINUX_DEFAULT"'
     environment = {"GRUB_CMDLINE_LINUX": existing, "GRUB_CMDLINE_LINUX_DEFAULT": default, "PATH": "/usr/bin:/bin"}
     # -eu: nothing in it may fail or use what is not set.
     done = subprocess.run(["sh", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True)
@@ -61,7 +63,7 @@ def test_the_drop_in_takes_our_keys_out_and_leaves_the_rest(existing: str, kept:
 
 
 def test_the_drop_in_says_nothing_that_changes_from_time_to_time() -> None:
-    assert boot.drop_in(ARGUMENTS) == boot.drop_in([dict(argument) for argument in ARGUMENTS])
+    assert defaults.drop_in(ARGUMENTS) == defaults.drop_in([dict(argument) for argument in ARGUMENTS])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_the_drop_in_says_nothing_that_changes_from_time_to_time() -> None:
 )
 def test_nothing_that_a_shell_understands_gets_into_the_drop_in(bad: dict[str, Any]) -> None:
     with pytest.raises(StepFailed):
-        boot.drop_in([bad])
+        defaults.drop_in([bad])
 
 
 PLAIN = ("quiet", "ro", "isolcpus=1", "isolcpus", "nohz_full=2-3", "nohz-full=2", "a=b", "skew_tick=0", "tty=1")
@@ -97,7 +99,8 @@ def test_the_shell_and_the_planner_merge_a_command_line_alike(words: list[str]) 
     arguments = [{"key": key, "value": value, "after": after} for key, value, after in wanted]
     _, default = source("", line, arguments)
     assert default == command_line(line, planned)
-    assert boot.missing(arguments, default) == []
+    assert merge(arguments, line).split() == default.split()
+    assert missing(arguments, default) == []
 
 
 def _setting(key: str, value: str | None, after: str | None) -> Setting:
@@ -132,7 +135,7 @@ def _setting(key: str, value: str | None, after: str | None) -> Setting:
     ],
 )
 def test_missing_names_the_arguments_that_a_line_lacks(line: str, lacking: list[str]) -> None:
-    assert boot.missing(ARGUMENTS, line)[: len(lacking) or None] == lacking
+    assert missing(ARGUMENTS, line)[: len(lacking) or None] == lacking
 
 
 GRUB_CFG = """
@@ -161,7 +164,7 @@ menuentry 'mine' { linux /boot/vmlinuz-old ro }
 
 
 def test_every_entry_of_ours_is_seen_but_those_for_recovery_and_those_of_others() -> None:
-    found = boot.entries(GRUB_CFG)
+    found = grubcfg.entries(GRUB_CFG)
     assert [entry["id"] for entry in found] == ["simple-46f7", "6.12-rt-advanced-46f7"]
     assert {entry["arguments"] for entry in found} == {"root=UUID=46f7 ro quiet nohz_full=2"}
 
@@ -187,11 +190,11 @@ RELEASE = "6.12.117+deb12-rt-amd64"
     ],
 )
 def test_the_kernel_that_the_next_boot_brings(default: str, kernel: str | None) -> None:
-    assert boot.default_kernel(HEADER % default + GRUB_CFG.replace('set default="0"\n', "")) == kernel
+    assert grubcfg.default_kernel(HEADER % default + GRUB_CFG.replace('set default="0"\n', "")) == kernel
 
 
 def test_no_default_at_all() -> None:
-    assert boot.default_kernel("") is None
+    assert grubcfg.default_kernel("") is None
 
 
 def test_another_boot_loader_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -207,5 +210,5 @@ def test_a_grub_that_does_not_read_drop_ins_is_refused(tmp_path: Path) -> None:
     (tmp_path / "usr/sbin").mkdir(parents=True)
     (tmp_path / "usr/sbin/update-grub").touch(0o755)
     (tmp_path / "usr/sbin/grub-mkconfig").write_text("#!/bin/sh\n. /etc/default/grub\n")
-    with pytest.raises(StepFailed, match=r"does not read /etc/default/grub\.d"):
+    with pytest.raises(StepFailed, match=r"no update-grub that reads /etc/default/grub\.d"):
         boot.snapshot({"kind": "boot", "arguments": ARGUMENTS}, str(tmp_path))

@@ -37,6 +37,7 @@ FILES = {
 }
 UPDATE_GRUB = """#!/bin/sh
 set -e
+out=.${2:-/boot/grub/grub.cfg}
 . ./etc/default/grub
 for x in ./etc/default/grub.d/*.cfg; do if [ -e "$x" ]; then . "$x"; fi; done
 {
@@ -50,7 +51,14 @@ for x in ./etc/default/grub.d/*.cfg; do if [ -e "$x" ]; then . "$x"; fi; done
         echo "}"
     done
     echo "### END /etc/grub.d/10_linux ###"
-} > ./boot/grub/grub.cfg
+    if [ -x ./etc/grub.d/11_evenkeel ]; then
+        echo "### BEGIN /etc/grub.d/11_evenkeel ###"
+        echo "menuentry 'rescue' \\$menuentry_id_option 'evenkeel-rescue-6.12' {"
+        echo "    linux   /boot/vmlinuz-6.12 root=UUID=x ro $GRUB_CMDLINE_LINUX $EVENKEEL_PLAIN evenkeel.rescue"
+        echo "}"
+        echo "### END /etc/grub.d/11_evenkeel ###"
+    fi
+} > "$out"
 """
 STEPS: list[dict[str, Any]] = [
     {

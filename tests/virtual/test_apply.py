@@ -27,7 +27,7 @@ from evenkeel.documents.plan import InterruptAffinity, Plan, ThreadSchedule
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.machines.virtual import VirtualMachine, lifecycle
 from evenkeel.plan import make_plan
-from evenkeel.probe.steps import boot
+from evenkeel.probe.steps.boot import grubcfg
 
 pytestmark = [pytest.mark.virtual, pytest.mark.timeout(2400)]
 
@@ -180,7 +180,7 @@ def test_rolled_back_then_interrupted_then_killed_then_applied(tuned_host: Tuned
     assert undone.reboot_needed
     assert tuned_host.run("virsh list --all --name; ls /etc/default/grub.d/zz* 2>/dev/null || true") == ""
     assert tuned_host.run("systemctl is-enabled irqbalance; systemctl is-active irqbalance") == "enabled\nactive"
-    for line in boot.entries(tuned_host.run("cat /boot/grub/grub.cfg")):
+    for line in grubcfg.entries(tuned_host.run("cat /boot/grub/grub.cfg")):
         assert "nohz_full" not in line["arguments"]
     first: dict[str, str] = {}
     for entry in intents:

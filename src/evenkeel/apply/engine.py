@@ -20,7 +20,6 @@ from evenkeel.documents.findings import Check
 from evenkeel.documents.plan import FileValue, HostPlan, Phase, Plan
 from evenkeel.errors import NotAsWanted, RolledBack, Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
-from evenkeel.probe.steps import boot
 
 #: Asks the user: a question, and the names of the steps that are the reason for it.
 Confirm = Callable[[str, Sequence[str]], bool]
@@ -194,12 +193,12 @@ def _refuse_surprises(run: _Run, found: Sequence[dict[str, Any]], journal: hosts
 
 def _refuse_other_default(run: _Run) -> None:
     """A reboot that brings up another kernel would end at the gate; better to know before it.  Raises WrongInput."""
-    default = boot.default_kernel(hosts.read_values(run.probe, [boot.GRUB_CFG]).get(boot.GRUB_CFG, ""))
+    default = run.probe.call("boot_menu")["default"]
     if default not in (None, run.host.kernel_release):
         raise WrongInput(
             f"{run.host.name}: the plan is for kernel {run.host.kernel_release}, after a reboot {default} would run; "
             "nothing was changed",
-            hint="set GRUB_DEFAULT in /etc/default/grub and run update-grub, or boot the other kernel and plan again",
+            hint="choose another default (GRUB_DEFAULT, grubby --set-default), or boot the other kernel and plan again",
         )
 
 

@@ -31,6 +31,8 @@ def booted_with(host: HostPlan, command_line: str) -> bool:
 def check_boot(host: HostPlan, facts: Facts, values: Mapping[str, str]) -> tuple[Check, ...]:
     """``values``: contents of :func:`effective_paths`; a path that is missing could not be read."""
     checks = [_kernel(host, facts)]
+    if _boots_tuned(host):
+        checks.append(_entry(facts.kernel.command_line))
     for setting in boot_settings(host):
         checks.append(_argument(setting, facts.kernel.command_line))
         assert isinstance(setting.target, BootArgument)
@@ -51,7 +53,7 @@ def failures(checks: Sequence[Check]) -> list[str]:
 
 
 def _on_command_line(setting: Setting, command_line: str) -> bool:
-    from evenkeel.probe.steps.boot import missing
+    from evenkeel.probe.steps.boot.arguments import missing
 
     target = setting.target
     assert isinstance(target, BootArgument)
@@ -71,6 +73,27 @@ def _kernel(host: HostPlan, facts: Facts) -> Check:
         evidence=(EvidenceItem(where="uname -r", value=facts.kernel.release),),
         why="rules are keyed on the kernel version; on another one the same value may mean something else",
         fix="boot that kernel (GRUB_DEFAULT, grub-set-default), or make the plan anew on the one that runs",
+    )
+
+
+def _boots_tuned(host: HostPlan) -> bool:
+    return any(setting.new is not None for setting in boot_settings(host))
+
+
+def _entry(command_line: str) -> Check:
+    from evenkeel.probe.steps.boot.arguments import RESCUE_MARK, rescued
+
+    found = rescued(command_line)
+    return Check(
+        id="GATE-ENTRY",
+        subject="kernel",
+        title="The entry of the boot menu",
+        status="failed" if found else "passed",
+        expected="an entry with the arguments of the plan",
+        observed="Evenkeel's rescue entry" if found else "no rescue entry",
+        evidence=(EvidenceItem(where=CMDLINE, value=RESCUE_MARK if found else ""),),
+        why="the rescue entry starts the host on purpose without what guests depend on",
+        fix="when the host is mended, reboot it and let the boot menu choose by itself",
     )
 
 
@@ -126,6 +149,6 @@ def _unknown(host: HostPlan, unknown: Sequence[str]) -> Check:
 
 
 def _relevant(key: str, command_line: str) -> list[str]:
-    from evenkeel.probe.steps.boot import same_key
+    from evenkeel.probe.steps.boot.arguments import same_key
 
     return [word for word in command_line.split() if same_key(word, key)]

@@ -13,8 +13,7 @@ from evenkeel.apply.report import RollbackReport
 from evenkeel.documents.journal import JournalEntry
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.machines.protocol import Machine, OnProgress, Probe, ProbeError
-from evenkeel.probe.steps import boot
-from evenkeel.probe.steps.boot import word_of
+from evenkeel.probe.steps.boot.arguments import missing, word_of
 
 UNDO_TIMEOUT_S = 720.0  # update-grub, or destroying a guest with all its memory
 CMDLINE = "/proc/cmdline"
@@ -122,10 +121,9 @@ def _still_booted_with(probe: Probe, entries: Sequence[JournalEntry]) -> bool:
     ]
     if not arguments:
         return False
-    values = read_values(probe, [CMDLINE, boot.GRUB_CFG])
-    running = values.get(CMDLINE, "")
-    next_boot = [entry["arguments"] for entry in boot.entries(values.get(boot.GRUB_CFG, ""))]
+    running = read_values(probe, [CMDLINE]).get(CMDLINE, "")
+    next_boot = [entry["arguments"] for entry in probe.call("boot_menu")["entries"]]
     return any(
-        not boot.missing([argument], running) and any(boot.missing([argument], line) for line in next_boot)
+        not missing([argument], running) and any(missing([argument], line) for line in next_boot)
         for argument in arguments
     )

@@ -16,7 +16,7 @@ from evenkeel.probe.failure import StepFailed, from_os_error
 from evenkeel.probe.journal import children_keep_lock, inside
 
 #: What may run, and nothing else.
-PROGRAMS = ("findmnt", "systemctl", "update-grub", "virsh")
+PROGRAMS = ("findmnt", "grub2-mkconfig", "systemctl", "update-grub", "virsh")
 FOLDERS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 #: Of what a program prints, in bytes; more is cut off in the middle.
 _MOST_OUTPUT = 1 << 20

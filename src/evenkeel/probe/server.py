@@ -29,6 +29,7 @@ OPERATIONS = {
     "apply_step": "evenkeel.probe.write:apply_step",
     "check_steps": "evenkeel.probe.write:check_steps",
     "undo_step": "evenkeel.probe.write:undo_step",
+    "boot_menu": "evenkeel.probe.steps.boot:menu",
     "journal_read": "evenkeel.probe.journal:read_journal",
     "journal_note": "evenkeel.probe.journal:note",
     "not_ready": "evenkeel.probe.journal:set_not_ready",

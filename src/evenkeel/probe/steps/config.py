@@ -22,9 +22,9 @@ FOLDERS = ("/etc/", "/var/lib/evenkeel/")
 _NEW = ".evenkeel-new"
 
 
-def snapshot(step: dict[str, Any], root: str) -> str:
+def snapshot(step: dict[str, Any], root: str, folders: tuple[str, ...] = FOLDERS) -> str:
     """JSON: ``base64``, ``mode``, ``owner`` of the file, or ``missing``: the folders that do not exist either."""
-    require_below(step["path"], FOLDERS)
+    require_below(step["path"], folders)
     path = inside(root, step["path"])
     try:
         info = os.lstat(path)
@@ -74,11 +74,10 @@ def write(step: dict[str, Any], state: str | None, root: str) -> None:
     replace(step["path"], step["text"].encode(), old.get("mode", step.get("mode", 0o644)), old.get("owner"), root)
 
 
-def undo(step: dict[str, Any], state: str | None, root: str) -> None:
+def undo(step: dict[str, Any], state: str | None, root: str, folders: tuple[str, ...] = FOLDERS) -> None:
     old = json.loads(state or "{}")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.unlink(inside(root, step["path"]) + _NEW)
-    if snapshot(step, root) == state:
+    remove_temporary(step["path"], root)
+    if snapshot(step, root, folders) == state:
         return
     if "base64" in old:
         replace(step["path"], base64.b64decode(old["base64"]), old["mode"], old["owner"], root)
@@ -88,6 +87,12 @@ def undo(step: dict[str, Any], state: str | None, root: str) -> None:
             with contextlib.suppress(OSError):
                 os.rmdir(inside(root, folder))
                 sync_directory(os.path.dirname(inside(root, folder)))
+
+
+def remove_temporary(path: str, root: str) -> None:
+    """Take away what a kill in the middle of :func:`replace` left behind."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(inside(root, path) + _NEW)
 
 
 def replace(path: str, data: bytes, mode: int, owner: list[int] | None, root: str) -> None:
