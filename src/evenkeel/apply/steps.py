@@ -22,6 +22,7 @@ from evenkeel.documents.plan import (
     GuestThread,
     HostPlan,
     InterruptAffinity,
+    NicChannels,
     Phase,
     Setting,
     ThreadSchedule,
@@ -129,6 +130,8 @@ def _body(setting: Setting) -> dict[str, Any]:
             return {"kind": "thread", "name": target.name, "value": setting.new}
         case UnitState():
             return {"kind": "unit", "unit": target.unit, "value": setting.new}
+        case NicChannels():
+            return {"kind": "channels", "nic": target.nic, "value": setting.new}
         case GuestPartition():
             return {"kind": "partition", "guest": target.guest, "vcpu": target.vcpu, "value": setting.new}
         case GuestThread():

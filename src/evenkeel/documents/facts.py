@@ -150,6 +150,17 @@ class PciFunction(Model):
     reset_methods: tuple[str, ...] = ()
 
 
+class Channels(Model):
+    """Queues of an interface as its driver counts them (ethtool -l).  ``combined``: one for both directions."""
+
+    combined: int = 0
+    rx: int = 0
+    tx: int = 0
+    most_combined: int = 0
+    most_rx: int = 0
+    most_tx: int = 0
+
+
 class Nic(Model):
     name: str
     pci: str | None = None  # None: virtual (bridge, veth), or not on PCI
@@ -160,6 +171,8 @@ class Nic(Model):
     tx_queues: int = 0
     operstate: str | None = None
     interrupts: tuple[str, ...] = ()  # actions, as in Interrupt.action
+    channels: Channels | None = None  # None: the driver has no such thing, or it was not recorded
+    ptp_clock: int | None = None  # N of /dev/ptpN
 
 
 class BlockDevice(Model):

@@ -140,6 +140,16 @@ class UnitState(Model):
     unit: str
 
 
+class NicChannels(Model):
+    """Queues of a network interface; the value is ``combined=4``, or ``rx=2 tx=2`` where the driver counts them apart.
+
+    Drivers reset the device for it: the link goes down for a moment, and its interrupts are made anew.
+    """
+
+    type: Literal["channels"] = "channels"
+    nic: str
+
+
 class GuestDefinition(Model):
     """The domain definition of a guest.  Its libvirt XML is GuestPlan.xml; the value is the SHA-256 of that text
     (UTF-8), 64 hexadecimal digits.  Facts do not know definitions, so ``old`` is always None and the status "change":
@@ -176,6 +186,7 @@ Target = Annotated[
     | InterruptAffinity
     | ThreadSchedule
     | UnitState
+    | NicChannels
     | GuestDefinition
     | GuestPartition
     | GuestThread,

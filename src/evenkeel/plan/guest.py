@@ -251,9 +251,7 @@ def _cache_tune(tune: ET.Element, shares: tuple[Share, ...], types: tuple[str, .
     for share in shares:
         size, unit = (share.size_bytes >> 10, "KiB") if share.size_bytes % 1024 == 0 else (share.size_bytes, "B")
         for kind in types:
-            ET.SubElement(
-                cache_tune, "cache", id=str(share.cache), level="3", type=kind, size=str(size), unit=unit
-            )
+            ET.SubElement(cache_tune, "cache", id=str(share.cache), level="3", type=kind, size=str(size), unit=unit)
 
 
 def _has_io_thread(placement: Placement) -> bool:

@@ -22,6 +22,7 @@ KINDS = {
     "interrupt": "interrupts",
     "thread": "threads",
     "unit": "units",
+    "channels": "channels",
     "partition": "partitions",
     "guest": "guests:Definition",
     "guest_power": "guests:Power",

@@ -18,6 +18,7 @@ from evenkeel.documents.plan import (
     GuestThread,
     HostPlan,
     InterruptAffinity,
+    NicChannels,
     Setting,
     ThreadSchedule,
     UnitState,
@@ -147,6 +148,17 @@ def _unit(setting: Setting, target: UnitState, _host: HostPlan, seen: Observatio
     return passed, observed, evidence
 
 
+def _channels(setting: Setting, target: NicChannels, _host: HostPlan, seen: Observation) -> Result:
+    nic = next((nic for nic in seen.facts.nics if nic.name == target.nic), None)
+    if nic is None:
+        return False, "no such interface", [item("/sys/class/net", f"no {target.nic}")]
+    if nic.channels is None:
+        return f"the driver of {target.nic} does not tell how many channels it has"
+    kinds = [word.partition("=")[0] for word in (setting.new or "").split()]
+    found = " ".join(f"{kind}={getattr(nic.channels, kind)}" for kind in kinds)
+    return found == setting.new, found, [item(f"ethtool -l {target.nic}", found)]
+
+
 def _guest(seen: Observation, name: str) -> GuestSeen | str:
     guest = seen.guests.get(name)
     if guest is None:
@@ -206,6 +218,7 @@ _COMPARE: dict[type, Callable[[Setting, Any, HostPlan, Observation], Result]] = 
     InterruptAffinity: _interrupt,
     ThreadSchedule: _thread,
     UnitState: _unit,
+    NicChannels: _channels,
     GuestDefinition: _definition,
     GuestPartition: _partition,
     GuestThread: _schedule,

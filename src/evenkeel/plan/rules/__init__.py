@@ -26,6 +26,7 @@ from evenkeel.plan.rules import (
     isolation,
     kvm,
     memory,
+    network,
     owners,
     power,
     rdt,
@@ -35,7 +36,7 @@ from evenkeel.plan.rules import (
 from evenkeel.plan.rules.rule import Context, Rule, Wanted
 
 # Owners come first: TuneD takes its own settings back when it is stopped.
-_SUBJECTS = (isolation, owners, memory, interrupts, workqueues, clock, power, rdt, kvm, realtime, guests)
+_SUBJECTS = (isolation, owners, memory, network, interrupts, workqueues, clock, power, rdt, kvm, realtime, guests)
 
 #: Every rule, in the order in which its settings are written within their phase.
 CATALOGUE: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)
@@ -204,6 +205,8 @@ def describe_target(target: Target) -> str:
             return f"kernel thread {target.name}"
         case "unit":
             return f"unit {target.unit}"
+        case "channels":
+            return f"channels of {target.nic}"
         case "guest":
             return f"guest {target.guest}"
         case "partition":

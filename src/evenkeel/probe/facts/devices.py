@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from evenkeel.probe.facts.network import read_channels, read_ptp_clock
 from evenkeel.probe.facts.pci import interrupts_of, pci_parent
 from evenkeel.probe.facts.root import Root
 
@@ -41,6 +42,8 @@ def read_nics(root: Root, node_of: dict[str, int | None], actions: dict[int, str
                 "tx_queues": len(root.numbered(queues, "tx-")),
                 "operstate": root.read(folder + "/operstate"),
                 "interrupts": _actions(root, pci, actions),
+                "channels": read_channels(root, name) if pci else None,
+                "ptp_clock": read_ptp_clock(root, folder),
             }
         )
     return nics
