@@ -8,6 +8,7 @@ This module must not print and must not import anything of Evenkeel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_NOT_AS_WANTED = 1
@@ -61,6 +62,10 @@ class Unreachable(EvenkeelError):
 
 
 class RolledBack(EvenkeelError):
-    """Applying failed half-way and the old state was restored.  Exit code 4."""
+    """Applying failed half-way and the old state was restored.  Exit code 4.
+
+    ``findings``: what failed, as :class:`evenkeel.documents.findings.Check`.
+    """
 
     exit_code = EXIT_ROLLED_BACK
+    findings: tuple[Any, ...] = ()

@@ -11,7 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from evenkeel.apply.scope import RunningGuest
 from evenkeel.apply.steps import Step
+from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import JournalEntry
 from evenkeel.errors import Unreachable, WrongInput
@@ -29,6 +31,8 @@ class HostJournal:
         self.boot_id: str = answer["boot_id"]
         self.writer: int | None = answer["writer"]
         self.not_ready: str | None = answer["not_ready"]
+        #: Whether the boot gate passed since the kernel started: only then guests may run.
+        self.schedulable: bool = answer["schedulable"]
 
     @property
     def outstanding(self) -> tuple[JournalEntry, ...]:
@@ -85,13 +89,9 @@ def check_steps(probe: Probe, steps: Iterable[Step]) -> list[dict[str, Any]]:
     return found
 
 
-def running_guests(probe: Probe) -> list[str]:
-    """Names of the guests that libvirt runs, those that are none of ours too; empty without libvirt."""
-    try:
-        said = probe.call("run", argv=["virsh", "-c", "qemu:///system", "list", "--name"])
-    except ProbeError:
-        return []
-    return sorted(filter(None, said["stdout"].splitlines())) if said["rc"] == 0 else []
+def running_guests(probe: Probe) -> list[RunningGuest]:
+    """Every guest that runs on the host, those that are none of ours and none of libvirt's too."""
+    return [RunningGuest(name=guest["name"], cpus=parse_cpus(guest["cpus"])) for guest in probe.call("running_guests")]
 
 
 def require_root(probe: Probe, machine: Machine) -> None:

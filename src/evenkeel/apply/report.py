@@ -10,11 +10,15 @@ from typing import Literal
 from evenkeel.documents.base import Model
 from evenkeel.documents.findings import Check
 
-StepOutcome = Literal["unchanged", "would_change", "done", "refused", "absent", "failed"]
+StepOutcome = Literal["unchanged", "would_change", "done", "refused", "absent", "failed", "left", "taken_back"]
 
 
 class StepReport(Model):
-    """One step.  ``old``, ``read_back``: as a person writes the value; None: not there."""
+    """One step.  ``old``, ``read_back``: as a person writes the value; None: not there.
+
+    ``left``: not taken in this run, ``message`` says why; ``taken_back``: written, and undone because it starved the
+    host.
+    """
 
     name: str
     title: str
@@ -28,7 +32,10 @@ class StepReport(Model):
 
 
 class ApplyReport(Model):
-    """``reboot_pending``: the boot layer is written and waits for a reboot; nothing after it was touched."""
+    """``reboot_pending``: the boot layer is written and waits for a reboot; nothing after it was touched.
+
+    ``findings``: what went wrong without ending the run.
+    """
 
     host: str
     address: str
@@ -37,6 +44,7 @@ class ApplyReport(Model):
     steps: tuple[StepReport, ...]
     gate: tuple[Check, ...] = ()
     rebooted: bool = False
+    findings: tuple[Check, ...] = ()
     message: str = ""
 
     def of(self, *outcomes: StepOutcome) -> tuple[StepReport, ...]:
@@ -76,6 +84,9 @@ class StatusReport(Model):
     rebooted_since: bool = False
     gate: tuple[Check, ...] = ()
     not_ready: str | None = None
+    #: Whether guests may run: the boot gate passed since the kernel started.  ``not_schedulable``: why not.
+    schedulable: bool = False
+    not_schedulable: str | None = None
     pending: tuple[str, ...] = ()
     drifted: tuple[str, ...] = ()
     guests: tuple[GuestReport, ...] = ()

@@ -38,6 +38,8 @@ def rollback_host(
         with machine.probe() as probe:
             require_root(probe, machine)
             journal = read_journal(probe)
+            if journal.schedulable:
+                probe.call("schedulable", schedulable=False)
             if not journal.outstanding:
                 needed = _still_booted_with(probe, [entry for entry in journal.entries if entry.event == "intent"])
                 undone = RollbackReport(host=host, address=machine.address, reboot_needed=needed)

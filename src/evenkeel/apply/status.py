@@ -51,6 +51,8 @@ def host_status(
         rebooted_since=rebooted,
         gate=checks,
         not_ready=journal.not_ready,
+        schedulable=journal.schedulable,
+        not_schedulable=_why_not(journal, gate.failures(checks)),
         pending=tuple(step.name for step in changing),
         drifted=tuple(step.name for step in changing if step.name in done),
         guests=tuple(
@@ -61,6 +63,17 @@ def host_status(
         ),
     )
     return report.model_copy(update={"state": _state(report)})
+
+
+def _why_not(journal: hosts.HostJournal, problems: list[str]) -> str | None:
+    """Why guests may not run on this host; None: they may."""
+    if journal.schedulable:
+        return None
+    if journal.not_ready:
+        return journal.not_ready
+    if problems:
+        return "its kernel did not take the plan: " + "; ".join(problems)
+    return "the boot gate was not asked since the host was started: run evenkeel apply"
 
 
 def _all_right(guest: str, changing: list[Step]) -> bool:

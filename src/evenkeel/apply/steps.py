@@ -74,6 +74,13 @@ def host_steps(host: HostPlan, *, restart_guests: bool = False) -> tuple[Step, .
     return tuple(steps)
 
 
+def drain_step(guest: GuestPlan) -> Step:
+    """Shut a guest down before what disturbs it; its own steps start it again."""
+    placed = any(vcpu.policy == "fifo" for vcpu in guest.vcpus) or guest.goal in ("performance", "realtime")
+    body = {"kind": "guest_drain", "guest": guest.name, "value": "shut off", "again": not placed}
+    return Step(f"{guest.name}/drain", f"Shut {guest.name} down", Phase.GUEST, "drain", body, timeout_s=150.0)
+
+
 def boot_words(settings: Iterable[Setting]) -> list[str]:
     """The arguments of boot settings as they stand on a command line; what is only taken away is left out."""
     words = []
@@ -123,7 +130,9 @@ def _body(setting: Setting) -> dict[str, Any]:
         raise WrongInput(f"{setting.id}: a value of the kind {target.type!r} can be set, not removed")
     match target:
         case FileValue():
-            return {"kind": "file", "path": target.path, "value": setting.new, "compare": target.compare}
+            body = {"kind": "file", "path": target.path, "value": setting.new, "compare": target.compare}
+            # What leaves the host's own threads less time must not starve them: the probe asks its canary.
+            return {**body, "canary": True} if setting.phase is Phase.THROTTLE else body
         case InterruptAffinity():
             return {"kind": "interrupt", "action": target.action, "value": setting.new}
         case ThreadSchedule():

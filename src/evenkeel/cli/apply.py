@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evenkeel.apply.report import ApplyReport
+    from evenkeel.documents.findings import Check
+
+
+class Only(StrEnum):
+    LIVE = "live"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +30,13 @@ def apply(
     reboot: Annotated[
         bool, typer.Option("--reboot", help="Reboot hosts whose kernel command line changes, and go on.")
     ] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Shut guests down where a setting disturbs them, and start them again.")
+    ] = False,
+    only: Annotated[
+        Only | None,
+        typer.Option("--only", help="Only settings that disturb nothing, away from the CPUs of running guests."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a reboot or a restart.")] = False,
     restart_guests: Annotated[
@@ -37,16 +50,27 @@ def apply(
     When a step fails, or on Ctrl-C, what this run wrote is undone (exit code 4); a second Ctrl-C leaves at once.
     A second apply changes nothing and says so.
 
+    What disturbs more than it may is asked on a terminal, and left where there is none: `drain` settings while guests
+    run (--drain), the reboot (--reboot). What is left is listed with its reason, and the exit code is 1. Real-time
+    throttling is taken back by itself when it starves the host (exit code 1).
+
       evenkeel apply plan.json --dry-run
+
+      evenkeel apply plan.json --only live
 
       evenkeel apply plan.json --reboot
     """
     from evenkeel.apply.engine import apply_plan
     from evenkeel.cli import output
     from evenkeel.cli.plan import plan_of
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, RolledBack, WrongInput
     from evenkeel.machines.address import resolve
 
+    if only and (reboot or drain or restart_guests):
+        raise WrongInput(
+            "--only live disturbs nothing, so it goes with neither --reboot, --drain nor --restart-guests",
+            hint="leave one of them out",
+        )
     plan = plan_of(source)
     reports: list[ApplyReport] = []
     for host in plan.hosts:
@@ -58,12 +82,19 @@ def apply(
                     plan,
                     machine,
                     reboot=reboot,
+                    drain=drain,
+                    live_only=only is Only.LIVE,
                     dry_run=dry_run,
                     restart_guests=restart_guests,
                     on_progress=on_progress,
                     on_stop=_tell_stop,
                     confirm=None if yes else _ask,
+                    offer=None if yes else _offer,
                 )
+        except RolledBack as error:
+            if not as_json:
+                _print_findings(error.findings)
+            raise
         finally:
             machine.close()
         reports.append(report)
@@ -71,7 +102,21 @@ def apply(
             _print(report)
     if as_json:
         output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
-    return EXIT_NOT_AS_WANTED if any(r.outcome == "reboot_pending" for r in reports) else EXIT_DONE
+    return EXIT_DONE if all(_good(report, only) for report in reports) else EXIT_NOT_AS_WANTED
+
+
+def _good(report: ApplyReport, only: Only | None) -> bool:
+    """What was left because the user asked for live settings alone does not make the answer no."""
+    if report.outcome == "dry_run":
+        return True
+    return report.outcome != "reboot_pending" and not report.findings and (only is not None or not report.of("left"))
+
+
+def _offer(question: str, reasons: Sequence[str]) -> bool:
+    """Ask for what no option allowed; without a terminal the answer is no."""
+    import sys
+
+    return sys.stdin.isatty() and sys.stderr.isatty() and _ask(question, reasons)
 
 
 def _ask(question: str, reasons: Sequence[str]) -> bool:
@@ -107,7 +152,8 @@ def _print(report: ApplyReport) -> None:
     console = output.out()
     # What waits behind a reboot is not news; of a dry run it is the answer.
     planned = report.of("would_change") if report.outcome == "dry_run" else ()
-    shown = [step for step in report.steps if step in (*planned, *report.of("done", "refused", "absent"))]
+    news = report.of("done", "refused", "absent", "left", "taken_back")
+    shown = [step for step in report.steps if step in (*planned, *news)]
     if shown:
         rows = [
             (step.name, _brief(step.old), _brief(step.wanted), _outcome(step.outcome), step.message or step.title)
@@ -117,16 +163,31 @@ def _print(report: ApplyReport) -> None:
     same = len(report.of("unchanged"))
     line = {
         "applied": f"applied: {len(report.of('done'))} written and read back, {same} as planned already",
-        "unchanged": f"nothing to change: all {same} are as planned already",
+        "unchanged": f"nothing to change: all {same} are as planned already"
+        if not report.of("left")
+        else f"nothing written: {same} as planned already",
         "reboot_pending": "reboot pending",
         "dry_run": f"dry run: {report.message}; nothing was written",
     }[report.outcome]
-    extra = f"; {report.message}" if report.message and report.outcome in ("applied", "reboot_pending") else ""
+    told = report.outcome in ("applied", "reboot_pending") or (report.outcome == "unchanged" and report.of("left"))
+    extra = f"; {report.message}" if report.message and told else ""
+    _print_findings(report.findings)
     console.print(f"{report.host}: {line}{extra}")
 
 
+def _print_findings(findings: Sequence[Check]) -> None:
+    from evenkeel.cli import output
+
+    for finding in findings:
+        output.warn(f"{finding.id}: {finding.title}: expected {finding.expected}, found {finding.observed}")
+        for evidence in finding.evidence:
+            output.note(f"  {evidence.where}: {evidence.value}")
+        output.note(f"  why: {finding.why}")
+        output.note(f"  fix: {finding.fix}")
+
+
 def _outcome(outcome: str) -> str:
-    return {"would_change": "would change", "done": "written"}.get(outcome, outcome)
+    return {"would_change": "would change", "done": "written", "taken_back": "taken back"}.get(outcome, outcome)
 
 
 def _brief(value: str | None) -> str:

@@ -149,6 +149,7 @@ def emit_error(error: Exception, *, exit_code: int | None = None) -> None:
 
 def _error_data(error: Exception, exit_code: int | None) -> dict[str, Any]:
     where = getattr(error, "where", None)
+    findings = [finding.model_dump(mode="json") for finding in getattr(error, "findings", ())]
     return {
         "kind": type(error).__name__,
         "message": getattr(error, "message", None) or str(error),
@@ -157,6 +158,7 @@ def _error_data(error: Exception, exit_code: int | None) -> dict[str, Any]:
         "line": where.line if where else None,
         "column": where.column if where else None,
         "exit_code": exit_code if exit_code is not None else getattr(error, "exit_code", None),
+        **({"findings": findings} if findings else {}),
     }
 
 

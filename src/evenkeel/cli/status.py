@@ -22,6 +22,8 @@ def status(
 ) -> int:
     """Say how the hosts of a site stand: reachable, boot gate, applied plan, settings that drifted, guests.
 
+    A host is schedulable, so that guests may be started, once the boot gate passed since it was booted.
+
     Exit code 0: every host is as planned; 1: one is not; 3: one does not answer.
 
       evenkeel status site.yaml
@@ -38,7 +40,8 @@ def status(
     if not all(report.reachable for report in reports):
         return EXIT_UNREACHABLE
     good = all(
-        not (report.pending or report.not_ready or report.interrupted or gate.failures(report.gate))
+        report.schedulable
+        and not (report.pending or report.not_ready or report.interrupted or gate.failures(report.gate))
         for report in reports
     )
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
@@ -109,16 +112,19 @@ def _print(reports: list[StatusReport]) -> None:
                 report.host,
                 report.state,
                 "-" if not report.reachable else "failed" if gate.failures(report.gate) else "passed",
+                "-" if not report.reachable else "yes" if report.schedulable else "no",
                 str(len(report.pending)),
                 str(len(report.drifted)),
                 f"{up} of {len(report.guests)} run",
                 (report.applied_plan or "-")[:12],
             )
         )
-    columns = ("host", "state", "boot gate", "pending", "drifted", "guests", "applied plan")
+    columns = ("host", "state", "boot gate", "schedulable", "pending", "drifted", "guests", "applied plan")
     console.print(output.table(columns, rows, right=("pending", "drifted")))
     for report in reports:
         for problem in gate.failures(report.gate) if report.applied_plan else ():
             output.note(f"{report.host}: {problem}")
+        if report.reachable and not report.schedulable:
+            output.note(f"{report.host}: not schedulable: {report.not_schedulable}")
         if report.drifted:
             output.note(f"{report.host}: drifted: {', '.join(report.drifted)}")

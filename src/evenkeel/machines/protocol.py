@@ -23,6 +23,8 @@ class ProbeError(EvenkeelError):
         self.op = op
         self.errno: str | None = error.get("errno")
         self.path: str | None = error.get("path")
+        self.said: str = error.get("message", "failed")
+        self.read_back: str | None = error.get("read_back")  # of a value that was taken and changed
         place = f" {self.path}" if self.path else ""
         code = f" ({self.errno})" if self.errno else ""
         super().__init__(f"{machine}: {op}{place}: {error.get('message', 'failed')}{code}")

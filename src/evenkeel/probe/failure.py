@@ -24,13 +24,19 @@ CURES = {
 
 
 class StepFailed(Exception):
-    """A step could not be done, undone or looked at.  ``code``: errno, or None."""
+    """A step could not be done, undone or looked at.
 
-    def __init__(self, message: str, code: int | None = None, path: str | None = None) -> None:
+    ``code``: errno, or None; ``read_back``: what is there instead of the value that was written.
+    """
+
+    def __init__(
+        self, message: str, code: int | None = None, path: str | None = None, read_back: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.path = path
+        self.read_back = read_back
 
     def describe(self) -> dict[str, Any]:
         answer: dict[str, Any] = {"message": self.message}
@@ -38,6 +44,8 @@ class StepFailed(Exception):
             answer["errno"] = errno.errorcode.get(self.code, str(self.code))
         if self.path is not None:
             answer["path"] = self.path
+        if self.read_back is not None:
+            answer["read_back"] = self.read_back
         return answer
 
 

@@ -11,6 +11,7 @@ This module must not know what a step does.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -23,6 +24,8 @@ DIRECTORY = "/var/lib/evenkeel"
 FILE = DIRECTORY + "/journal.jsonl"
 LOCK = DIRECTORY + "/lock"
 NOT_READY = DIRECTORY + "/not-ready"
+#: The mark of a host that may run its guests.  /run is empty after every boot, so the mark never outlives a kernel.
+SCHEDULABLE = "/run/evenkeel/schedulable"
 FIELDS = ("setting", "phase", "step", "old", "wanted", "read_back", "errno", "message")
 
 _writers: dict[str, Writer] = {}
@@ -193,14 +196,38 @@ def read_journal(root: str = "/") -> dict[str, Any]:
     """Operation: everything that is known about earlier runs, without taking the lock.
 
     ``entries``; ``boot_id`` of the running boot; ``writer``: process id of who applies right now, or None;
-    ``not_ready``: why the boot gate refused this host, or None.
+    ``not_ready``: why the boot gate refused this host, or None; ``schedulable``: whether it passed in this boot.
     """
     return {
         "entries": parse(_read_file(inside(root, FILE)) or b""),
         "boot_id": boot_id(root),
         "writer": _lock_holder(inside(root, LOCK)),
         "not_ready": (_read_file(inside(root, NOT_READY)) or b"").decode(errors="replace").strip() or None,
+        "schedulable": is_schedulable(root),
     }
+
+
+def is_schedulable(root: str = "/") -> bool:
+    """Whether the boot gate passed since this kernel started."""
+    return (_read_file(inside(root, SCHEDULABLE)) or b"").decode(errors="replace").strip() == boot_id(root)
+
+
+def set_schedulable(schedulable: bool, root: str = "/") -> None:
+    """Operation: leave the mark of a host that may run its guests, or take it away.  Holds the id of the boot."""
+    path = inside(root, SCHEDULABLE)
+    writer(root)
+    if schedulable:
+        make_directory(os.path.dirname(path), 0o755)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(descriptor, boot_id(root).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+        return
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+    with contextlib.suppress(OSError):  # somebody else put something there
+        os.rmdir(os.path.dirname(path))
 
 
 def note(

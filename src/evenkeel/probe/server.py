@@ -32,7 +32,11 @@ OPERATIONS = {
     "boot_menu": "evenkeel.probe.steps.boot:menu",
     "journal_read": "evenkeel.probe.journal:read_journal",
     "journal_note": "evenkeel.probe.journal:note",
+    "journal_release": "evenkeel.probe.journal:release",
     "not_ready": "evenkeel.probe.journal:set_not_ready",
+    "schedulable": "evenkeel.probe.journal:set_schedulable",
+    "running_guests": "evenkeel.probe.running:running_guests",
+    "watch_canary": "evenkeel.probe.write:watch_canary",
     "run": "evenkeel.probe.command:run",
     "reboot": "evenkeel.probe.command:reboot",
     # sampling (evenkeel.probe.sample*): never writes a setting, leaves nothing behind
@@ -47,6 +51,9 @@ OPERATIONS = {
     "cyclictest_guest": "evenkeel.probe.sample_cyclictest:cyclictest_guest",
     "guest_state": "evenkeel.probe.sample_guest:guest_state",
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
+    # watching (evenkeel.probe.watch): waits and looks, never writes
+    "watch": "evenkeel.probe.watch:watch",
+    "watch_look": "evenkeel.probe.watch_look:look",
 }
 
 

@@ -10,6 +10,7 @@ import errno
 import importlib
 from typing import Any
 
+from evenkeel.probe import canary
 from evenkeel.probe.failure import Refused, StepFailed, from_os_error
 from evenkeel.probe.journal import boot_id, writer
 from evenkeel.probe.steps.files import read_value
@@ -27,6 +28,7 @@ KINDS = {
     "guest": "guests:Definition",
     "guest_power": "guests:Power",
     "guest_thread": "guests:Thread",
+    "guest_drain": "guests:Drain",
     "guest_helpers": "guests:Helpers",
 }
 _MOST_IN_MESSAGE = 200
@@ -67,9 +69,10 @@ def apply_step(
 ) -> dict[str, Any]:
     """Operation: bring one thing to its wanted state.
 
-    Returns ``outcome``: unchanged, absent, done, refused (the kernel keeps it to itself) or would_change (``dry_run``);
-    ``old`` and ``read_back`` as a person writes them; ``message``.  Raises StepFailed when it did not work: the intent
-    stays in the journal, so that it is undone with the rest.
+    Returns ``outcome``: unchanged, absent, done, refused (the kernel keeps it to itself), taken_back (a step with
+    ``canary`` starved the host, and the old value is in force again) or would_change (``dry_run``); ``old`` and
+    ``read_back`` as a person writes them; ``message``.  Raises StepFailed when it did not work: the intent stays in
+    the journal, so that it is undone with the rest.
     """
     kind = kind_of(step)
     state = _snapshot(kind, step, root)
@@ -82,9 +85,20 @@ def apply_step(
         return {"outcome": "would_change", "old": old, "read_back": old, "message": None}
     journal = writer(root)
     names: dict[str, Any] = {"setting": setting, "phase": phase}
+    watched = bool(step.get("canary")) and canary.takes_away(step.get("value"), old) and canary.exists(root)
+    before, limit = canary.calibrate(root) if watched else (0.0, 0.0)
     number = journal.append("intent", plan_sha256, step=step, old=state, wanted=step.get("value"), **names)
     try:
-        read_back = _write(kind, step, state, root)
+        if watched:
+            read_back, took = _write_watched(kind, step, state, limit, root)
+            if took is None:
+                message = _starved(limit, before)
+                journal.append("refused", plan_sha256, number, errno="ETIMEDOUT", message=message, **names)
+                now = kind.shown(step, _snapshot(kind, step, root))
+                journal.append("undone", plan_sha256, number, read_back=now, message=message, **names)
+                return {"outcome": "taken_back", "old": old, "read_back": now, "message": message, "errno": "ETIMEDOUT"}
+        else:
+            read_back = _write(kind, step, state, root)
     except Refused as refusal:
         code = errno.errorcode.get(refusal.code or 0)
         journal.append("refused", plan_sha256, number, errno=code, message=refusal.message, **names)
@@ -97,7 +111,10 @@ def apply_step(
         )
         raise
     journal.append("done", plan_sha256, number, read_back=read_back, **names)
-    return {"outcome": "done", "old": old, "read_back": read_back, "message": None}
+    answer = {"outcome": "done", "old": old, "read_back": read_back, "message": None}
+    if watched:
+        answer["canary_limit_s"] = limit
+    return answer
 
 
 def check_steps(steps: list[dict[str, Any]], root: str = "/") -> list[dict[str, Any]]:
@@ -136,6 +153,56 @@ def undo_step(sequence: int, root: str = "/") -> dict[str, Any]:
     return {"outcome": "undone", "read_back": now, "message": None}
 
 
+def watch_canary(
+    sequences: list[int], within_s: float = 5.0, limit_s: float = canary.LIMIT_S, root: str = "/"
+) -> dict[str, Any]:
+    """Operation: watch the canary for ``within_s`` seconds; when it trips, undo these intents, newest first.
+
+    Here and not on the controlling side, because a starved host may not answer any more.  ``slowest_s``: None when it
+    tripped; ``undone``: what was taken back; ``problems``: what could not be.
+    """
+    if not canary.exists(root):
+        return {"slowest_s": 0.0, "spent_s": 0.0, "undone": [], "problems": [], "message": "no %s here" % canary.FILE}
+    slowest, spent = canary.watch(within_s, limit_s, root)
+    undone, problems = [], []
+    for sequence in sorted(sequences, reverse=True) if slowest is None else ():
+        try:
+            undo_step(sequence, root)
+            undone.append(sequence)
+        except StepFailed as failure:
+            problems.append(failure.message)
+    return {
+        "slowest_s": slowest,
+        "spent_s": spent,
+        "undone": undone,
+        "problems": problems,
+        "message": _starved(limit_s, None) if slowest is None else None,
+    }
+
+
+def _write_watched(
+    kind: Any, step: dict[str, Any], state: str | None, limit_s: float, root: str
+) -> tuple[str | None, float | None]:
+    """Write, read back, ask the canary.  (value read back, seconds; None: it starved the host and is taken back)."""
+    switch = canary.DeadMansSwitch(lambda: kind.undo(step, state, root), limit_s + canary.PATIENCE_S)
+    try:
+        read_back = _write(kind, step, state, root)
+        took = canary.host_wide(limit_s, root)
+        if took is None:
+            kind.undo(step, state, root)
+        return read_back, took
+    finally:
+        switch.release()
+
+
+def _starved(limit_s: float, before_s: float | None) -> str:
+    told = "" if before_s is None else "; before the change it took %.2f s" % before_s
+    return (
+        "with it an operation that needs a turn on every CPU (%s) was not done within %.1f s%s: a real-time thread "
+        "does not let go of its CPU, so the change was taken back" % (canary.FILE, limit_s, told)
+    )
+
+
 def _snapshot(kind: Any, step: dict[str, Any], root: str) -> str | None:
     try:
         state: str | None = kind.snapshot(step, root)
@@ -158,6 +225,7 @@ def _write(kind: Any, step: dict[str, Any], state: str | None, root: str) -> str
             % (_brief(step.get("value")), _brief(read_back)),
             None,
             step.get("path"),
+            read_back,
         )
     return read_back
 

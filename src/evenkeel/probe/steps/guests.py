@@ -3,6 +3,7 @@
 ``{"kind": "guest", "guest": "plc", "xml": "<domain>...", "restart": false}``
 ``{"kind": "guest_power", "guest": "plc", "value": "paused" | "running"}``
 ``{"kind": "guest_thread", "guest": "plc", "vcpu": 1, "value": "fifo:2"}``
+``{"kind": "guest_drain", "guest": "plc", "again": true}``
 ``{"kind": "guest_helpers", "guest": "plc", "cpus": "0-1"}``
 
 Each kind is one class below with the functions of :mod:`evenkeel.probe.steps`.
@@ -23,7 +24,7 @@ from evenkeel.probe import command, tasks
 from evenkeel.probe.compare import cpu_list
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import DIRECTORY
+from evenkeel.probe.journal import DIRECTORY, SCHEDULABLE, is_schedulable
 from evenkeel.probe.steps import config
 from evenkeel.probe.steps.files import read_value, write_value
 
@@ -166,6 +167,13 @@ class Power:
     @staticmethod
     def write(step: dict[str, Any], state: str | None, root: str) -> None:
         guest = step["guest"]
+        if state in ("paused", "shut off") and not is_schedulable(root):
+            raise StepFailed(
+                "the host is not schedulable: its boot gate did not pass since it was started, so no guest may run; "
+                "evenkeel apply asks the gate",
+                None,
+                SCHEDULABLE,
+            )
         if step["value"] == "running" and state == "paused":
             _virsh("resume", guest, root=root)
         elif state == "shut off":
@@ -186,6 +194,37 @@ class Power:
             _virsh("suspend", guest, root=root)
         elif state in ("shut off", "absent"):
             _virsh("destroy", guest, root=root)
+
+
+class Drain:
+    """A guest out of the way of changes that would disturb it: shut down, and started again by what follows.
+
+    ``again``: undoing starts it again.  False for a guest whose place is made after its start (partition, priority):
+    without them it would run, and miss its deadlines in silence.
+    """
+
+    PERSISTENT = False
+
+    @staticmethod
+    def snapshot(step: dict[str, Any], root: str) -> str:
+        return _power(step["guest"], root)
+
+    @staticmethod
+    def satisfied(step: dict[str, Any], state: str | None) -> bool:
+        return state in ("absent", "shut off")
+
+    @staticmethod
+    def shown(step: dict[str, Any], state: str | None) -> str | None:
+        return state
+
+    @staticmethod
+    def write(step: dict[str, Any], state: str | None, root: str) -> None:
+        _shut_down(step["guest"], root)
+
+    @staticmethod
+    def undo(step: dict[str, Any], state: str | None, root: str) -> None:
+        if step.get("again") and state == "running" and _power(step["guest"], root) == "shut off":
+            _virsh("start", step["guest"], within_s=_START_TIMEOUT_S, root=root)
 
 
 class Thread:
