@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from evenkeel.apply.steps import Step, boot_words, host_steps
-from evenkeel.documents.plan import HostPlan, Phase
+from evenkeel.documents.plan import FileValue, HostPlan, Phase
 from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
-from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS
+from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS, setting
 from tests.plan.factories import make_facts, make_site
 
 
@@ -86,3 +86,28 @@ def test_removing_a_value_is_refused_and_removing_an_argument_is_not() -> None:
 def test_a_setting_of_a_guest_that_the_plan_does_not_have_is_refused(host: HostPlan) -> None:
     with pytest.raises(WrongInput, match="belongs to no guest of the plan"):
         host_steps(host.model_copy(update={"guests": ()}))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "servers", "order"),
+    [
+        ("-1", {2: "0", 3: "0"}, ["R-RT-1", "R-RT-2:cpu2", "R-RT-2:cpu3"]),
+        ("950000", {2: "50000000", 3: "50000000"}, ["R-RT-2:cpu3", "R-RT-2:cpu2", "R-RT-1"]),
+        ("-1", {2: "0", 3: "50000000"}, ["R-RT-2:cpu3", "R-RT-1", "R-RT-2:cpu2"]),
+    ],
+)
+def test_throttling_goes_before_the_fair_server_and_comes_back_after_it(
+    host: HostPlan, runtime: str, servers: dict[int, str], order: list[str]
+) -> None:
+    """Any other order is refused by the kernel with EBUSY (measured on 6.12)."""
+    path = "/sys/kernel/debug/sched/fair_server/cpu{}/runtime"
+    settings = [
+        RUNTIME_SETTINGS[-1].model_copy(update={"new": runtime}),
+        *(
+            setting(f"R-RT-2:cpu{cpu}", FileValue(path=path.format(cpu)), None, value, Phase.THROTTLE)
+            for cpu, value in servers.items()
+        ),
+    ]
+    plan = host.model_copy(update={"settings": tuple(settings), "guests": ()})
+    assert names(host_steps(plan)) == order
+    assert all(step.body["canary"] for step in host_steps(plan))
