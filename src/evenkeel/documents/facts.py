@@ -281,6 +281,17 @@ class KernelLog(Model):
     lines: dict[str, str] = {}
 
 
+class Daemon(Model):
+    """A program of the host that must not wait: clock synchronisation, virtual switch, cluster."""
+
+    name: str  # of the process: ptp4l
+    unit: str | None = None  # of systemd; None: it was started another way
+    policy: str  # as KernelThread.policy
+    priority: int
+    cpus: CpuSet
+    kept: str | None = None  # for which place Evenkeel wrote a drop-in of the unit
+
+
 class TuningOwner(Model):
     """Something else on this machine that sets what we would set: TuneD, irqbalance, sysctl.d, numad, ..."""
 
@@ -321,6 +332,7 @@ class Facts(Document):
     partitions: tuple[Partition, ...] = ()
     cpusets: tuple[Cpuset, ...] = ()
     kernel_threads: tuple[KernelThread, ...] = ()
+    daemons: tuple[Daemon, ...] = ()
     guests: tuple[RunningGuest, ...] = ()
     definitions: tuple[Definition, ...] = ()
     boot_entries: tuple[BootEntry, ...] = ()

@@ -150,6 +150,17 @@ class NicChannels(Model):
     nic: str
 
 
+class ServicePlacement(Model):
+    """A service of the host: the value is its CPUs and, where one is wanted, its schedule: ``0-1 fifo:10``.
+
+    A drop-in tells systemd for the next start, and the threads that run are moved; nothing is restarted.
+    """
+
+    type: Literal["service"] = "service"
+    unit: str
+    process: str  # name of the process whose threads are meant
+
+
 class GuestDefinition(Model):
     """The domain definition of a guest.  Its libvirt XML is GuestPlan.xml; the value is the SHA-256 of that text
     (UTF-8), 64 hexadecimal digits.  Facts do not know definitions, so ``old`` is always None and the status "change":
@@ -187,6 +198,7 @@ Target = Annotated[
     | ThreadSchedule
     | UnitState
     | NicChannels
+    | ServicePlacement
     | GuestDefinition
     | GuestPartition
     | GuestThread,

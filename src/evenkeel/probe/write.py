@@ -24,6 +24,7 @@ KINDS = {
     "thread": "threads",
     "unit": "units",
     "channels": "channels",
+    "service": "services",
     "partition": "partitions",
     "guest": "guests:Definition",
     "guest_power": "guests:Power",

@@ -19,6 +19,7 @@ from evenkeel.documents.plan import (
     HostPlan,
     InterruptAffinity,
     NicChannels,
+    ServicePlacement,
     Setting,
     ThreadSchedule,
     UnitState,
@@ -159,6 +160,21 @@ def _channels(setting: Setting, target: NicChannels, _host: HostPlan, seen: Obse
     return found == setting.new, found, [item(f"ethtool -l {target.nic}", found)]
 
 
+def _service(setting: Setting, target: ServicePlacement, _host: HostPlan, seen: Observation) -> Result:
+    rows = [row for row in seen.facts.daemons if row.unit == target.unit and row.name == target.process]
+    if not rows:
+        return f"{target.process} does not run as {target.unit}"
+    cpus, _, schedule = (setting.new or "").partition(" ")
+    found = sorted({f"{format_cpus(row.cpus)} {row.policy}:{row.priority}" for row in rows})
+    placed = all(
+        row.cpus <= parse_cpus(cpus) and schedule in ("", f"{row.policy}:{row.priority}") and row.kept == setting.new
+        for row in rows
+    )
+    kept = ", ".join(sorted({row.kept or "nothing kept for its next start" for row in rows}))
+    evidence = [item(f"threads of {target.process}", text) for text in found]
+    return placed, " and ".join(found), [*evidence, item(f"drop-in of {target.unit}", kept)]
+
+
 def _guest(seen: Observation, name: str) -> GuestSeen | str:
     guest = seen.guests.get(name)
     if guest is None:
@@ -219,6 +235,7 @@ _COMPARE: dict[type, Callable[[Setting, Any, HostPlan, Observation], Result]] = 
     ThreadSchedule: _thread,
     UnitState: _unit,
     NicChannels: _channels,
+    ServicePlacement: _service,
     GuestDefinition: _definition,
     GuestPartition: _partition,
     GuestThread: _schedule,

@@ -29,6 +29,7 @@ from evenkeel.plan.rules import (
     network,
     owners,
     power,
+    ptp,
     rdt,
     realtime,
     workqueues,
@@ -36,7 +37,7 @@ from evenkeel.plan.rules import (
 from evenkeel.plan.rules.rule import Context, Rule, Wanted
 
 # Owners come first: TuneD takes its own settings back when it is stopped.
-_SUBJECTS = (isolation, owners, memory, network, interrupts, workqueues, clock, power, rdt, kvm, realtime, guests)
+_SUBJECTS = (isolation, owners, memory, network, interrupts, workqueues, clock, power, rdt, ptp, kvm, realtime, guests)
 
 #: Every rule, in the order in which its settings are written within their phase.
 CATALOGUE: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)
@@ -207,6 +208,8 @@ def describe_target(target: Target) -> str:
             return f"unit {target.unit}"
         case "channels":
             return f"channels of {target.nic}"
+        case "service":
+            return f"place of {target.unit}"
         case "guest":
             return f"guest {target.guest}"
         case "partition":

@@ -14,6 +14,7 @@ from evenkeel.probe.facts.caches import read_caches
 from evenkeel.probe.facts.cgroups import read_cpusets, read_partitions, read_version
 from evenkeel.probe.facts.cpulist import format_list, parse_list
 from evenkeel.probe.facts.cpus import online, read_cpuinfo, read_cpus
+from evenkeel.probe.facts.daemons import NAMES, read_daemons
 from evenkeel.probe.facts.devices import read_blocks, read_nics
 from evenkeel.probe.facts.guests import read_definitions, read_guests
 from evenkeel.probe.facts.identity import read_identity
@@ -72,7 +73,8 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
     identity = read_identity(root, names, cpuinfo)
     kernel = read_kernel(root, names["release"], names["version"])
     begin("threads")
-    kernel_threads, daemons, processes = read_processes(root, frozenset(DAEMONS))
+    kept: dict[str, list[int]] = {name: [] for name in NAMES}
+    kernel_threads, daemons, processes = read_processes(root, frozenset(DAEMONS), kept)
     guests = read_guests(root, processes)
     begin("settings")
     settings = read_settings(root)
@@ -109,6 +111,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "partitions": read_partitions(root),
         "cpusets": read_cpusets(root),
         "kernel_threads": kernel_threads,
+        "daemons": read_daemons(root, kept),
         "guests": guests,
         "definitions": read_definitions(root),
         "boot_entries": read_boot_entries(root),

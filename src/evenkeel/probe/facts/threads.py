@@ -22,9 +22,12 @@ _QEMU = re.compile(r"qemu|kvm\Z")
 _ALLOWED = re.compile(r"^Cpus_allowed_list:\s*(\S*)", re.MULTILINE)
 
 
-def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, Any]], list[str], list[int]]:
+def read_processes(
+    root: Root, daemons: frozenset[str], wanted: dict[str, list[int]] | None = None
+) -> tuple[list[dict[str, Any]], list[str], list[int]]:
     """Kernel threads but kworkers, sorted by name; those of ``daemons`` that run; the ids of QEMU processes.
 
+    ``wanted``: process names, to which the ids of those that run are added.
     kworkers come and go with the work; where they may run is decided by the workqueue masks, which are settings.
     """
     threads: list[dict[str, Any]] = []
@@ -44,6 +47,8 @@ def read_processes(root: Root, daemons: frozenset[str]) -> tuple[list[dict[str, 
             if _QEMU.match(name):
                 guests.append(pid)
                 root.keep(folder + "/stat", stat or "")
+            if wanted is not None and name in wanted:
+                wanted[name].append(pid)
             continue
         if name.startswith("kworker/"):
             continue
