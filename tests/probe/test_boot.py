@@ -16,7 +16,7 @@ from evenkeel.probe import write
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.steps import boot
 from evenkeel.probe.steps.boot import defaults, grubcfg
-from evenkeel.probe.steps.boot.arguments import merge, missing
+from evenkeel.probe.steps.boot.arguments import merge, missing, words_of
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"key": "isolcpus", "value": "managed_irq,2-3", "after": None},
@@ -53,6 +53,8 @@ def source(existing: str, default: str, arguments: list[dict[str, Any]] = ARGUME
         ("hugepages=9 b", "b"),
         ("hugepagesz=2M hugepagesz=2M hugepages=3 c", "hugepagesz=2M c"),
         ("hugepagesz=2M", "hugepagesz=2M"),
+        ('dyndbg="file isolcpus=x +p" isolcpus=1 a', 'dyndbg="file isolcpus=x +p" a'),
+        ('hugepagesz=2M "a hugepages=3" nosmt="x" b', 'hugepagesz=2M "a hugepages=3" b'),
         ("a=* b=? [c]", "a=* b=? [c]"),  # no file name may come of them
     ],
 )
@@ -99,7 +101,8 @@ def test_the_shell_and_the_planner_merge_a_command_line_alike(words: list[str]) 
     arguments = [{"key": key, "value": value, "after": after} for key, value, after in wanted]
     _, default = source("", line, arguments)
     assert default == command_line(line, planned)
-    assert merge(arguments, line).split() == default.split()
+    assert merge(arguments, line, words_of(arguments)).split() == default.split()
+    assert missing(arguments, merge(arguments, line)) == []
     assert missing(arguments, default) == []
 
 

@@ -15,7 +15,8 @@ A layout has
   undo must bring back;
 - ``wanted(arguments, contents, kernel)``: path -> new content, in the order of writing; pure, may raise StepFailed;
 - ``unmerge(arguments, path, now, old)``: for a file that somebody changed since: ``now`` without what is ours;
-- ``finish(arguments, root)``: what makes the files take effect; ``clean(root)``: remove what a kill left behind;
+- ``finish(arguments, old, root)``: what makes the files take effect, or the snapshot ``old`` again;
+- ``clean(root)``: remove what a kill left behind;
 - ``default_kernel(root)``: release of the kernel that starts by itself, or None.
 """
 
@@ -82,7 +83,7 @@ def write(step: dict[str, Any], state: str | None, root: str) -> None:
     for path, data in layout.wanted(step["arguments"], contents, found["kernel"]).items():
         if contents.get(path) != data:
             _put(layout, path, data, found["files"].get(path), root)
-    layout.finish(step["arguments"], root)
+    layout.finish(step["arguments"], None, root)
 
 
 def undo(step: dict[str, Any], state: str | None, root: str) -> None:
@@ -108,8 +109,9 @@ def undo(step: dict[str, Any], state: str | None, root: str) -> None:
         if data is not None:  # somebody changed it since, or it is the entry of a kernel that was not there
             then = then or ids.get(entryfiles.stem(path))  # systemd-boot renames an entry whose tries it counts
             _put(layout, path, layout.unmerge(step["arguments"], path, data, then), now["files"][path], root)
-    # Also when every file is back already: a kill between the files and the menu.
-    layout.finish(None, root)
+    # Not when the menu is still the old one; also when every file is back already: a kill between the two.
+    if now.get("generated") != old.get("generated"):
+        layout.finish(None, old, root)
 
 
 def menu(root: str = "/") -> dict[str, Any]:

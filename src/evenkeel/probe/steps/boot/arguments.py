@@ -109,8 +109,11 @@ def split(arguments: list[dict[str, Any]], line: str) -> tuple[str, list[str], s
 def merge(arguments: list[dict[str, Any]], line: str, words: list[str] | None = None) -> str:
     """``line`` with our arguments once, at its end (before ``--``); all other words keep their order and bytes.
 
-    ``words``: what to append instead of the words of the arguments.
+    ``words``: what to append instead of the words of the arguments.  A line that has ours already, wherever they stand,
+    is left as it is: kernel-install appends words of its own.
     """
+    if words is None and not missing(arguments, line):
+        return line
     kept, _, behind = split(arguments, line)
     added = words_of(arguments) if words is None else words
     return " ".join(filter(None, (kept, " ".join(added), behind)))

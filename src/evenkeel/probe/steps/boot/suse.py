@@ -55,8 +55,9 @@ def unmerge(arguments: list[dict[str, Any]], path: str, now: bytes, old: bytes |
     return defaults.without_block(text).encode("utf-8", "surrogateescape")
 
 
-def finish(arguments: list[dict[str, Any]] | None, root: str) -> None:
-    check = mkconfig.require_ours(arguments, DEFAULTS) if arguments is not None else lambda text: None
+def finish(arguments: list[dict[str, Any]] | None, old: dict[str, Any] | None, root: str) -> None:
+    """Generate the menu: with ``arguments``, or, when they are None, as it was in the snapshot ``old``."""
+    check = mkconfig.require_ours(arguments, DEFAULTS) if arguments is not None else mkconfig.old_menu(old)
     mkconfig.generate("grub2-mkconfig", MENU, root, check)
 
 

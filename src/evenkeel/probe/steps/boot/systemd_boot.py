@@ -90,7 +90,7 @@ def unmerge(arguments: list[dict[str, Any]], path: str, now: bytes, old: bytes |
     return entryfiles.unmerge_file(arguments, path, now, old)
 
 
-def finish(arguments: list[dict[str, Any]] | None, root: str) -> None:
+def finish(arguments: list[dict[str, Any]] | None, old: dict[str, Any] | None, root: str) -> None:
     """The files are all that systemd-boot reads."""
 
 
