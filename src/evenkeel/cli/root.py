@@ -32,6 +32,7 @@ COMPLETE_VARIABLE = "_EVENKEEL_COMPLETE"
 #: Verb -> one line of help, in the order of the river; `evenkeel --help` shows them so.
 VERBS = {
     "facts": "Read what a machine is and how it is set now",
+    "doctor": "Say what is wrong with a host, without any site file",
     "plan": "Work out every setting from a site file and facts",
     "explain": "Say why a plan sets one value: rule, inputs, source, risk",
     "apply": "Write a plan to its hosts, with a journal",

@@ -82,7 +82,10 @@ def read_definitions(root: Root) -> list[dict[str, Any]]:
     """The domain definitions of libvirt, those of running guests too; passwords and numbers of a run are taken out."""
     found = []
     for folder, running in ((DEFINITIONS, False), (RUNNING, True)):
-        for name in root.listdir(folder):
+        names = root.listdir(folder)
+        if not names and root.live and folder == DEFINITIONS and root.exists(folder):
+            root.unreadable[folder] = "EACCES"  # it is never empty: libvirt keeps its networks in it
+        for name in names:
             path = "%s/%s" % (folder, name)
             if not name.endswith(".xml"):
                 continue
