@@ -50,10 +50,12 @@ lock: ## pin the Python packages anew (docs/explanation/dependencies.md)
 	@tools/setup
 
 .PHONY: reference
-reference: ## write docs/reference/cli.md anew from the help of the verbs
+reference: ## write the generated pages of docs/reference anew: the help of the verbs, the rules
 	@tools/setup
-	@$(BIN)/python tools/reference.py >docs/reference/.cli.md
-	@mv docs/reference/.cli.md docs/reference/cli.md
+	@for page in cli rules; do \
+		$(BIN)/python tools/reference.py $$page >docs/reference/.$$page.md; \
+		mv docs/reference/.$$page.md docs/reference/$$page.md; \
+	done
 
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)

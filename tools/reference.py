@@ -1,13 +1,17 @@
-"""Write docs/reference/cli.md from the help of every verb, so that there is one text and not two.
+"""Write the reference pages that say what the program says of itself, so that there is one text and not two.
 
-``python tools/reference.py > docs/reference/cli.md``, or ``make reference``.  A test holds it fresh.
+``python tools/reference.py cli > docs/reference/cli.md``: the help of every verb; ``rules``: the catalogue of rules.
+``make reference`` writes all of :data:`PAGES`.  A test holds them fresh.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from evenkeel.cli.root import VERBS, root_command
+from evenkeel.plan.catalogue import DEFINITION, Entry, entries, subjects
 
 WIDTH = 100
 HEAD = """\
@@ -42,5 +46,52 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+RULES_HEAD = """\
+# The rules
+
+Every value in a plan is asked for by one of these rules. `evenkeel rules` lists and searches them,
+`evenkeel explain PLAN ID` says what one does in a plan of yours. This page is made by `make reference`.
+
+- A rule applies when a guest with one of its goals is on the host, and when the kernel is in its range.
+- *Left alone* means: set only when an [override](site-file.md#an-override) gives it a value.
+- *Consent* means: set only with that [consent](site-file.md#a-consent), which no goal implies.
+- *Reported* means: nobody can set it from here; the plan notes what it found.
+
+The ideas behind them: [why these settings](../explanation/why-these-settings.md).
+"""
+
+
+def rules() -> str:
+    """The catalogue: a table of all, then each rule, by subject."""
+    found = entries()
+    parts = [RULES_HEAD, "| rule | | applies to | consent |\n|---|---|---|---|"]
+    parts[-1] += "".join(
+        f"\n| [{one.id}](#{one.id.lower()}) | {one.title} | {one.scope} | {f'`{one.consent}`' if one.consent else ''} |"
+        for one in found
+    )
+    parts[-1] += "\n"
+    for subject in subjects():
+        title = "the definition of a guest" if subject == DEFINITION else subject
+        parts.append(f"## Subject: {title}\n")
+        parts += [rule_section(one) for one in found if one.subject == subject]
+    return "\n".join(parts)
+
+
+def rule_section(entry: Entry) -> str:
+    lines = [f"### {entry.id}\n", f"**{entry.title}**\n", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(text)} |" for name, text in entry.lines() if name != "subject"]
+    if entry.alternatives:
+        lines += ["", "| others set | who | not the default, since |", "|---|---|---|"]
+        lines += [f"| {_cell(one.value)} | {_cell(one.by)} | {_cell(one.rejected)} |" for one in entry.alternatives]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+#: Name of the page in docs/reference -> what writes it.
+PAGES: dict[str, Callable[[], str]] = {"cli": reference, "rules": rules}
+
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(PAGES[sys.argv[1]](), end="")

@@ -110,7 +110,8 @@ def test_help_lists_the_verbs_in_the_order_of_the_river() -> None:
     assert result.returncode == 0
     listed = re.findall(r"^  ([a-z]+)  +[A-Z]", result.stdout.partition("Commands:")[2], re.MULTILINE)
     assert listed == list(VERBS)
-    assert listed[:4] == ["facts", "plan", "explain", "apply"]
+    river = ["facts", "plan", "explain", "apply"]
+    assert [verb for verb in listed if verb in river] == river
     for text in VERBS.values():
         assert text in result.stdout, "not cut off at 80 columns"
 
@@ -312,7 +313,7 @@ def test_json_for_another_program_is_not_for_us(capsys: pytest.CaptureFixture[st
     [
         ("evenkeel pl", ["plan"]),
         ("evenkeel ", list(VERBS)),
-        ("evenkeel r", ["rollback", "report"]),
+        ("evenkeel r", ["rules", "rollback", "report"]),
         ("evenkeel schema --j", ["--json"]),
         ("evenkeel --vers", ["--version"]),
     ],

@@ -218,6 +218,8 @@ def test_evidence_cannot_be_without_its_conditions() -> None:
         ("schemata", "    MB:0=100;1=100\n    L3:0=7ff;1=07f0\n", "L3:1=7f0", True),
         ("schemata", "    MB:0=100\n    L3:0=7ff;1=7f0\n", "L3:0=7f0;1=7f0", False),
         ("schemata", "L3CODE:0=f\nL3DATA:0=f\n", "L3:0=f", False),
+        ("words", "3\t4\t1\t7\n", "3 4 1 7", True),
+        ("words", "3\t4\t1\t7\n", "3 4 1", False),
         ("schemata", "L3:0=f\n", "", False),
         ("schemata", "L3:0=f\n", "L3:0", False),
         ("text", None, "x", False),

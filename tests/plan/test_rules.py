@@ -9,32 +9,18 @@ from typing import Any, get_args
 import pytest
 
 from evenkeel.documents.facts import Facts, HugePages, Partition, TuningOwner
-from evenkeel.documents.plan import BootArgument, FileValue, HostPlan, InterruptAffinity, Setting, UnitState
-from evenkeel.documents.site import Boot, ConsentKey, GuestWish
+from evenkeel.documents.plan import BootArgument, FileValue, InterruptAffinity, UnitState
+from evenkeel.documents.site import Boot, ConsentKey
 from evenkeel.errors import WrongInput
-from evenkeel.plan import make_plan
 from evenkeel.plan.order import command_line
 from evenkeel.plan.placement import KERNEL_PRIORITY, VCPU_PRIORITIES
 from evenkeel.plan.rules import CATALOGUE
 from evenkeel.plan.rules.rule import kernel_version, nothing
-from tests.plan.factories import GIB, MIB, STANDARD_KERNEL, guest, make_facts, make_site
+from tests.plan.factories import GIB, MIB, STANDARD_KERNEL, guest, make_facts
+from tests.plan.rules.ask import of, one, plan
 
 KERNEL_6_1 = "6.1.0-42-rt-amd64"
 KERNEL_6_8 = "6.8.0-rt"
-
-
-def plan(facts: Facts | None = None, guests: dict[str, GuestWish] | None = None, **host: Any) -> HostPlan:
-    return make_plan(make_site(guests, **host), {"cell": facts or make_facts()}).hosts[0]
-
-
-def one(host: HostPlan, identifier: str) -> Setting:
-    setting = host.setting(identifier)
-    assert setting is not None, f"{identifier} is not among {[s.id for s in host.settings]}"
-    return setting
-
-
-def of(host: HostPlan, rule: str) -> list[Setting]:
-    return [setting for setting in host.settings if setting.rule == rule]
 
 
 STANDARD: dict[str, Any] = {"kernel": STANDARD_KERNEL, "preempt_rt": False}

@@ -368,6 +368,6 @@ TEXTS = st.one_of(
 @example(read="L3:0=7ff", wanted="L3:0=7ff;1=7ff")
 @example(read="L3:0=7ff", wanted="L3:")
 def test_the_probe_compares_as_the_plan_does(read: str | None, wanted: str | None) -> None:
-    for how in ("text", "integer", "cpulist", "cpumask", "choice", "schemata"):
+    for how in ("text", "integer", "cpulist", "cpumask", "choice", "schemata", "words"):
         expected = FileValue(path="/x", compare=how).matches(read, wanted)
         assert compare.matches(read, wanted, how) == expected, how

@@ -338,6 +338,8 @@ class Facts(Document):
     boot_entries: tuple[BootEntry, ...] = ()
     kernel_log: KernelLog | None = None  # None: it cannot be read
     owners: tuple[TuningOwner, ...] = ()
+    #: Services that ask firmware and devices by themselves (smartd, fwupd-refresh.timer) -> a file and what it says.
+    services: dict[str, str] = {}
     #: Versions of the programs that a plan needs: "libvirt", "qemu", "python", "systemd"; absent = not installed.
     programs: dict[str, str] = {}
     #: Path -> content (trailing newline removed) of every file that a rule may want to set: sysctls, masks, boot

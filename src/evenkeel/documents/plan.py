@@ -56,13 +56,14 @@ class FileValue(Model):
     """A file of procfs, sysfs, debugfs or cgroupfs.  ``compare``: how a value read back equals the wanted one.
 
     ``choice``: the file prints every word it knows with the one in force in brackets, ``always [madvise] never``.
+    ``words``: the file separates by tabs what is written with blanks, as kernel/printk does.
     ``schemata``: lines ``L3:0=7ff;1=7ff`` of resctrl, of which those that are wanted must be there.
     :meth:`matches` is the only comparison in the product: planner, engine and verifier ask it.
     """
 
     type: Literal["file"] = "file"
     path: str
-    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata"] = "text"
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata", "words"] = "text"
 
     def matches(self, read: str | None, wanted: str | None) -> bool:
         """Whether the text ``read`` from the file means the value ``wanted``.  None: there is no such file or value.
@@ -81,6 +82,8 @@ class FileValue(Model):
                     return parse_mask(read) == parse_mask(wanted)
                 case "choice":
                     return f"[{wanted}]" in read.split() or read.strip() == wanted
+                case "words":
+                    return read.split() == wanted.split()
                 case "schemata":
                     masks = _schemata(wanted)
                     return bool(masks) and masks.items() <= _schemata(read).items()

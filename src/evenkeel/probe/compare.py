@@ -12,7 +12,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def matches(read: str | None, wanted: str | None, how: str) -> bool:
-    """``how``: text, integer, cpulist, cpumask or choice.  A text that does not parse is no match, never an error."""
+    """``how``: as FileValue.compare.  A text that does not parse is no match, never an error."""
     if read is None or wanted is None:
         return read is wanted
     try:
@@ -29,6 +29,8 @@ def matches(read: str | None, wanted: str | None, how: str) -> bool:
         return False
     if how == "choice":
         return "[%s]" % wanted in read.split() or read.strip() == wanted
+    if how == "words":
+        return read.split() == wanted.split()
     return read.strip() == wanted.strip()
 
 

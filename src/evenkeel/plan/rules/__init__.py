@@ -1,12 +1,13 @@
 """The catalogue of rules, one module per subject, and how they become settings.
 
 Adding a rule: write its function and its :class:`Rule` in the module of its subject; it is listed here by itself.
-A rule with a ``consent`` sets nothing until the owner of the host has given it: the plan says what it would bring.
+What a rule yields ``on_request`` is left alone until an override gives it a value.  A rule with a ``consent`` sets
+nothing until the owner of the host has given it: the plan says what it would bring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from evenkeel.documents.plan import (
     BootArgument,
@@ -25,9 +26,12 @@ from evenkeel.plan.rules import (
     interrupts,
     isolation,
     kvm,
+    logs,
     memory,
+    mitigations,
     network,
     owners,
+    platform,
     power,
     ptp,
     rdt,
@@ -37,7 +41,24 @@ from evenkeel.plan.rules import (
 from evenkeel.plan.rules.rule import Context, Rule, Wanted
 
 # Owners come first: TuneD takes its own settings back when it is stopped.
-_SUBJECTS = (isolation, owners, memory, network, interrupts, workqueues, clock, power, rdt, ptp, kvm, realtime, guests)
+_SUBJECTS = (
+    isolation,
+    owners,
+    platform,
+    memory,
+    network,
+    interrupts,
+    workqueues,
+    clock,
+    power,
+    rdt,
+    ptp,
+    kvm,
+    mitigations,
+    logs,
+    realtime,
+    guests,
+)
 
 #: Every rule, in the order in which its settings are written within their phase.
 CATALOGUE: tuple[Rule, ...] = tuple(rule for subject in _SUBJECTS for rule in subject.RULES)
@@ -51,19 +72,30 @@ def settings(context: Context, problems: Problems) -> tuple[list[Setting], list[
     """All settings that the rules want for a host, with its owner's overrides; and what cannot be a setting."""
     found: list[Setting] = []
     notes: list[Note] = []
+    left_alone: dict[str, Setting] = {}
     for rule in CATALOGUE:
         if not rule.applies(context):
             continue
         wanted = list(rule.compute(context))
+        optional = {one.id: one for one in (_setting(rule, value, context) for value in wanted if value.on_request)}
+        left_alone |= optional
+        found += [setting for setting in optional.values() if _asked_for(setting, context)]
+        wanted = [value for value in wanted if not value.on_request]
         if rule.consent is None or rule.consent in context.wish.consents:
             found += [_setting(rule, value, context) for value in wanted]
         elif any(value.status == "change" for value in wanted):
             notes.append(_consent_missing(rule, wanted))
         notes += rule.note(context)
     notes += [*_unknown_arguments(context, found), *_idle_consents(context, found)]
-    found, switched_off = _override(context, found, problems)
+    found, switched_off = _override(context, found, left_alone, problems)
     paths = [setting.target.path for setting in found if isinstance(setting.target, FileValue)]
     return found, [*notes, *owners.files_note(context, paths), *switched_off]
+
+
+def _asked_for(setting: Setting, context: Context) -> bool:
+    """Whether the owner gives a value to what the rule leaves alone by default."""
+    overrides = context.wish.overrides
+    return any(one in overrides and overrides[one].value is not None for one in (setting.id, setting.rule))
 
 
 def _consent_missing(rule: Rule, wanted: Iterable[Wanted]) -> Note:
@@ -116,19 +148,21 @@ def _unknown_arguments(context: Context, found: Iterable[Setting]) -> Iterable[N
             )
 
 
-def _override(context: Context, found: list[Setting], problems: Problems) -> tuple[list[Setting], list[Note]]:
+def _override(
+    context: Context, found: list[Setting], left_alone: Mapping[str, Setting], problems: Problems
+) -> tuple[list[Setting], list[Note]]:
     """Replace or drop what the owner of the host decides himself; the reason says so."""
     about = f"host {context.host}"
     notes: list[Note] = []
     for identifier, override in sorted(context.wish.overrides.items()):
         mine = [setting for setting in found if identifier in (setting.id, setting.rule)]
         if not mine:
-            if rule_by_id(identifier):
+            if rule_by_id(identifier) or identifier in left_alone:
                 notes.append(
                     Note(rule=identifier, text=f"the override ({override.because}) has nothing to change on this host.")
                 )
             else:
-                known = {rule.id for rule in CATALOGUE} | {setting.id for setting in found}
+                known = {rule.id for rule in CATALOGUE} | {setting.id for setting in found} | left_alone.keys()
                 problems.add(about, f"overrides: there is no rule {identifier}", did_you_mean(identifier, known))
             continue
         if override.off:
@@ -149,7 +183,7 @@ def _override(context: Context, found: list[Setting], problems: Problems) -> tup
                 for setting in mine
             ]
         elif override.value is not None:
-            found = _replace(about, identifier, override, mine, found, problems)
+            found = _replace(about, identifier, override, mine, found, left_alone, problems)
     return found, notes
 
 
@@ -159,6 +193,7 @@ def _replace(
     override: Override,
     mine: list[Setting],
     found: list[Setting],
+    left_alone: Mapping[str, Setting],
     problems: Problems,
 ) -> list[Setting]:
     if len(mine) > 1:
@@ -182,12 +217,13 @@ def _replace(
         # What the kernel would show for another value is not known, so only the command line is compared.
         target = target.model_copy(update={"effective": None, "effective_value": None})
     same = target.matches(old.old, value) if isinstance(target, FileValue) else old.old == value
+    else_ = "leave it alone" if old.id in left_alone else f"set {old.new!r}"
     new = old.model_copy(
         update={
             "target": target,
             "new": value,
             "status": old.status if old.status == "absent" else "satisfied" if same else "change",
-            "reason": f"the owner sets it: {override.because} (the rule would set {old.new!r}: {old.reason})",
+            "reason": f"the owner sets it: {override.because} (the rule would {else_}: {old.reason})",
         }
     )
     return [new if setting is old else setting for setting in found]

@@ -1,4 +1,4 @@
-"""Rules about the clock source, timers, statistics and watchdogs: H-TSC, H-WD, R-TIM-1, R-TIM-2.
+"""Rules about the clock source, timers, statistics and watchdogs: H-CLK, H-TSC, H-WD, R-TIM-1, R-TIM-2.
 
 Source: reference host-tuning §2.3, §2.4.
 """
@@ -12,6 +12,7 @@ from evenkeel.documents.plan import Phase
 from evenkeel.plan.rules.rule import (
     ISOLATING,
     ONLY_REALTIME,
+    Alternative,
     Context,
     Rule,
     Wanted,
@@ -41,6 +42,25 @@ def tsc_watchdog(context: Context) -> Iterable[Wanted]:
         f"the clock source is tsc, {packages} sockets are more than the {trusted} for which kernel "
         f"{facts.kernel.release} trusts it unwatched, and the watchdog's timer visits every CPU, {context.who()}",
         inputs={"clocksource": "tsc", "sockets": str(packages), "kernel": facts.kernel.release},
+    )
+
+
+def clock_source(context: Context) -> Iterable[Wanted]:
+    """tsc, where the kernel offers it: it takes one that it found unstable off the list itself."""
+    facts = context.facts
+    if (
+        facts.identity.architecture != "x86_64"
+        or facts.identity.hypervisor != "none"
+        or "tsc" not in facts.clocksources
+    ):
+        return
+    yield file_value(
+        context,
+        "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+        "tsc",
+        f"{context.who()}; the TSC is read in nanoseconds by the CPU itself, hpet and acpi_pm are devices on a bus "
+        "that all CPUs queue for, and KVM gives guests a clock without exits only beside tsc",
+        inputs={"clock sources": ", ".join(facts.clocksources)},
     )
 
 
@@ -100,6 +120,36 @@ def intervals(context: Context) -> Iterable[Wanted]:
 
 RULES = (
     Rule(
+        id="H-CLK",
+        subject="clock",
+        title="The TSC as clock source",
+        levels=ISOLATING,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="runtime",
+        risk="a TSC that drifts after all makes the time wrong; the kernel's own choice of another may have a reason",
+        verification="/sys/devices/system/clocksource/clocksource0/current_clocksource",
+        source="kernel: timers/timekeeping.rst; a PREEMPT_RT host refuses KVM without a constant TSC (measured, "
+        "host-tuning H-TSC)",
+        compute=clock_source,
+        inputs=("architecture", "hypervisor", "available clock sources"),
+        value="tsc, on bare metal where the kernel offers it; guests have it through G-9",
+        alternatives=(
+            Alternative(
+                "hpet",
+                "guides from before invariant TSCs",
+                "each reading goes over a bus, and takes hundreds of times as long",
+            ),
+            Alternative(
+                "kvm-clock in guests",
+                "SUSE guide for SAP HANA on KVM (TuneD's sap-hana-kvm-guest says tsc, and so does a comment in the "
+                "guide)",
+                "right where guests migrate between hosts of different clocks; pinned guests do not migrate, and their "
+                "own kernel prefers an invariant TSC",
+            ),
+        ),
+    ),
+    Rule(
         id="H-TSC",
         subject="clock",
         title="No watchdog timer for a trusted TSC",
@@ -111,6 +161,19 @@ RULES = (
         verification="/proc/cmdline; /sys/devices/system/clocksource/clocksource0/current_clocksource stays tsc",
         source="kernel: admin-guide/kernel-parameters.txt tsc=; commits b50db7095fe0 (5.16), 233756a640be (6.2)",
         compute=tsc_watchdog,
+        inputs=(
+            "architecture",
+            "clock source",
+            "hypervisor",
+            "number of sockets",
+            "kernel version",
+        ),
+        value="nowatchdog where the kernel would still watch",
+        alternatives=(
+            Alternative(
+                "reliable", "TuneD realtime", "also skips the test at boot that finds a TSC out of step between sockets"
+            ),
+        ),
     ),
     Rule(
         id="H-WD",
@@ -124,6 +187,11 @@ RULES = (
         verification="/proc/sys/kernel/watchdog_cpumask and nmi_watchdog",
         source="kernel: admin-guide/sysctl/kernel.rst; host-tuning H-WD",
         compute=watchdogs,
+        inputs=("CPUs of realtime guests",),
+        value="watchdog_cpumask: the other CPUs; nmi_watchdog=0",
+        alternatives=(
+            Alternative("nosoftlockup", "TuneD realtime", "the host loses its watchdog too, where it disturbs nobody"),
+        ),
     ),
     Rule(
         id="R-TIM-1",
@@ -137,6 +205,17 @@ RULES = (
         verification="/proc/sys/kernel/timer_migration",
         source="cluster-node-tuning-operator (1, with its reason) against TuneD (0); host-tuning R-TIM-1",
         compute=timer_migration,
+        inputs=("goals",),
+        value="1",
+        alternatives=(
+            Alternative(
+                "0",
+                "TuneD realtime",
+                "timers then stay on the isolated CPU that armed them, TCP keepalives of whoever ran there once "
+                "included; the cluster-node-tuning-operator writes 1 for that reason. Measure both where the last "
+                "microsecond counts",
+            ),
+        ),
     ),
     Rule(
         id="R-TIM-2",
@@ -150,5 +229,10 @@ RULES = (
         verification="/proc/sys/vm/stat_interval and /proc/sys/kernel/hung_task_timeout_secs",
         source="TuneD realtime profile; host-tuning R-TIM-2",
         compute=intervals,
+        inputs=("goals",),
+        value="stat_interval=10, hung_task_timeout_secs=600",
+        alternatives=(
+            Alternative("stat_interval=1000", "partrt", "counters of memory are then a quarter of an hour old"),
+        ),
     ),
 )

@@ -13,7 +13,7 @@ from evenkeel.documents.plan import GuestDefinition, GuestPartition, GuestThread
 from evenkeel.documents.quantity import format_size
 from evenkeel.plan.guest import elements_of
 from evenkeel.plan.placement import KERNEL_PRIORITY
-from evenkeel.plan.rules.rule import ALL, ISOLATING, ONLY_REALTIME, Context, Rule, Wanted
+from evenkeel.plan.rules.rule import ALL, ISOLATING, ONLY_REALTIME, Alternative, Context, Rule, Wanted
 
 
 def definitions(context: Context) -> Iterable[Wanted]:
@@ -109,6 +109,12 @@ RULES = (
         verification="libvirt accepts it; live threads, pages and pins are compared with the plan",
         source="libvirt: formatdomain; libvirt's own real-time guide is refused by libvirt 9.0 (host-tuning §0.4)",
         compute=definitions,
+        inputs=(
+            "site",
+            "facts",
+            "ledger",
+        ),
+        value="the definition, by its digest",
     ),
     Rule(
         id="C-1",
@@ -122,6 +128,30 @@ RULES = (
         verification="cpuset.cpus.partition reads isolated; the root's cpuset.cpus.isolated contains the CPUs",
         source="kernel: admin-guide/cgroup-v2.rst (remote partitions, 6.7); measured, host-tuning C-1 to C-7",
         compute=partitions,
+        inputs=(
+            "ledger",
+            "kernel version",
+            "cgroup version",
+        ),
+        value="each vCPU's CPU and the empty siblings of its core, isolated",
+        alternatives=(
+            Alternative(
+                "a local partition (cpuset.cpus alone)",
+                "cgroup documentation",
+                "any sibling group that lists one of its CPUs invalidates it silently (measured, C-2)",
+            ),
+            Alternative("isolcpus=domain", "TuneD, seapath", "beside it the kernel refuses partitions (measured, C-3)"),
+            Alternative(
+                "partition root",
+                "guests whose vCPUs share several CPUs",
+                "balances threads between its CPUs; pinned 1:1 there is nothing to balance (C-6)",
+            ),
+            Alternative(
+                "AllowedCPUs= of a slice",
+                "seapath",
+                "restricts the guest, but keeps nobody else out (C-7: the emulator needs CPUs of its own)",
+            ),
+        ),
     ),
     Rule(
         id="G-3",
@@ -135,5 +165,19 @@ RULES = (
         verification="policy and priority of the threads named CPU N/KVM",
         source="libvirt: formatdomain, vcpusched; host-tuning §2.2 (never 1: ties with FIFO 1 kernel threads)",
         compute=threads,
+        inputs=("goal, latency and real-time vCPUs of each guest",),
+        value="FIFO 2 to 9, the most urgent guest highest; vCPU 0 ordinary",
+        alternatives=(
+            Alternative(
+                "FIFO 1",
+                "OpenStack Nova, KubeVirt, seapath, libvirt's real-time guide",
+                "ties with kernel threads at FIFO 1, and equal priorities never preempt each other",
+            ),
+            Alternative(
+                "FIFO 12, above the kernel's threads",
+                "guests that are known to yield",
+                "a few microseconds less, and a guest that spins starves the CPU's threads",
+            ),
+        ),
     ),
 )

@@ -11,7 +11,16 @@ from collections.abc import Iterable
 from evenkeel.documents.cpuset import format_cpus, format_mask
 from evenkeel.documents.facts import BlockDevice, Interrupt, Nic
 from evenkeel.documents.plan import InterruptAffinity, Note, Phase, UnitState
-from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted, cpus_input, file_value
+from evenkeel.plan.rules.rule import (
+    ISOLATING,
+    ONLY_REALTIME,
+    Alternative,
+    Context,
+    Rule,
+    Wanted,
+    cpus_input,
+    file_value,
+)
 
 # Vectors that drivers spread with managed affinity, for kernels before 6.11, which do not tell: queue 0 of NVMe is the
 # admin queue and vector 0 of a virtio disk the configuration change, both ordinary.
@@ -100,6 +109,19 @@ def managed_note(context: Context) -> Iterable[Note]:
     )
 
 
+def broadcasts_note(context: Context) -> Iterable[Note]:
+    """Only where the plan itself takes away what kept one kind of them from coming."""
+    owner = next((owner for owner in context.facts.owners if owner.name == "tuned" and owner.active), None)
+    if owner is None or "realtime" not in owner.evidence:
+        return
+    yield Note(
+        rule="R-IPI",
+        text="with TuneD (R-OWN) its helper rtentsk ends, which keeps a socket with time stamps open: from then on the "
+        "first and the last program that asks for time stamps (chronyd, ptp4l) interrupts every CPU once, isolated "
+        "ones too. Start such programs before the guests, and leave them running.",
+    )
+
+
 def irqbalance(context: Context) -> Iterable[Wanted]:
     owner = next((owner for owner in context.facts.owners if owner.name == "irqbalance"), None)
     if owner is None and "irqbalance" not in context.facts.programs:
@@ -141,6 +163,15 @@ RULES = (
         verification="unit state of irqbalance.service; affinities stay as planned",
         source="SUSE guide for SAP HANA on KVM; seapath/ansible; host-tuning R-IRQ-4",
         compute=irqbalance,
+        inputs=("irqbalance runs or is installed",),
+        value="stopped and masked",
+        alternatives=(
+            Alternative(
+                "IRQBALANCE_BANNED_CPULIST",
+                "TuneD (banned_cpus)",
+                "it goes on reading every counter, and moves interrupts within what is left against R-IRQ-1",
+            ),
+        ),
     ),
     Rule(
         id="R-IRQ-1",
@@ -155,6 +186,19 @@ RULES = (
         "device interrupt counted on isolated CPUs",
         source="kernel: core-api/irq/irq-affinity.rst; measured, host-tuning R-IRQ-1",
         compute=affinities,
+        inputs=(
+            "ledger",
+            "node of each device",
+            "interrupts that can be moved",
+        ),
+        value="housekeeping CPUs of the device's node",
+        alternatives=(
+            Alternative(
+                "all housekeeping CPUs",
+                "TuneD",
+                "an interrupt far from its device costs a trip over the interconnect each time",
+            ),
+        ),
     ),
     Rule(
         id="R-NET",
@@ -169,6 +213,8 @@ RULES = (
         source="kernel: networking/scaling.rst; rps_default_mask since 6.3; cluster-node-tuning-operator",
         compute=steering,
         since=(6, 3),
+        inputs=("ledger",),
+        value="the housekeeping CPUs",
     ),
     Rule(
         id="R-IRQ-2",
@@ -183,5 +229,35 @@ RULES = (
         source="kernel: admin-guide/kernel-parameters.txt isolcpus=managed_irq; measured: EPERM since 6.11, EIO "
         "before; a queue stays where its only CPU is (host-tuning R-IRQ-2)",
         note=managed_note,
+        inputs=("managed interrupts and where they may fire",),
+        value="cannot be set; noted, and counted by verification",
+        alternatives=(
+            Alternative(
+                "a daemon that writes the affinity again and again", "seapath", "the kernel refuses every time"
+            ),
+        ),
+    ),
+    Rule(
+        id="R-IPI",
+        subject="interrupts",
+        title="What interrupts every CPU at once",
+        levels=ONLY_REALTIME,
+        phase=Phase.INTERRUPTS,
+        disturbance="live",
+        when="report",
+        risk="loading or unloading modules, perf, ftrace, drop_caches and changes of the kernel's own code while "
+        "guests run interrupt isolated CPUs too",
+        verification="rows CAL, TLB and IWI of /proc/interrupts on isolated CPUs",
+        source="TuneD rtentsk; host-tuning R-IPI",
+        note=broadcasts_note,
+        inputs=("TuneD and its profile",),
+        value="cannot be set: do such things in a service window; noted where the plan stops TuneD's own helper",
+        alternatives=(
+            Alternative(
+                "a program that keeps a socket with time stamps open",
+                "TuneD realtime (rtentsk)",
+                "covers one cause of many; a time service that runs all the time does the same",
+            ),
+        ),
     ),
 )

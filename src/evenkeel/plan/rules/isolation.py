@@ -10,7 +10,17 @@ from collections.abc import Iterable
 from evenkeel.documents.cpuset import format_cpus, format_mask
 from evenkeel.documents.plan import FileValue, Phase
 from evenkeel.plan.placement import KERNEL_PRIORITY, VCPU_PRIORITIES
-from evenkeel.plan.rules.rule import ISOLATING, ONLY_REALTIME, Context, Rule, Wanted, boot_argument, cpus_input, guests
+from evenkeel.plan.rules.rule import (
+    ISOLATING,
+    ONLY_REALTIME,
+    Alternative,
+    Context,
+    Rule,
+    Wanted,
+    boot_argument,
+    cpus_input,
+    guests,
+)
 
 
 def isolcpus(context: Context) -> Iterable[Wanted]:
@@ -145,6 +155,24 @@ RULES = (
         "show there); interrupts counted on isolated CPUs",
         source="kernel: admin-guide/kernel-parameters.txt, admin-guide/cpu-isolation.rst; host-tuning H-ISO-1, C-3",
         compute=isolcpus,
+        inputs=(
+            "ledger",
+            "kernel version",
+            "cgroup version",
+        ),
+        value="managed_irq and the isolated CPUs; before 6.7 or with cgroup v1 also domain",
+        alternatives=(
+            Alternative(
+                "isolcpus=managed_irq,domain",
+                "TuneD, seapath",
+                "irreversible until the next boot, deprecated, and beside it the kernel refuses partitions (measured)",
+            ),
+            Alternative(
+                "no isolcpus, partitions alone",
+                "kernel: admin-guide/cpu-isolation.rst",
+                "partitions leave managed interrupts where they are",
+            ),
+        ),
     ),
     Rule(
         id="H-ISO-2",
@@ -160,6 +188,15 @@ RULES = (
         "second",
         source="kernel: timers/no_hz.rst; measured: 7 to 9 ticks in 4 s against 464 to 1047 (host-tuning H-ISO-2)",
         compute=nohz_full,
+        inputs=("CPUs of realtime guests and their empty siblings",),
+        value="the CPUs of realtime guests and their empty siblings",
+        alternatives=(
+            Alternative(
+                "the CPUs of performance guests too",
+                "TuneD cpu-partitioning",
+                "throughput pays at each system call; a tick every few milliseconds does not hurt there",
+            ),
+        ),
     ),
     Rule(
         id="H-ISO-3",
@@ -173,6 +210,23 @@ RULES = (
         verification="/proc/cmdline; dmesg: Offload RCU callbacks from CPUs; rcuop threads allowed on other CPUs only",
         source="kernel: admin-guide/kernel-parameters.txt rcu_nocbs, rcu_nocb_poll; host-tuning H-ISO-3",
         compute=rcu_nocbs,
+        inputs=(
+            "ledger",
+            "deadline of 50us or less",
+        ),
+        value="the isolated CPUs; rcu_nocb_poll with a deadline of 50us or less",
+        alternatives=(
+            Alternative(
+                "rcu_nocb_poll always",
+                "seapath",
+                "the rcuo threads then look for work all the time, on housekeeping CPUs",
+            ),
+            Alternative(
+                "the housekeeping CPUs",
+                "the example that rt-conf ships",
+                "the wrong side: callbacks of isolated CPUs stay where they disturb",
+            ),
+        ),
     ),
     Rule(
         id="H-ISO-4",
@@ -186,6 +240,15 @@ RULES = (
         verification="/proc/irq/default_smp_affinity",
         source="kernel: core-api/irq/irq-affinity.rst; a contradiction went unnoticed in seapath/ansible#865",
         compute=irqaffinity,
+        inputs=("ledger",),
+        value="the housekeeping CPUs",
+        alternatives=(
+            Alternative(
+                "left out, irqbalance does it",
+                "distributions",
+                "an interrupt that is asked for later starts on any CPU",
+            ),
+        ),
     ),
     Rule(
         id="H-ISO-5",
@@ -200,6 +263,19 @@ RULES = (
         source="kernel: admin-guide/kernel-parameters.txt (patience since 6.11); measured: RCU stall with rcuc "
         "starved for 5311 jiffies (host-tuning §0.2)",
         compute=kthread_prio,
+        inputs=(
+            "priorities of the vCPUs",
+            "kernel version",
+        ),
+        value="11; nohz_full_patience_delay=1000 since 6.11",
+        alternatives=(
+            Alternative(
+                "rcuc and rcub at FIFO 4, ktimers and ksoftirqd at 2",
+                "TuneD realtime",
+                "ties with vCPUs at the same priority, and forgets irq_work",
+            ),
+            Alternative("1, the default", "kernel", "a busy vCPU stalls RCU for the whole host (measured)"),
+        ),
     ),
     Rule(
         id="H-ISO-6",
@@ -213,5 +289,7 @@ RULES = (
         verification="/proc/cmdline",
         source="kernel: admin-guide/kernel-parameters.txt skew_tick; TuneD and cluster-node-tuning-operator set it",
         compute=skew_tick,
+        inputs=("number of CPUs",),
+        value="1",
     ),
 )

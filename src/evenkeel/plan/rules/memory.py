@@ -16,6 +16,7 @@ from evenkeel.plan.rules.rule import (
     ABSENT_ON_RT,
     HUGE,
     ISOLATING,
+    Alternative,
     Context,
     Rule,
     Wanted,
@@ -198,6 +199,24 @@ RULES = (
         source="kernel: admin-guide/mm/hugetlbpage.rst (per node since 5.16); measured, host-tuning H-HP-1; SUSE guide",
         compute=boot_pages,
         since=(5, 16),
+        inputs=(
+            "memory and page size of each guest",
+            "pools per node",
+            "memory per node",
+        ),
+        value="pages per node for every guest, never fewer than are in use",
+        alternatives=(
+            Alternative(
+                "pages while running only",
+                "cluster-node-tuning-operator (a unit at boot)",
+                "memory may be in pieces by then, and 1 GiB pages rarely come",
+            ),
+            Alternative(
+                "locking 1 GiB pages is not required",
+                "SUSE guide for SAP HANA on KVM",
+                "realtime guests are locked all the same (G-4): QEMU's own memory is not in these pages",
+            ),
+        ),
     ),
     Rule(
         id="R-MM-3",
@@ -212,6 +231,18 @@ RULES = (
         verification="/sys/devices/system/node/nodeN/hugepages/*/nr_hugepages equals the plan",
         source="kernel: admin-guide/mm/hugetlbpage.rst; measured, host-tuning R-MM-3 (the global file splits evenly)",
         compute=runtime_pages,
+        inputs=(
+            "memory and page size of each guest",
+            "pools per node",
+        ),
+        value="pages per node, the same counts as H-HP-1",
+        alternatives=(
+            Alternative(
+                "/proc/sys/vm/nr_hugepages",
+                "guides that name one number for a host",
+                "spreads evenly over the nodes: 100 become 50 and 50 (measured)",
+            ),
+        ),
     ),
     Rule(
         id="H-THP",
@@ -225,6 +256,15 @@ RULES = (
         verification="/sys/kernel/mm/transparent_hugepage/enabled; absent on a PREEMPT_RT kernel, which counts as done",
         source="SUSE guide for SAP HANA on KVM; TuneD; measured absent on 6.12 PREEMPT_RT",
         compute=transparent,
+        inputs=("/sys/kernel/mm/transparent_hugepage/enabled",),
+        value="never",
+        alternatives=(
+            Alternative(
+                "madvise",
+                "distributions",
+                "QEMU asks for it, and khugepaged then copies guest pages of balanced and flexible guests",
+            ),
+        ),
     ),
     Rule(
         id="H-NUMA",
@@ -238,6 +278,9 @@ RULES = (
         verification="/proc/sys/kernel/numa_balancing; absent on a PREEMPT_RT kernel, which counts as done",
         source="SUSE guide for SAP HANA on KVM; TuneD; measured absent on 6.12 PREEMPT_RT",
         compute=balancing,
+        inputs=("/proc/sys/kernel/numa_balancing",),
+        value="0",
+        alternatives=(Alternative("1", "distributions", "unmaps pages of guests that are bound already"),),
     ),
     Rule(
         id="R-MM-1",
@@ -251,6 +294,12 @@ RULES = (
         verification="/sys/kernel/mm/ksm/run",
         source="kernel: admin-guide/mm/ksm.rst; TuneD; host-tuning R-MM-1",
         compute=same_page_merging,
+        inputs=(
+            "/sys/kernel/mm/ksm/run",
+            "pages that are merged now",
+        ),
+        value="2; 0 where it never ran",
+        alternatives=(Alternative("0", "SUSE guide for SAP HANA on KVM", "leaves merged pages merged"),),
     ),
     Rule(
         id="R-MM-2",
@@ -265,5 +314,7 @@ RULES = (
         "zone_reclaim_mode",
         source="kernel: admin-guide/sysctl/vm.rst; host-tuning R-MM-2 (judgement)",
         compute=compaction,
+        inputs=("files of /proc/sys/vm",),
+        value="compaction_proactiveness=0, compact_unevictable_allowed=0, swappiness=10, zone_reclaim_mode=0",
     ),
 )

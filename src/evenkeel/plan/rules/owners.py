@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evenkeel.documents.plan import Note, Phase, UnitState
-from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted
+from evenkeel.plan.rules.rule import ISOLATING, Alternative, Context, Rule, Wanted
 
 #: Daemons that set what the plan sets, and what each of them would do to it.  irqbalance has its own rule, R-IRQ-4.
 _DAEMONS = {
+    "auto-cpufreq": "sets governors and turbo by load and battery (H-PM-3)",
     "ksmtuned": "switches page merging on when memory gets short (R-MM-1)",
     "numad": "moves processes and their memory between nodes, and sets cpusets",
+    "power-profiles-daemon": "sets governors and preferences of all CPUs (H-PM-3)",
     "stalld": "boosts starving threads above a vCPU; the fair server and the priorities of this plan do its work",
+    "tlp": "sets governors and preferences of all CPUs when the power source changes (H-PM-3)",
     "tuned": "writes sysctls, workqueue masks, interrupt affinities and boot arguments of its profile",
 }
 
@@ -64,5 +67,18 @@ RULES = (
         verification="unit state; values stay as planned",
         source="host-tuning F11; seapath/ansible#985 (TuneD re-applied on a live cluster)",
         compute=daemons,
+        inputs=(
+            "daemons that run or start at boot",
+            "sysctl.d, tmpfiles.d",
+        ),
+        value="stopped and masked; files are noted",
+        alternatives=(
+            Alternative(
+                "import what they set",
+                "host-tuning F11, for hosts that TuneD owns already",
+                "two owners of one value undo each other at the next switch of a profile",
+            ),
+            Alternative("stop thermald too", "low-latency guides", "it guards against heat; the owner decides"),
+        ),
     ),
 )

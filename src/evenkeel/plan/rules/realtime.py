@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from evenkeel.documents.plan import Phase, ThreadSchedule
 from evenkeel.plan.placement import KERNEL_PRIORITY, Placement
-from evenkeel.plan.rules.rule import ONLY_REALTIME, Context, Rule, Wanted, file_value
+from evenkeel.plan.rules.rule import ONLY_REALTIME, Alternative, Context, Rule, Wanted, file_value
 
 #: Kernel version that brought the deadline "fair server" in place of real-time throttling (commit 557a6bfc662c).
 FAIR_SERVER = (6, 12)
@@ -133,6 +133,19 @@ RULES = (
         verification="policy and priority of each thread (/proc/PID/stat, fields 40 and 41)",
         source="cluster-node-tuning-operator (11); measured defaults FIFO 1 on 6.12 PREEMPT_RT (host-tuning §2.2)",
         compute=kernel_threads,
+        inputs=(
+            "kernel threads and their priorities",
+            "CPUs that carry a FIFO vCPU",
+        ),
+        value="FIFO 11 for ktimers, ksoftirqd, irq_work",
+        alternatives=(
+            Alternative(
+                "FIFO 2 for ksoftirqd and ktimers, irq_work left at 1",
+                "TuneD realtime",
+                "irq_work then waits for the vCPU",
+            ),
+            Alternative("left at FIFO 1", "distributions", "ties with a vCPU at 1, and starves below one at 2"),
+        ),
     ),
     Rule(
         id="R-RT-1",
@@ -146,6 +159,18 @@ RULES = (
         verification="/proc/sys/kernel/sched_rt_runtime_us",
         source="kernel: scheduler/sched-rt-group.rst; measured on 6.12, host-tuning §0.1 and R-RT-1",
         compute=throttling,
+        inputs=(
+            "kernel version",
+            "trust and deadline of realtime guests",
+        ),
+        value="950000; -1 before 6.12 for guests that yield, and since 6.12 only where the fair server goes off",
+        alternatives=(
+            Alternative(
+                "-1 always",
+                "TuneD, cluster-node-tuning-operator, KubeVirt (takes it for the sign of a real-time host)",
+                "since 6.12 it changes nothing by itself (measured); before, a guest that spins takes the host with it",
+            ),
+        ),
     ),
     Rule(
         id="R-RT-2",
@@ -161,5 +186,38 @@ RULES = (
         source="measured on 6.12, host-tuning §0.1, §0.2, R-RT-2, R-RT-3 (order); ni/meta-nilrt#864",
         compute=fair_server,
         since=FAIR_SERVER,
+        inputs=(
+            "trust and deadline of each realtime guest",
+            "kernel version",
+        ),
+        value="0 for a guest that yields and has a deadline of 50us or less, else the default",
+        alternatives=(
+            Alternative(
+                "0 on all CPUs",
+                "ni/meta-nilrt",
+                "one spinning vCPU then hangs whoever waits for a worker on its CPU (measured: 11 s)",
+            ),
+            Alternative(
+                "a smaller share, 1 ms of a second",
+                "a proposal (host-tuning R-RT-2)",
+                "nobody has measured yet what it is worth",
+            ),
+        ),
+    ),
+    Rule(
+        id="R-RT-3",
+        subject="realtime",
+        title="Order of throttling and fair server",
+        levels=ONLY_REALTIME,
+        phase=Phase.THROTTLE,
+        disturbance="live",
+        when="report",
+        risk="in another order the kernel answered EBUSY, and its log claims success even then",
+        verification="every write is read back; the order of the steps in the plan",
+        source="measured on 6.12, host-tuning R-RT-3",
+        since=FAIR_SERVER,
+        inputs=("settings of R-RT-1 and R-RT-2",),
+        value="done by the order of the plan: sched_rt_runtime_us -1 before the fair server goes off, the fair server "
+        "back before 950000; all of it last",
     ),
 )

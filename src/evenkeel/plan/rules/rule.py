@@ -26,6 +26,7 @@ ISOLATING: frozenset[GoalLevel] = frozenset({"performance", "realtime"})
 ONLY_REALTIME: frozenset[GoalLevel] = frozenset({"realtime"})
 
 Version = tuple[int, ...]
+Status = Literal["change", "satisfied", "absent"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def kernel_version(release: str) -> Version:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One value that a rule asks for.  ``suffix`` makes its id unique; "" when the rule yields one value only."""
+    """One value that a rule asks for.  ``suffix`` makes its id unique; "" when the rule yields one value only.
+
+    ``on_request``: left alone by default, since vendors contradict each other and neither side is right everywhere; it
+    becomes a setting when an override of the owner gives it a value.
+    """
 
     target: Target
     old: str | None
@@ -123,7 +128,8 @@ class Wanted:
     reason: str
     inputs: dict[str, str] = field(default_factory=dict)
     suffix: str = ""
-    status: Literal["change", "satisfied", "absent"] = "change"
+    status: Status = "change"
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,10 +200,11 @@ def file_value(
     new: str,
     reason: str,
     *,
-    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata"] = "text",
+    compare: Literal["text", "integer", "cpulist", "cpumask", "choice", "schemata", "words"] = "text",
     inputs: dict[str, str] | None = None,
     suffix: str = "",
     absent: str = ABSENT,
+    on_request: bool = False,
 ) -> Wanted:
     """A value in a kernel file.  A file that the facts do not know does not exist: status ``absent``."""
     target = FileValue(path=path, compare=compare)
@@ -205,8 +212,9 @@ def file_value(
     inputs = inputs or {}
     if old is None and path not in context.facts.unreadable:
         reason += absent.format(release=context.facts.kernel.release)
-        return Wanted(target, None, new, reason, inputs, suffix, "absent")
-    return Wanted(target, old, new, reason, inputs, suffix, "satisfied" if target.matches(old, new) else "change")
+        return Wanted(target, None, new, reason, inputs, suffix, "absent", on_request)
+    status: Status = "satisfied" if target.matches(old, new) else "change"
+    return Wanted(target, old, new, reason, inputs, suffix, status, on_request)
 
 
 def boot_argument(
@@ -220,6 +228,7 @@ def boot_argument(
     after: str | None = None,
     inputs: dict[str, str] | None = None,
     suffix: str = "",
+    on_request: bool = False,
 ) -> Wanted:
     """An argument of the kernel command line.  Satisfied when it is there and its effective file agrees."""
     target = BootArgument(key=key, after=after, effective=effective, effective_value=effective_value)
@@ -228,7 +237,33 @@ def boot_argument(
     if satisfied and effective is not None and effective.path in context.facts.settings:
         wanted = new if effective_value is None else effective_value
         satisfied = effective.matches(context.facts.settings[effective.path], wanted)
-    return Wanted(target, old, new, reason, inputs or {}, suffix, "satisfied" if satisfied else "change")
+    status: Status = "satisfied" if satisfied else "change"
+    return Wanted(target, old, new, reason, inputs or {}, suffix, status, on_request)
+
+
+def module_parameter(
+    context: Context, module: str, name: str, new: str, shown: str, reason: str, *, inputs: dict[str, str] | None = None
+) -> Iterable[Wanted]:
+    """A module's parameter that only the command line can set, since its file is read-only.  ``shown``: as it reads.
+
+    modprobe looks for ``module.name=`` in /proc/cmdline (modprobe(8)), so built in or not is the same.  Nothing where
+    the module is not loaded or has the value by itself; what is on the command line already stays there.
+    """
+    path = f"/sys/module/{module}/parameters/{name}"
+    now = context.facts.settings.get(path)
+    there = boot_value(context.facts.kernel.command_line, f"{module}.{name}") is not None
+    if now is None or (now == shown and not there):
+        return
+    yield boot_argument(
+        context,
+        f"{module}.{name}",
+        new,
+        reason,
+        effective=FileValue(path=path),
+        effective_value=shown,
+        inputs=inputs,
+        suffix=name,
+    )
 
 
 def cpus_input(cpus: frozenset[int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from evenkeel.documents.cpuset import format_cpus, format_mask
 from evenkeel.documents.plan import Phase
-from evenkeel.plan.rules.rule import ISOLATING, Context, Rule, Wanted, cpus_input, file_value
+from evenkeel.plan.rules.rule import ISOLATING, Alternative, Context, Rule, Wanted, cpus_input, file_value
 
 # The devices themselves, not the links below /sys/bus/workqueue/devices: one file, one path in every document.
 _FOLDER = "/sys/devices/virtual/workqueue"
@@ -48,6 +48,15 @@ RULES = (
         verification="/sys/devices/virtual/workqueue/cpumask",
         source="kernel: core-api/workqueue.rst; measured, host-tuning R-WQ-1; redhat-performance/tuned#452",
         compute=unbound,
+        inputs=("ledger",),
+        value="the housekeeping CPUs",
+        alternatives=(
+            Alternative(
+                "left alone",
+                "seapath (the network of a live cluster froze when it was changed)",
+                "it is written before the guests start, as a step that may disturb (drain)",
+            ),
+        ),
     ),
     Rule(
         id="R-WQ-2",
@@ -61,5 +70,7 @@ RULES = (
         verification="/sys/devices/virtual/workqueue/writeback/cpumask",
         source="kernel: core-api/workqueue.rst; measured: stayed ff with isolcpus and nohz_full (host-tuning R-WQ-2)",
         compute=writeback,
+        inputs=("ledger",),
+        value="the housekeeping CPUs",
     ),
 )

@@ -23,7 +23,7 @@ from evenkeel.probe.facts.kernel import read_frequency, read_idle, read_kernel, 
 from evenkeel.probe.facts.kernellog import read_log
 from evenkeel.probe.facts.kinds import read_kinds
 from evenkeel.probe.facts.nodes import read_huge_pages, read_memory, read_nodes
-from evenkeel.probe.facts.owners import DAEMONS, read_owners
+from evenkeel.probe.facts.owners import DAEMONS, POLLERS, read_owners, read_services
 from evenkeel.probe.facts.pci import read_pci
 from evenkeel.probe.facts.programs import read_programs
 from evenkeel.probe.facts.resctrl import read_resctrl
@@ -74,11 +74,12 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
     kernel = read_kernel(root, names["release"], names["version"])
     begin("threads")
     kept: dict[str, list[int]] = {name: [] for name in NAMES}
-    kernel_threads, daemons, processes = read_processes(root, frozenset(DAEMONS), kept)
+    kernel_threads, daemons, processes = read_processes(root, frozenset(DAEMONS) | frozenset(POLLERS), kept)
     guests = read_guests(root, processes)
     begin("settings")
     settings = read_settings(root)
     owners = read_owners(root, daemons, settings)
+    services = read_services(root, daemons)
     begin("programs")
     programs = read_programs(root, identity["architecture"])
     return {
@@ -117,6 +118,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "boot_entries": read_boot_entries(root),
         "kernel_log": read_log(root),
         "owners": owners,
+        "services": services,
         "programs": programs,
         "settings": settings,
         "remarks": remarks,

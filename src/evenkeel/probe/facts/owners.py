@@ -23,6 +23,10 @@ DAEMONS = {
     "tlp": "tlp",
 }
 
+#: Process name -> name of what asks firmware and devices now and then; a poll may raise a system management interrupt.
+POLLERS = {"ipmievd": "ipmievd", "ipmiseld": "ipmiseld", "mcelog": "mcelog", "smartd": "smartd"}
+_FIRMWARE_TIMER = "fwupd-refresh.timer"
+
 _SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
 _TMPFILES_FOLDERS = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/lib/tmpfiles.d")
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
@@ -33,6 +37,16 @@ def read_owners(root: Root, running: list[str], settings: dict[str, str]) -> lis
     owners = [_daemon(root, process, unit, running) for process, unit in DAEMONS.items()]
     owners += _sysctl_files(root, settings) + _modprobe_files(root) + _tmpfiles(root, settings)
     return sorted((owner for owner in owners if owner), key=lambda owner: (owner["name"], owner["evidence"]))
+
+
+def read_services(root: Root, running: list[str]) -> dict[str, str]:
+    """Name -> evidence of what runs, or starts at boot, of :data:`POLLERS` and the timer of firmware updates."""
+    found = {name: "process %s runs" % process for process, name in POLLERS.items() if process in running}
+    link = "/etc/systemd/system/timers.target.wants/" + _FIRMWARE_TIMER
+    # A mask lies over the enablement link: a link to /dev/null in the folder itself.
+    if root.link_target(link) and root.link_target("/etc/systemd/system/" + _FIRMWARE_TIMER) != "/dev/null":
+        found[_FIRMWARE_TIMER] = link + ": starts at boot"
+    return dict(sorted(found.items()))
 
 
 def _daemon(root: Root, process: str, unit: str, running: list[str]) -> dict[str, Any] | None:
