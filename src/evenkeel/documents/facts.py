@@ -65,6 +65,7 @@ class Cpu(Model):
     kind: str | None = None
     capacity: int | None = None  # cpu_capacity, 0..1024
     max_khz: int | None = None
+    base_khz: int | None = None  # guaranteed; cores differ with Intel SST-BF, and on hybrid CPUs
     model: str | None = None
 
 
@@ -325,6 +326,8 @@ class Facts(Document):
     clocksources: tuple[str, ...] = ()
     idle: Idle = Idle()
     frequency: Frequency = Frequency()
+    #: Intel Speed Select: base-freq, turbo-freq, core-power -> enabled, disabled, unsupported; None: not known.
+    speed_select: dict[str, str] | None = None
     vulnerabilities: dict[str, str] = {}
     kvm_usable: bool | None = None  # /dev/kvm is there and a kvm_intel/kvm_amd (or built-in) is loaded
     kvm_parameters: dict[str, dict[str, str]] = {}  # module -> parameter -> value
@@ -370,7 +373,7 @@ class Facts(Document):
         parts = {
             "machine": self.identity.model_dump(mode="json", exclude={"hostname"}),
             "kernel": {"release": self.kernel.release, "version": self.kernel.version},
-            "cpus": [cpu.model_dump(mode="json", exclude={"max_khz"}) for cpu in self.cpus],
+            "cpus": [cpu.model_dump(mode="json", exclude={"max_khz", "base_khz"}) for cpu in self.cpus],
             "caches": [cache.model_dump(mode="json", exclude={"id"}) for cache in self.caches],
             "memory": [{"id": node.id, "cpus": sorted(node.cpus), "distances": node.distances} for node in self.nodes],
             "devices": [

@@ -86,12 +86,27 @@ class Topology:
         groups: dict[int, list[int]] = {}
         for number in sorted(self.online):
             groups.setdefault(root(number), []).append(number)
-        speeds = {cpu.id: _speed(cpu) for cpu in self.facts.cpus}
+        fast = self.high_base
+        speeds = {cpu.id: (*_speed(cpu), cpu.id in fast) for cpu in self.facts.cpus}
         classes = sorted({speeds[first] for first in groups}, reverse=True)
         return tuple(
             Core(first, self.node_of[first], classes.index(speeds[first]), tuple(threads))
             for first, threads in sorted(groups.items())
         )
+
+    @cached_property
+    def high_base(self) -> frozenset[int]:
+        """Online CPUs whose base frequency is above that of others of their kind: Intel SST-BF.  Empty: all alike.
+
+        Only where every online CPU tells one; a recorded tree may have the frequencies of a few CPUs.
+        """
+        running = [cpu for cpu in self.facts.cpus if cpu.online]
+        slowest: dict[str | None, int] = {}
+        for cpu in running:
+            if not cpu.base_khz:
+                return frozenset()
+            slowest[cpu.kind] = min(slowest.get(cpu.kind, cpu.base_khz), cpu.base_khz)
+        return frozenset(cpu.id for cpu in running if (cpu.base_khz or 0) > slowest[cpu.kind])
 
     @cached_property
     def core_of(self) -> Mapping[int, Core]:
@@ -157,6 +172,6 @@ class Topology:
 def _speed(cpu: Cpu) -> tuple[int, int]:
     """Orders the core types of a hybrid machine: capacity where the kernel knows it, else the name of the kind.
 
-    Frequencies are left out: turbo bins differ by core on uniform machines too.
+    Highest frequencies are left out: turbo bins differ by core on uniform machines too.
     """
     return (0 if cpu.kind in ("efficiency", "low-power") else 1, cpu.capacity or 0)

@@ -36,6 +36,7 @@ from evenkeel.plan.rules import (
     ptp,
     rdt,
     realtime,
+    speedselect,
     workqueues,
 )
 from evenkeel.plan.rules.rule import Context, Rule, Wanted
@@ -51,6 +52,7 @@ _SUBJECTS = (
     workqueues,
     clock,
     power,
+    speedselect,
     rdt,
     ptp,
     kvm,

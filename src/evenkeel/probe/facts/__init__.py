@@ -29,6 +29,7 @@ from evenkeel.probe.facts.programs import read_programs
 from evenkeel.probe.facts.resctrl import read_resctrl
 from evenkeel.probe.facts.root import Root
 from evenkeel.probe.facts.settings import read_settings
+from evenkeel.probe.facts.speedselect import read_speed_select
 from evenkeel.probe.facts.threads import read_processes
 
 OnProgress = Callable[[int, int, str], None]
@@ -105,6 +106,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "clocksources": (root.read(_CLOCK + "/available_clocksource") or "").split(),
         "idle": read_idle(root),
         "frequency": read_frequency(root),
+        "speed_select": read_speed_select(root),
         "vulnerabilities": read_vulnerabilities(root),
         "kvm_usable": kvm_usable,
         "kvm_parameters": kvm_parameters,

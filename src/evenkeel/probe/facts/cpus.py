@@ -85,6 +85,7 @@ def read_cpus(root: Root, nodes: list[dict[str, Any]], cpuinfo: dict[int, dict[s
         entry["node"] = node_of.get(number)
         entry["capacity"] = root.read_int(folder + "/cpu_capacity")
         entry["max_khz"] = root.read_int(folder + "/cpufreq/cpuinfo_max_freq")
+        entry["base_khz"] = root.read_int(folder + "/cpufreq/base_frequency")
         about = cpuinfo.get(number, {})
         entry["model"] = about.get("model name") or about.get("cpu") or cpuinfo.get(-1, {}).get("cpu model")
         cpus.append(entry)
