@@ -50,6 +50,15 @@ def _site_parts(path: str | Path) -> list[tuple[str, str]]:
     return [(str(part), read_text(part)) for part in parts]
 
 
+def place_in_site(path: str | Path, *keys: str) -> Where | None:
+    """Where a site says something, or where the nearest thing around it begins: ``("guests", "plc", "memory")``."""
+    parts = [] if str(path) == "-" else _site_parts(path)  # stdin cannot be read twice
+    for length in range(len(keys), 1, -1):
+        if found := find_place(parts, *keys[:length]):
+            return found
+    return None
+
+
 @contextmanager
 def placed_in(path: str | Path) -> Iterator[None]:
     """Give errors about a guest or a host, found while planning, their line in the site file.
