@@ -33,6 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The engine knows nothing of why a value is set, so it may not look at the plan's rules.
     "apply": {"documents", "errors", "machines", "probe"},
     "verify": {"documents", "errors", "machines", "probe", "plan", "apply"},
+    # Judges with verify, repairs with the steps of apply.
+    "watch": {"documents", "errors", "machines", "probe", "plan", "apply", "verify"},
     "measure": {"documents", "errors", "machines", "probe", "plan", "apply", "verify"},
     "certify": {"documents", "errors", "machines", "probe", "plan", "apply", "verify", "measure", "report"},
     # Of measure only the arithmetic of histograms, so that page and terminal give the same percentiles.

@@ -40,6 +40,7 @@ VERBS = {
     "rollback": "Undo on a host what apply wrote, byte for byte",
     "status": "Say how the hosts of a site stand against their plan",
     "verify": "Compare every thread, page and interrupt with the plan",
+    "watch": "Say at once what drifts on the hosts, and put it back",
     "lint": "Say what of a guest leaves the envelope of SAP HANA on KVM",
     "measure": "Take latency histograms and count disturbances",
     "report": "Write one self-contained HTML report",

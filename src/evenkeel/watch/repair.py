@@ -1,0 +1,149 @@
+"""Put back what drifted and may be put back while guests run, in plan order, through the journal of apply.
+
+Each repair is what apply itself would send for that setting: `apply_step` of the probe, which snapshots, journals,
+writes, reads back and compares.  Nothing is repaired on a host to which nothing was applied (a rollback must stay one),
+while somebody applies, or after an apply that was interrupted.  Must not start, stop, define or move a guest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evenkeel.apply.hosts import read_journal
+from evenkeel.apply.rollback import run_entries, undo_entries
+from evenkeel.apply.steps import Step, host_steps
+from evenkeel.documents.cpuset import parse_cpus
+from evenkeel.documents.plan import HostPlan
+from evenkeel.machines.protocol import Probe, ProbeError
+
+#: Kinds of steps that put a value back and touch nothing else.
+KINDS = frozenset({"file", "interrupt", "thread", "unit", "partition", "guest_thread", "guest_helpers"})
+#: Structural check -> suffix of the step that cures it.
+_CURES = {"V-THREAD-HELPER": "helpers"}
+#: A setting that drifts this often within this time has another owner; to go on would be a fight.
+MOST_REPAIRS = 5
+WITHIN_S = 300.0
+#: How our runs in the journal begin, so that one that was cut short is known for ours.
+MARK = "watch: repair"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``repaired``: written and read back; ``failed``: undone again; ``left``: not tried, ``message`` says why."""
+
+    outcome: Literal["repaired", "failed", "left"]
+    step: Step | None
+    message: str
+
+
+@dataclass
+class Repairer:
+    """Repairs of one host, and how often each was made.  ``clock``: seconds, monotonic."""
+
+    host: HostPlan
+    plan_sha256: str
+    clock: Callable[[], float] = time.monotonic
+    _made: dict[str, list[float]] = field(default_factory=dict)
+
+    def candidates(self, failed: Iterable[str], online: frozenset[int]) -> list[Step]:
+        """Steps that cure these failed checks (by id) while guests run, in plan order.
+
+        A partition waits until its CPUs are ``online``: it stays invalid when they come back, and is put back then.
+        """
+        wanted = {_step_name(check) for check in failed}
+        return [step for step in live_steps(self.host) if step.name in wanted and _cpus(step) <= online]
+
+    def due(self, step: Step) -> bool:
+        """Whether it was not repaired too often lately."""
+        since = self.clock() - WITHIN_S
+        self._made[step.name] = [at for at in self._made.get(step.name, []) if at > since]
+        return len(self._made[step.name]) < MOST_REPAIRS
+
+    def repair(self, probe: Probe, failed: Iterable[str], online: frozenset[int]) -> list[Outcome]:
+        """Repair what is due of :meth:`candidates`.  Raises Unreachable; what was under way then is in the journal.
+
+        The lock of the journal is held no longer than this takes, so that apply and rollback find it free.
+        """
+        steps = [step for step in self.candidates(failed, online) if self.due(step)]
+        if not steps:
+            return []
+        try:
+            why = self._refusal(probe)
+            if why:
+                return [Outcome("left", None, why)]
+            return self._repair(probe, steps)
+        except ProbeError as error:  # somebody took the lock meanwhile, or the journal cannot be written
+            return [Outcome("left", None, error.message)]
+        finally:
+            probe.call("journal_release")
+
+    def _refusal(self, probe: Probe) -> str | None:
+        """Why nothing may be written now.  A run of ours that was cut short is undone first."""
+        journal = read_journal(probe)
+        if journal.writer is not None:
+            return "somebody applies to this host right now"
+        frame = journal.last_frame
+        if journal.interrupted and frame is not None and (frame.message or "").startswith(MARK):
+            undo_entries(probe, run_entries(journal, frame.sequence), self.host.name, self.host.address)
+            probe.call("journal_note", event="end", plan_sha256=self.plan_sha256, message="watch: cut short, undone")
+            journal = read_journal(probe)
+        elif journal.interrupted:
+            return "an apply was interrupted: run evenkeel apply again, or rollback"
+        return None if journal.outstanding else "nothing is applied to this host, so there is nothing to put back"
+
+    def _repair(self, probe: Probe, steps: list[Step]) -> list[Outcome]:
+        outcomes = []
+        begin = probe.call(
+            "journal_note", event="begin", plan_sha256=self.plan_sha256, message=f"{MARK} of {len(steps)} settings"
+        )
+        for step in steps:
+            self._made[step.name].append(self.clock())
+            try:
+                answer = probe.call(
+                    "apply_step",
+                    step=step.body,
+                    plan_sha256=self.plan_sha256,
+                    setting=step.name,
+                    phase=str(step.phase),
+                    timeout_s=step.timeout_s,
+                )
+            except ProbeError as error:
+                outcomes.append(Outcome("failed", step, error.message + self._undo(probe, begin, step)))
+                continue
+            if answer["outcome"] == "done":
+                told = f"was {answer['old']}, is {answer['read_back']}"
+                outcomes.append(Outcome("repaired", step, told + self._last_time(step)))
+            elif answer["outcome"] == "refused":
+                outcomes.append(Outcome("failed", step, answer["message"]))
+        probe.call("journal_note", event="end", plan_sha256=self.plan_sha256, message="watch: repaired")
+        return outcomes
+
+    def _last_time(self, step: Step) -> str:
+        if len(self._made[step.name]) < MOST_REPAIRS:
+            return ""
+        return f"; for the {MOST_REPAIRS}th time, so it is left alone for {WITHIN_S / 60:.0f} min: who sets it?"
+
+    def _undo(self, probe: Probe, begin: int, step: Step) -> str:
+        entries = [entry for entry in run_entries(read_journal(probe), begin) if entry.setting == step.name]
+        if not entries:
+            return ""
+        undone = undo_entries(probe, entries, self.host.name, self.host.address)
+        return f"; not undone either: {'; '.join(undone.problems)}" if undone.problems else "; undone"
+
+
+def live_steps(host: HostPlan) -> list[Step]:
+    """Every step of the plan that disturbs nobody and puts back a value, in plan order."""
+    return [step for step in host_steps(host) if step.disturbance == "live" and step.body["kind"] in KINDS]
+
+
+def _cpus(step: Step) -> frozenset[int]:
+    return parse_cpus(step.body["value"]) if step.body["kind"] == "partition" else frozenset()
+
+
+def _step_name(check: str) -> str:
+    """Of a setting its own id; of a structural check with a cure the step of its guest: ``plc/helpers``."""
+    kind, _, guest = check.partition(":")
+    return f"{guest}/{_CURES[kind]}" if kind in _CURES else check
