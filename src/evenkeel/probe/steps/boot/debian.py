@@ -50,8 +50,10 @@ def wanted(arguments: list[dict[str, Any]], contents: dict[str, bytes | None], k
 
 def finish(arguments: list[dict[str, Any]] | None, old: dict[str, Any] | None, root: str) -> None:
     """Generate the menu: with ``arguments``, or, when they are None, as it was in the snapshot ``old``."""
-    check = mkconfig.require_ours(arguments, DROP_IN) if arguments is not None else mkconfig.old_menu(old)
-    mkconfig.generate("update-grub", MENU, root, check)
+    if arguments is None:
+        mkconfig.restore("update-grub", MENU, old or {}, root)
+    else:
+        mkconfig.generate("update-grub", MENU, root, mkconfig.require_ours(arguments, DROP_IN))
 
 
 def clean(root: str) -> None:

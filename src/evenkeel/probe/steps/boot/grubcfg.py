@@ -8,8 +8,6 @@ from typing import Any
 _SECTION = re.compile(r"### (?P<edge>BEGIN|END) \S*/(?P<script>\S+) ###")
 _ENTRY = re.compile(r"\s*menuentry\s.*?'(?P<ours>gnulinux|evenkeel-rescue)-(?P<id>[^']*)'")
 _LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(?P<image>\S+)\s*(?P<arguments>.*)")
-_TITLE = re.compile(r"^(\s*(?:menuentry|submenu)) '(?:[^']|'\\'')*'")
-_LANGUAGE = re.compile(r"\s*(?:echo\b|set (?:locale_dir|lang)=|insmod gettext\b|#)")
 _RELEASE = re.compile(r".*/(?:vmlinuz|vmlinux|kernel|bzImage|Image)-(?P<release>[^/]+?)(?:\.efi\.signed)?\Z")
 
 
@@ -47,16 +45,6 @@ def release(image: str) -> str | None:
     """``6.12.1-amd64`` from ``/boot/vmlinuz-6.12.1-amd64``; None for an image that is named otherwise."""
     match = _RELEASE.match("/" + image)
     return match.group("release") if match else None
-
-
-def same_but_for_language(left: str, right: str) -> bool:
-    """Whether two menus do the same: grub-mkconfig translates titles and messages for whoever runs it."""
-    return _untranslated(left) == _untranslated(right)
-
-
-def _untranslated(grub_cfg: str) -> list[str]:
-    lines = [_TITLE.sub(r"\1", line) for line in grub_cfg.splitlines()]
-    return [line for line in lines if not _LANGUAGE.match(line)]
 
 
 def default_kernel(grub_cfg: str) -> str | None:

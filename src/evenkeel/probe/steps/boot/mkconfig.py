@@ -16,7 +16,8 @@ from typing import Any, Callable
 
 from evenkeel.probe import command
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside, sync_directory, write_all
+from evenkeel.probe.journal import inside, sync_directory
+from evenkeel.probe.steps import config
 from evenkeel.probe.steps.boot import grubcfg
 from evenkeel.probe.steps.boot.arguments import missing
 from evenkeel.probe.steps.files import read_value
@@ -26,21 +27,56 @@ _NEW = ".evenkeel-new"
 
 
 def look(path: str, root: str) -> dict[str, Any]:
-    """``entries``, ``rescue``: what :mod:`.grubcfg` finds in grub.cfg; ``generated``: its SHA-256; ``menu``: itself."""
+    """``entries``, ``rescue``: what :mod:`.grubcfg` finds in grub.cfg; ``generated``: its SHA-256; ``menu``: itself;
+    ``inputs``: SHA-256 of what it is made from."""
     text = read_value(path, root) or ""
     return {
         "entries": grubcfg.entries(text),
         "rescue": grubcfg.rescue_entries(text),
         "generated": hashlib.sha256(text.encode()).hexdigest(),
         "menu": base64.b64encode(zlib.compress(text.encode(), 9)).decode(),
+        "inputs": _inputs(root),
     }
 
 
-def generate(program: str, path: str, root: str, check: Callable[[str], str | None]) -> None:
-    """Let ``program`` make the menu anew.
+def restore(program: str, path: str, old: dict[str, Any], root: str) -> None:
+    """The menu as it was in the snapshot ``old``, when its files are back.
 
-    ``check(text)`` raises StepFailed for a menu that must not be installed, and may return another one instead.
+    Byte for byte where nothing that it is made from has changed since: grub-mkconfig would make another file of the
+    same defaults, because it translates for whoever runs it, or because the first was edited by hand.  Made anew where
+    a kernel came or went, or somebody changed the defaults.
     """
+    if old.get("inputs") == _inputs(root):
+        info = os.stat(inside(root, path))
+        data = zlib.decompress(base64.b64decode(old["menu"]))
+        config.replace(path, data, stat.S_IMODE(info.st_mode), [info.st_uid, info.st_gid], root)
+    else:
+        generate(program, path, root, lambda text: None)
+
+
+def _inputs(root: str) -> str:
+    """Defaults and scripts with their content and mode, and the names of kernels."""
+    folders = ("/etc/default/grub.d", "/etc/grub.d")
+    paths = ["/etc/default/grub", *("%s/%s" % (folder, name) for folder in folders for name in _names(folder, root))]
+    lines = _names("/boot", root)
+    for path in paths:
+        file = inside(root, path)
+        if os.path.isfile(file) and not path.endswith(_NEW):
+            with open(file, "rb") as opened:
+                content = hashlib.sha256(opened.read()).hexdigest()
+            lines.append("%s %o %s" % (path, stat.S_IMODE(os.stat(file).st_mode), content))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _names(folder: str, root: str) -> list[str]:
+    try:
+        return sorted(os.listdir(inside(root, folder)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def generate(program: str, path: str, root: str, check: Callable[[str], None]) -> None:
+    """Let ``program`` make the menu anew.  ``check(text)`` raises StepFailed for a menu that must not be installed."""
     new = path + _NEW
     remove_temporaries(path, root)
     try:
@@ -48,13 +84,10 @@ def generate(program: str, path: str, root: str, check: Callable[[str], str | No
         text = read_value(new, root)
         if not text or not grubcfg.entries(text):
             raise StepFailed("%s wrote no entry for a Linux kernel; the old menu stays" % program, None, path)
-        other = check(text)
+        check(text)
         old = os.stat(inside(root, path))
-        descriptor = os.open(inside(root, new), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(inside(root, new), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if other is not None:
-                os.ftruncate(descriptor, 0)
-                write_all(descriptor, other.encode())
             os.fchown(descriptor, old.st_uid, old.st_gid)
             os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
             os.fsync(descriptor)
@@ -74,25 +107,10 @@ def remove_temporaries(path: str, root: str) -> None:
             os.unlink(inside(root, name))
 
 
-def old_menu(old: dict[str, Any] | None) -> Callable[[str], str | None]:
-    """A check for :func:`generate` after an undo: the menu of before, byte for byte, where the new one does the same.
-
-    It does not when a kernel came or went since, or somebody changed the defaults: then the new one is right.
-    """
-
-    def check(text: str) -> str | None:
-        if not old or "menu" not in old:  # a journal of 0.1
-            return None
-        before = zlib.decompress(base64.b64decode(old["menu"])).decode()
-        return before if grubcfg.same_but_for_language(before, text) else None
-
-    return check
-
-
-def require_ours(arguments: list[dict[str, Any]], where: str) -> Callable[[str], str | None]:
+def require_ours(arguments: list[dict[str, Any]], where: str) -> Callable[[str], None]:
     """A check for :func:`generate`: every entry has all arguments, and a rescue entry has none of ours."""
 
-    def check(text: str) -> str | None:
+    def check(text: str) -> None:
         for line in grubcfg.entries(text):
             lacking = missing(arguments, line["arguments"])
             if lacking:
@@ -106,6 +124,5 @@ def require_ours(arguments: list[dict[str, Any]], where: str) -> Callable[[str],
             raise StepFailed(
                 "the menu has no rescue entry; does this /etc/grub.d/10_linux name its entries otherwise?", None, where
             )
-        return None
 
     return check

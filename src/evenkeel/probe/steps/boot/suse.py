@@ -57,8 +57,10 @@ def unmerge(arguments: list[dict[str, Any]], path: str, now: bytes, old: bytes |
 
 def finish(arguments: list[dict[str, Any]] | None, old: dict[str, Any] | None, root: str) -> None:
     """Generate the menu: with ``arguments``, or, when they are None, as it was in the snapshot ``old``."""
-    check = mkconfig.require_ours(arguments, DEFAULTS) if arguments is not None else mkconfig.old_menu(old)
-    mkconfig.generate("grub2-mkconfig", MENU, root, check)
+    if arguments is None:
+        mkconfig.restore("grub2-mkconfig", MENU, old or {}, root)
+    else:
+        mkconfig.generate("grub2-mkconfig", MENU, root, mkconfig.require_ours(arguments, DEFAULTS))
 
 
 def clean(root: str) -> None:
