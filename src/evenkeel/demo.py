@@ -114,11 +114,16 @@ def play(demo: Demo, *, keep_host: bool = False) -> None:
 
 
 def _explained(error: EvenkeelError, name: str) -> EvenkeelError:
-    """A lost connection is only half of the story when the whole host is gone."""
+    """A lost connection is only half of the story when the whole host is gone, or stands still."""
     from evenkeel.machines.virtual import lifecycle
 
-    if not isinstance(error, Unreachable) or lifecycle.read_run(name) is not None:
+    if not isinstance(error, Unreachable):
         return error
+    if lifecycle.read_run(name) is not None:
+        if (why := lifecycle.why_paused(name)) is None or why in error.message:
+            return error
+        told = f"virtual host {name} stands still: {why} ({error.message})"
+        return Unreachable(told, where=error.where, hint="make room, or point XDG_STATE_HOME to a larger disk")
     told = error.message if "QEMU" in error.message else f"QEMU of virtual host {name} ended: {error.message}"
     return Unreachable(told, where=error.where, hint="was it killed, or is this machine short of memory? see dmesg")
 

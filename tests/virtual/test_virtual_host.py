@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -328,6 +329,38 @@ def test_a_host_that_is_stopped_while_it_boots_stays_off() -> None:
         assert traces(name) == []
     finally:
         lifecycle.remove(name)
+
+
+@pytest.mark.long
+def test_a_host_that_fills_the_disk_of_this_machine_is_said_to_stand_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU stops the CPUs of a host that it cannot write for; without a word, ssh to it would just hang."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200M", "small", str(tmp_path)], check=True)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    name = host_name("full")
+    try:
+        lifecycle.create(name, BUILT_IN["tiny"])
+        lifecycle.start(name)
+        assert lifecycle.why_paused(name) is None
+        filler = ["sh", "-c", "head -c 2000M /dev/zero > /root/filler; sync"]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                lifecycle.ssh_command(VirtualMachine(name).ssh_target(), *filler),
+                capture_output=True,
+                timeout=20,
+                check=False,
+            )
+        deadline = time.monotonic() + 120
+        while lifecycle.why_paused(name) is None and time.monotonic() < deadline:
+            time.sleep(1)
+        assert "disk is full" in str(lifecycle.why_paused(name))
+        assert next(host for host in lifecycle.listing() if host.name == name).state == "paused"
+        with pytest.raises(Unreachable, match="stands still"):
+            lifecycle.wait_for_ssh(name, timeout_s=30)
+    finally:
+        lifecycle.remove(name)
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:

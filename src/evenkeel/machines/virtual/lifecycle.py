@@ -72,7 +72,7 @@ class HostState:
     """One line of `evenkeel virtual list`."""
 
     name: str
-    state: Literal["running", "stopped", "broken"]
+    state: Literal["running", "paused", "stopped", "broken"]
     spec: HostSpec | None
     run: RunFile | None
 
@@ -164,8 +164,26 @@ def listing() -> list[HostState]:
             found.append(HostState(folder.name, "broken", None, None))
             continue
         running = read_run(folder.name)
-        found.append(HostState(folder.name, "running" if running else "stopped", spec, running))
+        state: Literal["running", "paused", "stopped"] = "running" if running else "stopped"
+        if running and why_paused(folder.name):
+            state = "paused"
+        found.append(HostState(folder.name, state, spec, running))
     return found
+
+
+#: Why QEMU stopped the clock of a host, in words (RunState of qapi/run-state.json); other states are no trouble.
+_PAUSED = {
+    "io-error": "a disk of it could not be written: this machine's disk is full, or broken",
+    "internal-error": "QEMU met an error of its own",
+    "paused": "somebody paused it through its control socket",
+}
+
+
+def why_paused(name: str) -> str | None:
+    """Why the CPUs of a host stand still although its QEMU is there; None when they do not, or it does not say."""
+    with contextlib.suppress(Unreachable, NotAsWanted), qemus.Qmp(folder_of(name), timeout_s=2.0) as qmp:
+        return _PAUSED.get(qmp.call("query-status")["status"])
+    return None
 
 
 def ssh_target(name: str) -> SshTarget:
@@ -431,6 +449,11 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
             raise QemuEnded(
                 f"QEMU of virtual host {name} ended while it booted: {_why_ended(folder)}; "
                 f"the console ends with: {_last_words(folder)}"
+            )
+        if trouble := why_paused(name):
+            raise Unreachable(
+                f"virtual host {name} stands still: {trouble}",
+                hint="make room, or point XDG_STATE_HOME to a larger disk; then stop and start the host",
             )
         if on_progress is not None:
             on_progress(min(int(spent), 99), 0, f"{name}: booting ({_stage(folder)})")
