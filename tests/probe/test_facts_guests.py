@@ -21,6 +21,9 @@ GRUB = """
 menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple-x' {
         linux   /boot/vmlinuz-6.12.1-rt root=UUID=x ro  quiet isolcpus=managed_irq,2-3
 }
+menuentry 'Without tuning' {
+        linux   /boot/vmlinuz-6.12.1-rt root=UUID=x ro quiet evenkeel.rescue=1
+}
 submenu 'Advanced options' {
         menuentry 'Debian GNU/Linux, with Linux 6.12.1-rt (recovery mode)' --class debian {
                 linux   /boot/vmlinuz-6.12.1-rt root=UUID=x ro single

@@ -1,6 +1,6 @@
 """What the boot loader would start next, and with which arguments: GRUB's menu, and entry files (BLS, systemd-boot).
 
-Entries for recovery are left out.  Reads only; how arguments are set is the business of the steps.
+Entries for recovery and rescue are left out.  Reads only; how arguments are set is the business of the steps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ _LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _RELEASE = re.compile(r"(?:vmlinuz|Image|linux)-(\S+)\Z")
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _RESCUE = re.compile(r"\b(recovery|rescue|single)\b", re.IGNORECASE)
+#: On the command line of the rescue entries that apply makes (evenkeel.probe.steps.boot.arguments.RESCUE_MARK).
+_OURS = "evenkeel.rescue"
 
 
 def read_boot_entries(root: Root) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def read_boot_entries(root: Root) -> list[dict[str, Any]]:
             if name.endswith(".conf"):
                 path = "%s/%s" % (folder, name)
                 found += _entry_file(path, root.read(path) or "", variables)
-    return [entry for entry in found if not _RESCUE.search(entry["title"])]
+    return [entry for entry in found if not _RESCUE.search(entry["title"]) and _OURS not in entry["arguments"]]
 
 
 def _grub_menu(path: str, text: str) -> list[dict[str, Any]]:
