@@ -63,6 +63,10 @@ def _data(found: Explanation) -> dict[str, Any]:
             "risk": rule.risk,
             "verification": rule.verification,
             "source": rule.source,
+            "inputs": list(rule.inputs),
+            "value": rule.value,
+            "consent": rule.consent,
+            "alternatives": [asdict(one) for one in rule.alternatives],
         },
         "element": asdict(found.element) if found.element else None,
         "settings": [{"host": host, **setting.model_dump(mode="json")} for host, setting in found.settings],
@@ -103,6 +107,7 @@ def _print(found: Explanation) -> None:
         pairs = [("verified by", about.verification), ("risk", about.risk), ("source", about.source)]
         if rule:
             pairs += [("applies to", scope(rule)), ("disturbance", f"{rule.disturbance}; takes effect: {rule.when}")]
+            pairs += [("others set", f"{one.value} ({one.by}); not here: {one.rejected}") for one in rule.alternatives]
         _print_pairs(pairs)
 
 

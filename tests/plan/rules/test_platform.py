@@ -61,7 +61,7 @@ def test_updates_of_the_firmware_wait_and_health_is_not_hidden() -> None:
 def test_a_slow_console_gets_few_lines() -> None:
     serial = make_facts(settings={PRINTK: "7\t4\t1\t7"})
     setting = one(plan(serial), "H-CON")
-    assert (setting.new, setting.status) == ("3 4 1 7", "change")
+    assert (setting.old, setting.new, setting.status) == ("7 4 1 7", "3 4 1 7", "change")
     assert "ttyS0" in setting.reason
     assert one(plan(make_facts(settings={PRINTK: "3\t4\t1\t7"})), "H-CON").status == "satisfied"
     assert one(plan(make_facts(settings={PRINTK: "1\t4\t1\t7"})), "H-CON").new == "1 4 1 7"  # quieter already

@@ -213,6 +213,8 @@ def file_value(
     if old is None and path not in context.facts.unreadable:
         reason += absent.format(release=context.facts.kernel.release)
         return Wanted(target, None, new, reason, inputs, suffix, "absent", on_request)
+    if old is not None and compare == "words":
+        old = " ".join(old.split())  # tabs tear a table apart
     status: Status = "satisfied" if target.matches(old, new) else "change"
     return Wanted(target, old, new, reason, inputs, suffix, status, on_request)
 
