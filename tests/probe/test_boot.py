@@ -16,7 +16,7 @@ from evenkeel.probe import write
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.steps import boot
 from evenkeel.probe.steps.boot import defaults, grubcfg
-from evenkeel.probe.steps.boot.arguments import merge, missing, words_of
+from evenkeel.probe.steps.boot.arguments import merge, missing, require_short, words_of
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"key": "isolcpus", "value": "managed_irq,2-3", "after": None},
@@ -215,3 +215,25 @@ def test_a_grub_that_does_not_read_drop_ins_is_refused(tmp_path: Path) -> None:
     (tmp_path / "usr/sbin/grub-mkconfig").write_text("#!/bin/sh\n. /etc/default/grub\n")
     with pytest.raises(StepFailed, match=r"no update-grub that reads /etc/default/grub\.d"):
         boot.snapshot({"kind": "boot", "arguments": ARGUMENTS}, str(tmp_path))
+
+
+def test_on_a_big_machine_with_scattered_siblings_the_plan_is_packed_and_fits_everywhere() -> None:
+    """256 CPUs: lists in the shortest form, and all of ours together leave most of GRUB's 1024 bytes to others."""
+    from evenkeel.documents.cpuset import format_cpus, parse_cpus
+    from evenkeel.plan import make_plan
+    from tests.plan.factories import make_facts, make_site
+
+    facts = make_facts(sockets=2, cores=64, threads=2, interleaved=True, node_bytes=64 << 30)
+    host = make_plan(make_site(), {"cell": facts}).hosts[0]
+    found = [setting for setting in host.settings if isinstance(setting.target, BootArgument) and setting.new]
+    lists = 0
+    for setting in found:
+        assert isinstance(setting.target, BootArgument)
+        if setting.target.key in ("isolcpus", "nohz_full", "rcu_nocbs", "irqaffinity"):
+            cpus = (setting.new or "").removeprefix("managed_irq,").removeprefix("domain,")
+            assert format_cpus(parse_cpus(cpus)) == cpus
+            lists += 1
+    assert lists >= 3
+    line = command_line("", found)
+    require_short(line, "/vmlinuz", "this machine")
+    assert len(line) < 512
