@@ -199,6 +199,28 @@ def test_a_setting_that_the_owner_switches_off_costs_nothing() -> None:
     assert host_cost({"g": guest("realtime")}, off).item("lockup-detection") is None
 
 
+def test_what_the_owner_asks_for_besides_has_its_price() -> None:
+    asked = {"overrides": {"H-SMT": {"value": "", "because": "the auditor wants it"}}}
+    assert state(host_cost({"g": guest("realtime")}, asked), "second-threads") == "given up"
+    assert host_cost({"g": guest("realtime")}).item("second-threads") is None
+    consents = {"consents": {"no-audit": {"because": "we have another log"}}}
+    item = host_cost({"g": guest("realtime")}, consents).item("consent:no-audit")
+    assert item and item.state == "given up" and "take no-audit out" in item.instead
+    assert host_cost({"g": guest("realtime")}).item("consent:no-audit") is None
+
+
+def test_ways_of_the_cache_are_counted_once() -> None:
+    """Code and data of one cache are two elements and the same bytes."""
+    tuned = (
+        "<cputune><cachetune vcpus='1'><cache id='0' level='3' type='code' size='3072' unit='KiB'/>"
+        "<cache id='0' level='3' type='data' size='3072' unit='KiB'/>"
+        "<cache id='1' level='3' type='both' size='1' unit='MiB'/></cachetune>"
+    )
+    item = plan_with({"<cputune>": tuned}, "realtime").item("cache")
+    assert item and item.bytes == 4 * MIB
+    assert alone("realtime").item("cache") is None
+
+
 def test_every_cost_names_settings_of_the_plan() -> None:
     facts = {"cell": make_facts(cores=8, node_bytes=8 * GIB)}
     plan = make_plan(make_site({"plc": guest("realtime", latency=50_000), "db": guest("performance")}), facts)

@@ -212,7 +212,7 @@ def _print_failure(check: Check) -> None:
     console = screen.out()
     console.print(f"{_SIGN[check.severity]} {check.id}: {check.title} ({_HEAD[check.severity]})", style="bold")
     for evidence in check.evidence[:6]:
-        console.print(f"  {evidence.where}: {evidence.value}")
+        console.print(f"  {evidence.where}: {evidence.value}", soft_wrap=True)  # for grep and for editors
     if len(check.evidence) > 6:
         console.print(f"  and {len(check.evidence) - 6} more, see --json")
     console.print(f"  wanted: {check.expected}")

@@ -44,6 +44,7 @@ def _guest(guest: GuestPlan, host: HostPlan, topology: Topology) -> GuestCost:
         *_saving(domain),
         *_cpus(guest, host, topology),
         *_memory(guest, domain),
+        *_cache(domain),
         *_devices(domain),
         *_changes(guest, domain),
     ]
@@ -229,6 +230,23 @@ def _memory(guest: GuestPlan, domain: ET.Element) -> Iterable[CostItem]:
     )
 
 
+def _cache(domain: ET.Element) -> Iterable[CostItem]:
+    """Ways of a shared cache that the definition keeps for its vCPUs; code and data of one cache are the same bytes."""
+    shares: dict[str, int] = {}
+    for cache in domain.findall("cputune/cachetune/cache"):
+        factor = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}.get(cache.get("unit", "B"), 0)
+        shares[cache.get("id", "0")] = int(cache.get("size", "0")) * factor
+    if total := sum(shares.values()):
+        yield CostItem(
+            id="cache",
+            what="last-level cache for others",
+            state="given up",
+            amount=format_size(total),
+            because="its real-time vCPUs have ways of their own; nobody else fills them, also while it is idle",
+            bytes=total,
+        )
+
+
 # -- one guest: the rest ----------------------------------------------------------------------------------------------
 
 
@@ -396,6 +414,15 @@ GROUPS = (
         ),
         "waking up takes longer than the deadline allows; warmer CPUs also leave less turbo to others",
         amount=_cpus_in_paths,
+    ),
+    _Group(
+        "second-threads",
+        "the second thread of every core",
+        "given up",
+        lambda key, path: key == "nosmt" or path.endswith("/smt/control"),
+        "a busy sibling takes execution units away; without SMT there is none, on no core of this host",
+        "each core's sibling can be kept empty where it matters",
+        value=lambda value: value in ("", "off", "force", "forceoff"),
     ),
     _Group(
         "frequency",

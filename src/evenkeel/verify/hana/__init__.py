@@ -17,6 +17,7 @@ from evenkeel.verify.hana.memory import check_binding, check_memory, check_pool,
 from evenkeel.verify.hana.processors import (
     NO_HOST,
     check_distances,
+    check_emulator,
     check_model,
     check_overcommit,
     check_pins,
@@ -52,6 +53,7 @@ def lint(guests: Sequence[Guest], host: Host | None, *, beside: Sequence[Guest] 
         else:
             checks += check_shape(guest, host)
             checks += check_distances(guest, host)
+        checks += check_emulator(guest, host)
         checks += check_memory(guest)
         checks += check_binding(guest, host)
         checks += check_clock(guest)

@@ -169,6 +169,16 @@ RULES = (
         key="vcpus",
         planner="none yet: Evenkeel keeps a core of each node for the host, so no guest gets a socket whole",
     ),
+    HanaRule(
+        "HANA-EMULATOR",
+        "the emulator may run on every node of the guest",
+        "QEMU takes strictly bound memory from a CPU of its node, so the start fails when the pin has none there; the "
+        "guide pins it nowhere",
+        "no <emulatorpin>, or one with a CPU of each node",
+        "measured; host-tuning G-2: the guide needs no CPUs for it",
+        "warning",
+        planner="leave `housekeeping` out",
+    ),
     # -- the guest: NUMA and memory
     HanaRule(
         "HANA-CELLS",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from evenkeel.documents.findings import Check
 from evenkeel.verify.hana.domain import Element
-from evenkeel.verify.hana.subject import Guest, Host, cpus
+from evenkeel.verify.hana.subject import Guest, Host, cpu_list, cpus
 
 _FLAGS = ("rdtscp", "invtsc", "x2apic")
 NO_HOST = "nothing is known of its host; name it with --host"
@@ -147,6 +147,19 @@ def _cells(guest: Guest, host: Host) -> Check:
     if lost := frozenset(range(guest.vcpus)) - frozenset(vcpu for cell in guest.cells for vcpu in cell.vcpus):
         wrong.append((place, f"vCPU {cpus(lost)} is in no cell"))
     return guest.judge("HANA-CELLS", expected, wrong)
+
+
+def check_emulator(guest: Guest, host: Host | None) -> Iterator[Check]:
+    expected = "no emulatorpin, or CPUs of each node of the guest"
+    pin = guest.domain.first("cputune/emulatorpin")
+    if pin is None:
+        yield guest.judge("HANA-EMULATOR", expected, [])
+        return
+    if host is None:
+        yield guest.unknown("HANA-EMULATOR", expected, NO_HOST)
+        return
+    nodes = frozenset(host.nodes_of(guest.pinned)) - frozenset(host.nodes_of(cpu_list(pin.get("cpuset"))))
+    yield guest.judge("HANA-EMULATOR", expected, [(pin, f"no CPU of node {cpus(nodes)}")] if nodes else [])
 
 
 def check_distances(guest: Guest, host: Host) -> Iterator[Check]:
