@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from evenkeel.documents.site import Site
 
 
-def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
+def make_plan(site: Site, facts: Mapping[str, Facts], keep: Plan | None = None) -> Plan:
     """The plan of every host of ``site``; ``facts``: by the name of the host in the site.
 
+    Guests stay where ``keep``, an earlier plan, has them, or where the facts found them defined; a note says which
+    ones cannot, and why.
     Same input, same bytes.  Raises WrongInput (with ``others`` when there are several reasons) when the site does not
     fit: a guest larger than its host, two guests on one core, goal realtime without a real-time kernel.
     """
     # Here, so that reading a site file does not load the whole catalogue of rules.
     from evenkeel.plan.planner import make_plan as make
 
-    return make(site, facts)
+    return make(site, facts, keep)

@@ -13,6 +13,7 @@ from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import Ledger
 from evenkeel.plan.problems import Problems
+from evenkeel.plan.seats import NONE, Seats
 from evenkeel.plan.topology import Core, Topology
 
 CORES_PER_HOUSEKEEPER = 32  # [P] host-tuning S1: one housekeeping core for every 32 cores of a node
@@ -25,12 +26,17 @@ class Housekeeping:
 
 
 def choose_housekeeping(
-    topology: Topology, wish: frozenset[int] | None, claimed: frozenset[int], host: str, problems: Problems
+    topology: Topology,
+    wish: frozenset[int] | None,
+    claimed: frozenset[int],
+    host: str,
+    problems: Problems,
+    seats: Seats = NONE,
 ) -> Housekeeping:
     """The CPUs that stay with the host: whole cores, CPU 0 among them, at least one core of each node with CPUs.
 
     ``wish``: what the owner asked for, checked and taken.  ``claimed``: CPUs that the owner gave to guests by number,
-    which are avoided.
+    which are avoided.  ``seats``: as it is now, which stays where it can; CPUs that guests sit on are avoided too.
     """
     if wish is not None:
         _check_wish(topology, wish, claimed, host, problems)
@@ -42,7 +48,7 @@ def choose_housekeeping(
     for node in topology.cpu_nodes:
         cores = topology.cores_of(node)
         count = max(1, ceil(len(cores) / CORES_PER_HOUSEKEEPER))
-        picked, reason = _pick(topology, cores, count, claimed)
+        picked, reason = _pick(topology, cores, count, claimed, seats)
         if len(picked) < count:
             problems.add(
                 f"host {host}",
@@ -56,10 +62,14 @@ def choose_housekeeping(
     return Housekeeping(frozenset(cpu for core in chosen for cpu in core.threads), tuple(why))
 
 
-def _pick(topology: Topology, cores: tuple[Core, ...], count: int, claimed: frozenset[int]) -> tuple[list[Core], str]:
+def _pick(
+    topology: Topology, cores: tuple[Core, ...], count: int, claimed: frozenset[int], seats: Seats
+) -> tuple[list[Core], str]:
     """``count`` cores of one node, in one L3 domain if they fit; and why these."""
     boot = topology.core_of[topology.boot_cpu]
     free = [core for core in cores if not core.cpus & claimed or core == boot]
+    sat_on = frozenset(cpu for seat in seats.guests.values() for cpu in seat.cpus)
+    now = {core for core in free if core.cpus <= seats.housekeeping}
     if boot in free:
         home, reason = topology.l3_of(boot), f"with CPU {topology.boot_cpu}, which the kernel never isolates"
     else:
@@ -72,9 +82,15 @@ def _pick(topology: Topology, cores: tuple[Core, ...], count: int, claimed: froz
             if len({topology.device_score(cpus) for cpus in domains}) > 1
             else "the first of the node: every node needs one for its own interrupts and emulator threads"
         )
-    # Within the home: the boot core, then slower cores before faster ones (hybrid), so that guests get the fast ones.
-    order = sorted(free, key=lambda core: (core != boot, not core.cpus <= home, -core.rank, core.first))
-    return order[:count], reason
+
+    def unfit(core: Core) -> tuple[bool, bool, bool, bool, int, int]:
+        # Within the home slower cores before faster ones (hybrid), so that guests get the fast ones.
+        return core != boot, core not in now, bool(core.cpus & sat_on), not core.cpus <= home, -core.rank, core.first
+
+    chosen = sorted(free, key=unfit)[:count]
+    if any(core in now and not core.cpus <= home for core in chosen):
+        reason = "as it is now"
+    return chosen, reason
 
 
 def _check_wish(

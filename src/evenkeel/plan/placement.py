@@ -1,21 +1,27 @@
 """Which guest runs where: its node, its cores, its pages, its priority.  Pure; the ledger follows from it.
 
-Greedy and predictable: guests that are tied to CPUs or to a device choose first, then the most urgent.  A guest that
-does not fit is a Problem that says how much is free on which node.  Source: reference host-tuning §2.1, §2.2, §2.6.
+Predictable, and it moves nothing that need not move: who sits somewhere stays there (:mod:`evenkeel.plan.seats`).  Of
+the others, guests that are tied to CPUs or to a device choose first, then the most urgent; where they then do not all
+fit, every way to spread them over the nodes is tried, and only then a guest that sits is moved.  A guest that does not
+fit is a Problem that says how much is free on which node.  Source: reference host-tuning §2.1, §2.2, §2.6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.plan import Ledger, VcpuPlan
 from evenkeel.documents.quantity import format_duration, format_size
 from evenkeel.documents.site import GuestWish, HostWish
-from evenkeel.plan.ledger import choose_housekeeping, make_ledger
+from evenkeel.plan.books import Books, open_books
+from evenkeel.plan.books import memory_reserve as memory_reserve
+from evenkeel.plan.ledger import Housekeeping, choose_housekeeping, make_ledger
 from evenkeel.plan.levels import is_strict
 from evenkeel.plan.problems import Problems, did_you_mean
+from evenkeel.plan.seats import NONE, Seat, Seats
 from evenkeel.plan.topology import Core, Topology
 
 #: FIFO priorities of vCPUs.  Never 1: on a PREEMPT_RT kernel ktimers, rcuc and irq_work run at FIFO 1, and equal
@@ -24,7 +30,9 @@ VCPU_PRIORITIES = range(2, 10)
 #: K of host-tuning §2.2: rcuc, rcub, ktimers, ksoftirqd and irq_work of real-time CPUs.
 KERNEL_PRIORITY = 11
 MIB = 1 << 20
-GIB = 1 << 30
+#: Ways to spread guests over nodes that are tried before the planner says that they do not fit.
+MOST_TRIES = 3000
+MOST_SEARCHED = 200  # guests; each is a level of the search
 PINNED = ("realtime", "performance")
 
 
@@ -67,19 +75,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class HostLayout:
-    """The ledger and the guests of one host, in the order of their names."""
+    """The ledger and the guests of one host, in the order of their names.
+
+    ``moves``: one sentence for each guest that must leave the CPUs or the node that it has.
+    """
 
     ledger: Ledger
     placements: tuple[Placement, ...]
-
-
-def memory_reserve(node_bytes: int) -> int:
-    """What huge pages must leave to the host on a node: 8 %, at least 4 GiB, but never more than a quarter of the node.
-
-    Asking the kernel for too much is silent and starves the node: 900 pages asked, 554 given, 6 MB left (measured,
-    host-tuning H-HP-1).  8 % is SUSE's figure for SAP HANA hosts; the other two bounds are our judgement.
-    """
-    return max(node_bytes * 8 // 100, min(4 * GIB, node_bytes // 4))
+    moves: tuple[str, ...] = ()
 
 
 def realtime_vcpus(wish: GuestWish) -> frozenset[int]:
@@ -91,98 +94,188 @@ def realtime_vcpus(wish: GuestWish) -> frozenset[int]:
     return frozenset(range(1, wish.vcpus)) if wish.vcpus > 1 else frozenset({0})
 
 
-def priorities(guests: Mapping[str, GuestWish]) -> dict[str, int]:
+def priorities(guests: Mapping[str, GuestWish], seats: Seats = NONE) -> dict[str, int]:
     """FIFO priority of the vCPUs of each realtime guest: 2 for the least urgent, one more for each tighter latency.
 
-    At most 9.
+    At most 9.  A guest that has one keeps it, and the others take what is in between, as long as no guest then ranks
+    below a less urgent one: each vCPU has a core of its own, so equal ranks do no harm and a change does no good.
     """
     wanted = {name: wish.latency for name, wish in guests.items() if wish.goal == "realtime"}
     # Least urgent first; a guest without a number is less urgent than any with one.
     levels = sorted({latency for latency in wanted.values()}, key=lambda ns: (ns is not None, -(ns or 0)))
+    urgency = {name: levels.index(latency) for name, latency in wanted.items()}
     first, last = VCPU_PRIORITIES[0], VCPU_PRIORITIES[-1]
-    return {name: min(first + levels.index(latency), last) for name, latency in wanted.items()}
-
-
-@dataclass
-class _Books:
-    """What is still free while guests are placed, one after the other."""
-
-    topology: Topology
-    free: set[Core]
-    memory: dict[int, int]  # node -> bytes that huge pages may still take
-    problems: Problems
-    taken: dict[Core, str] = field(default_factory=dict)
-
-    def free_on(self, node: int) -> list[Core]:
-        return [core for core in self.topology.cores_of(node) if core in self.free]
-
-    def take(self, cores: Iterable[Core], name: str) -> None:
-        for core in cores:
-            self.free.discard(core)
-            self.taken[core] = name
+    fresh = {name: min(first + level, last) for name, level in urgency.items()}
+    kept = {
+        name: seats.guests[name].priority
+        for name in wanted
+        if name in seats.guests and seats.guests[name].priority in VCPU_PRIORITIES
+    }
+    found: dict[str, int] = {}
+    for name, level in urgency.items():
+        low = max((rank for other, rank in kept.items() if urgency[other] <= level), default=first)
+        high = min((rank for other, rank in kept.items() if urgency[other] >= level), default=last)
+        if low > high:  # what they have is not in order any more
+            return fresh
+        found[name] = min(max(fresh[name], low), high)
+    return found
 
 
 @dataclass(frozen=True)
-class _Pinned:
-    """A guest with cores of its own, before the shared set is known."""
+class _Desk:
+    """What all attempts to place the guests of a host have in common."""
+
+    host: str
+    topology: Topology
+    guests: Mapping[str, GuestWish]
+    claims: Mapping[str, tuple[Core, ...]]  # cores that owners gave to pinned guests by number
+    housekeeping: Housekeeping
+    books: Books  # nothing placed yet but the claims
+
+
+@dataclass(frozen=True)
+class _Seated:
+    """Where a guest is, before the shared set is known.  ``cores``: none for a balanced guest."""
 
     node: int
     cores: tuple[Core, ...]
-    why: tuple[str, ...]
+    why: str
+    more: tuple[str, ...] = ()
+
+
+@dataclass
+class _Attempt:
+    """One try.  ``crowded``: guests for which there was no room, as opposed to those that are wrong in themselves."""
+
+    books: Books
+    problems: Problems
+    pages: dict[str, int | None]
+    near: dict[str, tuple[int | None, str]]
+    seated: dict[str, _Seated]
+    crowded: list[str]
+
+    def copy(self) -> _Attempt:
+        problems = Problems(list(self.problems.found))
+        return _Attempt(self.books.copy(), problems, self.pages, self.near, dict(self.seated), list(self.crowded))
 
 
 def lay_out(
-    host: str, wish: HostWish, topology: Topology, guests: Mapping[str, GuestWish], problems: Problems
+    host: str,
+    wish: HostWish,
+    topology: Topology,
+    guests: Mapping[str, GuestWish],
+    problems: Problems,
+    seats: Seats = NONE,
 ) -> HostLayout | None:
-    """Place all guests of one host and close its ledger.  None when ``problems`` got an entry that prevents it."""
+    """Place all guests of one host and close its ledger.  None when ``problems`` got an entry that prevents it.
+
+    ``seats``: where guests sit now, which they keep wherever site and machine allow.
+    """
     before = len(problems.found)
     claims = _claims(topology, guests, problems)
     claimed = frozenset(cpu for cores in claims.values() for core in cores for cpu in core.threads)
-    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed, host, problems)
+    seats = Seats({name: seat for name, seat in seats.guests.items() if name in guests}, seats.housekeeping)
+    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed, host, problems, seats)
     if len(problems.found) > before:
         return None
     floating_claims = frozenset(
         cpu for guest in guests.values() if guest.goal not in PINNED and guest.cpus for cpu in guest.cpus
     )
-    kept = housekeeping.cpus | topology.whole(floating_claims & topology.online)
-    books = _Books(
-        topology=topology,
-        free={core for core in topology.cores if not core.cpus & kept},
-        memory={
-            node.id: node.memory_bytes - memory_reserve(node.memory_bytes)
-            for node in topology.facts.nodes
-            if node.memory_bytes
-        }
-        or {0: topology.facts.memory_bytes - memory_reserve(topology.facts.memory_bytes)},
+    books = open_books(topology, housekeeping.cpus | topology.whole(floating_claims & topology.online))
+    for cores in claims.values():
+        books.take(cores)
+    desk = _Desk(host, topology, guests, claims, housekeeping, books)
+    ranks = priorities(guests, seats)
+    crowded: list[str] = []
+    for released in _releases(guests, seats):
+        attempt = _attempt(desk, seats.without(released))
+        layout = None if attempt.problems.found else _close(desk, attempt, seats, ranks)
+        if layout is not None and not attempt.problems.found:
+            return replace(layout, moves=tuple(_moves(desk, seats, layout, attempt, crowded)))
+        crowded = crowded or attempt.crowded
+        if not attempt.crowded:
+            break
+    for problem in attempt.problems.found:
+        problems.add(problem.about, problem.message, problem.hint)
+    return None
+
+
+def _releases(guests: Mapping[str, GuestWish], seats: Seats) -> Iterator[frozenset[str]]:
+    """Which seats to give up, the fewest first: none, one, two, then ever more, all.  The least urgent go first."""
+    yield frozenset()
+    order = sorted(seats.guests, key=lambda name: _urgency(name, guests[name]), reverse=True)
+    if len(order) <= 64:
+        yield from (frozenset({name}) for name in order)
+    if len(order) <= 8:
+        yield from (frozenset(pair) for pair in combinations(order, 2))
+    count = 4
+    while count < len(order):
+        yield frozenset(order[:count])
+        count *= 2
+    if order:
+        yield frozenset(order)
+
+
+def _attempt(desk: _Desk, seats: Seats) -> _Attempt:
+    """Place everybody, as far as possible.  What does not fit is in ``problems`` and in ``crowded``."""
+    problems = Problems()
+    guests = sorted(desk.guests.items())
+    start = _Attempt(
+        books=desk.books.copy(),
         problems=problems,
+        pages={name: page_size(name, guest, desk.topology, problems) for name, guest in guests},
+        near={
+            name: (None, "") if guest.near is None else near_node(name, guest.near, desk.topology, problems)
+            for name, guest in guests
+        },
+        seated={},
+        crowded=[],
     )
-    for name, cores in sorted(claims.items()):
-        books.take(cores, name)
-    pages = {name: page_size(name, guest, topology, problems) for name, guest in sorted(guests.items())}
-    pinned: dict[str, _Pinned] = {}
-    for name in sorted(guests, key=lambda name: _urgency(name, guests[name])):
-        guest = guests[name]
-        if guest.goal in PINNED:
-            placed = _place_pinned(name, guest, claims.get(name), pages[name], books)
-            if placed:
-                pinned[name] = placed
-    busy = {name: _threads(guests[name], placed.cores) for name, placed in pinned.items()}
+    # Guests without CPUs of their own come last: the shared set is what the others leave.
+    order = sorted(
+        desk.guests, key=lambda name: (desk.guests[name].goal not in PINNED, _urgency(name, desk.guests[name]))
+    )
+    for name in order:
+        if name in desk.claims:
+            _place_claim(desk, start, name)
+    for name in order:
+        if name in seats.guests and name not in desk.claims:
+            _keep(desk, start, name, seats.guests[name])
+    for name in order:
+        if name in start.seated and name not in desk.claims:
+            _grow(desk, start, name)
+    rest = [name for name in order if name not in start.seated and desk.guests[name].goal != "flexible"]
+    greedy = start.copy()
+    for name in rest:
+        _place(desk, greedy, name, None)
+    if greedy.crowded:
+        nodes = _search(desk, start, [name for name in rest if not start.problems.about(f"guest {name}")])
+        if nodes is not None:
+            found = start.copy()
+            for name in rest:
+                _place(desk, found, name, nodes.get(name))
+            return found
+    return greedy
+
+
+def _close(desk: _Desk, attempt: _Attempt, seats: Seats, ranks: Mapping[str, int]) -> HostLayout | None:
+    """The ledger, and all placements in it.  None, with a problem, when a floating guest does not fit."""
+    topology, guests, problems = desk.topology, desk.guests, attempt.problems
+    pinned = {name: seated for name, seated in attempt.seated.items() if seated.cores}
+    busy = {name: _threads(guests[name], seated.cores, seats.guests.get(name)) for name, seated in pinned.items()}
     realtime = frozenset(cpu for cpus in busy.values() for cpu in cpus)
-    idle = frozenset(cpu for placed in pinned.values() for core in placed.cores for cpu in core.threads) - realtime
-    ledger = make_ledger(topology, housekeeping.cpus, realtime, idle, ())
-    why = list(housekeeping.why)
-    ranks = priorities(guests)
+    idle = frozenset(cpu for seated in pinned.values() for core in seated.cores for cpu in core.threads) - realtime
+    ledger = make_ledger(topology, desk.housekeeping.cpus, realtime, idle, ())
+    why = list(desk.housekeeping.why)
     placements: list[Placement] = []
     for name, guest in sorted(guests.items()):
-        if guest.goal in PINNED:
-            if name in pinned:
-                placements.append(_finish(name, guest, pinned[name], busy[name], ledger, pages[name], ranks, topology))
-        else:
-            floating = _place_floating(name, guest, ledger, pages[name], books)
-            if floating:
-                placements.append(floating)
-    _check_ordinary_memory(host, guests, books, problems)
-    if len(problems.found) > before:
+        page = attempt.pages[name]
+        if name in pinned:
+            placements.append(_finish(name, guest, pinned[name], busy[name], ledger, page, ranks, topology))
+        elif floating := _float(name, guest, attempt.seated.get(name), ledger, page, attempt, topology):
+            placements.append(floating)
+    _check_ordinary_memory(desk.host, guests, attempt)
+    if problems.found:
         return None
     why += [sentence for placement in placements if placement.pinned for sentence in placement.why[:1]]
     floaters = [name for name, guest in sorted(guests.items()) if guest.goal not in PINNED]
@@ -297,50 +390,187 @@ def _enough(wish: GuestWish, cores: Iterable[Core]) -> tuple[Core, ...]:
     return tuple(chosen)
 
 
-def _threads(wish: GuestWish, cores: tuple[Core, ...]) -> tuple[int, ...]:
+def _threads(wish: GuestWish, cores: tuple[Core, ...], seat: Seat | None = None) -> tuple[int, ...]:
     """Host CPU of each vCPU, in the order of the vCPUs."""
     if wish.goal == "realtime":
-        # Of a core that the owner named by its second thread, that thread is used.
-        named = wish.cpus or frozenset()
+        # Of a core that the owner named by its second thread, or whose second thread the guest is on, that is used.
+        named = wish.cpus or frozenset(seat.cpus if seat else ())
         return tuple(min(core.cpus & named, default=core.first) for core in cores)[: wish.vcpus]
     return tuple(cpu for core in cores for cpu in core.threads)[: wish.vcpus]
 
 
-def _place_pinned(
-    name: str, wish: GuestWish, claim: tuple[Core, ...] | None, page: int | None, books: _Books
-) -> _Pinned | None:
-    topology = books.topology
-    near, where = (None, "") if wish.near is None else near_node(name, wish.near, topology, books.problems)
-    if books.problems.about(f"guest {name}"):
-        return None
-    if claim is not None:
-        node, cores = claim[0].node, claim
-        if not _take_memory(name, wish, node, books):
-            return None
+def _place_claim(desk: _Desk, attempt: _Attempt, name: str) -> None:
+    """A pinned guest whose owner names its CPUs."""
+    topology, wish, cores = desk.topology, desk.guests[name], desk.claims[name]
+    if attempt.problems.about(f"guest {name}"):
+        return
+    near, _ = attempt.near[name]
+    node = cores[0].node
+    if _take_memory(name, wish, node, attempt):
         why = f"{topology.place(_threads(wish, cores))} carry guest {name}: its owner names them"
-        return _Pinned(node, cores, (why, *_far(name, wish, near, node)))
-    candidates = [near] if near is not None else list(topology.cpu_nodes)
-    fitting = [
-        node
-        for node in candidates
-        if _capacity(wish, books.free_on(node)) >= wish.vcpus and books.memory.get(node, 0) >= wish.memory
-    ]
+        attempt.seated[name] = _Seated(node, cores, why, _far(name, wish, near, node))
+
+
+def _keep(desk: _Desk, attempt: _Attempt, name: str, seat: Seat) -> None:
+    """Leave a guest where it is, as far as the site and the machine allow; its memory and cores are taken."""
+    topology, wish, books = desk.topology, desk.guests[name], attempt.books
+    if attempt.problems.about(f"guest {name}") or wish.goal == "flexible" or wish.cpus is not None:
+        return
+    page, (near, _) = attempt.pages[name], attempt.near[name]
+    cores: tuple[Core, ...] = ()
+    if wish.goal in PINNED:
+        held = dict.fromkeys(topology.core_of[cpu] for cpu in seat.cpus if cpu in topology.online)
+        node = next(iter(held)).node if held else None
+        cores = _enough(wish, [core for core in held if core.node == node and core in books.free])
+        if not cores:
+            return
+    else:
+        node = seat.node if topology.numa else 0
+    if node is None or node not in topology.cpu_nodes or near not in (None, node):
+        return
+    if books.room(node, page) < wish.memory:
+        return
+    books.take(cores)
+    books.take_memory(node, page, wish.memory)
+    attempt.seated[name] = _Seated(node, cores, "")
+
+
+def _grow(desk: _Desk, attempt: _Attempt, name: str) -> None:
+    """Give a guest that kept its cores those that it needs now and did not have; else take all of them back."""
+    topology, wish, books = desk.topology, desk.guests[name], attempt.books
+    if wish.goal not in PINNED:
+        return
+    seated = attempt.seated[name]
+    missing = wish.vcpus - _capacity(wish, seated.cores)
+    cores = seated.cores
+    if missing > 0:
+        more = _with_vcpus(wish, missing)
+        free = books.free_on(seated.node)
+        if _capacity(more, free) < missing:
+            books.give_back(cores, seated.node, attempt.pages[name], wish.memory)
+            del attempt.seated[name]
+            return
+        beside = frozenset().union(*(topology.l3_of(core) for core in cores))
+        added, _ = choose_cores(topology, [core for core in free if core.cpus <= beside], more)
+        if _capacity(more, added) < missing:
+            added, _ = choose_cores(topology, free, more)
+        books.take(added)
+        cores += added
+    why = f"{topology.place(_threads(wish, cores))} carry guest {name}: it is there already"
+    if missing > 0:
+        why = f"{topology.place(_threads(wish, cores))} carry guest {name}: it is there already, and needs more now"
+    attempt.seated[name] = _Seated(seated.node, cores, why)
+
+
+def _with_vcpus(wish: GuestWish, vcpus: int) -> GuestWish:
+    """The same guest with another number of vCPUs."""
+    return wish.model_copy(update={"vcpus": vcpus})
+
+
+def _candidates(desk: _Desk, attempt: _Attempt, name: str) -> list[int]:
+    """Nodes that a guest may be on at all, whatever is free there."""
+    wish, (near, _) = desk.guests[name], attempt.near[name]
+    if near is not None:
+        return [near]
+    if wish.cpus is not None:
+        return sorted({desk.topology.node_of[cpu] for cpu in wish.cpus})
+    return [node for node in desk.topology.cpu_nodes if wish.goal in PINNED or node in attempt.books.capacity]
+
+
+def _fits(desk: _Desk, attempt: _Attempt, name: str, node: int) -> bool:
+    wish, books = desk.guests[name], attempt.books
+    if books.room(node, attempt.pages[name]) < wish.memory:
+        return False
+    return wish.goal not in PINNED or _capacity(wish, books.free_on(node)) >= wish.vcpus
+
+
+def _place(desk: _Desk, attempt: _Attempt, name: str, only: int | None) -> None:
+    """A guest that sits nowhere, on the best node, or on ``only`` that."""
+    topology, wish, books = desk.topology, desk.guests[name], attempt.books
+    if attempt.problems.about(f"guest {name}"):
+        return
+    candidates = _candidates(desk, attempt, name)
+    fitting = [node for node in candidates if only in (None, node) and _fits(desk, attempt, name, node)]
+    where = attempt.near[name][1]
     if not fitting:
-        _no_room(name, wish, candidates, where, books)
-        return None
+        attempt.crowded.append(name)
+        if wish.goal in PINNED:
+            _no_room(name, wish, candidates, where, attempt)
+        elif not candidates:
+            attempt.problems.add(
+                f"guest {name}",
+                "the host has no node with both CPUs and memory, and its memory is to be near its CPUs",
+                "take goal flexible, or have memory plugged in beside the CPUs",
+            )
+        else:
+            _take_memory(name, wish, candidates[0], attempt)
+        return
+    if wish.goal not in PINNED:
+        # Shared CPUs count first, free memory second, so that a node full of real-time guests is left alone.
+        taken = frozenset(cpu for seated in attempt.seated.values() for core in seated.cores for cpu in core.threads)
+        shared = topology.online - desk.housekeeping.cpus - taken
+        node = max(fitting, key=lambda n: (len(shared & topology.node_cpus(n)), books.room(n, attempt.pages[name]), -n))
+        books.take_memory(node, attempt.pages[name], wish.memory)
+        attempt.seated[name] = _Seated(node, (), "")
+        return
     # The emptiest node, so that guests spread.  Of equals one without the boot CPU, where the kernel's own memory and
     # most of its work is; then the first.
     boot = topology.node_of[topology.boot_cpu]
     node = max(fitting, key=lambda node: (len(books.free_on(node)), node != boot, -node))
-    here = where or _here(topology, node, fitting, books)
+    here = where or (
+        _here(topology, node, fitting, books) if only is None else "a node where all guests find room beside each other"
+    )
     cores, reason = choose_cores(topology, books.free_on(node), wish)
-    books.take(cores, name)
-    _take_memory(name, wish, node, books)
+    books.take(cores)
+    books.take_memory(node, attempt.pages[name], wish.memory)
     why = f"{topology.place(_threads(wish, cores))} carry guest {name}: {here}, {reason}"
-    return _Pinned(node, cores, (why,))
+    attempt.seated[name] = _Seated(node, cores, why)
 
 
-def _here(topology: Topology, node: int, fitting: list[int], books: _Books) -> str:
+def _search(desk: _Desk, start: _Attempt, names: list[str]) -> dict[str, int] | None:
+    """A node for each of these guests so that all fit; None when there is none, or none was found in MOST_TRIES.
+
+    The largest first, each on the fullest node that still has room, which finds most answers without a detour.
+    """
+    wishes = desk.guests
+    order = sorted(
+        names, key=lambda name: (wishes[name].goal not in PINNED, -wishes[name].vcpus, -wishes[name].memory, name)
+    )
+    if len(order) > MOST_SEARCHED:
+        return None
+    tries = 0
+    seen: set[object] = set()
+
+    def visit(index: int, attempt: _Attempt) -> dict[str, int] | None:
+        nonlocal tries
+        if index == len(order):
+            return {}
+        books = attempt.books
+        state = (index, frozenset(books.free), tuple(sorted(books.promised.items())))
+        if state in seen:
+            return None
+        seen.add(state)
+        name = order[index]
+        wish = wishes[name]
+        nodes = [node for node in _candidates(desk, attempt, name) if _fits(desk, attempt, name, node)]
+        nodes.sort(key=lambda node: (len(books.free_on(node)), books.room(node, attempt.pages[name]), node))
+        for node in nodes:
+            tries += 1
+            if tries > MOST_TRIES:
+                return None
+            after = replace(attempt, books=books.copy())
+            if wish.goal in PINNED:
+                after.books.take(choose_cores(desk.topology, books.free_on(node), wish)[0])
+            after.books.take_memory(node, attempt.pages[name], wish.memory)
+            found = visit(index + 1, after)
+            if found is not None:
+                return {name: node} | found
+        return None
+
+    return visit(0, start)
+
+
+def _here(topology: Topology, node: int, fitting: list[int], books: Books) -> str:
     """Why this node, when nothing ties the guest to one."""
     if len(topology.cpu_nodes) == 1:
         return "the only node"
@@ -368,8 +598,9 @@ def choose_cores(topology: Topology, free: list[Core], wish: GuestWish) -> tuple
     return _enough(wish, ordered), "whole cores; no single L3 domain has room for all of them"
 
 
-def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, books: _Books) -> None:
+def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, attempt: _Attempt) -> None:
     """Say what is free on which node, and what is missing."""
+    books, page = attempt.books, attempt.pages[name]
     topology = books.topology
     parts = []
     for node in topology.cpu_nodes:
@@ -378,35 +609,47 @@ def _no_room(name: str, wish: GuestWish, nodes: list[int], where: str, books: _B
         label = f"node {node}" if topology.numa else "the host"
         parts.append(
             f"{label} has {_capacity(wish, free)} free{f' (CPUs {cpus})' if cpus else ''} and "
-            f"{format_size(max(0, books.memory.get(node, 0)) // MIB * MIB)} for huge pages"
+            f"{format_size(books.room(node, page) // MIB * MIB)} for huge pages"
         )
     place = "" if not topology.numa else f" on node {nodes[0]} ({where})" if where else " on one node"
-    books.problems.add(
+    attempt.problems.add(
         f"guest {name}",
         f"goal {wish.goal} needs {_need(wish)} and {format_size(wish.memory)}{place}; {'; '.join(parts)}",
-        "a core per node stays with the host; take a smaller guest, another host, or leave out `near`"
-        if where
-        else "a core per node and part of its memory stay with the host; take a smaller guest or another host",
+        (
+            "a core per node stays with the host; take a smaller guest, another host, or leave out `near`"
+            if where
+            else "a core per node and part of its memory stay with the host; take a smaller guest or another host"
+        )
+        + _give_back(books),
     )
 
 
-def _take_memory(name: str, wish: GuestWish, node: int, books: _Books) -> bool:
-    free = books.memory.get(node, 0)
-    if free < wish.memory:
+def _take_memory(name: str, wish: GuestWish, node: int, attempt: _Attempt) -> bool:
+    """Take the huge pages of a guest; False, with a problem, when they do not fit."""
+    books, page = attempt.books, attempt.pages[name]
+    if books.room(node, page) < wish.memory:
         numa = books.topology.numa
         left = ", ".join(
-            f"{f'node {other} has ' if numa else ''}{format_size(max(0, size) // MIB * MIB)}"
-            for other, size in sorted(books.memory.items())
+            f"{f'node {other} has ' if numa else ''}{format_size(books.room(other, page) // MIB * MIB)}"
+            for other in sorted(books.capacity)
         )
-        books.problems.add(
+        attempt.crowded.append(name)
+        attempt.problems.add(
             f"guest {name}",
             f"{format_size(wish.memory)} of huge pages do not fit{f' on node {node}' if numa else ''}; "
-            f"free for guests: {left}",
-            "part of the memory stays with the host; take a smaller guest" + (" or another node" if numa else ""),
+            f"free for guests: {left or '0B'}",
+            f"part of the memory stays with the host; take a smaller guest{' or another node' if numa else ''}"
+            + _give_back(books),
         )
         return False
-    books.memory[node] = free - wish.memory
+    books.take_memory(node, page, wish.memory)
     return True
+
+
+def _give_back(books: Books) -> str:
+    """The other cure where memory lies in free huge pages that nobody asked for."""
+    pools = books.idle_pools()
+    return f"; or give back what no guest uses: {pools}" if pools else ""
 
 
 def _far(name: str, wish: GuestWish, near: int | None, node: int) -> tuple[str, ...]:
@@ -418,7 +661,7 @@ def _far(name: str, wish: GuestWish, near: int | None, node: int) -> tuple[str, 
 def _finish(
     name: str,
     wish: GuestWish,
-    placed: _Pinned,
+    placed: _Seated,
     threads: tuple[int, ...],
     ledger: Ledger,
     page: int | None,
@@ -426,7 +669,7 @@ def _finish(
     topology: Topology,
 ) -> Placement:
     fifo = realtime_vcpus(wish)
-    why = list(placed.why)
+    why = [placed.why, *placed.more]
     vcpus = tuple(
         VcpuPlan(
             index=index,
@@ -448,7 +691,7 @@ def _finish(
             f"vCPU {format_cpus(fifo)} runs at FIFO {ranks[name]}: above the kernel's FIFO 1 threads, below "
             f"{KERNEL_PRIORITY}; "
             + (
-                f"more urgent guests rank higher (this one: {format_duration(wish.latency)})"
+                f"no less urgent guest ranks higher (this one: {format_duration(wish.latency)})"
                 if wish.latency
                 else "no latency is stated, so it ranks below those that state one"
             )
@@ -459,13 +702,13 @@ def _finish(
             why.append("its only vCPU is at real-time priority: the guest's own housekeeping competes with its work")
     emulator = ledger.housekeeping & topology.node_cpus(placed.node)
     why.append(f"emulator and I/O threads on housekeeping {format_cpus(emulator)} of the same node")
-    threads_per_core = min(len(core.threads) for core in placed.cores) if wish.goal == "performance" else 1
+    threads_per_core = _threads_per_core(wish, placed.cores)
     return Placement(
         name=name,
         wish=wish,
         node=placed.node if topology.numa else None,
         vcpus=vcpus,
-        threads_per_core=threads_per_core if wish.vcpus % threads_per_core == 0 else 1,
+        threads_per_core=threads_per_core,
         idle=idle,
         emulator=emulator,
         page_bytes=page,
@@ -474,9 +717,32 @@ def _finish(
     )
 
 
-def _place_floating(name: str, wish: GuestWish, ledger: Ledger, page: int | None, books: _Books) -> Placement | None:
+def _threads_per_core(wish: GuestWish, cores: tuple[Core, ...]) -> int:
+    """How many siblings the guest may believe in: as many as each of its cores has, or 1 where cores differ.
+
+    Cores differ where some of their threads are offline, and on hybrid machines.  A guest that takes threads of two
+    cores for siblings puts two busy tasks on one core and none on the other.
+    """
+    if wish.goal != "performance":
+        return 1
+    sizes = {len(core.threads) for core in cores}
+    threads = min(sizes)
+    return threads if len(sizes) == 1 and wish.vcpus % threads == 0 else 1
+
+
+def _float(
+    name: str,
+    wish: GuestWish,
+    seated: _Seated | None,
+    ledger: Ledger,
+    page: int | None,
+    attempt: _Attempt,
+    topology: Topology,
+) -> Placement | None:
     """A balanced guest floats over the shared CPUs of one node, a flexible one over all of them."""
-    topology, problems = books.topology, books.problems
+    problems = attempt.problems
+    if problems.about(f"guest {name}"):
+        return None
     if wish.vcpus > len(topology.online):
         problems.add(
             f"guest {name}",
@@ -484,25 +750,10 @@ def _place_floating(name: str, wish: GuestWish, ledger: Ledger, page: int | None
             "take fewer vCPUs or another host",
         )
         return None
-    near = None
     why: list[str] = []
-    if wish.near is not None:
-        near, _ = near_node(name, wish.near, topology, problems)
-    if problems.about(f"guest {name}"):
-        return None
-    node: int | None = None
+    node = seated.node if seated else None
     pool = ledger.shared or ledger.housekeeping
-    if wish.goal == "balanced":
-        # Shared CPUs count first, free memory second, so that a node full of real-time guests is left alone.
-        candidates = [near] if near is not None else [n for n in topology.cpu_nodes if n in books.memory]
-        if wish.cpus is not None:
-            candidates = sorted({topology.node_of[cpu] for cpu in wish.cpus})
-        fitting = [n for n in candidates if books.memory.get(n, 0) >= wish.memory]
-        if not fitting:
-            _take_memory(name, wish, candidates[0] if candidates else 0, books)
-            return None
-        node = max(fitting, key=lambda n: (len(pool & topology.node_cpus(n)), books.memory[n], -n))
-        _take_memory(name, wish, node, books)
+    if node is not None:
         pool = (pool & topology.node_cpus(node)) or (ledger.housekeeping & topology.node_cpus(node))
     if wish.cpus is not None:
         if stolen := wish.cpus & ledger.isolated:
@@ -523,7 +774,7 @@ def _place_floating(name: str, wish: GuestWish, ledger: Ledger, page: int | None
     if wish.vcpus > len(pool):
         why.append(f"its {wish.vcpus} vCPUs take turns on {len(pool)} CPUs")
     emulator = pool
-    if wish.goal == "balanced" and node is not None:
+    if node is not None:
         emulator = ledger.housekeeping & topology.node_cpus(node)
         why.append(f"emulator and I/O threads on housekeeping {format_cpus(emulator)} of the same node")
     return Placement(
@@ -540,17 +791,60 @@ def _place_floating(name: str, wish: GuestWish, ledger: Ledger, page: int | None
     )
 
 
-def _check_ordinary_memory(host: str, guests: Mapping[str, GuestWish], books: _Books, problems: Problems) -> None:
+def _check_ordinary_memory(host: str, guests: Mapping[str, GuestWish], attempt: _Attempt) -> None:
     """Guests on ordinary pages must fit beside the huge pages: an out-of-memory kill would not spare the others."""
     flexible = {name: wish.memory for name, wish in sorted(guests.items()) if wish.goal == "flexible"}
-    free = sum(books.memory.values())
+    free = attempt.books.ordinary()
     if flexible and sum(flexible.values()) > free:
         sizes = ", ".join(f"{name} {format_size(size)}" for name, size in flexible.items())
-        problems.add(
+        attempt.problems.add(
             f"guest {max(flexible, key=lambda name: (flexible[name], name))}",
-            f"host {host} has {format_size(max(0, free) // MIB * MIB)} left for guests on ordinary pages ({sizes})",
-            "take smaller guests or another host",
+            f"host {host} has {format_size(free // MIB * MIB)} left for guests on ordinary pages ({sizes})",
+            "take smaller guests or another host" + _give_back(attempt.books),
         )
+
+
+def _moves(desk: _Desk, seats: Seats, layout: HostLayout, attempt: _Attempt, crowded: Iterable[str]) -> Iterator[str]:
+    """One sentence for each guest that does not stay where it sits, with what is in the way."""
+    topology = desk.topology
+    for placement in layout.placements:
+        name, wish, seat = placement.name, placement.wish, seats.guests.get(placement.name)
+        if seat is None or wish.goal == "flexible":
+            continue
+        kept = frozenset(seat.cpus[: wish.vcpus])
+        if wish.goal in PINNED and kept and not kept <= placement.cpus:
+            # A guest that turns from one CPU a core to both of each keeps its first cores, and that is no move.
+            if kept & topology.online and topology.whole(placement.cpus) <= topology.whole(kept & topology.online):
+                continue
+            was, now = topology.place(kept), topology.place(placement.cpus)
+        elif wish.goal == "balanced" and topology.numa and seat.node not in (None, placement.node):
+            was, now = f"node {seat.node}", f"node {placement.node}"
+        else:
+            continue
+        yield f"guest {name} moves from {was} to {now}: {_obstacle(desk, placement, seat, attempt, crowded)}"
+
+
+def _obstacle(desk: _Desk, placement: Placement, seat: Seat, attempt: _Attempt, crowded: Iterable[str]) -> str:
+    topology, wish = desk.topology, placement.wish
+    cpus = frozenset(seat.cpus)
+    if wish.cpus is not None:
+        return "its owner names its CPUs now"
+    if gone := cpus - topology.online:
+        return f"CPU {format_cpus(gone)} is not online"
+    if house := cpus & desk.housekeeping.cpus:
+        return f"CPU {format_cpus(house)} is housekeeping"
+    for other, guest in sorted(desk.guests.items()):
+        if guest.cpus and (both := topology.whole(guest.cpus & topology.online) & cpus):
+            return f"the owner of guest {other} gives it the core of CPU {format_cpus(both)}"
+    near, _ = attempt.near[placement.name]
+    nodes = {topology.node_of[cpu] for cpu in cpus} or ({seat.node} if seat.node is not None else set())
+    if near is not None and nodes != {near}:
+        return f"it is to be near {wish.near}, which is on node {near}"
+    if len(nodes) > 1:
+        return f"it sat on nodes {format_cpus(nodes)}, and one must do"
+    if others := [other for other in crowded if other != placement.name]:
+        return f"there is no room for guest {', '.join(others)} otherwise"
+    return "where it sits there is no room for what it needs now"
 
 
 def page_size(name: str, wish: GuestWish, topology: Topology, problems: Problems) -> int | None:

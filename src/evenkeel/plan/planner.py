@@ -8,23 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Plan
+from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Note, Plan
 from evenkeel.documents.site import GuestWish, HostWish, Site
 from evenkeel.errors import WrongInput
 from evenkeel.plan import rules
 from evenkeel.plan.checks import assign_hosts, check_facts, check_guest, check_host
 from evenkeel.plan.guest import definition_digest, domain_xml, guest_arguments
+from evenkeel.plan.inside import cloud_config
 from evenkeel.plan.ledger import check_ledger
 from evenkeel.plan.order import order_settings
 from evenkeel.plan.placement import Placement, lay_out
 from evenkeel.plan.problems import Problems
 from evenkeel.plan.rules.rule import Context
+from evenkeel.plan.seats import merge, seats_of_facts, seats_of_plan
 from evenkeel.plan.topology import Topology
 from evenkeel.plan.ways import WayLedger, share_ways
 
 
-def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
+def make_plan(site: Site, facts: Mapping[str, Facts], keep: Plan | None = None) -> Plan:
     """See :func:`evenkeel.plan.make_plan`."""
+    kept = {host.name: host for host in keep.hosts} if keep else {}
     problems = Problems()
     guests = assign_hosts(site, problems)
     check_facts(site, facts, problems)
@@ -33,14 +36,19 @@ def make_plan(site: Site, facts: Mapping[str, Facts]) -> Plan:
         for host, wish in sorted(site.hosts.items())
         if host in facts
         and facts[host].online
-        and (plan := _plan_host(host, wish, facts[host], guests[host], problems))
+        and (plan := _plan_host(host, wish, facts[host], guests[host], kept.get(host), problems))
     ]
     problems.raise_if_any()
     return Plan(site_sha256=site.sha256(), hosts=tuple(hosts))
 
 
 def _plan_host(
-    host: str, wish: HostWish, facts: Facts, guests: Mapping[str, GuestWish], problems: Problems
+    host: str,
+    wish: HostWish,
+    facts: Facts,
+    guests: Mapping[str, GuestWish],
+    kept: HostPlan | None,
+    problems: Problems,
 ) -> HostPlan | None:
     """The plan of one host; None when something is in the way, which is in ``problems`` then."""
     before = len(problems.found)
@@ -48,7 +56,10 @@ def _plan_host(
     for name, guest in sorted(guests.items()):
         check_guest(name, host, guest, facts, problems)
     topology = Topology(facts)
-    layout = lay_out(host, wish, topology, guests, problems)
+    seats = seats_of_facts(facts, guests)
+    if kept is not None:
+        seats = merge(seats_of_plan(kept), seats)
+    layout = lay_out(host, wish, topology, guests, problems, seats)
     if layout is None or len(problems.found) > before:
         return None
     _check(layout.ledger, facts, host, wish)
@@ -78,7 +89,7 @@ def _plan_host(
         ledger=layout.ledger,
         settings=order_settings(settings),
         guests=plans,
-        notes=tuple(notes),
+        notes=(*(Note(rule="G-1", text=f"{sentence}.") for sentence in layout.moves), *notes),
     )
 
 
@@ -108,6 +119,7 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
         page_bytes=placement.page_bytes,
         pages=placement.pages,
         guest_arguments=arguments,
+        cloud_config=cloud_config(placement),
         xml=domain_xml(host, placement, arguments, ways),
         why=placement.why,
     )
