@@ -497,14 +497,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "page-of-one-cell",
         "<page nodeset='1'> of a guest with cells 0 and 1",
-        "D-XML-CELL",
+        "D-XML-MEANS",
         "harmful",
         _page_of_one_cell,
     ),
     Fault(
         "pin-to-nowhere",
         "<vcpupin cpuset='9'> on a host with 6 CPUs",
-        "D-XML-PIN",
+        "D-XML-START",
         "harmful",
         lambda tree: tree.swap(ETC_GUEST, "<vcpupin vcpu='0' cpuset='4'/>", "<vcpupin vcpu='0' cpuset='9'/>"),
     ),

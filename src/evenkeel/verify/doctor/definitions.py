@@ -109,7 +109,7 @@ def _refused(patient: Patient) -> Iterable[Symptom]:
                 guest=definition.guest,
             )
             continue
-        for place, value, text in _reasons(domain.root, patient):
+        for place, value, text in _reasons(domain.root):
             yield Symptom(
                 f"guest {definition.guest}: {text}",
                 (item(f"{definition.path}: {place}", value),),
@@ -117,28 +117,21 @@ def _refused(patient: Patient) -> Iterable[Symptom]:
             )
 
 
-def _reasons(root: ET.Element, patient: Patient) -> Iterator[tuple[str, str, str]]:
-    """(place, value, why libvirt refuses it)."""
+def _reasons(root: ET.Element) -> Iterator[tuple[str, str, str]]:
+    """(place, value, why libvirt refuses it): each one was shown to libvirt 9.0, which does."""
     count = vcpu_count(root)
-    scheduled: frozenset[int] = frozenset()
-    for schedule in root.findall("cputune/vcpusched"):
-        text = schedule.get("vcpus", "")
-        numbers = libvirt_set(text) or frozenset()
-        beyond = {number for number in numbers if number >= count}
-        if beyond:
-            yield "cputune/vcpusched", text, f"<vcpusched> names vCPU {format_cpus(beyond)}, there are {count}"
-        if numbers & scheduled:
-            yield "cputune/vcpusched", text, f"vCPU {format_cpus(numbers & scheduled)} is scheduled twice"
-        scheduled |= numbers
-        priority = schedule.get("priority", "")
-        if schedule.get("scheduler") in ("fifo", "rr") and not (priority.isdecimal() and 1 <= int(priority) <= 99):
-            yield "cputune/vcpusched", priority or "(none)", "a real-time scheduler needs a priority from 1 to 99"
+    yield from _wrong_lists(root)
+    yield from _wrong_schedules(root, count)
     seen: set[str] = set()
     for pin in root.findall("cputune/vcpupin"):
         number = pin.get("vcpu", "")
         if number in seen:
             yield "cputune/vcpupin", number, f"vCPU {number} is pinned twice"
         seen.add(number)
+    threads = {pin for pin in root.findall("cputune/iothreadpin") if pin.get("iothread") not in _io_threads(root)}
+    for pin in sorted(threads, key=lambda pin: pin.get("iothread", "")):
+        number = pin.get("iothread", "")
+        yield "cputune/iothreadpin", number, f"<iothreadpin> names I/O thread {number}, which the guest does not have"
     cells = _cells(root)
     known = {cell.id for cell in cells}
     for page in root.findall("memoryBacking/hugepages/page"):
@@ -159,49 +152,89 @@ def _reasons(root: ET.Element, patient: Patient) -> Iterator[tuple[str, str, str
                 f"cellid={number}",
                 f"<memnode> names cell {number}, which the guest does not have",
             )
-    topology = root.find("cpu/topology")
-    if topology is not None:
-        product = 1
-        for key in ("sockets", "dies", "clusters", "cores", "threads"):
-            product *= int(topology.get(key, "1")) if topology.get(key, "1").isdecimal() else 0
-        if product != count:
-            yield "cpu/topology", str(topology.attrib), f"the topology has {product} threads, there are {count} vCPUs"
     outside = {cpu for cell in cells for cpu in cell.cpus if cpu >= count}
     if outside:
         yield "cpu/numa/cell", format_cpus(outside), f"cells hold vCPU {format_cpus(outside)}, there are {count}"
+
+
+def _wrong_schedules(root: ET.Element, count: int) -> Iterator[tuple[str, str, str]]:
+    scheduled: frozenset[int] = frozenset()
+    for schedule in root.findall("cputune/vcpusched"):
+        text = schedule.get("vcpus", "")
+        numbers = libvirt_set(text) or frozenset()
+        beyond = {number for number in numbers if number >= count}
+        if beyond:
+            yield "cputune/vcpusched", text, f"<vcpusched> names vCPU {format_cpus(beyond)}, there are {count}"
+        if numbers & scheduled:
+            yield "cputune/vcpusched", text, f"vCPU {format_cpus(numbers & scheduled)} is scheduled twice"
+        scheduled |= numbers
+        if schedule.get("scheduler") in ("fifo", "rr") and schedule.get("priority") is None:
+            yield "cputune/vcpusched", "no priority", "a real-time scheduler needs a priority"
+
+
+def _wrong_lists(root: ET.Element) -> Iterator[tuple[str, str, str]]:
+    """Lists of CPUs that libvirt cannot read: it knows ranges and ^, and none of the kernel's other forms."""
+    for tag in ("vcpupin", "emulatorpin", "iothreadpin"):
+        for pin in root.findall(f"cputune/{tag}"):
+            text = pin.get("cpuset", "")
+            if not libvirt_set(text):
+                yield f"cputune/{tag}", f"cpuset={text}", f"<{tag} cpuset> is {text!r}, which is no list of CPUs"
+
+
+def _io_threads(root: ET.Element) -> set[str | None]:
+    named = [thread.get("id") for thread in root.findall("iothreadids/iothread")]
+    text = (root.findtext("iothreads") or "").strip()
+    free = (str(number) for number in range(1, 1 << 16) if str(number) not in named)
+    missing = max(0, int(text) - len(named)) if text.isdecimal() else 0
+    return {*named, *(next(free) for _ in range(min(missing, 1 << 10)))}
+
+
+def _not_started(patient: Patient) -> Iterable[Symptom]:
+    """What libvirt takes as a definition, and what then keeps the guest from starting on this host."""
     host = frozenset(node.id for node in patient.facts.nodes)
-    for element in [*root.findall("numatune/memory"), *root.findall("numatune/memnode")]:
-        strange = (libvirt_set(element.get("nodeset")) or frozenset()) - host
-        if host and strange:
-            yield (
-                f"numatune/{element.tag}",
-                f"nodeset={element.get('nodeset')}",
-                f"<{element.tag} nodeset> names node {format_cpus(strange)}; these are nodes of the host, and it has "
-                f"{format_cpus(host)}",
-            )
-
-
-def _no_cpu(patient: Patient) -> Iterable[Symptom]:
-    """Pins to CPUs that are not there: libvirt takes the definition, and the guest does not start."""
-    if not patient.online:
-        return
+    sizes = {pool.page_bytes for pool in patient.facts.huge_pages}
     for domain in patient.domains:
         if domain.root is None:
             continue
+        guest, path = domain.definition.guest, domain.definition.path
         for tag in ("vcpupin", "emulatorpin", "iothreadpin"):
             for number, cpus in pins(domain.root, tag):
                 missing = cpus - patient.online
-                if missing:
+                if missing and patient.online:
                     yield Symptom(
-                        f"guest {domain.definition.guest}: <{tag}{number and f' {number}'}> names CPU "
-                        f"{format_cpus(missing)}, which the host does not have online",
+                        f"guest {guest}: <{tag}{number and f' {number}'}> names CPU {format_cpus(missing)}, which the "
+                        "host does not have online",
                         (
-                            item(f"{domain.definition.path}: cputune/{tag}", format_cpus(cpus)),
+                            item(f"{path}: cputune/{tag}", format_cpus(cpus)),
                             item("/sys/devices/system/cpu/online", format_cpus(patient.online)),
                         ),
                         severity="warning" if cpus & patient.online else None,
-                        guest=domain.definition.guest,
+                        guest=guest,
                     )
+        for element in [*domain.root.findall("numatune/memory"), *domain.root.findall("numatune/memnode")]:
+            strange = (libvirt_set(element.get("nodeset")) or frozenset()) - host
+            if host and strange:
+                yield Symptom(
+                    f"guest {guest}: <{element.tag} nodeset> names node {format_cpus(strange)}; these are nodes of the "
+                    f"host, and it has {format_cpus(host)}",
+                    (item(f"{path}: numatune/{element.tag}", f"nodeset={element.get('nodeset')}"),),
+                    guest=guest,
+                )
+        for vcpu, priority in sorted(priorities(domain.root).items()):
+            if not 1 <= priority <= 99:
+                yield Symptom(
+                    f"guest {guest}: vCPU {vcpu} has real-time priority {priority}; the kernel knows 1 to 99",
+                    (item(f"{path}: cputune/vcpusched", f"priority={priority}"),),
+                    guest=guest,
+                )
+        for page in domain.root.findall("memoryBacking/hugepages/page"):
+            size = _size(page, "size")
+            if sizes and size and size not in sizes:
+                yield Symptom(
+                    f"guest {guest}: the host has no huge pages of {size >> 10} KiB",
+                    (item(f"{path}: memoryBacking/hugepages/page", f"size={page.get('size')}"),),
+                    guest=guest,
+                )
 
 
 # -- what means something else -----------------------------------------------------------------------------------------
@@ -224,6 +257,16 @@ def _other_meaning(patient: Patient) -> Iterable[Symptom]:
                     item(f"{domain.definition.path}: memoryBacking/hugepages/page", f"nodeset={page.get('nodeset')}")
                     for page in chosen
                 ),
+                guest=domain.definition.guest,
+            )
+        count = vcpu_count(root)
+        ignored = sorted(vcpu for vcpu in vcpu_pins(root) if vcpu >= count)
+        if ignored:
+            yield Symptom(
+                f"guest {domain.definition.guest}: <vcpupin> for vCPU {format_cpus(ignored)}, there are {count}; "
+                "libvirt ignores it",
+                (item(f"{domain.definition.path}: cputune/vcpupin", f"vcpu={format_cpus(ignored)}"),),
+                severity="warning",
                 guest=domain.definition.guest,
             )
 
@@ -276,24 +319,26 @@ AILMENTS = (
         needs=("definitions",),
     ),
     Ailment(
-        "D-XML-PIN",
+        "D-XML-START",
         "guest",
         "harmful",
-        "Definitions pin to CPUs that are online",
-        "libvirt takes such a definition, and refuses to start the guest; a pin with some CPUs left is cut",
-        "pin to online CPUs; after SMT was switched off only one thread of each core is left",
-        "host-tuning F6, G-1",
-        _no_cpu,
+        "Every definition can be started on this host",
+        "libvirt takes the definition, and refuses the guest on the day when it is needed; of a pin it silently keeps "
+        "the CPUs that are there",
+        "name CPUs that are online, nodes and page sizes that the host has, priorities from 1 to 99; after SMT was "
+        "switched off only one thread of each core is left",
+        "host-tuning F6, G-1, G-3, G-4, G-5",
+        _not_started,
         needs=("definitions",),
     ),
     Ailment(
-        "D-XML-CELL",
+        "D-XML-MEANS",
         "guest",
         "harmful",
-        "nodeset of <page> covers all cells of the guest",
-        "it counts the guest's own cells, not the nodes of the host: whoever means host node 1 gives huge pages to "
-        "guest cell 1 only, and says nothing about where they come from",
-        "leave nodeset out, or list every cell; choose the host's node with <numatune><memnode>",
+        "A definition means what it seems to say",
+        "nodeset of <page> counts the guest's own cells, not the nodes of the host: whoever means host node 1 gives "
+        "huge pages to guest cell 1 only, and says nothing about where they come from",
+        "leave nodeset out of <page>, or list every cell; choose the host's node with <numatune><memnode>",
         "host-tuning §0.4, G-4 (measured with libvirt 9.0)",
         _other_meaning,
         needs=("definitions",),

@@ -196,7 +196,7 @@ def _parsed(definition: Definition) -> Domain:
 
 
 def libvirt_set(text: str | None) -> frozenset[int] | None:
-    """libvirt's list of CPUs, cells or nodes, with its ``^3`` for "not 3"; None where it is none."""
+    """libvirt's list of CPUs, cells or nodes, with its ``^3`` for "not 3" (one number only); None where it is none."""
     if text is None:
         return None
     cpus: frozenset[int] = frozenset()
@@ -204,7 +204,7 @@ def libvirt_set(text: str | None) -> frozenset[int] | None:
         part = part.strip()
         try:
             if part.startswith("^"):
-                cpus -= parse_cpus(part[1:])
+                cpus -= {int(part[1:])}
             else:
                 cpus |= parse_cpus(part)
         except ValueError:
