@@ -138,6 +138,17 @@ def test_after_an_interrupted_apply_nothing_is_put_back(tuned: Tuned) -> None:
     assert tuned.read(STAT) == "1"
 
 
+def test_a_watcher_of_an_older_plan_does_not_fight_the_newer_one(tuned: Tuned) -> None:
+    other = setting("R-TIM-2", FileValue(path=f"/{STAT}", compare="integer"), "10", "20", Phase.KERNEL)
+    newer = make_plan(tuned.tree, other)
+    assert apply_plan(newer.hosts[0], newer, tuned.tree).outcome == "applied"
+    tuned.write(WORKQUEUE, "ff\n")
+    outcomes = tuned.repair(["R-TIM-2", "R-WQ-1"])
+    assert [(outcome, name) for outcome, name, _ in outcomes] == [("left", "R-TIM-2"), ("repaired", "R-WQ-1")]
+    assert outcomes[0][2] == "20 was applied since, by another plan: watch with that one"
+    assert tuned.read(STAT) == "20"
+
+
 def test_a_repair_of_ours_that_was_cut_short_is_undone_first(tuned: Tuned) -> None:
     """The watcher was killed between the write and its end; the one after it finds the frame open."""
     tuned.write(STAT, "1\n")

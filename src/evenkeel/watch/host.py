@@ -65,7 +65,7 @@ class Watch:
     _sweep_at: float = 0.0
     _files_at: float = 0.0
     _repair_at: float = 0.0
-    _left: str = ""  # why repairs are not possible, as it was said last
+    _left: frozenset[str] = frozenset()  # why repairs are not possible, as it was said last
 
     def __post_init__(self) -> None:
         if self.machine.read_only:
@@ -258,11 +258,11 @@ class Watch:
         bodies = [outcome.step.body for outcome in outcomes if outcome.step is not None]
         pieces = [piece for body in bodies for piece in look.pieces_of_step(body, self.host)]
         self._queue += [piece for piece in dict.fromkeys(pieces) if piece not in self._queue]
-        left = next((outcome.message for outcome in outcomes if outcome.outcome == "left"), "")
-        if left:
+        left = [outcome for outcome in outcomes if outcome.outcome == "left"]
+        if any(outcome.step is None for outcome in left):
             self._repair_at = time.monotonic() + LEFT_S
         if outcomes:
-            self._left = left
+            self._left = frozenset(outcome.message for outcome in left)
 
     def _say_outcome(self, outcome: Outcome) -> None:
         name = outcome.step.name if outcome.step else ""
@@ -270,7 +270,7 @@ class Watch:
         text = outcome.message if check or not name else f"{name}: {outcome.message}"
         if outcome.outcome == "repaired":
             self._say("repaired", text, check)
-        elif outcome.outcome == "failed" or outcome.message != self._left:
+        elif outcome.outcome == "failed" or outcome.message not in self._left:
             self._say("not repaired", text, check)
 
 

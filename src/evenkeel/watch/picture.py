@@ -114,8 +114,9 @@ def pieces_of_step(body: Mapping[str, Any], host: HostPlan) -> tuple[Piece, ...]
             return (Piece("kernel threads"),)
         case "unit":
             return _units(host)
-        case _:
+        case "partition" | "guest_thread" | "guest_helpers":
             return (Piece("threads", str(body["guest"])), Piece("files"), *_intruders(host))
+    return (Piece("facts"),)
 
 
 def _units(host: HostPlan) -> tuple[Piece, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evenkeel.apply.hosts import read_journal
+from evenkeel.apply.hosts import HostJournal, read_journal
 from evenkeel.apply.rollback import run_entries, undo_entries
 from evenkeel.apply.steps import Step, host_steps
 from evenkeel.documents.cpuset import parse_cpus
@@ -20,7 +20,7 @@ from evenkeel.documents.plan import HostPlan
 from evenkeel.machines.protocol import Probe, ProbeError
 
 #: Kinds of steps that put a value back and touch nothing else.
-KINDS = frozenset({"file", "interrupt", "thread", "unit", "partition", "guest_thread", "guest_helpers"})
+KINDS = frozenset({"file", "interrupt", "thread", "unit", "service", "partition", "guest_thread", "guest_helpers"})
 #: Structural check -> suffix of the step that cures it.
 _CURES = {"V-THREAD-HELPER": "helpers"}
 #: A setting that drifts this often within this time has another owner; to go on would be a fight.
@@ -71,17 +71,19 @@ class Repairer:
         if not steps:
             return []
         try:
-            why = self._refusal(probe)
-            if why:
-                return [Outcome("left", None, why)]
-            return self._repair(probe, steps)
+            journal = self._settled_journal(probe)
+            if isinstance(journal, str):
+                return [Outcome("left", None, journal)]
+            left = [outcome for step in steps if (outcome := self._other_plan(journal, step))]
+            mine = [step for step in steps if step not in [outcome.step for outcome in left]]
+            return [*left, *(self._repair(probe, mine) if mine else [])]
         except ProbeError as error:  # somebody took the lock meanwhile, or the journal cannot be written
             return [Outcome("left", None, error.message)]
         finally:
             probe.call("journal_release")
 
-    def _refusal(self, probe: Probe) -> str | None:
-        """Why nothing may be written now.  A run of ours that was cut short is undone first."""
+    def _settled_journal(self, probe: Probe) -> HostJournal | str:
+        """The journal, or why nothing may be written now.  A run of ours that was cut short is undone first."""
         journal = read_journal(probe)
         if journal.writer is not None:
             return "somebody applies to this host right now"
@@ -92,7 +94,15 @@ class Repairer:
             journal = read_journal(probe)
         elif journal.interrupted:
             return "an apply was interrupted: run evenkeel apply again, or rollback"
-        return None if journal.outstanding else "nothing is applied to this host, so there is nothing to put back"
+        return journal if journal.outstanding else "nothing is applied to this host, so there is nothing to put back"
+
+    def _other_plan(self, journal: HostJournal, step: Step) -> Outcome | None:
+        """Whether the plan that was applied last wants something else here than ours, which is older then."""
+        wanted = next((entry.wanted for entry in reversed(journal.outstanding) if entry.setting == step.name), None)
+        if wanted in (None, step.body.get("value")):
+            return None
+        self._made[step.name].append(self.clock())
+        return Outcome("left", step, f"{wanted} was applied since, by another plan: watch with that one")
 
     def _repair(self, probe: Probe, steps: list[Step]) -> list[Outcome]:
         outcomes = []
@@ -116,7 +126,7 @@ class Repairer:
             if answer["outcome"] == "done":
                 told = f"was {answer['old']}, is {answer['read_back']}"
                 outcomes.append(Outcome("repaired", step, told + self._last_time(step)))
-            elif answer["outcome"] == "refused":
+            elif answer["outcome"] in ("refused", "taken_back"):
                 outcomes.append(Outcome("failed", step, answer["message"]))
         probe.call("journal_note", event="end", plan_sha256=self.plan_sha256, message="watch: repaired")
         return outcomes
