@@ -84,6 +84,8 @@ def test_a_request_that_no_rule_knows_is_refused() -> None:
     with pytest.raises(WrongInput, match="there is no rule H-C:processr") as caught:
         plan(server(), overrides={"H-C:processr": asked("1")})
     assert "did you mean H-C:processor?" in (caught.value.hint or "")
+    # Where the rule has nothing to say at all, nobody can tell a mistake; the wish is noted.
+    assert "nothing to change" in notes_of(plan(overrides={"H-C:processr": asked("1")}), "H-C")[0]
 
 
 def test_a_strict_deadline_allows_no_sleep_at_all() -> None:

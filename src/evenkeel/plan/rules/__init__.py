@@ -23,6 +23,7 @@ from evenkeel.plan.problems import Problems, did_you_mean
 from evenkeel.plan.rules import (
     clock,
     guests,
+    inside,
     interrupts,
     isolation,
     kvm,
@@ -60,6 +61,7 @@ _SUBJECTS = (
     logs,
     realtime,
     guests,
+    inside,
 )
 
 #: Every rule, in the order in which its settings are written within their phase.
@@ -159,10 +161,12 @@ def _override(
     for identifier, override in sorted(context.wish.overrides.items()):
         mine = [setting for setting in found if identifier in (setting.id, setting.rule)]
         if not mine:
-            if rule_by_id(identifier) or identifier in left_alone:
-                notes.append(
-                    Note(rule=identifier, text=f"the override ({override.because}) has nothing to change on this host.")
-                )
+            # A rule that wants nothing here may be right on the next kernel; a misspelt setting beside others is not.
+            base = identifier.partition(":")[0]
+            beside = any(one.partition(":")[0] == base for one in (*left_alone, *(setting.id for setting in found)))
+            if identifier in left_alone or (rule_by_id(base) and (identifier == base or not beside)):
+                text = f"the override of {identifier} ({override.because}) has nothing to change on this host."
+                notes.append(Note(rule=base, text=text))
             else:
                 known = {rule.id for rule in CATALOGUE} | {setting.id for setting in found} | left_alone.keys()
                 problems.add(about, f"overrides: there is no rule {identifier}", did_you_mean(identifier, known))
