@@ -288,6 +288,39 @@ def _listed(said: str) -> list[dict[str, Any]]:
     return [entry for item in found for entry in (item if isinstance(item, list) else [item])]
 
 
+def test_arguments_that_tuned_put_into_grubs_block_are_taken_over_and_come_back(make: Make) -> None:
+    root = make("rhel8")
+    block = (root / "boot/grub2/grubenv").resolve()
+    tuned = "skew_tick=1 isolcpus=managed_irq,domain,4-7 nohz=on"
+    subprocess.run(["grub-editenv", str(block), "set", f"tuned_params={tuned}"], check=True)
+    before = tree.picture(root)
+    assert any("domain,4-7" in entry["arguments"] for entry in state(root)["entries"])
+    take(root)
+    assert environment.variables(block.read_bytes())["tuned_params"] == "skew_tick=1 nohz=on"
+    assert all(missing(ARGUMENTS, entry["arguments"]) == [] for entry in state(root)["entries"])
+    undo(root)
+    assert tree.picture(root) == before
+    take(root)
+    subprocess.run(["grub-editenv", str(block), "set", "boot_success=1"], check=True)
+    undo(root)
+    assert (
+        environment.variables(block.read_bytes())["tuned_params"]
+        == "skew_tick=1 nohz=on isolcpus=managed_irq,domain,4-7"
+    )
+
+
+def test_arguments_that_tuned_puts_into_the_menu_are_seen_before_it_is_replaced(make: Make) -> None:
+    root = make("debian")
+    put(root, "/etc/grub.d/00_tuned", "#!/bin/sh\necho 'set tuned_params=\"isolcpus=4-7\"'\n", 0o755)
+    line = 'GRUB_CMDLINE_LINUX_DEFAULT="${GRUB_CMDLINE_LINUX_DEFAULT} \\$tuned_params"\n'
+    put(root, "/etc/default/grub.d/60-tuned.cfg", line)
+    before = tree.picture(root)
+    with pytest.raises(StepFailed, match=r"lacks isolcpus=managed_irq,2-3; .* TuneD \(tuned-adm off\)"):
+        take(root)
+    undo(root)
+    assert tree.picture(root) == before
+
+
 # -- refused before anything is written -------------------------------------------------------------------------------
 
 
@@ -329,6 +362,10 @@ def test_what_cannot_be_set_is_refused_by_name(make: Make) -> None:
     entry.write_text("".join(line for line in entry.read_text().splitlines(True) if not line.startswith("options")))
     with pytest.raises(StepFailed, match="has no options"):
         take(root)
+    shutil.rmtree(root / "efi/loader/entries")
+    with pytest.raises(StepFailed, match="no entry for a Linux kernel; is the partition mounted"):
+        take(root)
+    assert not (root / "var/lib/evenkeel").exists()
     assert boot.menu(str(root / "nothing")) == {"layout": None, "default": None, "entries": []}
 
 

@@ -22,6 +22,8 @@ def rescue_entries(grub_cfg: str) -> list[dict[str, Any]]:
 
 
 def _linux_entries(grub_cfg: str, script: str) -> list[dict[str, Any]]:
+    # TuneD has its arguments in a variable that its script in /etc/grub.d sets at the top.
+    tuned = "".join(re.findall(r'^set tuned_params="([^"]*)"', grub_cfg, re.MULTILINE)[-1:])
     found = []
     inside = False
     name = ""
@@ -36,7 +38,8 @@ def _linux_entries(grub_cfg: str, script: str) -> list[dict[str, Any]]:
         linux = _LINUX.match(line)
         if inside and linux:
             image = linux.group("image")
-            arguments = " ".join(linux.group("arguments").split())
+            arguments = re.sub(r"\$(?:tuned_params\b|\{tuned_params\})", lambda match: tuned, linux.group("arguments"))
+            arguments = " ".join(arguments.split())
             found.append({"id": name, "image": image, "kernel": release(image), "arguments": arguments})
     return found
 

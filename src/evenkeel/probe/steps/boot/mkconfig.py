@@ -115,8 +115,8 @@ def require_ours(arguments: list[dict[str, Any]], where: str) -> Callable[[str],
             lacking = missing(arguments, line["arguments"])
             if lacking:
                 raise StepFailed(
-                    "the entry %s lacks %s; does a file sourced after %s, or a changed /etc/grub.d/10_linux, set the "
-                    "command line?" % (line["id"], " ".join(lacking), where),
+                    "the entry %s lacks %s; does a file sourced after %s, TuneD (tuned-adm off), or a changed "
+                    "/etc/grub.d/10_linux set the command line?" % (line["id"], " ".join(lacking), where),
                     None,
                     where,
                 )

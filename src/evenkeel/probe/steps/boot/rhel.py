@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.journal import inside
 from evenkeel.probe.steps.boot import defaults, entryfiles, environment
 from evenkeel.probe.steps.boot.arguments import merge
@@ -20,6 +21,8 @@ ENTRIES = "/boot/loader/entries"
 DEFAULTS = "/etc/default/grub"
 _MENUS = ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg")
 _VARIABLE = "kernelopts"
+#: Variables that entries put into the command line: the installer's, and TuneD's bootloader plugin's.
+_VARIABLES = (_VARIABLE, "tuned_params")
 _CODEC = ("utf-8", "surrogateescape")
 
 
@@ -61,26 +64,29 @@ def wanted(arguments: list[dict[str, Any]], contents: dict[str, bytes | None], k
     found: dict[str, str] = {}
     source = entryfiles.rescue_source(texts, kernel)
     rescue = entryfiles.rescue_path(texts, kernel)
-    line = ""
-    if source and rescue:
-        found[rescue] = entryfiles.rescue_text(arguments, texts[source], variables)
-        line = entryfiles.options(texts[source], variables)
+    if source is None or rescue is None:
+        raise StepFailed("has no entry for a Linux kernel; is the file system mounted?", 2, ENTRIES)
+    found[rescue] = entryfiles.rescue_text(arguments, texts[source], variables)
+    line = entryfiles.options(texts[source], variables)
     shell = contents.get(DEFAULTS)
     # Before the command line: kernel-install runs grub2-mkconfig when the defaults are the newer of the two.
     if shell is not None:
         found[DEFAULTS] = defaults.with_block(arguments, shell.decode(*_CODEC))
     shared = any(_shares(text) for path, text in texts.items() if entryfiles.is_tuned(path, text))
     plain = contents.get(entryfiles.COMMAND_LINE)
-    if plain is not None or (line and not shared):
+    if plain is not None or not shared:
         text = plain.decode(*_CODEC) if plain is not None else None
         found[entryfiles.COMMAND_LINE] = entryfiles.command_line(arguments, text, line)
     bytes_of: dict[str, bytes | None] = {path: text.encode(*_CODEC) for path, text in found.items()}
-    if shared and block and data is not None:
-        merged = merge(arguments, variables.get(_VARIABLE, ""))
-        bytes_of[block] = environment.with_variable(data, _VARIABLE, merged, block)
+    if block and data is not None:
+        for name in _VARIABLES:
+            if name in variables:
+                words: list[str] | None = None if shared and name == _VARIABLE else []
+                data = environment.with_variable(data, name, merge(arguments, variables[name], words), block)
+        bytes_of[block] = data
     for path, text in texts.items():
         if entryfiles.is_tuned(path, text):
-            words: list[str] | None = [] if _shares(text) else None
+            words = [] if _shares(text) else None
             bytes_of[path] = entryfiles.with_arguments(arguments, text, words, path).encode(*_CODEC)
     return bytes_of
 
@@ -89,11 +95,12 @@ def unmerge(arguments: list[dict[str, Any]], path: str, now: bytes, old: bytes |
     if path == DEFAULTS:
         return defaults.without_block(now.decode(*_CODEC)).encode(*_CODEC)
     if path.endswith("/grubenv"):
-        before = environment.variables(old).get(_VARIABLE, "")
-        line = environment.variables(now).get(_VARIABLE, "")
-        if not line:
-            return now
-        return environment.with_variable(now, _VARIABLE, entryfiles.unmerge(arguments, line, before), path)
+        before = environment.variables(old)
+        for name, line in environment.variables(now).items():
+            if name in _VARIABLES:
+                line = entryfiles.unmerge(arguments, line, before.get(name, ""))
+                now = environment.with_variable(now, name, line, path)
+        return now
     return entryfiles.unmerge_file(arguments, path, now, old)
 
 

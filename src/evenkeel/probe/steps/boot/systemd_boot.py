@@ -73,13 +73,13 @@ def wanted(arguments: list[dict[str, Any]], contents: dict[str, bytes | None], k
     texts = _texts(contents)
     source = entryfiles.rescue_source(texts, kernel)
     rescue = entryfiles.rescue_path(texts, kernel)
-    found: dict[str, str] = {}
-    if source and rescue:
-        found[rescue] = entryfiles.rescue_text(arguments, texts[source], {})
-        plain = contents.get(entryfiles.COMMAND_LINE)
-        text = plain.decode(*_CODEC) if plain is not None else None
-        line = entryfiles.options(texts[source], {})
-        found[entryfiles.COMMAND_LINE] = entryfiles.command_line(arguments, text, line)
+    if source is None or rescue is None:
+        raise StepFailed("has no entry for a Linux kernel; is the partition mounted?", 2, "loader/entries")
+    found = {rescue: entryfiles.rescue_text(arguments, texts[source], {})}
+    plain = contents.get(entryfiles.COMMAND_LINE)
+    text = plain.decode(*_CODEC) if plain is not None else None
+    line = entryfiles.options(texts[source], {})
+    found[entryfiles.COMMAND_LINE] = entryfiles.command_line(arguments, text, line)
     for path, entry in texts.items():
         if entryfiles.is_tuned(path, entry):
             found[path] = entryfiles.with_arguments(arguments, entry, None, path)
