@@ -95,7 +95,10 @@ def _print(found: Explanation) -> None:
         if guest.name == found.id:
             console.print()
             console.print(guest.xml.rstrip())
-    if rule and not found.settings:
+            if guest.cloud_config:
+                console.print("\ninside it, for its owner:\n")
+                console.print(guest.cloud_config.rstrip(), soft_wrap=True)  # to be copied as it is
+    if rule and not found.settings and not found.notes:
         console.print(
             "\nThis plan has no setting by this rule: none of its guests has such a goal, or the kernel is another."
         )

@@ -251,6 +251,7 @@ class GuestPlan(Model):
     page_bytes: int | None = None  # None: ordinary pages
     pages: int = 0
     guest_arguments: str = ""  # what Evenkeel adds to the guest's own kernel command line
+    cloud_config: str = ""  # user data for cloud-init in the guest, for its owner to use; "": nothing to do inside
     xml: str
     why: tuple[str, ...] = ()
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.site import Disk, Network
-from evenkeel.plan.placement import KERNEL_PRIORITY, PINNED, Placement, realtime_vcpus
+from evenkeel.plan import inside
+from evenkeel.plan.placement import PINNED, Placement
 from evenkeel.plan.ways import Share, WayLedger
 
 #: uname -m -> machine type.  q35 has PCI Express, which passed-through devices expect.
@@ -74,8 +75,10 @@ ELEMENTS = (
     ),
     GuestRule(
         "G-8",
-        "features: no PMU, no vmport, dedicated hint",
-        "a virtual PMU costs at each switch; the hint tells a guest that its CPUs are its own, so it may spin on locks",
+        "features: no PMU, no vmport, dedicated hint, poll control, interrupt controller in the kernel",
+        "a virtual PMU costs at each switch; the hint tells a guest that its CPUs are its own, so it may spin on locks; "
+        "a guest that polls before it halts may then tell the host not to poll too; interrupts do not take the way "
+        "through QEMU",
         "no perf hardware counters in a realtime guest",
         "arguments of QEMU",
     ),
@@ -146,25 +149,10 @@ def definition_digest(xml: str) -> str:
 
 def guest_arguments(placement: Placement) -> str:
     """What is added to the kernel command line of a realtime guest that is booted directly; "" when nothing is."""
-    wish = placement.wish
-    fifo = realtime_vcpus(wish)
-    house = frozenset(range(wish.vcpus)) - fifo
-    if wish.boot is None or wish.goal != "realtime" or not house:
+    if placement.wish.boot is None:
         return ""
-    cpus, own = format_cpus(fifo), format_cpus(house)
-    wanted = [
-        f"isolcpus=managed_irq,domain,{cpus}",
-        f"nohz_full={cpus}",
-        f"rcu_nocbs={cpus}",
-        f"irqaffinity={own}",
-        f"rcutree.kthread_prio={KERNEL_PRIORITY}",
-        "skew_tick=1",
-        "nosoftlockup",
-    ]
-    if wish.architecture == "x86_64":
-        wanted.append("tsc=nowatchdog")
-    theirs = {argument.partition("=")[0] for argument in wish.boot.arguments.split()}
-    return " ".join(argument for argument in wanted if argument.partition("=")[0] not in theirs)
+    theirs = {argument.partition("=")[0] for argument in placement.wish.boot.arguments.split()}
+    return " ".join(argument for argument in inside.arguments(placement) if argument.partition("=")[0] not in theirs)
 
 
 def domain_xml(host: str, placement: Placement, arguments: str, ways: WayLedger) -> str:
@@ -290,7 +278,10 @@ def _features(domain: ET.Element, placement: Placement) -> None:
         if placement.pinned:
             hints = ET.SubElement(features, "kvm")
             ET.SubElement(hints, "hint-dedicated", state="on")
+            ET.SubElement(hints, "poll-control", state="on")
         ET.SubElement(features, "vmport", state="off")
+        if placement.pinned:
+            ET.SubElement(features, "ioapic", driver="kvm")
     else:
         ET.SubElement(features, "gic", version="host")
     if placement.goal == "realtime":

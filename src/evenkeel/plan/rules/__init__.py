@@ -22,6 +22,7 @@ from evenkeel.documents.site import Override
 from evenkeel.plan.problems import Problems, did_you_mean
 from evenkeel.plan.rules import (
     clock,
+    division,
     guests,
     inside,
     interrupts,
@@ -44,6 +45,7 @@ from evenkeel.plan.rules.rule import Context, Rule, Wanted
 
 # Owners come first: TuneD takes its own settings back when it is stopped.
 _SUBJECTS = (
+    division,
     isolation,
     owners,
     platform,
