@@ -21,15 +21,16 @@ class Profile(StrEnum):
 def register(app: typer.Typer) -> None:
     @app.command()
     def lint(
+        profile: Annotated[Profile, typer.Option("--profile", help="Whose demands.", show_default=False)],
         targets: Annotated[
-            list[str],
+            list[str] | None,
             typer.Argument(
-                metavar="TARGET...",
-                help="A site (file or folder), or domain definitions (*.xml) of guests on one host.",
+                metavar="[TARGET...]",
+                help="A site (file or folder), or domain definitions (*.xml) of guests on one host. "
+                "Left out: the definitions that the host has.",
                 show_default=False,
             ),
-        ],
-        profile: Annotated[Profile, typer.Option("--profile", help="Whose demands.", show_default=False)],
+        ] = None,
         host: Annotated[
             str | None,
             typer.Option(
@@ -51,6 +52,8 @@ def register(app: typer.Typer) -> None:
 
         evenkeel lint hana.xml --profile sap-hana --host ssh://root@hana-host
 
+        evenkeel lint --profile sap-hana --host ssh://root@hana-host
+
         evenkeel lint site.yaml --profile sap-hana --guest hana
 
         Not a certification: SAP and SUSE alone give one. Exit code 0 when every demand is met, 1 when one is not or
@@ -59,7 +62,7 @@ def register(app: typer.Typer) -> None:
         from evenkeel.cli import output as screen
         from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
 
-        found = _lint(targets, host, frozenset(only or ()), nfs=nfs)
+        found = _lint(targets or (), host, frozenset(only or ()), nfs=nfs)
         if as_json:
             screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
         else:
@@ -71,6 +74,10 @@ def register(app: typer.Typer) -> None:
 def _lint(targets: Sequence[str], host: str | None, only: frozenset[str], *, nfs: bool) -> list[Findings]:
     from evenkeel.errors import WrongInput
 
+    if not targets:
+        if host is None:
+            raise WrongInput("nothing to look at", hint="name a definition (*.xml), a site, or a machine with --host")
+        return [_lint_host(host, only, nfs=nfs)]
     definitions = [target for target in targets if target.endswith(".xml")]
     if not definitions:
         if len(targets) > 1:
@@ -110,6 +117,33 @@ def _lint_definitions(files: Sequence[str], host: str | None, only: frozenset[st
     wanted = [guest for guest in guests if not only or guest.name in only]
     beside = [guest for guest in guests if guest not in wanted]
     return lint(wanted, Host(host, _facts(host)) if host else None, beside=beside, nfs=nfs)
+
+
+def _lint_host(machine: str, only: frozenset[str], *, nfs: bool) -> Findings:
+    """The definitions that a host has; of a guest that runs, the one that it runs with."""
+    from evenkeel.errors import Where, WrongInput
+    from evenkeel.verify.hana import Guest, Host, lint
+    from evenkeel.verify.hana.catalogue import HanaRule
+    from evenkeel.verify.hana.domain import Element, parse_domain
+
+    facts = _facts(machine)
+    texts = {one.guest: one for one in sorted(facts.definitions, key=lambda one: one.running)}
+    if not texts:
+        raise WrongInput(
+            f"{machine} has no definition of a guest that can be read",
+            hint="read its facts as root, or name a definition: virsh dumpxml --inactive GUEST > guest.xml",
+        )
+    _check_names(only, texts)
+    guests = []
+    for name, one in sorted(texts.items()):
+
+        def place(rule: HanaRule, element: Element, path: str = one.path) -> Where:
+            return Where(f"{path} <{element.tag}>")  # facts hold the text from <domain> on, so lines would be others
+
+        guests.append(Guest(name, parse_domain(one.xml, one.path), place))
+    wanted = [guest for guest in guests if not only or guest.name in only]
+    beside = [guest for guest in guests if guest not in wanted]
+    return lint(wanted, Host(machine, facts), beside=beside, nfs=nfs)
 
 
 def _lint_site(source: str, host: str | None, only: frozenset[str], *, nfs: bool) -> list[Findings]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from evenkeel.cli.output import out, table
 from evenkeel.documents.cost import Cost, CostItem
+from evenkeel.plan.levels import rules_of
+from evenkeel.plan.rules import CATALOGUE
 
 _ORDER = {"given up": 0, "limited": 1, "kept": 2}
 
@@ -20,7 +22,9 @@ def print_cost(cost: Cost) -> None:
         _print(host.items)
         for guest in host.guests:
             console.print()
-            console.print(f"Guest {guest.name}: {guest.goal}{', strict' if guest.strict else ''}", style="bold")
+            brings = f"{len(rules_of(guest.goal, CATALOGUE))} rules: evenkeel rules --level {guest.goal}"
+            level = f"{guest.goal}{', strict' if guest.strict else ''}"
+            console.print(f"Guest {guest.name}: {level} ({brings})", style="bold")
             _print(guest.items)
         console.print()
         parts = [f"the host {_lost(host.items)}", *(f"{guest.name} {_lost(guest.items)}" for guest in host.guests)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evenkeel.cli import main
-from evenkeel.documents.facts import Facts, HugePages
+from evenkeel.documents.facts import Definition, Facts, HugePages
 from evenkeel.documents.findings import Findings
 from evenkeel.machines.tree import TreeMachine
 from evenkeel.verify.hana import RULES
@@ -116,9 +116,37 @@ def test_the_plan_of_a_site_counts_and_not_the_host_as_it_is(folder: Path, capsy
     assert Findings.from_json(capsys.readouterr().out, file="findings.json").failed
 
 
+def test_the_definitions_that_a_host_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a guest that runs the one that it runs with: what stands in the file takes effect at its next start only."""
+    facts = hana_facts()
+    right = hana_xml(facts)
+    other = "<domain type='kvm'><name>app</name><memory unit='GiB'>1</memory><vcpu cpuset='0-1'>2</vcpu></domain>"
+    kept = (
+        Definition(guest="hana", path="/etc/libvirt/qemu/hana.xml", running=False, xml=right.replace("'utc'", "'x'")),
+        Definition(
+            guest="hana", path="/run/libvirt/qemu/hana.xml", running=True, xml=right.replace("'catchup'", "'y'")
+        ),
+        Definition(guest="app", path="/etc/libvirt/qemu/app.xml", running=False, xml=other),
+    )
+    call = ["lint", *HANA, "--host", "facts.json", "--guest", "hana"]
+    (folder / "facts.json").write_text(facts.model_copy(update={"definitions": kept}).to_json())
+    assert main(call) == 1
+    out = capsys.readouterr().out
+    assert "/run/libvirt/qemu/hana.xml <timer>: tickpolicy of rtc is y" in out
+    assert "offset is x" not in out
+    assert "guest app may run on CPU 0-1 too" in out
+    assert main(["lint", *HANA, "--host", "facts.json", "--json"]) == 1
+    found = Findings.from_json(capsys.readouterr().out, file="findings.json")
+    assert {check.guest for check in found.checks} == {"app", "hana", None}
+    (folder / "facts.json").write_text(facts.to_json())
+    assert main(call) == 2
+    assert "read its facts as root" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "nothing to look at"),
         (["hana.xml", "site.yaml"], "a site and domain definitions are linted apart"),
         (["hana.xml", "hana.xml"], "two definitions are named hana"),
         (["site.yaml", "site.yaml"], "one site at a time"),

@@ -258,6 +258,18 @@ FAULTS = {
         ("HANA-HOST-IDLE",),
         facts={"kernel": FACTS.kernel.model_copy(update={"command_line": LINE.replace("intel_idle.max_cstate=0", "")})},
     ),
+    "idle states by another driver": Fault(
+        ("HANA-HOST-IDLE",),
+        facts={"kernel": FACTS.kernel.model_copy(update={"command_line": LINE.replace("processor.max_cstate=0", "")})},
+    ),
+    "C1 said as it is": Fault(
+        (),
+        facts={
+            "kernel": FACTS.kernel.model_copy(
+                update={"command_line": LINE.replace("processor.max_cstate=0", "processor.max_cstate=1")}
+            )
+        },
+    ),
     "no IOMMU": Fault(
         ("HANA-HOST-IOMMU",),
         facts={"kernel": FACTS.kernel.model_copy(update={"command_line": LINE.replace("iommu=pt", "")})},

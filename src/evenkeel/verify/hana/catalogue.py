@@ -426,8 +426,9 @@ RULES = (
     ),
     HanaRule(
         "HANA-HOST-IDLE",
-        "CPUs do not enter idle states",
-        "waking up takes time",
+        "CPUs do not enter deep idle states",
+        "waking up takes time; the first argument alone hands over to acpi_idle, which knows the same states, and of "
+        "the second the kernel makes 1, so C1 stays",
         "intel_idle.max_cstate=0 processor.max_cstate=0",
         "Power management considerations",
         "warning",

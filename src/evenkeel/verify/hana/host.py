@@ -120,12 +120,15 @@ def _boot(host: Host) -> Iterator[Check]:
         ):
             yield _unknown(identifier, expected, "the facts do not have the kernel's command line")
     else:
-        state = host.argument("intel_idle.max_cstate")
+        keys = ("intel_idle.max_cstate", "processor.max_cstate")
+        limits = {key: host.argument(key) for key in keys}
+        # Without intel_idle the kernel falls back on acpi_idle, and that one reads processor.max_cstate=0 as 1
+        # (drivers/acpi/processor_idle.c), so 1 is no less than what the guide writes.
         yield _judge(
             "HANA-HOST-IDLE",
-            state == "0",
-            "intel_idle.max_cstate=0",
-            _said("intel_idle.max_cstate", state),
+            limits[keys[0]] == "0" and limits[keys[1]] in ("0", "1"),
+            "intel_idle.max_cstate=0 processor.max_cstate=0",
+            " ".join(_said(key, value) for key, value in limits.items()),
             "/proc/cmdline",
         )
         units = {key: host.argument(key) for key in ("intel_iommu", "iommu")}
