@@ -76,9 +76,9 @@ ELEMENTS = (
     GuestRule(
         "G-8",
         "features: no PMU, no vmport, dedicated hint, poll control, interrupt controller in the kernel",
-        "a virtual PMU costs at each switch; the hint tells a guest that its CPUs are its own, so it may spin on locks; "
-        "a guest that polls before it halts may then tell the host not to poll too; interrupts do not take the way "
-        "through QEMU",
+        "a virtual PMU costs at each switch; the hint tells a guest that its CPUs are its own, so it may spin on "
+        "locks; a guest that polls before it halts may tell the host not to poll too; interrupts need not go through "
+        "QEMU",
         "no perf hardware counters in a realtime guest",
         "arguments of QEMU",
     ),
