@@ -15,7 +15,6 @@ from evenkeel.plan import rules
 from evenkeel.plan.checks import assign_hosts, check_facts, check_guest, check_host
 from evenkeel.plan.guest import definition_digest, domain_xml, guest_arguments
 from evenkeel.plan.inside import cloud_config
-from evenkeel.plan.inside import cloud_config
 from evenkeel.plan.ledger import check_ledger
 from evenkeel.plan.order import order_settings
 from evenkeel.plan.placement import Placement, lay_out
@@ -120,7 +119,6 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
         page_bytes=placement.page_bytes,
         pages=placement.pages,
         guest_arguments=arguments,
-        cloud_config=cloud_config(placement),
         cloud_config=cloud_config(placement),
         xml=domain_xml(host, placement, arguments, ways),
         why=placement.why,
