@@ -52,8 +52,8 @@ lock: ## pin the Python packages anew (docs/explanation/dependencies.md)
 .PHONY: reference
 reference: ## write the generated pages of docs/reference anew: the help of the verbs, the rules
 	@tools/setup
-	@for page in cli rules; do \
-		$(BIN)/python tools/reference.py $$page >docs/reference/.$$page.md; \
+	@for page in cli rules doctor; do \
+		$(BIN)/python -m tools.reference $$page >docs/reference/.$$page.md; \
 		mv docs/reference/.$$page.md docs/reference/$$page.md; \
 	done
 

@@ -1,6 +1,7 @@
 """Write the reference pages that say what the program says of itself, so that there is one text and not two.
 
-``python tools/reference.py cli > docs/reference/cli.md``: the help of every verb; ``rules``: the catalogue of rules.
+``python -m tools.reference cli > docs/reference/cli.md``: the help of every verb; ``rules``: the catalogue of rules;
+``doctor``: its findings and the faults that the tests make.
 ``make reference`` writes all of :data:`PAGES`.  A test holds them fresh.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from tools import doctor_reference
 
 from evenkeel.cli.root import VERBS, root_command
 from evenkeel.plan.catalogue import DEFINITION, Entry, entries, subjects
@@ -91,7 +94,7 @@ def _cell(text: str) -> str:
 
 
 #: Name of the page in docs/reference -> what writes it.
-PAGES: dict[str, Callable[[], str]] = {"cli": reference, "rules": rules}
+PAGES: dict[str, Callable[[], str]] = {"cli": reference, "rules": rules, "doctor": doctor_reference.page}
 
 if __name__ == "__main__":
     print(PAGES[sys.argv[1]](), end="")
