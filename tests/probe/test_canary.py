@@ -5,6 +5,7 @@ as the real file does on a starved host; tests/virtual starves a real one.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from evenkeel.probe import canary, journal, write
 from evenkeel.probe.failure import StepFailed
 from tests.probe import tree
-from tests.probe.test_write import PLAN, in_child, lines, undo_all
+from tests.probe.test_write import PLAN, die_at, in_child, lines, undo_all
 
 FAIR = "/sys/kernel/debug/sched/fair_server/cpu2/runtime"
 OFF = {"kind": "file", "path": FAIR, "value": "0", "compare": "integer", "canary": True}
@@ -182,3 +183,31 @@ def test_a_machine_without_the_file_has_no_canary(host: Host) -> None:
     assert answer["outcome"] == "done"
     assert "canary_limit_s" not in answer
     assert write.watch_canary([], root=str(host.root))["message"] == f"no {canary.FILE} here"
+
+
+def test_killed_at_every_call_with_or_without_the_child_that_watches_it(host: Host) -> None:
+    """Both run the same patched calls, so at some points both die; then the journal alone has to be enough."""
+    point = kills = changed = 0
+    while True:
+        shutil.rmtree(host.root / "var/lib/evenkeel", ignore_errors=True)
+
+        def killed(point: int = point) -> None:
+            die_at(point)
+            write.apply_step(dict(OFF), PLAN, "R-RT-2:cpu2", "throttle", root=str(host.root))
+
+        ended = in_child(killed)
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        kills += 1
+        changed += host.fair.read_text() != "50000000\n"
+
+        def undo() -> None:
+            journal.writer(str(host.root), wait_s=20.0)
+            undo_all(host.root)
+
+        assert in_child(undo) == 0
+        assert host.fair.read_text() == "50000000\n", f"killed at call {point}"
+        point += 1
+    assert kills > 10
+    assert changed > 0  # at some point nobody was left to take it back but the rollback
