@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +226,52 @@ def test_the_options_on_the_command_line(
     said = " ".join(capsys.readouterr().out.split())
     assert "1 left as they are" in said
     assert "--drain shuts it down first" in said
+
+
+ON_A_TERMINAL = """
+import pathlib, sys
+import evenkeel.machines.address
+from evenkeel.cli import main
+from tests.apply.tree_host import TreeHost
+host = TreeHost(pathlib.Path(sys.argv[1]))
+evenkeel.machines.address.resolve = lambda address: host
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def on_a_terminal(host: TreeHost, arguments: list[str], answer: bytes) -> str:
+    """Run the command on a terminal of its own and type ``answer`` at its question; what the terminal showed."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", ON_A_TERMINAL, str(host.root.parent), *arguments]
+    paths = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": paths}
+    )
+    os.close(theirs)
+    said, typed = b"", False
+    with contextlib.suppress(OSError):  # EIO: the other end is gone
+        while chunk := os.read(ours, 4096):
+            said += chunk
+            if b"[y/N]" in said and not typed:
+                os.write(ours, answer)
+                typed = True
+    process.wait()
+    os.close(ours)
+    assert typed, said.decode()
+    return said.decode()
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"y\n"])
+def test_on_a_terminal_the_drain_is_asked_for(host: TreeHost, tmp_path: Path, answer: bytes) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(make_plan(host, *LIVE, guests=(planned("plc"),)).to_json())
+    run_guest(host)
+    said = on_a_terminal(host, ["apply", str(file)], answer)
+    assert "shut down guests of cell?" in said and "guest plc" in said
+    drained = answer == b"y\n"
+    assert ("plc/drain" in said) is drained
+    assert (host.root / "sys/devices/virtual/workqueue/cpumask").read_text() == ("f3\n" if drained else "ff\n")
+    assert (host.root / "run/guests/plc").read_text() == "running\n"
 
 
 # -- schedulable ------------------------------------------------------------------------------------------------------
