@@ -55,6 +55,14 @@ def register(app: typer.Typer) -> None:
         against: Annotated[
             str | None, typer.Option("--against", metavar="PLAN", help="Show what differs from an older plan instead.")
         ] = None,
+        keep: Annotated[
+            str | None,
+            typer.Option(
+                "--keep",
+                metavar="PLAN",
+                help="Leave guests where this older plan has them. Those that a host has defined stay anyway.",
+            ),
+        ] = None,
         show_all: Annotated[bool, typer.Option("--all", help="List settings that are already so, too.")] = False,
         give_up: Annotated[
             bool, typer.Option("--what-you-give-up", help="Show what the plan costs instead, guest by guest.")
@@ -69,6 +77,8 @@ def register(app: typer.Typer) -> None:
 
         evenkeel plan site.yaml --facts cell=cell.facts.json
 
+        evenkeel plan site.yaml --keep plan.json -o plan.json
+
         evenkeel plan site.yaml --what-you-give-up
         """
         from evenkeel.cli import files
@@ -79,9 +89,10 @@ def register(app: typer.Typer) -> None:
 
         wanted = files.load_site(site)
         older = files.load_document(Plan, against) if against else None
+        kept = files.load_document(Plan, keep) if keep else None
         known = gather_facts(wanted, facts or ())
         with files.placed_in(site):
-            made = make_plan(wanted, known)
+            made = make_plan(wanted, known, kept)
         if output:
             files.save_document(output, made)
         if give_up:
