@@ -251,8 +251,22 @@ FAULTS: tuple[Fault, ...] = (
         "boot-cpu-isolated",
         "nohz_full=0,4-5: the kernel drops 0",
         "D-ISO-TAKEN",
-        "harmful",
+        "warning",
         lambda tree: tree.argument("nohz_full=4-5", "nohz_full=0,4-5"),
+    ),
+    Fault(
+        "list-beyond",
+        "nohz_full=4-9 on a host with 6 CPUs",
+        "D-ISO-TAKEN",
+        "note",
+        lambda tree: tree.argument("nohz_full=4-5", "nohz_full=4-9"),
+    ),
+    Fault(
+        "list-not-taken",
+        "nohz_full=4-5, and the kernel's own list is empty",
+        "D-ISO-TAKEN",
+        "harmful",
+        lambda tree: tree.change("/sys/devices/system/cpu/nohz_full", "  (null)"),
     ),
     Fault(
         "list-refused",

@@ -14,7 +14,8 @@ _MENUENTRY = re.compile(r"\s*menuentry\s+(?:'([^']*)'|\"([^\"]*)\")")
 _LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _RELEASE = re.compile(r"(?:vmlinuz|Image|linux)-(\S+)\Z")
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
-_RESCUE = re.compile(r"\b(recovery|rescue|single)\b", re.IGNORECASE)
+#: Recovery, and what os-prober found on other disks: neither is a kernel of this system.
+_RESCUE = re.compile(r"\b(recovery|rescue|single)\b|\(on /dev/", re.IGNORECASE)
 #: On the command line of the rescue entries that apply makes (evenkeel.probe.steps.boot.arguments.RESCUE_MARK).
 _OURS = "evenkeel.rescue"
 

@@ -21,7 +21,8 @@ def _directed(patient: Patient) -> Iterable[Symptom] | Blind:
     for interrupt in patient.facts.interrupts:
         if interrupt.managed or not interrupt.action:
             continue
-        if interrupt.effective & patient.isolated:
+        # Where it fires changes at the next interrupt only: the old place alone is no finding.
+        if interrupt.effective & interrupt.affinity & patient.isolated:
             firing.append(interrupt)
         elif not interrupt.effective and interrupt.affinity & patient.isolated:
             allowed.append(interrupt)

@@ -11,7 +11,7 @@ from evenkeel.documents.cpuset import format_cpus, parse_mask
 from evenkeel.documents.facts import Partition
 from evenkeel.documents.findings import EvidenceItem
 from evenkeel.verify.doctor import commandline
-from evenkeel.verify.doctor.ailment import Ailment, Blind, Symptom, item
+from evenkeel.verify.doctor.ailment import Ailment, Blind, Severity, Symptom, item
 from evenkeel.verify.doctor.patient import Patient
 
 _SYSTEM = "/sys/devices/system/cpu"
@@ -82,10 +82,13 @@ def _irqaffinity(patient: Patient) -> Iterable[Symptom]:
 def _as_asked(patient: Patient) -> Iterable[Symptom]:
     wanted = patient.asked("nohz_full")
     have = patient.facts.nohz_full
-    if wanted and wanted != have:
+    known = f"{_SYSTEM}/nohz_full" in patient.facts.settings or patient.facts.kernel.config.get("NO_HZ_FULL") == "n"
+    if wanted and known and wanted != have:
         dropped = wanted - have
+        beyond = {cpu for cpu in dropped if cpu > patient.last}
+        severity: Severity | None = "note" if dropped == beyond else "warning" if dropped - beyond == {0} else None
         text = f"nohz_full= asks for {format_cpus(wanted)}, the kernel took {format_cpus(have) or 'none'}"
-        if dropped == {0} or (dropped and min(wanted) == min(dropped) == 0):
+        if 0 in dropped and have:
             text += "; it never takes the CPU that it boots on"
         yield Symptom(
             text,
@@ -93,6 +96,7 @@ def _as_asked(patient: Patient) -> Iterable[Symptom]:
                 item("/proc/cmdline: nohz_full", format_cpus(wanted)),
                 item(f"{_SYSTEM}/nohz_full", format_cpus(have) or "(empty)"),
             ),
+            severity=severity,
         )
     if "domain" in patient.isolcpus_flags and commandline.values(patient.line, "isolcpus"):
         wanted, have = patient.asked("isolcpus"), patient.facts.isolated

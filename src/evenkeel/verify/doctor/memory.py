@@ -19,7 +19,7 @@ _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE = re.compile(r"(\d+)([kmg]?)", re.IGNORECASE)
 #: What a node needs for everything that is not huge pages: below the first the host is in danger, below the second it
 #: has less than what SUSE keeps free (8 %).
-_DANGER, _RESERVE = 0.03, 0.08
+_DANGER, _DANGER_BYTES, _RESERVE = 0.03, 4 << 30, 0.08
 
 
 def _folder(node: int | None, page: int) -> str:
@@ -157,7 +157,7 @@ def _node_memory(patient: Patient) -> Iterable[Symptom]:
                             if pool.total
                         ),
                     ),
-                    severity=None if left < node.memory_bytes * _DANGER else "warning",
+                    severity=None if left < min(node.memory_bytes * _DANGER, _DANGER_BYTES) else "warning",
                 )
         if not node.memory_bytes and patient.facts.memory_bytes and node.cpus & patient.online:
             concerned = node.cpus & (

@@ -74,7 +74,9 @@ def _sysctls(patient: Patient) -> Iterable[Symptom]:
             key, equals, value = one.partition(" = ")
             if equals:
                 given.setdefault(key, {})[path] = " ".join(value.split())
-    for key, files in sorted(given.items()):
+    for key, found in sorted(given.items()):
+        # A file of the administrator overrides one of a package: that is how it is meant.
+        files = {path: value for path, value in found.items() if path.startswith(("/etc/", "/run/"))} or found
         if len(set(files.values())) > 1:
             yield Symptom(
                 f"{key} is set to {' and '.join(sorted(set(files.values())))} by different files; the name decides "
