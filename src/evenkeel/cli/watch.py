@@ -138,10 +138,14 @@ def _run(plan: Plan, wish: Wish, where: str | None, stop: threading.Event, say: 
         numbers.said(notice)
         say(notice)
 
+    def end(number: int, _frame: object) -> None:
+        """The first ends it after the step under way; the second leaves at once, as without us."""
+        stop.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
     with ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, lambda _number, _frame: stop.set())
-            stack.callback(signal.signal, number, before)
+            stack.callback(signal.signal, number, signal.signal(number, end))
         if where is not None:
             port = stack.enter_context(served(numbers, where))
             output.note(f"metrics: http://{where.rpartition(':')[0] or '127.0.0.1'}:{port}/metrics")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from evenkeel.documents.findings import Check
+
+#: What varies from look to look without meaning anything else: counts, process ids, where a thread happened to run.
+_NOISE = re.compile(r"\d+ times|and \d+ more|, ran on [\d,]+|\(\d+\)")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ def drifts(before: Mapping[str, Check], checks: Iterable[Check]) -> tuple[Drift,
         old = before.get(check.id)
         if check.status == "failed" and old is None:
             found.append(Drift("drifted", check))
-        elif check.status == "failed" and old is not None and old.observed != check.observed:
+        elif check.status == "failed" and old is not None and _meaning(old) != _meaning(check):
             found.append(Drift("differs", check))
         elif check.status == "passed" and old is not None:
             found.append(Drift("gone again", check))
@@ -38,6 +42,10 @@ def drifts(before: Mapping[str, Check], checks: Iterable[Check]) -> tuple[Drift,
     # A check that is not made any more (an interface that was taken out): what it said does not hold any longer.
     found += [Drift("not checked", check) for name, check in before.items() if name not in present]
     return tuple(found)
+
+
+def _meaning(check: Check) -> str:
+    return _NOISE.sub("", check.observed)
 
 
 def still_failing(before: Mapping[str, Check], found: Iterable[Drift]) -> dict[str, Check]:

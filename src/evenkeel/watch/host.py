@@ -81,6 +81,8 @@ class Watch:
             try:
                 with self.machine.probe() as probe:
                     self._first_look(probe)
+                    if self.stop.is_set():
+                        return  # half a picture would be full of drifts
                     self._say("back" if tries else "watching", self._summary())
                     tries = 0
                     self._report()
@@ -110,8 +112,7 @@ class Watch:
 
     def _first_look(self, probe: Probe) -> None:
         """Everything, with the sources of events open before it, so that nothing falls in between."""
-        around = self.picture.around if self.picture else look.Surroundings()
-        self.picture = None
+        around = self.picture.around if self.picture else look.Surroundings()  # of before the connection was lost
         first = self._wait(probe, [], [], 0.0)
         facts = read_facts(probe)
         seen = Observation(facts=facts, interrupts={"rows": [], "seconds": 0.0})
@@ -195,7 +196,7 @@ class Watch:
         self._causes.append(event)
         if event["kind"] == "interrupts":
             self._fired_at = time.monotonic()
-        urgent = [piece for piece in look.pieces_for(event, self.host)]
+        urgent = list(look.pieces_for(event, self.host))
         self._queue = urgent + [piece for piece in self._queue if piece not in urgent]
 
     def _calm_down(self) -> None:
@@ -281,7 +282,10 @@ def _told(check: Check) -> str:
 
 
 def watch_all(watches: Iterable[Watch], stop: threading.Event) -> None:
-    """Run each in a thread of its own until ``stop`` is set.  The first defect or refusal of one ends all."""
+    """Run each in a thread of its own until ``stop`` is set.  The first defect or refusal of one ends all.
+
+    The threads do not hold up the end of the process: a step under way is in the journal, and the probe ends it alone.
+    """
     broken: list[BaseException] = []
 
     def run(watch: Watch) -> None:
@@ -291,7 +295,7 @@ def watch_all(watches: Iterable[Watch], stop: threading.Event) -> None:
             broken.append(error)
             stop.set()
 
-    threads = [threading.Thread(target=run, args=(watch,), name=watch.host.name) for watch in watches]
+    threads = [threading.Thread(target=run, args=(watch,), name=watch.host.name, daemon=True) for watch in watches]
     for thread in threads:
         thread.start()
     for thread in threads:
