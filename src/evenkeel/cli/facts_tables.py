@@ -30,6 +30,7 @@ def print_facts(facts: Facts, console: Console) -> None:
         _interrupts(facts),
         _partitions(facts),
         _threads(facts),
+        _daemons(facts),
         _owners(facts),
     )
     for section in sections:
@@ -58,6 +59,8 @@ def _machine(facts: Facts) -> Table:
         ("clock", _words(facts.clocksource, f"of {', '.join(facts.clocksources)}" if facts.clocksources else "")),
         ("idle", _words(facts.idle.driver, facts.idle.governor, " ".join(facts.idle.states), sep=", ")),
         ("frequency", _frequency(facts)),
+        ("Speed Select", ", ".join(f"{name} {state}" for name, state in sorted((facts.speed_select or {}).items()))),
+        ("caches divided", _division(facts)),
         ("vulnerable to", ", ".join(n for n, t in facts.vulnerabilities.items() if t.startswith("Vulnerable"))),
         ("KVM", {True: "usable", False: "not usable", None: ""}[facts.kvm_usable]),
         ("cgroups", f"version {facts.cgroup_version}" if facts.cgroup_version else ""),
@@ -135,6 +138,17 @@ def _caches(facts: Facts) -> Table:
     return table(("cache", "how many", "size", "CPUs that share it"), rows, right=("how many", "size"))
 
 
+def _division(facts: Facts) -> str:
+    """``"L3 in 11 ways, 16 classes; groups: 1 besides the default"``; "" where the machine cannot."""
+    resctrl = facts.resctrl
+    if resctrl is None:
+        return ""
+    if not resctrl.mounted:
+        return "it could, but resctrl is not mounted"
+    caches = [f"{one.name} in {int(one.mask, 16).bit_count()} ways, {one.closids} classes" for one in resctrl.caches]
+    return f"{'; '.join(caches) or 'nothing'}; groups: {max(0, len(resctrl.groups) - 1)} besides the default"
+
+
 def _nodes(facts: Facts) -> Table:
     rows = []
     for node in facts.nodes:
@@ -169,7 +183,9 @@ def _devices(facts: Facts) -> Table:
             f"{function.sriov_vfs or 0} of {function.sriov_total_vfs}" if function and function.sriov_total_vfs else ""
         )
         node = _number(device.node)
-        rows.append((node, device.name, device.pci or "", device.driver or "", group, vfs, str(queues or "")))
+        most = device.channels.most_combined if isinstance(device, Nic) and device.channels else 0
+        shown = f"{queues} of {most}" if most else str(queues or "")
+        rows.append((node, device.name, device.pci or "", device.driver or "", group, vfs, shown))
     for function in facts.pci:
         what = _LISTED_CLASSES.get(function.class_code[:2])
         if what and function.address not in seen:
@@ -220,6 +236,14 @@ def _threads(facts: Facts) -> Table:
         for (name, policy, priority), cpus in sorted(groups.items(), key=lambda item: (-item[0][2], item[0][0]))
     ]
     return table(("kernel thread", "how many", "priority", "allowed on"), rows, right=("how many",))
+
+
+def _daemons(facts: Facts) -> Table:
+    rows = [
+        (one.name, one.unit or "none", f"{one.policy}:{one.priority}", format_cpus(one.cpus), one.kept or "")
+        for one in facts.daemons
+    ]
+    return table(("must not wait", "unit", "priority", "allowed on", "kept for its next start"), rows)
 
 
 def _owners(facts: Facts) -> Table:

@@ -73,8 +73,8 @@ RULES = (
         phase=Phase.KERNEL,
         disturbance="live",
         when="runtime",
-        risk="less cache for the host and for all other guests, who slow down; lines that are there stay until they "
-        "are replaced",
+        risk="less cache for the host and for all other guests, who slow down; so does a realtime guest that runs "
+        "already, until it is started again from a definition that gives it ways of its own",
         verification="/sys/fs/resctrl/schemata, and the schemata of each guest's group there",
         source="kernel: filesystems/resctrl.rst; libvirt: virresctrl.c (takes ways that no group has, the default one "
         "included); host-tuning H-RDT, G-13",
