@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from evenkeel.errors import Unreachable
 from evenkeel.machines.local import LocalMachine
 from evenkeel.machines.protocol import ProbeError
-from evenkeel.probe import watch_inotify, watch_netlink, watch_tick
+from evenkeel.probe import sample, watch_inotify, watch_netlink, watch_tick
+from evenkeel.probe.sample_proc import parse_interrupts
 from tests.watch.here import namespace
 
+RECORDED_INTERRUPTS = Path(__file__).parents[1] / "verify" / "recorded" / "interrupts.txt"
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "events.json").read_text())
 
 
@@ -163,6 +166,44 @@ def test_links_here() -> None:
     assert [(event["kind"], event["up"]) for event in down] == [("link", False)]
     assert [(event["kind"], event["gone"]) for event in gone] == [("link", True)]
     assert all(abs(event["at"] - time.time()) < 60 for event in up + down)
+
+
+@pytest.mark.parametrize("place", [RECORDED_INTERRUPTS, Path("/proc/interrupts")], ids=["recorded", "here"])
+def test_some_columns_of_the_interrupts_are_those_of_all(place: Path) -> None:
+    text = place.read_text()
+    whole = parse_interrupts(text)
+    every = {cpu for row in whole.values() for cpu in row["counts"]}
+    assert watch_tick.parse_columns(text, every) == whole
+    last = max(every)
+    assert watch_tick.parse_columns(text, {last, 9999}) == {
+        label: {**row, "counts": {last: row["counts"][last]}} for label, row in whole.items()
+    }
+    squeezed = "\n".join(re.sub(" +", " ", line) for line in text.splitlines())
+    assert watch_tick.parse_columns(squeezed, every) == parse_interrupts(squeezed), "laid out in another way"
+
+
+@given(st.text(alphabet="CPU01: \n\tx9", max_size=80))
+def test_any_text_for_interrupts_is_no_error(text: str) -> None:
+    watch_tick.parse_columns(text, {0, 1})
+
+
+def test_a_cpu_that_comes_back_has_not_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is offline it has no column."""
+    lines = {cpus: interrupts(cpus) for cpus in ((0, 1, 2), (0, 1))}
+    looking = watch_tick.Interrupts()
+    seen = []
+    for text in (lines[0, 1, 2], lines[0, 1], lines[0, 1, 2], lines[0, 1, 2].replace("700", "703")):
+        monkeypatch.setattr(sample, "read", lambda path, text=text: text)
+        found = looking.look([1, 2])
+        seen.append(found["rows"] if found else [])
+    assert seen[:3] == [[], [], []]
+    assert seen[3] == [{"label": "24", "action": "eth0-rx-0", "kind": "device", "counts": {2: 3}}]
+
+
+def interrupts(cpus: tuple[int, ...]) -> str:
+    header = " " * 12 + "".join(f"CPU{cpu:<8}" for cpu in cpus)
+    counts = "".join(f" {700 if cpu == 2 else 5:>10}" for cpu in cpus)
+    return f"{header}\n  24:{counts}  PCI-MSIX-0000:00:03.0   1-edge      eth0-rx-0\n ERR:          0\n"
 
 
 def test_a_daemon_that_starts_and_ends_is_seen_by_its_name(tmp_path: Path) -> None:

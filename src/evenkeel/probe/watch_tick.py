@@ -14,9 +14,10 @@ from typing import Any, Sequence
 from evenkeel.probe import sample
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.facts.owners import DAEMONS
-from evenkeel.probe.sample_proc import POLICIES
+from evenkeel.probe.sample_proc import POLICIES, parse_interrupts
 
 _RESET_ON_FORK = 0x40000000
+_WIDTH = 11  # of a column of /proc/interrupts
 PROFILE = "/etc/tuned/active_profile"
 
 
@@ -29,7 +30,7 @@ class Interrupts:
 
     def look(self, cpus: Sequence[int]) -> dict[str, Any] | None:
         """``{"rows": [...], "seconds": n}`` as the operation `interrupts` gives them, when one fired on ``cpus``."""
-        rows, now = sample.interrupt_rows(), time.monotonic()
+        rows, now = parse_columns(sample.read("/proc/interrupts") or "", set(cpus)), time.monotonic()
         before, self._rows = self._rows, rows
         seconds, self._at = now - self._at, now
         if before is None:
@@ -118,6 +119,31 @@ class Owners:
             self._names[process] = (sample.read("%s/proc/%d/comm" % (self._root, process)) or "").rstrip("\n")
         self._young = new
         return {DAEMONS[name] for name in self._names.values() if name in DAEMONS}
+
+
+def parse_columns(text: str, cpus: set[int]) -> dict[str, dict[str, Any]]:
+    """As :func:`parse_interrupts`, with the counts of ``cpus`` alone: on 256 CPUs a hundredth of the work.
+
+    The kernel prints each count eleven characters wide (show_interrupts(), kernel/irq/proc.c).  A text that is not
+    laid out so is parsed whole.
+    """
+    lines = text.splitlines()
+    header = lines[0].split() if lines else []
+    places = [(int(word[3:]), place) for place, word in enumerate(header) if word[3:].isdecimal()]
+    wanted = [(cpu, _WIDTH * place) for cpu, place in places if cpu in cpus]
+    rows = {}
+    for line in lines[1:]:
+        label, colon, counts = line.partition(":")
+        found = {cpu: counts[start : start + _WIDTH].strip() for cpu, start in wanted}
+        if not colon or len(counts) < _WIDTH * len(header):
+            continue  # ERR and MIS have one number for all CPUs
+        if counts[_WIDTH * len(header) :][:1].strip() or not all(count.isdecimal() for count in found.values()):
+            return parse_interrupts(text)
+        # What stands behind the counts is parsed as a row of a machine with one CPU.
+        tail = "CPU0\n%s: 0 %s" % (label, counts[_WIDTH * len(header) :])
+        action = next((row["action"] for row in parse_interrupts(tail).values()), "")
+        rows[label.strip()] = {"counts": {cpu: int(count) for cpu, count in found.items()}, "action": action}
+    return rows
 
 
 def _columns(rows: dict[str, dict[str, Any]]) -> set[int]:
