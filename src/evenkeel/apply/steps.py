@@ -155,8 +155,6 @@ def _body(setting: Setting) -> dict[str, Any]:
             return {"kind": "channels", "nic": target.nic, "value": setting.new}
         case ServicePlacement():
             return {"kind": "service", "unit": target.unit, "process": target.process, "value": setting.new}
-        case ServicePlacement():
-            return {"kind": "service", "unit": target.unit, "process": target.process, "value": setting.new}
         case GuestPartition():
             return {"kind": "partition", "guest": target.guest, "vcpu": target.vcpu, "value": setting.new}
         case GuestThread():
