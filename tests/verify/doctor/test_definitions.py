@@ -37,6 +37,9 @@ CHANGES = [
     ("page-of-its-cell", "<page size='2048' unit='KiB'/>", "<page size='2' unit='M' nodeset='0'/>", None),
 ]  # fmt: skip
 
+#: What the QEMU driver refuses, and the parser does not: (what, text, text instead).
+QEMU_ONLY = [("topology", "cores='2'", "cores='4'")]
+
 
 def libvirt_says(xml: str, folder: Path) -> tuple[bool, str]:
     """Whether libvirt's parser takes a definition, and its words."""
@@ -66,6 +69,13 @@ def test_libvirt_and_the_doctor_agree(what: str, old: str, new: str, ailment: st
     taken, words = libvirt_says(tree.text(ETC_GUEST), tmp_path)
     assert taken == (ailment != "D-XML-REFUSED"), words
     assert {kind for kind in kinds(tree) if kind.startswith("D-XML")} == ({ailment} if ailment else set())
+
+
+@pytest.mark.parametrize(("what", "old", "new"), QEMU_ONLY, ids=[change[0] for change in QEMU_ONLY])
+def test_what_only_the_qemu_driver_refuses(what: str, old: str, new: str) -> None:
+    tree = Tree("guests")
+    tree.swap(ETC_GUEST, old, new)
+    assert kinds(tree) == {"D-XML-REFUSED"}
 
 
 @pytest.mark.parametrize(

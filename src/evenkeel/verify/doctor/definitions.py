@@ -118,7 +118,7 @@ def _refused(patient: Patient) -> Iterable[Symptom]:
 
 
 def _reasons(root: ET.Element) -> Iterator[tuple[str, str, str]]:
-    """(place, value, why libvirt refuses it): each one was shown to libvirt 9.0, which does."""
+    """(place, value, why libvirt refuses it): each one was shown to libvirt 9.0 with QEMU, which does."""
     count = vcpu_count(root)
     yield from _wrong_lists(root)
     yield from _wrong_schedules(root, count)
@@ -152,6 +152,14 @@ def _reasons(root: ET.Element) -> Iterator[tuple[str, str, str]]:
                 f"cellid={number}",
                 f"<memnode> names cell {number}, which the guest does not have",
             )
+    topology = root.find("cpu/topology")
+    if topology is not None:
+        product = 1
+        for key in ("sockets", "dies", "clusters", "cores", "threads"):
+            text = topology.get(key, "1")
+            product *= int(text) if text.isdecimal() else 0
+        if product != count:
+            yield "cpu/topology", f"{product} threads", f"the topology has {product} threads, there are {count} vCPUs"
     outside = {cpu for cell in cells for cpu in cell.cpus if cpu >= count}
     if outside:
         yield "cpu/numa/cell", format_cpus(outside), f"cells hold vCPU {format_cpus(outside)}, there are {count}"
