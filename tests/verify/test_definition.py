@@ -81,3 +81,19 @@ def test_whatever_element_is_dropped_is_missed(random: object) -> None:
     victim = random.choice(sorted(parents, key=lambda element: element.tag))  # type: ignore[attr-defined]
     parents[victim].remove(victim)
     assert differences(PLC.xml, ET.tostring(root, encoding="unicode")) != []
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ("<vcpu placement='static'>2</vcpu>", []),
+        ("<vcpu current='2'>2</vcpu>", []),
+        ("<vcpu current='1'>2</vcpu>", ["vcpu: is 2, of which 1 plugged in, not 2"]),
+        ("<vcpu current='2'>4</vcpu>", ["vcpu: is 4, of which 2 plugged in, not 2"]),
+        ("<vcpu>3</vcpu>", ["vcpu: is 3, not 2"]),
+        ("<vcpu/>", ["vcpu: is empty, not 2"]),
+    ],
+)
+def test_vcpus_that_are_not_plugged_in(found: str, told: list[str]) -> None:
+    """What `virsh setvcpus` changes: the planned number, or who of it is there."""
+    assert differences("<domain><vcpu>2</vcpu></domain>", f"<domain>{found}</domain>") == told

@@ -81,9 +81,21 @@ def _own(wanted: ET.Element, there: ET.Element, path: str) -> list[str]:
     if wanted.tag in _SIZED and sized is None and text:
         if _bytes(text, wanted) != _bytes(other, there):
             wrong.append(f"{place}: is {other} {there.get('unit', 'KiB')}, not {text} {wanted.get('unit', 'KiB')}")
+    elif wanted.tag == "vcpu" and text:
+        wrong += _vcpus(wanted, there, place)
     elif text and " ".join(text.split()) != " ".join(other.split()):
         wrong.append(f"{place}: is {other or 'empty'}, not {text}")
     return wrong
+
+
+def _vcpus(wanted: ET.Element, there: ET.Element, place: str) -> list[str]:
+    """``<vcpu current="1">2</vcpu>``: there is room for two and one is plugged in, as `virsh setvcpus` leaves it."""
+    planned, found = (wanted.text or "").strip(), (there.text or "").strip()
+    plugged = there.get("current", found)
+    if (found, plugged) == (planned, wanted.get("current", planned)):
+        return []
+    room = f"{found or 'empty'}, of which {plugged} plugged in" if plugged != found else found or "empty"
+    return [f"{place}: is {room}, not {planned}"]
 
 
 def _same(key: str, value: str, other: str | None) -> bool:
