@@ -225,7 +225,7 @@ class Watch:
             return
         self.failing = still_failing(self.failing, found)
         cause = self._causes[0] if self._causes else None
-        if probe is not None and cause is not None:
+        if probe is not None:
             for event in self._wait_for_events(probe, 0.0):
                 self._take(event)
         for drift in found:
