@@ -412,6 +412,7 @@ guests:
     realtime_vcpus: 1
     memory: 4MiB
     page_size: 2MiB
+    l3: 3MiB
     trust: spins
     near: eth0
     cpus: 2-3

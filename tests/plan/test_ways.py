@@ -112,6 +112,24 @@ def test_in_proportion_to_the_cores() -> None:
     assert {one["size"] for one in tuned(host, "small")} == {str(2 * 1536)}
 
 
+@pytest.mark.parametrize(("l3", "ways"), [(MIB, 2), (3 * MIB, 2), (3 * MIB + 1, 3), (6 * MIB, 4), (12 * MIB, 8)])
+def test_as_much_as_the_owner_asks_for(l3: int, ways: int) -> None:
+    host = plan(xeon(), {"plc": guest(l3=l3)})
+    assert tuned(host)[0]["size"] == str(ways * 1536)
+    assert rest(host) == {1: 0x7FF & ~((1 << ways) - 1)}
+
+
+def test_more_than_there_is_is_refused() -> None:
+    assert "the realtime guests there want plc 10" in refused(xeon(), {"plc": guest(l3=15 * MIB)})
+
+
+def test_a_wish_that_means_nothing() -> None:
+    assert "l3 means nothing with goal performance" in refused(xeon(), {"db": guest("performance", l3=MIB)})
+    host = plan(make_facts(), {"plc": guest(l3=MIB)})
+    assert [note.text for note in host.notes if note.rule == "H-RDT" and "guest plc's wish" in note.text]
+    assert not [note for note in plan(make_facts()).notes if note.rule == "H-RDT"]
+
+
 def test_the_rest_keeps_the_ways_of_devices_and_stays_in_one_piece() -> None:
     assert rest(plan(xeon(shareable="600"))) == {1: 0x7FC}
     assert rest(plan(xeon(shareable="3"))) == {1: 0x1FF}  # devices at the low end: the guest gets the high one

@@ -94,6 +94,12 @@ class GuestWish(Model):
     )
     memory: Bytes = Field(examples=["4GiB"])
     page_size: Bytes | None = Field(default=None, description="huge page size; chosen when left out", examples=["2MiB"])
+    l3: Bytes | None = Field(
+        default=None,
+        description="how much of the L3 cache its real-time vCPUs have for themselves, where the CPU can divide it; "
+        "in proportion to their cores when left out",
+        examples=["6MiB"],
+    )
     trust: Trust = Field(
         default="yields",
         description="whether this guest may occupy its CPU forever (spins) or always goes idle in between (yields)",

@@ -125,6 +125,10 @@ def check_guest(name: str, host: str, wish: GuestWish, facts: Facts, problems: P
             )
         elif not wish.realtime_vcpus:
             problems.add(about, "realtime_vcpus is empty", "leave it out, or take goal performance")
+    if wish.l3 is not None and wish.goal != "realtime":
+        problems.add(
+            about, f"l3 means nothing with goal {wish.goal}: it shares the cache", "take goal realtime, or leave it out"
+        )
     if wish.memory % (1 << 20):
         problems.add(about, f"memory of {wish.memory} bytes is no whole number of MiB", "write it in MiB or GiB")
     if wish.boot is None and not wish.disks and not any(network.bridge or network.network for network in wish.networks):

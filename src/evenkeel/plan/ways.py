@@ -75,8 +75,8 @@ def divisible(facts: Facts) -> tuple[DividedCache, ...]:
 def share_ways(host: str, facts: Facts, placements: Sequence[Placement], problems: Problems) -> WayLedger:
     """Exclusive ways for the real-time vCPUs of every realtime guest.  Empty where the machine cannot.
 
-    Each gets ways in the proportion of its cores among those of the L3, at least :data:`LEAST_WAYS` and what the
-    hardware wants.  What does not fit is a problem that names who is in the way.
+    Each gets ways for what its owner asks for (``l3``), or in the proportion of its cores among those of the L3; at
+    least :data:`LEAST_WAYS` and what the hardware wants.  What does not fit is a problem that names who is in the way.
     """
     resources = divisible(facts)
     realtime = [placement for placement in placements if placement.goal == "realtime" and placement.fifo_cpus]
@@ -92,7 +92,13 @@ def share_ways(host: str, facts: Facts, placements: Sequence[Placement], problem
         users = [placement for placement in realtime if placement.fifo_cpus & cache.cpus]
         if cache.level != 3 or cache.id is None or not cache.size_bytes or not users:
             continue
-        wanted = {user.name: _wanted(user, cache, full.bit_count(), least, facts.online) for user in users}
+        way_bytes = cache.size_bytes // full.bit_count()
+        wanted = {
+            user.name: _needed(user.wish.l3, way_bytes, least)
+            if user.wish.l3 is not None
+            else _proportional(user, cache, full.bit_count(), least, facts.online)
+            for user in users
+        }
         occupied = _occupied(facts.resctrl, resources, cache.id, names)
         taken = _any(resource.shareable for resource in resources)
         for mask in occupied.values():
@@ -102,7 +108,6 @@ def share_ways(host: str, facts: Facts, placements: Sequence[Placement], problem
             _no_room(host, cache, full, wanted, occupied, least, problems)
             continue
         rest[cache.id] = full & ~ways
-        way_bytes = cache.size_bytes // full.bit_count()
         shares += [
             Share(
                 guest=user.name,
@@ -129,7 +134,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", name)
 
 
-def _wanted(placement: Placement, cache: Cache, ways: int, least: int, online: frozenset[int]) -> int:
+def _needed(size: int, way_bytes: int, least: int) -> int:
+    """As many ways as hold what the owner asks for."""
+    return max(least, -(-size // way_bytes))
+
+
+def _proportional(placement: Placement, cache: Cache, ways: int, least: int, online: frozenset[int]) -> int:
     """In proportion to the cores that its real-time vCPUs take of this L3, rounded up."""
     vcpus = [vcpu for vcpu in placement.vcpus if vcpu.policy == "fifo" and vcpu.cpus & cache.cpus]
     mine = len(vcpus) * (1 + len(placement.idle) // max(1, len(placement.vcpus)))

@@ -45,10 +45,17 @@ def default_group(context: Context) -> Iterable[Wanted]:
 def not_divided(context: Context) -> Iterable[Note]:
     """Why a machine that could divide its cache does not."""
     resctrl = context.facts.resctrl
-    if resctrl is None or context.ways.rest:
+    if context.ways.rest or "H-RDT" in context.wish.overrides:
+        return  # it is divided; or what the override did is said there
+    asking = [placement for placement in context.realtime if placement.wish.l3 is not None]
+    if resctrl is None:
+        if asking:
+            yield Note(
+                rule="H-RDT",
+                text="this CPU, or its kernel, cannot divide its L3 (there is no /sys/fs/resctrl), so "
+                f"{guests(asking)} wish for a part of it cannot be met.",
+            )
         return
-    if "H-RDT" in context.wish.overrides:
-        return  # what the override did is said there
     if not resctrl.mounted:
         yield Note(
             rule="H-RDT",
@@ -81,7 +88,7 @@ RULES = (
         compute=default_group,
         inputs=("L3 caches and their CPUs", "info of resctrl: mask, least bits, shareable bits, classes", "its groups"),
         value="the default group keeps what the guests do not have: one piece at the other end of each L3, with the "
-        "ways that devices use; each guest gets ways in proportion to its cores, at least 2",
+        "ways that devices use; each guest gets ways for its `l3`, or in proportion to its cores, at least 2",
         alternatives=(
             Alternative(
                 "a cap on the memory bandwidth of everybody else (MB:)",
