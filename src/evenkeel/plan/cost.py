@@ -153,7 +153,7 @@ def _cpus(guest: GuestPlan, host: HostPlan, topology: Topology) -> Iterable[Cost
             id="cpu-overcommit",
             what="CPU overcommit",
             state="kept",
-            amount=f"{vcpus} vCPUs on {_count(len(mine), 'CPU')} ({format_cpus(mine)})",
+            amount=f"{_count(vcpus, 'vCPU')} on {_count(len(mine), 'CPU')} ({format_cpus(mine)})",
             because="its vCPUs go wherever one of these CPUs is free"
             + (f", and so do those of {', '.join(one.name for one in others)}" if others else ""),
             cpus=mine,
