@@ -194,6 +194,17 @@ def test_an_entry_that_somebody_wrote_without_ours_is_drift_and_is_repaired(make
     assert text == "title x\nversion 6.1\nlinux /vmlinuz-6.1\noptions root=/dev/a ro\n"
 
 
+def test_a_file_keeps_its_selinux_label(make: Make) -> None:
+    root = make("rhel9")
+    file, label = root / "etc/default/grub", b"system_u:object_r:bootloader_etc_t:s0\0"
+    os.setxattr(file, "security.selinux", label)
+    take(root)
+    assert "BEGIN evenkeel" in file.read_text()
+    assert os.getxattr(file, "security.selinux") == label
+    undo(root)
+    assert os.getxattr(file, "security.selinux") == label
+
+
 @pytest.mark.parametrize("name", FILES_ONLY)
 def test_what_somebody_else_changed_since_stays_and_only_ours_goes(name: str, make: Make) -> None:
     root = make(name)

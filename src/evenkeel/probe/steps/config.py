@@ -20,6 +20,7 @@ FOLDERS = ("/etc/", "/var/lib/evenkeel/")
 
 #: Beside the file, under a fixed name: what a kill leaves behind is found and removed by the next write or undo.
 _NEW = ".evenkeel-new"
+_LABEL = "security.selinux"
 
 
 def snapshot(step: dict[str, Any], root: str, folders: tuple[str, ...] = FOLDERS) -> str:
@@ -109,6 +110,9 @@ def replace(path: str, data: bytes, mode: int, owner: list[int] | None, root: st
             if owner is not None:
                 os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
+            # A new file gets the SELinux label of its folder; some files have one of their own (/etc/default/grub).
+            with contextlib.suppress(OSError):
+                os.setxattr(descriptor, _LABEL, os.getxattr(where, _LABEL))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
