@@ -43,6 +43,10 @@ def apply(
         bool, typer.Option("--restart-guests", help="Shut down running guests whose definition changes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    print_unit: Annotated[
+        bool,
+        typer.Option("--print-unit", help="Print a unit file for systemd that applies this plan at boot, and leave."),
+    ] = False,
 ) -> int:
     """Write a plan to its hosts: boot layer, reboot, boot gate, settings, guests.
 
@@ -71,6 +75,9 @@ def apply(
             "--only live disturbs nothing, so it goes with neither --reboot, --drain nor --restart-guests",
             hint="leave one of them out",
         )
+    if print_unit:
+        output.out().print(_unit(source), end="", soft_wrap=True)
+        return EXIT_DONE
     plan = plan_of(source)
     reports: list[ApplyReport] = []
     for host in plan.hosts:
@@ -103,6 +110,31 @@ def apply(
     if as_json:
         output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
     return EXIT_DONE if all(_good(report, only) for report in reports) else EXIT_NOT_AS_WANTED
+
+
+def _unit(source: str) -> str:
+    """Raises WrongInput for what cannot be applied by the host itself at its own boot."""
+    import sys
+    from pathlib import Path
+
+    from evenkeel.apply.unit import unit
+    from evenkeel.cli.files import load_plan_or_site
+    from evenkeel.documents.plan import Plan
+    from evenkeel.errors import WrongInput
+
+    plan = load_plan_or_site(source)
+    if not isinstance(plan, Plan) or source == "-":
+        raise WrongInput(
+            f"{source} is no saved plan; what is planned anew at every boot is nothing that anyone has read",
+            hint="evenkeel plan SITE -o plan.json, then evenkeel apply plan.json --print-unit",
+        )
+    if [host.address for host in plan.hosts] != ["local"]:
+        raise WrongInput(
+            f"{source} is for {', '.join(host.address for host in plan.hosts)}; "
+            "at its boot a host applies its own plan",
+            hint="install Evenkeel on that host, and plan there with the address local",
+        )
+    return unit(source, [sys.executable, "-m", "evenkeel", "apply", str(Path(source).resolve()), "--yes"])
 
 
 def _good(report: ApplyReport, only: Only | None) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evenkeel.apply.unit import quoted
+
 _UNIT = """\
 # Written by `evenkeel watch --print-unit`.
 [Unit]
@@ -32,12 +34,4 @@ WantedBy=multi-user.target
 
 def unit(name: str, command: Sequence[str]) -> str:
     """``name``: what is watched; ``command``: absolute program and its arguments, one word each."""
-    return _UNIT.format(name=name.replace("%", "%%"), command=" ".join(map(_quoted, command)))
-
-
-def _quoted(word: str) -> str:
-    """As systemd reads it (systemd.syntax(7), systemd.service(5)): ``%`` and ``$`` are its own."""
-    word = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
-    if word and not any(sign in word for sign in " \t\"';"):
-        return word
-    return '"' + word.replace('"', '\\"') + '"'
+    return _UNIT.format(name=name.replace("%", "%%"), command=" ".join(map(quoted, command)))
