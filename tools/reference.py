@@ -58,7 +58,8 @@ Every value in a plan is asked for by one of these rules. `evenkeel rules` lists
 - A rule applies when a guest with one of its goals is on the host, and when the kernel is in its range.
 - *Left alone* means: set only when an [override](site-file.md#an-override) gives it a value.
 - *Consent* means: set only with that [consent](site-file.md#a-consent), which no goal implies.
-- *Reported* means: nobody can set it from here; the plan notes what it found.
+- *No setting of its own* means: the plan does it by other means, which the value names, or nobody can set it from here
+  and the plan notes what it found.
 
 The ideas behind them: [why these settings](../explanation/why-these-settings.md).
 """

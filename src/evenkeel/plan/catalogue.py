@@ -25,7 +25,7 @@ WHEN = {
     "runtime": "at once",
     "define": "when the guest starts",
     "live": "while the guest runs",
-    "report": "cannot be set: reported",
+    "report": "no setting of its own",
 }
 
 
@@ -61,13 +61,18 @@ class Entry:
             ("value", self.value),
             ("reason", self.reason),
             ("looks at", "; ".join(self.inputs)),
-            ("takes effect", f"{WHEN[self.when]}; disturbance: {self.disturbance}; phase: {self.phase}"),
+            ("takes effect", self._effect()),
             ("consent", f"{self.consent}: sets nothing without it. It brings: {self.brings}" if self.consent else ""),
             ("risk", self.risk),
             ("verified by", self.verification),
             ("source", self.source),
         ]
         return [(name, text) for name, text in found if text]
+
+    def _effect(self) -> str:
+        if self.when == "report":
+            return WHEN[self.when]
+        return f"{WHEN[self.when]}; disturbance: {self.disturbance}; phase: {self.phase}"
 
 
 def entries() -> tuple[Entry, ...]:

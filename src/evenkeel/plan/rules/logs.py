@@ -1,4 +1,7 @@
-"""Rules about what the kernel writes down: H-AUD (audit), H-CON (console).  Source: reference host-tuning §2.3."""
+"""Rules about what the kernel writes down: H-AUD (audit), H-CON (console), H-LINT.
+
+Source: reference host-tuning §2.3.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from evenkeel.documents.plan import Phase
-from evenkeel.plan.rules.rule import ONLY_REALTIME, Alternative, Context, Rule, Wanted, boot_argument, file_value
+from evenkeel.plan.rules.rule import ALL, ONLY_REALTIME, Alternative, Context, Rule, Wanted, boot_argument, file_value
 
 _PRINTK = "/proc/sys/kernel/printk"
 #: Consoles that send a character at a time at the speed of a line, or through a hypervisor.
@@ -80,5 +83,19 @@ RULES = (
             Alternative("printk=3 1 1 7", "seapath", "would also make every line without a level an alert"),
             Alternative("quiet", "distributions", "level 4: errors still go to the line, and only from the next boot"),
         ),
+    ),
+    Rule(
+        id="H-LINT",
+        subject="logs",
+        title="Arguments that this kernel did not know",
+        levels=ALL,
+        phase=Phase.KERNEL,
+        disturbance="live",
+        when="report",
+        risk="a setting that looks as if it were in force and is not",
+        verification='dmesg: Unknown kernel command line parameters "..."; the boot gate refuses one of ours',
+        source="measured, host-tuning H-LINT (kthread_cpus is known to some distributions only)",
+        inputs=("dmesg", "boot arguments of the plan"),
+        value="noted, argument by argument",
     ),
 )
