@@ -83,6 +83,17 @@ def test_spinners_then_cyclictest_on_the_host_then_the_real_time_guest() -> None
     assert evidence.conditions.plan_sha256 == "p" and evidence.conditions.facts_sha256 == SEEN.facts.sha256()
 
 
+def test_a_deadline_is_measured_whatever_the_goal() -> None:
+    """Only what is measured can be met: a balanced guest with a deadline too, and none that states nothing."""
+    (plc,) = [guest for guest in HOST.guests if guest.name == "plc"]
+    ordinary = tuple(vcpu.model_copy(update={"policy": "other", "priority": 0}) for vcpu in plc.vcpus)
+    for latency, measured in ((1_000_000, ["plc"]), (None, [])):
+        guest = plc.model_copy(update={"goal": "balanced", "vcpus": ordinary, "latency_ns": latency})
+        probe = Replay()
+        measure_host(HOST.model_copy(update={"guests": (guest,)}), probe, SEEN.facts, moment="after")
+        assert [args["guest"] for op, args in probe.asked if op == "cyclictest_guest"] == measured
+
+
 def test_a_guest_alone_leaves_the_host_in_peace() -> None:
     probe = Replay()
     evidence = measure(probe, Wish(guest="plc"))

@@ -89,8 +89,13 @@ def realtime_vcpus(guest: GuestPlan) -> list[int]:
 
 
 def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
+    """Of all guests those that have something to prove: at real-time priority, or with a deadline of any goal."""
     if name is None:
-        return [guest for guest in host.guests if any(vcpu.policy == "fifo" for vcpu in guest.vcpus)]
+        return [
+            guest
+            for guest in host.guests
+            if guest.latency_ns is not None or any(vcpu.policy == "fifo" for vcpu in guest.vcpus)
+        ]
     found = [guest for guest in host.guests if guest.name == name]
     if not found:
         known = ", ".join(sorted(guest.name for guest in host.guests)) or "none"
