@@ -22,6 +22,8 @@ SyslogIdentifier=evenkeel
 # A host that does not answer is tried again by the watcher itself; this is for a site that cannot be planned yet.
 Restart=on-failure
 RestartSec=30
+# A plan that cannot be read does not get better by waiting.
+RestartPreventExitStatus=2
 # SIGTERM lets a repair that is under way end.
 KillMode=mixed
 TimeoutStopSec=90
