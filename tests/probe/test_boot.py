@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from evenkeel.probe import write
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.steps import boot
 from evenkeel.probe.steps.boot import defaults, grubcfg
-from evenkeel.probe.steps.boot.arguments import merge, missing, require_short, words_of
+from evenkeel.probe.steps.boot.arguments import merge, missing, require_short, same_key, split, words_of
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"key": "isolcpus", "value": "managed_irq,2-3", "after": None},
@@ -104,6 +105,31 @@ def test_the_shell_and_the_planner_merge_a_command_line_alike(words: list[str]) 
     assert merge(arguments, line, words_of(arguments)).split() == default.split()
     assert missing(arguments, merge(arguments, line)) == []
     assert missing(arguments, default) == []
+
+
+KEYS = ("isolcpus", "rcu_nocb_poll", "skew_tick", "nosmt", "default_hugepagesz", "hugepages", "hugepagesz")
+GAPS = st.sampled_from((" ", "  ", "\t"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(GAPS, st.one_of(WORDS, st.sampled_from(('a="x  nohz_full=1"', '"b\tc"', "--"))))))
+def test_words_of_others_keep_their_order_and_every_byte_between_them(line: list[tuple[str, str]]) -> None:
+    text = "".join(gap + word for gap, word in line)
+    merged = merge(ARGUMENTS, text)
+    assert missing(ARGUMENTS, merged) == []
+    kept, ours, behind = split(ARGUMENTS, text)
+    assert split(ARGUMENTS, merged)[::2] == (kept, behind)
+    assert merge(ARGUMENTS, merged) == merged
+    words = [word for _, word in line]
+    end = words.index("--") if "--" in words else len(words)
+    found = re.findall(r'(?:[^\s"]|"[^"]*")+', kept)
+    rest = iter(words[:end])
+    assert all(word in rest for word in found)  # in this order
+    assert len(found) + len(ours) == end
+    assert not ours or all(any(same_key(word, key) for key in KEYS) for word in ours)
+    # Taken out again, with what stood there before: the same words, ours at the end.
+    back = merge(ARGUMENTS, merged, ours)
+    assert sorted(back.split()) == sorted(text.split())
 
 
 def _setting(key: str, value: str | None, after: str | None) -> Setting:
