@@ -79,8 +79,9 @@ FAULTS = {
         unknown=("HANA-TOPOLOGY", "HANA-SIBLINGS", "HANA-BOTH-THREADS", "HANA-SOCKETS", "HANA-CELLS"),
     ),
     "pinned to a CPU that is not there": Fault(
-        (),
+        ("HANA-PIN",),
         {"vcpu='3' cpuset='1,9'": "vcpu='3' cpuset='1,900'"},
+        "cpuset='1,900'",
         unknown=("HANA-TOPOLOGY", "HANA-SIBLINGS", "HANA-BOTH-THREADS", "HANA-SOCKETS", "HANA-CELLS"),
     ),
     "pinned number by number": Fault(
@@ -433,6 +434,18 @@ def test_what_the_facts_do_not_have_is_not_checked() -> None:
         *("HANA-92-PERCENT", "HANA-STORAGE", "HANA-WHOLE-ADAPTER", "HANA-NEAR"),
         *(rule.id for rule in RULES if rule.about == "host"),
     } - {"HANA-HOST-SOCKETS", "HANA-HOST-SMT", "HANA-HOST-PAGES"}
+
+
+def test_what_a_real_time_kernel_lacks_is_as_it_should_be() -> None:
+    files = {
+        path: value for path, value in FACTS.settings.items() if "transparent" not in path and "balancing" not in path
+    }
+    kernel = FACTS.kernel.model_copy(update={"preempt_rt": True})
+    told = {check.id: check.status for check in findings(XML, FACTS.model_copy(update={"settings": files})).checks}
+    assert told["HANA-HOST-THP"] == told["HANA-HOST-BALANCING"] == "not_checked"
+    real_time = findings(XML, FACTS.model_copy(update={"settings": files, "kernel": kernel}))
+    told = {check.id: check.status for check in real_time.checks}
+    assert told["HANA-HOST-THP"] == told["HANA-HOST-BALANCING"] == "passed"
 
 
 def test_data_on_nfs_is_the_owners_word() -> None:

@@ -47,7 +47,7 @@ def lint(guests: Sequence[Guest], host: Host | None, *, beside: Sequence[Guest] 
     checks: list[Check] = []
     for guest in guests:
         checks += check_model(guest)
-        checks += check_pins(guest)
+        checks += check_pins(guest, host)
         if host is None:
             checks += [guest.unknown(identifier, expected, NO_HOST) for identifier, expected in _NEED_HOST]
         else:

@@ -74,6 +74,9 @@ def _memory(host: Host) -> Iterator[Check]:
         ("HANA-HOST-BALANCING", "/proc/sys/kernel/numa_balancing", ("0",)),
     ):
         text = host.setting(path)
+        if text is None and host.facts.kernel.preempt_rt and identifier != "HANA-HOST-KSM":
+            yield _judge(identifier, True, " or ".join(fine), "a PREEMPT_RT kernel lacks it on purpose", path)
+            continue
         if text is None:
             yield _unknown(identifier, " or ".join(fine))
             continue

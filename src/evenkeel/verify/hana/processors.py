@@ -40,9 +40,12 @@ def check_model(guest: Guest) -> Iterator[Check]:
     )
 
 
-def check_pins(guest: Guest) -> Iterator[Check]:
+def check_pins(guest: Guest, host: Host | None) -> Iterator[Check]:
     left = frozenset(range(guest.vcpus)) - guest.pins.keys()
     wrong = [(guest.domain.nearest("cputune"), f"vCPU {cpus(left)} is not pinned")] if left or not guest.vcpus else []
+    for vcpu, chosen in sorted(guest.pins.items()):
+        if host and (strange := chosen - host.topology.online):
+            wrong.append((guest.pin(vcpu), f"vCPU {vcpu}: CPU {cpus(strange)} is not online on the host"))
     yield guest.judge("HANA-PIN", f"a vcpupin for each of {guest.vcpus} vCPUs", wrong)
 
 
