@@ -11,7 +11,7 @@ from evenkeel.apply.hosts import HostJournal, read_journal
 from evenkeel.apply.rollback import rollback_host
 from evenkeel.documents.plan import FileValue, HostPlan, Phase, Plan
 from evenkeel.watch.repair import MARK, MOST_REPAIRS, WITHIN_S, Repairer
-from tests.apply.tree_host import RUNTIME_SETTINGS, TreeHost, make_plan, setting
+from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS, TreeHost, make_plan, setting
 
 STAT = "proc/sys/vm/stat_interval"
 WORKQUEUE = "sys/devices/virtual/workqueue/cpumask"
@@ -29,6 +29,7 @@ class Tuned:
         self.before = self.tree.picture()
         assert apply_plan(self.host, self.plan, self.tree).outcome == "applied"
         self.applied = self.tree.picture()
+        self.facts = self.tree.facts()
         self.now = 0.0
         self.repairer = Repairer(self.host, self.plan.sha256(), clock=lambda: self.now)
 
@@ -46,7 +47,7 @@ class Tuned:
         with self.tree.probe() as probe:
             return [
                 (one.outcome, one.step.name if one.step else "", one.message)
-                for one in self.repairer.repair(probe, failed, ONLINE)
+                for one in self.repairer.repair(probe, failed, self.facts)
             ]
 
     def journal(self) -> HostJournal:
@@ -86,7 +87,7 @@ def test_a_rollback_after_repairs_gives_every_byte_back(tuned: Tuned) -> None:
 def test_the_lock_is_free_while_nothing_is_repaired(tuned: Tuned) -> None:
     with tuned.tree.probe() as probe:
         tuned.write(STAT, "1\n")
-        assert tuned.repairer.repair(probe, ["R-TIM-2"], ONLINE)
+        assert tuned.repairer.repair(probe, ["R-TIM-2"], tuned.facts)
         tuned.write(STAT, "2\n")
         assert apply_plan(tuned.host, tuned.plan, tuned.tree).outcome == "applied", "the watcher's probe is still there"
 
@@ -106,7 +107,7 @@ def test_what_would_disturb_somebody_is_never_written(tmp_path: Path, disturbanc
     repairer = Repairer(plan.hosts[0], plan.sha256())
     assert repairer.candidates(["R-TIM-2"], ONLINE) == []
     with tree.probe() as probe:
-        assert repairer.repair(probe, ["R-TIM-2"], ONLINE) == []
+        assert repairer.repair(probe, ["R-TIM-2"], tree.facts()) == []
         assert (tree.root / STAT).read_text().strip() == "1"
         assert read_journal(probe).entries == ()
 
@@ -136,6 +137,35 @@ def test_after_an_interrupted_apply_nothing_is_put_back(tuned: Tuned) -> None:
     outcomes = tuned.repair(["R-TIM-2"])
     assert outcomes == [("left", "", "an apply was interrupted: run evenkeel apply again, or rollback")]
     assert tuned.read(STAT) == "1"
+
+
+def test_under_another_kernel_or_command_line_nothing_is_put_back(tuned: Tuned) -> None:
+    """The value may mean something else there, and nobody has looked at the boot gate."""
+    tuned.write(STAT, "1\n")
+    kernel = tuned.facts.kernel
+    tuned.facts = tuned.facts.model_copy(update={"kernel": kernel.model_copy(update={"release": "6.99.0"})})
+    outcomes = tuned.repair(["R-TIM-2"])
+    assert [outcome for outcome, _, _ in outcomes] == ["left"] and "6.99.0 runs" in outcomes[0][2]
+    assert tuned.read(STAT) == "1"
+
+
+def test_a_host_that_failed_its_boot_gate_is_left_alone(tuned: Tuned) -> None:
+    tuned.write(STAT, "1\n")
+    with tuned.tree.probe() as probe:
+        probe.call("not_ready", why="nohz_full is not on the command line")
+    outcomes = tuned.repair(["R-TIM-2"])
+    assert [outcome for outcome, _, _ in outcomes] == ["left"] and "not ready: nohz_full" in outcomes[0][2]
+    assert tuned.read(STAT) == "1"
+
+
+def test_without_the_planned_command_line_nothing_is_put_back(tmp_path: Path) -> None:
+    tree = TreeHost(tmp_path)
+    plan = make_plan(tree, *RUNTIME_SETTINGS, *BOOT_SETTINGS)  # planned, never booted
+    outcomes = []
+    with tree.probe() as probe:
+        outcomes = Repairer(plan.hosts[0], plan.sha256()).repair(probe, ["R-TIM-2"], tree.facts())
+        assert read_journal(probe).entries == ()
+    assert [one.outcome for one in outcomes] == ["left"] and "command line" in outcomes[0].message
 
 
 def test_a_watcher_of_an_older_plan_does_not_fight_the_newer_one(tuned: Tuned) -> None:

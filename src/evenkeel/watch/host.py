@@ -253,7 +253,7 @@ class Watch:
         if time.monotonic() < self._repair_at:
             return
         assert self.picture is not None
-        outcomes = self._repairer.repair(probe, self.failing, self.picture.seen.facts.online)
+        outcomes = self._repairer.repair(probe, self.failing, self.picture.seen.facts)
         for outcome in outcomes:
             self._say_outcome(outcome)
         bodies = [outcome.step.body for outcome in outcomes if outcome.step is not None]

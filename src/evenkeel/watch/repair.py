@@ -2,7 +2,8 @@
 
 Each repair is what apply itself would send for that setting: `apply_step` of the probe, which snapshots, journals,
 writes, reads back and compares.  Nothing is repaired on a host to which nothing was applied (a rollback must stay one),
-while somebody applies, or after an apply that was interrupted.  Must not start, stop, define or move a guest.
+while somebody applies, after an apply that was interrupted, or under another kernel or command line than the planned
+one.  Must not start, stop, define or move a guest.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evenkeel.apply.gate import booted_with
 from evenkeel.apply.hosts import HostJournal, read_journal
 from evenkeel.apply.rollback import run_entries, undo_entries
 from evenkeel.apply.steps import Step, host_steps
 from evenkeel.documents.cpuset import parse_cpus
+from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import HostPlan
 from evenkeel.machines.protocol import Probe, ProbeError
 
@@ -62,14 +65,18 @@ class Repairer:
         self._made[step.name] = [at for at in self._made.get(step.name, []) if at > since]
         return len(self._made[step.name]) < MOST_REPAIRS
 
-    def repair(self, probe: Probe, failed: Iterable[str], online: frozenset[int]) -> list[Outcome]:
+    def repair(self, probe: Probe, failed: Iterable[str], facts: Facts) -> list[Outcome]:
         """Repair what is due of :meth:`candidates`.  Raises Unreachable; what was under way then is in the journal.
 
         The lock of the journal is held no longer than this takes, so that apply and rollback find it free.
         """
-        steps = [step for step in self.candidates(failed, online) if self.due(step)]
+        steps = [step for step in self.candidates(failed, facts.online) if self.due(step)]
         if not steps:
             return []
+        if facts.kernel.release != self.host.kernel_release:
+            return [Outcome("left", None, f"kernel {facts.kernel.release} runs, the plan is for another one")]
+        if not booted_with(self.host, facts.kernel.command_line):
+            return [Outcome("left", None, "it was booted without the plan's kernel command line: evenkeel apply")]
         try:
             journal = self._settled_journal(probe)
             if isinstance(journal, str):
@@ -94,6 +101,8 @@ class Repairer:
             journal = read_journal(probe)
         elif journal.interrupted:
             return "an apply was interrupted: run evenkeel apply again, or rollback"
+        if journal.not_ready:
+            return f"the host is not ready: {journal.not_ready.splitlines()[0]}"
         return journal if journal.outstanding else "nothing is applied to this host, so there is nothing to put back"
 
     def _other_plan(self, journal: HostJournal, step: Step) -> Outcome | None:
