@@ -133,7 +133,8 @@ def test_ctrl_c_is_the_usual_end_and_lines_of_json_are_json(plan: str) -> None:
         subprocess.run([*enter, "sh", "-c", f"echo 1 > {MASK}"], check=True)
         drift = json.loads(watcher.wait_for("drifted"))
         assert (drift["check"]["id"], drift["check"]["observed"], drift["cause"]) == ("R-NET", "1", "sweep")
-        assert watcher.end(signal.SIGINT) == 0
+        watcher.process.send_signal(signal.SIGINT)
+        assert watcher.end(signal.SIGINT) == 0, "as timeout(1) does it: the process, then its group"
         assert "Traceback" not in watcher.errors
 
 

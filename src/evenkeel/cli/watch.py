@@ -125,6 +125,7 @@ def _sayer(as_json: bool) -> Callable[[Notice], None]:
 
 def _run(plan: Plan, wish: Wish, where: str | None, stop: threading.Event, say: Callable[[Notice], None]) -> None:
     import signal
+    import time
     from contextlib import ExitStack
 
     from evenkeel.cli import output
@@ -138,10 +139,17 @@ def _run(plan: Plan, wish: Wish, where: str | None, stop: threading.Event, say: 
         numbers.said(notice)
         say(notice)
 
+    asked_at: list[float] = []
+
     def end(number: int, _frame: object) -> None:
-        """The first ends it after the step under way; the second leaves at once, as without us."""
+        """The first ends it after the step under way, a later one leaves at once.
+
+        Not one that comes together with the first: timeout(1) signals the process, and then its group.
+        """
         stop.set()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        asked_at.append(time.monotonic())
+        if asked_at[-1] - asked_at[0] > 1.0:
+            raise KeyboardInterrupt
 
     with ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
