@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,10 +344,12 @@ def test_a_host_that_fills_the_disk_of_this_machine_is_said_to_stand_still(
         lifecycle.create(name, BUILT_IN["tiny"])
         lifecycle.start(name)
         assert lifecycle.why_paused(name) is None
-        filler = ["sh", "-c", "head -c 2000M /dev/zero > /root/filler; sync"]
+        left = shutil.disk_usage(tmp_path).free - 64 * 1024**2
+        subprocess.run(["fallocate", "-l", str(left), str(tmp_path / "others")], check=True)
+        filler = "head -c 300M /dev/zero > /root/filler; sync"
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                lifecycle.ssh_command(VirtualMachine(name).ssh_target(), *filler),
+                lifecycle.ssh_command(VirtualMachine(name).ssh_target(), filler),
                 capture_output=True,
                 timeout=20,
                 check=False,
@@ -360,7 +363,7 @@ def test_a_host_that_fills_the_disk_of_this_machine_is_said_to_stand_still(
             lifecycle.wait_for_ssh(name, timeout_s=30)
     finally:
         lifecycle.remove(name)
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
