@@ -429,6 +429,21 @@ def test_a_grub_mkconfig_that_fails_or_writes_no_kernel_leaves_the_old_menu(name
         assert tree.picture(root) == before
 
 
+@pytest.mark.parametrize("name", ["debian", "suse"])
+def test_the_menu_is_replaced_and_never_written_over(name: str, make: Make) -> None:
+    """grub-mkconfig writes over it: whoever reads it in that moment, GRUB after a power cut too, sees a part."""
+    root = make(name)
+    [menu] = (root / "boot").glob("grub*/grub.cfg")
+    old = menu.read_text()
+    with menu.open() as reader:
+        take(root)
+        assert reader.read() == old
+    with menu.open() as reader:
+        new = menu.read_text()
+        undo(root)
+        assert reader.read() == new != old
+
+
 def test_a_file_sourced_after_ours_is_noticed_before_the_menu_is_replaced(make: Make) -> None:
     root = make("debian")
     put(root, "/etc/default/grub.d/zzz-later.cfg", 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX nohz_full=7"\n')
