@@ -55,6 +55,9 @@ def test_updates_of_the_firmware_wait_and_health_is_not_hidden() -> None:
     host = plan(make_facts(services=services))
     (setting,) = of(host, "R-SVC")
     assert (setting.target, setting.new) == (UnitState(unit="fwupd-refresh.timer"), "stopped")
+    assert setting.status == "change"
+    done = make_facts(services={"fwupd-refresh.timer": "/etc/systemd/system/fwupd-refresh.timer: masked"})
+    assert [setting.status for setting in of(plan(done), "R-SVC")] == ["satisfied"]  # and stays in the plan
     assert "smartd (the health of the disks" in notes_of(host, "R-SVC")[0]
 
 

@@ -105,14 +105,16 @@ def firmware_updates(context: Context) -> Iterable[Wanted]:
     evidence = context.facts.services.get("fwupd-refresh.timer")
     if evidence is None:
         return
+    masked = evidence.endswith(": masked")
     yield Wanted(
         target=UnitState(unit="fwupd-refresh.timer"),
-        old="running",
+        old="stopped" if masked else "running",
         new="stopped",
         reason="asking the firmware for its versions raises system management interrupts, which stop every CPU, "
         f"{context.who(context.realtime)} ({evidence})",
         inputs={"fwupd-refresh.timer": evidence},
         suffix="fwupd-refresh",
+        status="satisfied" if masked else "change",
     )
 
 

@@ -40,11 +40,14 @@ def read_owners(root: Root, running: list[str], settings: dict[str, str]) -> lis
 
 
 def read_services(root: Root, running: list[str]) -> dict[str, str]:
-    """Name -> evidence of what runs, or starts at boot, of :data:`POLLERS` and the timer of firmware updates."""
+    """Name -> evidence of what runs, of :data:`POLLERS`; whether the timer of firmware updates starts or is masked."""
     found = {name: "process %s runs" % process for process, name in POLLERS.items() if process in running}
     link = "/etc/systemd/system/timers.target.wants/" + _FIRMWARE_TIMER
     # A mask lies over the enablement link: a link to /dev/null in the folder itself.
-    if root.link_target(link) and root.link_target("/etc/systemd/system/" + _FIRMWARE_TIMER) != "/dev/null":
+    mask = "/etc/systemd/system/" + _FIRMWARE_TIMER
+    if root.link_target(mask) == "/dev/null":
+        found[_FIRMWARE_TIMER] = mask + ": masked"
+    elif root.link_target(link):
         found[_FIRMWARE_TIMER] = link + ": starts at boot"
     return dict(sorted(found.items()))
 
