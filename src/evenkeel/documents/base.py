@@ -46,6 +46,8 @@ class Document(Model):
         """Read a saved document.  Raises WrongInput that names ``file`` and the first wrong key."""
         try:
             raw = json.loads(text, parse_constant=_refuse_constant)
+            if "\\ud" in text.lower():  # half a character, which JSON can write and no file can hold
+                json.dumps(raw, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise WrongInput(
                 f"not JSON: {error.msg}",

@@ -414,9 +414,9 @@ def _place_claim(desk: _Desk, attempt: _Attempt, name: str) -> None:
 def _keep(desk: _Desk, attempt: _Attempt, name: str, seat: Seat) -> None:
     """Leave a guest where it is, as far as the site and the machine allow; its memory and cores are taken."""
     topology, wish, books = desk.topology, desk.guests[name], attempt.books
-    if attempt.problems.about(f"guest {name}") or wish.goal == "flexible" or wish.cpus is not None:
+    if attempt.problems.about(f"guest {name}") or wish.goal == "flexible":
         return
-    page, (near, _) = attempt.pages[name], attempt.near[name]
+    page = attempt.pages[name]
     cores: tuple[Core, ...] = ()
     if wish.goal in PINNED:
         held = dict.fromkeys(topology.core_of[cpu] for cpu in seat.cpus if cpu in topology.online)
@@ -426,9 +426,7 @@ def _keep(desk: _Desk, attempt: _Attempt, name: str, seat: Seat) -> None:
             return
     else:
         node = seat.node if topology.numa else 0
-    if node is None or node not in topology.cpu_nodes or near not in (None, node):
-        return
-    if books.room(node, page) < wish.memory:
+    if node is None or node not in _candidates(desk, attempt, name) or books.room(node, page) < wish.memory:
         return
     books.take(cores)
     books.take_memory(node, page, wish.memory)
@@ -892,7 +890,8 @@ def near_node(name: str, near: str, topology: Topology, problems: Problems) -> t
         problems.add(
             f"guest {name}",
             f"near: the host has no network interface or PCI function {near}",
-            did_you_mean(near, [nic.name for nic in facts.nics] or [pci.address for pci in facts.pci]),
+            did_you_mean(near, [nic.name for nic in facts.nics] or [pci.address for pci in facts.pci])
+            or "its facts know no device at all; leave `near` out",
         )
         return None, ""
     node = nic.node if nic and nic.node is not None else pci.node if pci else None

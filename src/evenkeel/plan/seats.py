@@ -54,15 +54,16 @@ def seats_of_plan(plan: HostPlan) -> Seats:
 
 
 def seats_of_facts(facts: Facts, names: Iterable[str]) -> Seats:
-    """As libvirt has defined these guests: as they run, or else as they would be started.
+    """As libvirt has defined these guests; as they run where there is no definition that outlives the run.
 
-    A definition that names neither a CPU for each vCPU nor a node is no seat; one that cannot be read is none either.
+    A live change of a running guest is drift to be noticed, not a seat to be kept.  A definition that names neither a
+    CPU for each vCPU nor a node is no seat; one that cannot be read is none either.
     """
     wanted = frozenset(names)
     found: dict[str, Seat] = {}
     housekeeping: set[int] = set()
-    # Running ones last, so that they count.
-    for definition in sorted(facts.definitions, key=lambda one: (one.running, one.path)):
+    # The lasting ones last, so that they count.
+    for definition in sorted(facts.definitions, key=lambda one: (not one.running, one.path)):
         if definition.guest not in wanted:
             continue
         try:

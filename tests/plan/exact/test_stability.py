@@ -278,6 +278,17 @@ def test_a_balanced_guest_keeps_its_node() -> None:
     assert after.guests[-1].node == 0 and told(after) == set()
 
 
+def test_a_balanced_guest_on_cpus_of_two_nodes_keeps_the_node_of_its_memory() -> None:
+    machine = build(sockets=2, cores=6, memory=(64 * GIB, 32 * GIB))
+    gui = {"gui": guest("balanced", cpus="1,7")}
+    before = placed(machine, gui)
+    assert before.guests[0].node == 0
+    more = gui | small(4, near="ens2")
+    assert placed(machine, more).guests[-1].node == 1, "else this test proves nothing"
+    after = placed(machine, more, before)
+    assert after.guests[-1].node == 0 and told(after) == set()
+
+
 # -- what the facts found on the host ---------------------------------------------------------------------------------
 
 
@@ -315,17 +326,19 @@ def test_an_urgent_guest_more_beside_a_running_one() -> None:
     assert after is not None and cpus(after, "slow") == cpus(before, "slow")
 
 
-def test_as_it_runs_counts_more_than_as_it_would_start() -> None:
+def test_what_outlives_the_run_counts_more_than_a_live_change() -> None:
     guests = {"a": guest()}
     here, there = placed(TWO_NODES, {"a": guest(near="ens2")}), placed(TWO_NODES, guests)
     assert cpus(here, "a") != cpus(there, "a")
-    for running in (here, there):
+    for running, lasting in ((here, there), (there, here)):
         definitions = tuple(
             Definition(guest="a", path=f"/{plan is running}", running=plan is running, xml=plan.guests[0].xml)
-            for plan in (here, there)
+            for plan in (running, lasting)
         )
         after, _ = again(TWO_NODES.facts(definitions=definitions), guests, None)
-        assert after is not None and cpus(after, "a") == cpus(running, "a")
+        assert after is not None and cpus(after, "a") == cpus(lasting, "a")
+        alone, _ = again(TWO_NODES.facts(definitions=definitions[:1]), guests, None)
+        assert alone is not None and cpus(alone, "a") == cpus(running, "a")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def parse_stat(stat: str) -> tuple[str, int, int, int] | None:
     """(name, flags, real-time priority, policy).  The name is in parentheses and may hold any character."""
     start, end = stat.find("("), stat.rfind(")")
     fields = stat[end + 1 :].split()  # from field 3 on
-    if start < 0 or len(fields) < 39:
+    if start < 0 or len(fields) < 39 or not all(fields[index].isdecimal() for index in (6, 37, 38)):
         return None
     return stat[start + 1 : end], int(fields[6]), int(fields[37]), int(fields[38])
 
