@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Iterable
 
-_MOST = 1 << 16  # no kernel has as many CPUs; a broken file must not become a set of millions
+_MOST = 1 << 13  # no kernel has more CPUs (MAX_CPU of the documents); a broken file must not become a set of millions
 
 
 def parse_list(text: str | None) -> frozenset[int]:
