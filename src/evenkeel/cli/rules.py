@@ -88,12 +88,23 @@ def register(app: typer.Typer) -> None:
 
 def _print_list(found: tuple[Entry, ...]) -> None:
     from evenkeel.cli.output import note, out, table
-    from evenkeel.plan.catalogue import WHEN
+    from evenkeel.plan.catalogue import LEVELS, WHEN
 
     if not found:
         note("no rule is like that; `evenkeel rules` lists all")
         return
-    rows = [[entry.id, entry.subject, entry.title, entry.value, entry.scope, WHEN[entry.when]] for entry in found]
+    every = ", ".join(LEVELS)
+    rows = [
+        [
+            entry.id,
+            entry.subject,
+            entry.title,
+            entry.value or entry.reason,
+            entry.scope.replace(every, "every goal"),
+            "-" if entry.when == "report" else WHEN[entry.when],
+        ]
+        for entry in found
+    ]
     out().print(table(["ID", "SUBJECT", "TITLE", "VALUE", "APPLIES TO", "WHEN"], rows))
     note(f"{len(found)} rules; `evenkeel rules ID` shows one whole")
 

@@ -226,8 +226,8 @@ RULES = (
         when="report",
         risk="an isolated CPU that uses the device is interrupted by its queue",
         verification="interrupts counted on isolated CPUs (/proc/interrupts)",
-        source="kernel: admin-guide/kernel-parameters.txt isolcpus=managed_irq; measured: EPERM since 6.11, EIO "
-        "before; a queue stays where its only CPU is (host-tuning R-IRQ-2)",
+        source="kernel: admin-guide/kernel-parameters.txt isolcpus=managed_irq; EPERM since 6.11 (measured on "
+        "6.12), EIO before; a queue stays where its only CPU is (host-tuning R-IRQ-2)",
         note=managed_note,
         inputs=("managed interrupts and where they may fire",),
         value="cannot be set; noted, and counted by verification",
