@@ -44,14 +44,14 @@ def check(machine: Machine, data: st.DataObject) -> None:
         assert violations(machine, guests, plan) == []
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW)
 @given(machines(), st.data())
 def test_any_machine_and_site(machine: Machine, data: st.DataObject) -> None:
     check(machine, data)
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=1200, deadline=None, suppress_health_check=SLOW)
 @given(machines(big=True), st.data())
 def test_many_machines_and_sites(machine: Machine, data: st.DataObject) -> None:
     check(machine, data)
