@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from evenkeel.apply.steps import Step, boot_words, host_steps
-from evenkeel.documents.plan import FileValue, HostPlan, Phase
+from evenkeel.documents.plan import HostPlan, Phase
 from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
-from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS, setting
+from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS
 from tests.plan.factories import make_facts, make_site
 
 
@@ -88,28 +88,9 @@ def test_a_setting_of_a_guest_that_the_plan_does_not_have_is_refused(host: HostP
         host_steps(host.model_copy(update={"guests": ()}))
 
 
-@pytest.mark.parametrize(
-    ("runtime", "servers", "order"),
-    [
-        ("-1", {2: "0", 3: "0"}, ["R-RT-1", "R-RT-2:cpu2", "R-RT-2:cpu3"]),
-        ("950000", {2: "50000000", 3: "50000000"}, ["R-RT-2:cpu2", "R-RT-2:cpu3", "R-RT-1"]),
-        ("-1", {2: "0", 3: "50000000"}, ["R-RT-2:cpu3", "R-RT-1", "R-RT-2:cpu2"]),
-    ],
-)
-def test_throttling_goes_before_the_fair_server_and_comes_back_after_it(
-    host: HostPlan, runtime: str, servers: dict[int, str], order: list[str]
-) -> None:
-    """Any other order is refused by the kernel with EBUSY (measured on 6.12)."""
-    path = "/sys/kernel/debug/sched/fair_server/cpu{}/runtime"
-    settings = [
-        RUNTIME_SETTINGS[-1].model_copy(update={"new": runtime}),
-        *(
-            setting(f"R-RT-2:cpu{cpu}", FileValue(path=path.format(cpu)), None, value, Phase.THROTTLE)
-            for cpu, value in servers.items()
-        ),
-    ]
-    for planned in (settings, settings[::-1]):  # whatever the order of the plan
-        steps = host_steps(host.model_copy(update={"settings": tuple(planned), "guests": ()}))
-        assert [step.name.partition(":")[0] for step in steps] == [name.partition(":")[0] for name in order]
-        assert sorted(names(steps)) == sorted(order)
-        assert all(step.body["canary"] for step in steps)
+def test_throttling_keeps_the_order_of_the_plan_and_is_watched_by_the_canary(host: HostPlan) -> None:
+    planned = [setting.id for setting in host.settings if setting.phase is Phase.THROTTLE]
+    steps = [step for step in host_steps(host) if step.phase is Phase.THROTTLE]
+    assert names(tuple(steps)) == planned == ["R-RT-2:cpu10", "R-RT-1"]  # another order is refused with EBUSY
+    assert all(step.body["canary"] for step in steps)
+    assert not any("canary" in step.body for step in host_steps(host) if step.phase is not Phase.THROTTLE)

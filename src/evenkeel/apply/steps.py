@@ -71,23 +71,8 @@ def host_steps(host: HostPlan, *, restart_guests: bool = False) -> tuple[Step, .
         boot = tuple(setting for setting in here if isinstance(setting.target, BootArgument))
         if boot:
             steps.append(_boot(boot))
-        single = [_single(setting) for setting in here if not isinstance(setting.target, BootArgument)]
-        steps += _throttle_order(single) if phase is Phase.THROTTLE else single
+        steps += [_single(setting) for setting in here if not isinstance(setting.target, BootArgument)]
     return tuple(steps)
-
-
-def _throttle_order(steps: list[Step]) -> list[Step]:
-    """What gives time back comes first, fair servers before the throttle; what takes it away, the other way round.
-
-    A fair server goes off only after -1, and 950000 is taken only when every fair server is back: any other order is
-    answered with EBUSY (measured on 6.12, host-tuning R-RT-3), whatever the order of the plan.
-    """
-
-    def turn(step: Step) -> tuple[bool, bool]:
-        takes = not ((step.wanted or "").isdigit() and step.wanted != "0")
-        return takes, ("/fair_server/" in str(step.body.get("path"))) == takes
-
-    return sorted(steps, key=turn)
 
 
 def drain_step(guest: GuestPlan) -> Step:
