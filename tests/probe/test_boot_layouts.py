@@ -169,6 +169,38 @@ def test_a_kernel_that_is_installed_before_the_reboot_has_ours_and_loses_them_wi
     assert (root / "etc/kernel/cmdline").read_text() == f"{boot_trees.BEFORE}\n"
 
 
+@pytest.mark.parametrize(("name", "program"), [("debian", "update-grub"), ("suse", "grub2-mkconfig")])
+def test_the_menu_that_a_kernel_package_makes_has_ours_for_all_and_rescue_for_all(
+    name: str, program: str, make: Make
+) -> None:
+    """The hooks of a kernel package do no more than this: the image is there, or gone, and the menu is made anew."""
+    root = make(name)
+    [menu] = (root / "boot").glob("grub*/grub.cfg")
+
+    def install(version: str, gone: str) -> None:
+        put(root, f"/boot/vmlinuz-{version}", "kernel")
+        (root / f"boot/vmlinuz-{gone}").unlink()
+        command = [str(root / "usr/sbin" / program), "-o", f"/{menu.relative_to(root)}"]
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+
+    install("6.98.0", OLD)  # as a control: without us, no entry has ours
+    assert all(missing(ARGUMENTS, entry["arguments"]) for entry in state(root)["entries"])
+    take(root)
+    install("6.99.0", "6.98.0")
+    now = state(root)
+    assert (
+        {entry["kernel"] for entry in now["entries"]} == {entry["kernel"] for entry in now["rescue"]} == {NEW, "6.99.0"}
+    )
+    assert all(missing(ARGUMENTS, entry["arguments"]) == [] for entry in now["entries"])
+    assert all("isolcpus=managed_irq" not in entry["arguments"] for entry in now["rescue"])
+    assert take(root)["outcome"] == "unchanged"
+    undo(root)
+    after = state(root)
+    assert {entry["kernel"] for entry in after["entries"]} == {NEW, "6.99.0"}
+    assert "isolcpus=managed_irq" not in menu.read_text()
+    assert after["rescue"] == []
+
+
 def test_where_new_kernels_would_take_the_running_command_line_they_get_one_of_their_own(make: Make) -> None:
     root = make("fedora_cloud")
     take(root)
