@@ -90,7 +90,9 @@ def test_the_faults_of_the_table_too(fault: Fault, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "xml",
-    ["", "<", "<domain/>", "<domain><vcpu>many</vcpu></domain>", "<domain><memory unit='furlong'>1</memory></domain>",
+    ["", "<", "<domain/>", "<domain><vcpu>many</vcpu></domain>",
+     "<domain><vcpu>999999999999999999999</vcpu><cputune><vcpupin vcpu='0' cpuset='4'/></cputune></domain>",
+     "<domain><memory unit='furlong'>1</memory></domain>",
      "<!DOCTYPE x [<!ENTITY a 'b'>]><domain><name>&a;</name></domain>",
      "<domain><cputune><vcpusched vcpus='x' scheduler='fifo' priority='y'/></cputune></domain>",
      "<domain><memoryBacking><hugepages><page size='0'/></hugepages></memoryBacking><memory>1</memory></domain>"],

@@ -106,3 +106,22 @@ def test_definitions_do_not_disturb_each_other() -> None:
     findings: Findings = examine(tree.facts(), "x")
     # Without <emulatorpin>; and not enough huge pages for both at once, which is nobody's alone.
     assert {check.id for check in findings.failed} == {"D-EMULATOR:other", "D-HUGE-SHORT"}
+
+
+@pytest.mark.parametrize("junk", ["", "N", "-1", "{}", "99999999999999999999", "a=b", "\\x00"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/cmdline",
+        "/proc/irq/default_smp_affinity",
+        "/proc/sys/kernel/sched_rt_runtime_us",
+        "/sys/devices/virtual/workqueue/cpumask",
+        "/sys/devices/system/cpu/nohz_full",
+        "/etc/default/irqbalance",
+        "/boot/grub/grub.cfg",
+    ],
+)
+def test_no_content_of_a_file_breaks_the_doctor(path: str, junk: str) -> None:
+    tree = Tree("guests")
+    tree.put(path, junk)
+    examine(tree.facts(), "x")

@@ -29,7 +29,7 @@ def parse_mask(text: str | None) -> frozenset[int]:
     except ValueError:
         return frozenset()
     cpus: list[int] = []
-    while value:  # by set bits: a mask of 8192 CPUs usually has few
+    while value > 0:  # by set bits: a mask of 8192 CPUs usually has few
         low = value & -value
         cpus.append(low.bit_length() - 1)
         value ^= low

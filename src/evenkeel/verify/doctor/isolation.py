@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evenkeel.documents.cpuset import format_cpus, parse_mask
+from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Partition
 from evenkeel.documents.findings import EvidenceItem
+from evenkeel.probe.facts.cpulist import parse_mask
 from evenkeel.verify.doctor import commandline
 from evenkeel.verify.doctor.ailment import Ailment, Blind, Severity, Symptom, item
 from evenkeel.verify.doctor.patient import Patient
