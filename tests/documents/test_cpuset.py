@@ -118,3 +118,6 @@ def test_in_a_document_a_set_is_its_list() -> None:
     assert adapter.dump_json(frozenset({7, 2, 3})) == b'"2-3,7"'
     with pytest.raises(ValidationError, match="4-N"):
         adapter.validate_python("4-N")
+    for wrong in (-1, 8192):
+        with pytest.raises(ValidationError, match=f"there is no CPU {wrong}"):
+            adapter.validate_python([0, wrong])

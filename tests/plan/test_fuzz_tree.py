@@ -1,7 +1,8 @@
 """Whatever stands in the files of a machine: facts and a plan, or an error that says what is wrong.  Never a traceback.
 
 The machine is a recorded virtual host, or a generated one.  Files are cut, emptied, taken away, filled with garbage or
-with another file's text; what the probe made of them is planned for.  The same is done to saved facts documents.
+with another file's text; what the probe made of them is planned for, and shown to the doctor.  The same is done to
+saved facts documents.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from evenkeel.plan import make_plan
 from evenkeel.plan.ledger import check_ledger
 from evenkeel.probe.facts import facts_of
 from evenkeel.probe.facts.root import Root
+from evenkeel.verify.doctor import examine
 from tests.plan.factories import GIB, MIB, guest, make_facts, make_site
 from tests.plan.topologies import NAMED
 
@@ -127,6 +129,7 @@ def with_what_it_takes(facts: Facts) -> Facts:
 def check_tree(files: TarFiles) -> None:
     facts = Facts.model_validate(facts_of(Root(files)))
     assert Facts.from_json(facts.to_json(), file="facts.json") == facts
+    assert examine(facts, "cell").to_json()
     plans_or_is_refused(facts, GUESTS)
     plans_or_is_refused(with_what_it_takes(facts), {"d": GUESTS["d"]})
     plans_or_is_refused(with_what_it_takes(facts), GUESTS)
@@ -139,7 +142,7 @@ def test_any_file_of_a_machine_may_hold_anything(files: TarFiles) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=800, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=1000, deadline=None, suppress_health_check=SLOW)
 @given(damaged())
 def test_any_file_of_a_machine_may_hold_anything_often(files: TarFiles) -> None:
     check_tree(files)
@@ -220,6 +223,7 @@ def check_document(raw: Any) -> None:
     except EvenkeelError as error:
         assert error.where is not None and error.where.file == "facts.json"
         return
+    assert examine(facts, "cell").to_json()
     guests = {name: wish.model_copy(update={"memory": GIB}) for name, wish in GUESTS.items()}
     plans_or_is_refused(facts, guests if facts.memory_bytes > 8 * GIB else GUESTS)
 

@@ -77,6 +77,10 @@ def format_mask(cpus: Iterable[int]) -> str:
 
 
 def _validate(value: Any) -> Any:
+    if isinstance(value, list):
+        for cpu in value:
+            if isinstance(cpu, int) and not 0 <= cpu <= MAX_CPU:
+                raise ValueError(f"there is no CPU {cpu}: a Linux kernel numbers them from 0 to {MAX_CPU}")
     return parse_cpus(value) if isinstance(value, str) else value
 
 

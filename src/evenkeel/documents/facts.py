@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from evenkeel.documents.base import Document, Model, digest
-from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.cpuset import MAX_CPU, CpuSet
 
 
 class Identity(Model):
@@ -50,7 +52,7 @@ class Kernel(Model):
 class Cpu(Model):
     """One logical CPU (SMT thread).  Absent topology numbers are None, as on an offline CPU."""
 
-    id: int
+    id: int = Field(ge=0, le=MAX_CPU)
     online: bool = True
     package: int | None = None
     die: int | None = None
