@@ -56,7 +56,7 @@ class Inotify:
 
     def receive(self) -> list[Happened]:
         """What has happened since the last call."""
-        found = []
+        found: list[Happened] = []
         while True:
             try:
                 data = os.read(self.descriptor, 1 << 16)

@@ -49,7 +49,8 @@ def listen(protocol: int) -> socket.socket:
 
 def receive(listener: socket.socket) -> tuple[list[bytes], bool]:
     """What has come, and whether the kernel had to drop some because nobody read for too long."""
-    found, lost = [], False
+    found: list[bytes] = []
+    lost = False
     while True:
         try:
             data, (port, _groups) = listener.recvfrom(1 << 16)
