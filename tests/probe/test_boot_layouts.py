@@ -226,6 +226,22 @@ def test_an_entry_that_somebody_wrote_without_ours_is_drift_and_is_repaired(make
     assert text == "title x\nversion 6.1\nlinux /vmlinuz-6.1\noptions root=/dev/a ro\n"
 
 
+@pytest.mark.parametrize("name", FILES_ONLY)
+def test_the_rescue_entry_of_a_kernel_that_was_removed_is_made_for_another(name: str, make: Make) -> None:
+    root = make(name)
+    take(root)
+    [rescue] = root.rglob("*evenkeel-rescue.conf")
+    assert NEW in rescue.read_text()
+    for entry in root.rglob(f"{ID}-{NEW}.conf"):
+        entry.unlink()
+    assert take(root)["outcome"] == "done"
+    assert NEW not in rescue.read_text()
+    assert take(root)["outcome"] == "unchanged"
+    undo(root)
+    assert list(root.rglob("*evenkeel*.conf")) == []
+    assert all(entry["arguments"].endswith(("hugepages=9", "splash")) for entry in state(root)["entries"])
+
+
 def test_a_file_keeps_its_selinux_label(make: Make) -> None:
     root = make("rhel9")
     file, label = root / "etc/default/grub", b"system_u:object_r:bootloader_etc_t:s0\0"
