@@ -152,8 +152,8 @@ def test_a_healthy_tuned_host_has_nothing_harmful(tuned_host: TunedHost) -> None
     assert [check for check in findings.checks if check.status == "not_checked"] == []
 
 
-#: Faults that do not get into each other's way, made at the same time and looked at once.  Not edited-menu-only: what it
-#: takes away is how tuned-runs is known.
+#: Faults that do not get into each other's way, made at the same time and looked at once.  Not
+#: edited-menu-only: what it takes away is how tuned-runs is known.
 TOGETHER = {
     "host": (
         *("parameter-gone", "pending-reboot", "partition-invalid", "workqueues-everywhere", "interrupt-on-isolated"),
