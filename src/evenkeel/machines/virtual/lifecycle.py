@@ -394,6 +394,7 @@ def _launch(
         )
         with contextlib.suppress(FileNotFoundError):
             (folder / "serial.log").replace(folder / "serial.log.old")
+        (folder / qemus.ERROR_LOG).unlink(missing_ok=True)
         with (folder / "qemu.log").open("w+") as log:
             # -daemonize: this command returns when the machine is made, with QEMU's complaint if it could not be.
             done = subprocess.run(
@@ -407,7 +408,8 @@ def _launch(
                 start_new_session=True,
             )
             log.seek(0)
-            problem = "\n".join(line for line in log.read().splitlines() if "warning: TCG doesn't support" not in line)
+            said = log.read() + _errors(folder)
+        problem = "\n".join(line for line in said.splitlines() if "warning: TCG doesn't support" not in line)
         pid = _pid_of(folder)
         if done.returncode == 0 and pid is not None:
             running = RunFile(
@@ -532,12 +534,16 @@ def _last_words(folder: Path) -> str:
 _KERNEL_WORDS = re.compile(r"(?:qemu-system-x86|CPU \d+/(?:TCG|KVM))\[\d+\].*(?:segfault|traps|general protection).*")
 
 
+def _errors(folder: Path) -> str:
+    try:
+        return (folder / qemus.ERROR_LOG).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def _why_ended(folder: Path) -> str:
     """What QEMU said last, and what this machine's kernel says of it; a guess is named as one."""
-    words = []
-    with contextlib.suppress(OSError):
-        lines = (folder / qemus.ERROR_LOG).read_text(errors="replace").splitlines()
-        words += [line.strip() for line in lines if line.strip()][-2:]
+    words = [line.strip() for line in _errors(folder).splitlines() if line.strip()][-2:]
     try:
         pid = RunFile.model_validate_json((folder / "run.json").read_text()).pid
         started = time.localtime((folder / "run.json").stat().st_mtime)
