@@ -452,3 +452,17 @@ hosts:
     assert "no-audit" in (caught.value.hint or "")
     with pytest.raises(WrongInput, match='"no-audit" needs "because"'):
         parse_site(text.replace("mitigations-off:itlb-multhit: {because: z}", "no-audit: {}"), file="site.yaml")
+
+
+def test_a_character_in_two_halves_as_json_writes_it_is_one() -> None:
+    site = parse_site(
+        r'{version: 1, hosts: {cell: {address: local, overrides: {R-WQ-1: {off: true, because: "\ud83d\ude00"}}}}}', "s"
+    )
+    assert site.hosts["cell"].overrides["R-WQ-1"].because == "\U0001f600"
+    assert len(site.sha256()) == 64
+
+
+def test_half_a_character_is_refused_with_its_place() -> None:
+    with pytest.raises(WrongInput, match="half a character") as caught:
+        parse_site('version: 1\nhosts:\n  cell:\n    address: "x\\ud83d"\n', "s")
+    assert caught.value.where is not None and (caught.value.where.line, caught.value.where.column) == (4, 14)

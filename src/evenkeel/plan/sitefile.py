@@ -246,6 +246,21 @@ class _Reader:
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             raise WrongInput("aliases unfold this to far more than a site can hold", where=self.where(node))
+        if isinstance(node, ScalarNode):
+            node.value = self._whole(node)
+
+    def _whole(self, node: ScalarNode) -> str:
+        """The text of a scalar.  A character beyond U+FFFF may be written as in JSON, in two halves; ruamel.yaml leaves
+        the halves apart, and one alone is no character."""
+        text = str(node.value)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise WrongInput(
+                "half a character, as in \\ud83d without \\ude00 after it",
+                where=self.where(node),
+                hint="write the character itself",
+            ) from None
 
     # -- nodes to values, led by the type of the field ------------------------------------------------------------
 
