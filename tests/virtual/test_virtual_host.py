@@ -333,6 +333,27 @@ def test_a_host_that_is_stopped_while_it_boots_stays_off() -> None:
 
 
 @pytest.mark.long
+def test_a_boot_that_comes_to_rest_without_sshd_is_tried_once_more_and_then_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = host_name("rest")
+    lifecycle.create(name, BUILT_IN["tiny"])
+    said: list[str] = []
+    try:
+        first = lifecycle.start(name)
+        on_host(VirtualMachine(name), "systemctl mask ssh.service ssh.socket 2>/dev/null; sync")
+        monkeypatch.setattr(lifecycle, "_STUCK_S", 15.0)
+        with pytest.raises(Unreachable, match="does nothing any more and has no sshd"):
+            lifecycle.reboot(name, on_progress=lambda done, total, what: said.append(what))
+        assert [what for what in said if "switching it on again" in what] != []
+        running = lifecycle.read_run(name)
+        assert running is not None and running.pid != first.pid, "left as it is, for a look at its console"
+        assert [note for note in running.notes if "does nothing any more" in note] != []
+    finally:
+        lifecycle.remove(name)
+
+
+@pytest.mark.long
 def test_a_host_that_fills_the_disk_of_this_machine_is_said_to_stand_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

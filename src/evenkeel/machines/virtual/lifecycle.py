@@ -42,8 +42,16 @@ NEEDED_BYTES = 1024**3
 _RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
 
 
+#: A host that boots keeps QEMU busy; one that stands at its end idles at a few hundredths of a CPU.
+_STUCK_S, _STUCK_SHARE = 60.0, 0.1
+
+
 class QemuEnded(Unreachable):
     """QEMU was there and is gone, without anybody having asked for it through this module."""
+
+
+class BootStuck(QemuEnded):
+    """The host came to rest before sshd did: seen once in some fifty emulated boots, after systemd could not mount."""
 
 
 class HostFile(Model):
@@ -356,7 +364,7 @@ def start(
 
 
 def _relaunch(name: str, ended: QemuEnded, on_progress: OnProgress | None) -> None:
-    """Switch a host on again whose QEMU crashed while it booted: the emulator's fault, not the host's.
+    """Switch a host on again whose QEMU crashed, or came to rest, while it booted: mostly the emulator's fault.
 
     Once, and never silently: the run's notes keep it.  Only for a host that had not finished booting, whose disks
     are therefore as its last orderly shutdown left them.  Raises ``ended`` again when the host was stopped on purpose.
@@ -367,7 +375,7 @@ def _relaunch(name: str, ended: QemuEnded, on_progress: OnProgress | None) -> No
     except (OSError, ValueError):  # stop, rm and power_cut remove it
         raise ended from None
     if on_progress is not None:
-        on_progress(0, 0, f"{name}: QEMU ended while the host booted; switching it on again")
+        on_progress(0, 0, f"{name}: the boot came to no end; switching it on again")
     host = read_host(name)
     _kill(folder)
     running = _launch(
@@ -445,6 +453,7 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
     folder = folder_of(name)
     begin = time.monotonic()
     problem = "sshd does not answer"
+    marked_s, marked_cpu_s = begin, 0.0
     while (spent := time.monotonic() - begin) < timeout_s:
         running = read_run(name)
         if running is None:
@@ -465,6 +474,15 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
                 return read_boot_id(_target(host, running.ssh_port), settled=True, timeout_s=max(0.1, left))
             except Unreachable as error:
                 problem = error.message
+        if (now := time.monotonic()) - marked_s > _STUCK_S:
+            used = _cpu_seconds(running.pid) - marked_cpu_s
+            if used < _STUCK_SHARE * (now - marked_s):
+                raise BootStuck(
+                    f"virtual host {name} does nothing any more and has no sshd, after {spent:.0f} s; the console ends "
+                    f"with: {_last_words(folder)}",
+                    hint="see `evenkeel virtual console`",
+                )
+            marked_s, marked_cpu_s = now, marked_cpu_s + used
         time.sleep(0.25)
     raise Unreachable(
         f"virtual host {name} did not answer within {timeout_s:.0f} s ({problem}); the console ends with: "
@@ -494,6 +512,15 @@ def read_boot_id(target: SshTarget, *, settled: bool = False, timeout_s: float =
     if done.returncode or not re.fullmatch(r"[0-9a-f-]{36}", done.stdout.strip()):
         raise Unreachable(f"ssh to port {target.port} failed: {done.stderr.strip()[-200:]}")
     return done.stdout.strip()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process so far; 0.0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _banner(port: int, *, timeout_s: float) -> bool:
@@ -625,7 +652,7 @@ def reboot(name: str, *, on_progress: OnProgress | None = None, timeout_s: float
     """Reboot through the host's own GRUB and return the new boot id once the boot is finished.
 
     Raises Unreachable when it does not reset, or does not come back in time; it is left as it is, so that its console
-    can be read.
+    can be read.  A boot that comes to no end is tried once more, see :func:`_relaunch`.
     """
     target = ssh_target(name)
     before = read_boot_id(target)
