@@ -332,23 +332,40 @@ def test_a_host_that_is_stopped_while_it_boots_stays_off() -> None:
         lifecycle.remove(name)
 
 
+#: A host that is busy, and says what a kernel says of a CPU that lost its timer.
+STALLED = """
+[Service]
+ExecStart=/bin/sh -c 'while :; do echo "rcu: rcu_preempt kthread starved for 5252 jiffies!" >/dev/ttyS0; \\
+    timeout 5 sh -c "while :; do :; done"; done'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 @pytest.mark.long
-def test_a_boot_that_comes_to_rest_without_sshd_is_tried_once_more_and_then_said(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("why", "unit"), [("does nothing any more and has no sshd", ""), ("makes no progress", STALLED)]
+)
+def test_a_boot_that_comes_to_no_end_is_tried_once_more_and_then_said(
+    why: str, unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = host_name("rest")
     lifecycle.create(name, BUILT_IN["tiny"])
     said: list[str] = []
     try:
         first = lifecycle.start(name)
-        on_host(VirtualMachine(name), "systemctl mask ssh.service ssh.socket 2>/dev/null; sync")
+        stall = f"cat >/etc/systemd/system/stall.service <<'END'{unit}END\nsystemctl enable stall.service\n"
+        on_host(
+            VirtualMachine(name),
+            f"{stall if unit else ''}systemctl mask ssh.service ssh.socket 2>/dev/null; sync",
+        )
         monkeypatch.setattr(lifecycle, "_STUCK_S", 15.0)
-        with pytest.raises(Unreachable, match="does nothing any more and has no sshd"):
+        with pytest.raises(Unreachable, match=why):
             lifecycle.reboot(name, on_progress=lambda done, total, what: said.append(what))
         assert [what for what in said if "switching it on again" in what] != []
         running = lifecycle.read_run(name)
         assert running is not None and running.pid != first.pid, "left as it is, for a look at its console"
-        assert [note for note in running.notes if "does nothing any more" in note] != []
+        assert [note for note in running.notes if why in note] != []
     finally:
         lifecycle.remove(name)
 
@@ -390,9 +407,11 @@ def test_a_host_that_fills_the_disk_of_this_machine_is_said_to_stand_still(
 def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
     name = host_name("mute")
     lifecycle.create(name, BUILT_IN["tiny"])
+    said: list[str] = []
     try:
-        with pytest.raises(Unreachable, match="did not answer within 2 s"):
-            lifecycle.start(name, timeout_s=2)
+        with pytest.raises(Unreachable, match="did not answer within"):
+            lifecycle.start(name, timeout_s=2, on_progress=lambda done, total, what: said.append(what))
+        assert [what for what in said if "switching it on again" in what] != []
         assert traces(name) == []
     finally:
         lifecycle.remove(name)

@@ -17,6 +17,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,18 +41,19 @@ STOP_TIMEOUT_S = 120.0
 #: What an overlay grows to in a demo run, with room to spare.
 NEEDED_BYTES = 1024**3
 _RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
-
-
 #: A host that boots keeps QEMU busy; one that stands at its end idles at a few hundredths of a CPU.
 _STUCK_S, _STUCK_SHARE = 60.0, 0.1
+#: The kernel's words on a CPU that makes no progress, each some 20 s apart.  One or two may come from a busy machine.
+_STALL = re.compile(rb"rcu: INFO: .* (?:detected stalls|self-detected stall)|kthread starved for|BUG: soft lockup")
+_STALLS = 4
 
 
-class QemuEnded(Unreachable):
-    """QEMU was there and is gone, without anybody having asked for it through this module."""
+class BootFailed(Unreachable):
+    """No boot will come of this try; a second one mostly works.
 
-
-class BootStuck(QemuEnded):
-    """The host came to rest before sshd did: seen once in some fifty emulated boots, after systemd could not mount."""
+    Seen in emulation, each once in some fifty boots: QEMU ends; the host comes to rest without sshd; a CPU gets no
+    timer interrupt any more, so that each RCU grace period takes 21 s ("rcu_preempt kthread starved"), without end.
+    """
 
 
 class HostFile(Model):
@@ -130,11 +132,16 @@ def read_host(name: str) -> HostFile:
 def read_run(name: str) -> RunFile | None:
     """How ``name`` runs, or None when it does not.  A stale pid file, of a killed QEMU, counts as not running."""
     folder = folder_of(name)
+    found = _last_run(folder)
+    return found if found is not None and is_ours(found.pid, folder) else None
+
+
+def _last_run(folder: Path) -> RunFile | None:
+    """How QEMU was started last, whether it is still there or not; None once it was ended on purpose."""
     try:
-        found = RunFile.model_validate_json((folder / "run.json").read_text())
+        return RunFile.model_validate_json((folder / "run.json").read_text())
     except (OSError, ValueError):
         return None
-    return found if is_ours(found.pid, folder) else None
 
 
 def is_ours(pid: int, folder: Path) -> bool:
@@ -348,50 +355,63 @@ def start(
             kvm.probe(qemu, picture.kernel, on_progress) if host.accel == "auto" else kvm.Verdict(False, "as asked for")
         )
         try:
-            _launch(host, qemu, verdict, picture)
-            try:
-                wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
-            except QemuEnded as ended:
-                _relaunch(name, ended, on_progress)
-                wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+            _launch(host, qemu, verdict, picture, qemus.replaced(qemu, host.spec))
+            _come_up(name, contextlib.nullcontext(), on_progress, timeout_s)
             running = read_run(name)
             if running is None:
-                raise QemuEnded(f"QEMU of virtual host {name} ended as soon as it had booted: {_why_ended(folder)}")
+                raise BootFailed(f"QEMU of virtual host {name} ended as soon as it had booted: {_why_ended(folder)}")
         except BaseException:
             _kill(folder)
             raise
         return running
 
 
-def _relaunch(name: str, ended: QemuEnded, on_progress: OnProgress | None) -> None:
-    """Switch a host on again whose QEMU crashed, or came to rest, while it booted: mostly the emulator's fault.
+def _come_up(name: str, alone: AbstractContextManager[None], on_progress: OnProgress | None, timeout_s: float) -> str:
+    """Wait for a host that boots, with a second try, and return its boot id.  ``alone``: held while it is relaunched.
 
-    Once, and never silently: the run's notes keep it.  Only for a host that had not finished booting, whose disks
-    are therefore as its last orderly shutdown left them.  Raises ``ended`` again when the host was stopped on purpose.
+    The first try has half of the time: ten times what it needs on an idle machine.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        return wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s / 2)
+    except BootFailed as failure:
+        with alone:
+            _relaunch(name, failure, on_progress)
+    return wait_for_ssh(name, on_progress=on_progress, timeout_s=deadline - time.monotonic())
+
+
+def _relaunch(name: str, failure: BootFailed, on_progress: OnProgress | None) -> None:
+    """Switch a host on again whose boot came to no end: mostly the emulator's fault.
+
+    Once, and never silently: the run's notes keep it.  Only for a host that had not finished booting, whose disks are
+    therefore as its last orderly shutdown left them.  Raises ``failure`` again when the host was stopped on purpose.
     """
     folder = folder_of(name)
-    try:
-        before = RunFile.model_validate_json((folder / "run.json").read_text())
-    except (OSError, ValueError):  # stop, rm and power_cut remove it
-        raise ended from None
+    before = _last_run(folder)
+    if before is None:  # stop, rm and power_cut remove it
+        raise failure
     if on_progress is not None:
         on_progress(0, 0, f"{name}: the boot came to no end; switching it on again")
     host = read_host(name)
     _kill(folder)
-    running = _launch(
+    _launch(
         host,
         qemus.find(on_progress),
         kvm.Verdict(before.kvm, before.why),
         images.Image(images.images_dir() / host.image),
-        port=before.ssh_port,
+        (*before.notes, f"switched on again once: {failure.message}"),
+        before.ssh_port,
     )
-    noted = running.model_copy(update={"notes": (*before.notes, f"switched on again once: {ended.message}")})
-    (folder / "run.json").write_text(noted.model_dump_json(indent=2) + "\n")
 
 
 def _launch(
-    host: HostFile, qemu: qemus.Qemu, verdict: kvm.Verdict, picture: images.Image, port: int | None = None
-) -> RunFile:
+    host: HostFile,
+    qemu: qemus.Qemu,
+    verdict: kvm.Verdict,
+    picture: images.Image,
+    notes: tuple[str, ...],
+    port: int | None = None,
+) -> None:
     """Start QEMU; on ``port`` of this machine's loopback if that is still free, else on a port of its own choice."""
     folder = folder_of(host.name)
     problem = ""
@@ -426,11 +446,11 @@ def _launch(
                 qemu=qemu.text,
                 kvm=verdict.works,
                 why=verdict.reason,
-                notes=qemus.replaced(qemu, host.spec),
+                notes=notes,
             )
             (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {picture.host_key}\n")
             (folder / "run.json").write_text(running.model_dump_json(indent=2) + "\n")
-            return running
+            return
         if "host forwarding rule" not in problem:
             break
         port = None  # it was taken between the look and QEMU
@@ -447,17 +467,19 @@ def _free_port() -> int:
 def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s: float) -> str:
     """Wait until a command runs over ssh and return the host's boot id.
 
-    Raises QemuEnded when QEMU ends, Unreachable when the time is over, with the last lines of the serial console.
+    Raises BootFailed when nothing more will come or the time is over, with the last lines of the serial console, and
+    Unreachable when a second try would be in vain.
     """
     host = read_host(name)
     folder = folder_of(name)
     begin = time.monotonic()
+    said_before = len(_STALL.findall(_console(folder)))
     problem = "sshd does not answer"
     marked_s, marked_cpu_s = begin, 0.0
     while (spent := time.monotonic() - begin) < timeout_s:
         running = read_run(name)
         if running is None:
-            raise QemuEnded(
+            raise BootFailed(
                 f"QEMU of virtual host {name} ended while it booted: {_why_ended(folder)}; "
                 f"the console ends with: {_last_words(folder)}"
             )
@@ -477,14 +499,20 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
         if (now := time.monotonic()) - marked_s > _STUCK_S:
             used = _cpu_seconds(running.pid) - marked_cpu_s
             if used < _STUCK_SHARE * (now - marked_s):
-                raise BootStuck(
+                raise BootFailed(
                     f"virtual host {name} does nothing any more and has no sshd, after {spent:.0f} s; the console ends "
                     f"with: {_last_words(folder)}",
                     hint="see `evenkeel virtual console`",
                 )
             marked_s, marked_cpu_s = now, marked_cpu_s + used
+            if len(_STALL.findall(_console(folder))) - said_before >= _STALLS:
+                raise BootFailed(
+                    f"a CPU of virtual host {name} makes no progress, after {spent:.0f} s; the console ends with: "
+                    f"{_last_words(folder)}",
+                    hint="see `evenkeel virtual console`",
+                )
         time.sleep(0.25)
-    raise Unreachable(
+    raise BootFailed(
         f"virtual host {name} did not answer within {timeout_s:.0f} s ({problem}); the console ends with: "
         f"{_last_words(folder)}",
         hint="is this machine very busy? see `evenkeel virtual console`, or use --topology small",
@@ -537,22 +565,21 @@ def _banner(port: int, *, timeout_s: float) -> bool:
 _STAGES = ((b"Loading initial ramdisk", "kernel and services"), (b"Booting", "boot loader"))
 
 
-def _tail(folder: Path, size: int) -> bytes:
+def _console(folder: Path) -> bytes:
+    """All that the console said since QEMU was started."""
     try:
-        with (folder / "serial.log").open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - size))
-            return handle.read()
+        return (folder / "serial.log").read_bytes()
     except OSError:
         return b""
 
 
 def _stage(folder: Path) -> str:
-    tail = _tail(folder, 16384)
+    tail = _console(folder)[-16384:]
     return next((stage for words, stage in _STAGES if words in tail), "firmware")
 
 
 def _last_words(folder: Path) -> str:
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x20-\x7e\n]", "", _tail(folder, 4096).decode(errors="replace"))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x20-\x7e\n]", "", _console(folder)[-4096:].decode(errors="replace"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-3:])[-400:] or "nothing"
 
@@ -572,9 +599,11 @@ def _why_ended(folder: Path) -> str:
     """What QEMU said last, and what this machine's kernel says of it; a guess is named as one."""
     words = [line.strip() for line in _errors(folder).splitlines() if line.strip()][-2:]
     try:
-        pid = RunFile.model_validate_json((folder / "run.json").read_text()).pid
         started = time.localtime((folder / "run.json").stat().st_mtime)
-    except (OSError, ValueError):
+    except OSError:
+        started = None
+    last = _last_run(folder)
+    if last is None or started is None:
         return "; ".join(words) or "it was stopped"
     # Since this QEMU was started, so that nothing is said of an earlier one.  Without the right to read it: nothing.
     done = subprocess.run(
@@ -585,7 +614,7 @@ def _why_ended(folder: Path) -> str:
         check=False,
     )
     for line in done.stdout.splitlines():
-        if (found := _KERNEL_WORDS.search(line)) or (found := re.search(rf".*Killed process {pid} .*", line)):
+        if (found := _KERNEL_WORDS.search(line)) or (found := re.search(rf".*Killed process {last.pid} .*", line)):
             words.append(f"kernel log: {found[0].strip()[:200]}")
     return "; ".join(words) or "neither it nor the kernel said why; was it killed?"
 
@@ -625,7 +654,9 @@ def power_cut(name: str) -> None:
 
 def _kill(folder: Path) -> None:
     """End the QEMU of this folder, if there is one, and remove what only a running host has."""
-    pids = {pid for pid in (_pid_of(folder), _run_pid(folder)) if pid is not None}
+    last = _last_run(folder)
+    named = (_pid_of(folder), last.pid if last is not None else None)
+    pids = {pid for pid in named if pid is not None and is_ours(pid, folder)}
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -634,14 +665,6 @@ def _kill(folder: Path) -> None:
         time.sleep(0.02)
     for name in _RUN_FILES:
         (folder / name).unlink(missing_ok=True)
-
-
-def _run_pid(folder: Path) -> int | None:
-    try:
-        pid = RunFile.model_validate_json((folder / "run.json").read_text()).pid
-    except (OSError, ValueError):
-        return None
-    return pid if is_ours(pid, folder) else None
 
 
 #: From the request to the reset: services get 90 s each to end.
@@ -670,12 +693,7 @@ def reboot(name: str, *, on_progress: OnProgress | None = None, timeout_s: float
             on_progress(0, 0, f"{name}: shutting down")
         if not qmp.wait_for_event("RESET", timeout_s=min(_SHUTDOWN_S, timeout_s)):
             raise Unreachable(f"virtual host {name} was asked to reboot and did not", hint="look at its console")
-    try:
-        after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
-    except QemuEnded as ended:
-        with _lock(name, on_progress):
-            _relaunch(name, ended, on_progress)
-        after = wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s)
+    after = _come_up(name, _lock(name, on_progress), on_progress, timeout_s)
     if after == before:
         raise Unreachable(f"virtual host {name} was reset and still has its old boot id")
     return after
