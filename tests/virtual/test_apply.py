@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import signal
 import subprocess
 import sys
@@ -13,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.virtual.conftest import on_host, running_host
-from tests.virtual.tuned import SPEC, TunedHost, site
+from tests.virtual.before_after import settings
+from tests.virtual.tuned import TunedHost, site
 
 from evenkeel.apply.engine import apply_plan
-from evenkeel.apply.hosts import HostJournal, read_facts, read_journal
+from evenkeel.apply.hosts import HostJournal, read_journal
 from evenkeel.apply.report import ApplyReport, StatusReport
 from evenkeel.apply.rollback import rollback_host
 from evenkeel.apply.status import host_status
-from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import JournalEntry
 from evenkeel.documents.plan import InterruptAffinity, Plan, ThreadSchedule
-from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.machines.virtual import VirtualMachine, lifecycle
+from evenkeel.errors import WrongInput
+from evenkeel.machines.virtual import VirtualMachine
 from evenkeel.plan import make_plan
 from evenkeel.probe.steps.boot import grubcfg
 
@@ -225,73 +222,6 @@ def _apply_until(
         _, said = process.communicate(timeout=600)
     assert process.returncode == code, said
     return said
-
-
-# -- the whole way, with a host of its own ----------------------------------------------------------------------------
-
-
-@pytest.mark.long
-def test_apply_power_cut_apply_roll_back_and_the_facts_are_those_of_before() -> None:
-    with running_host("roundtrip", SPEC) as machine:
-        before = facts_of(machine)
-        plan = make_plan(site(machine.address), {"cell": before})
-        host = TunedHost(machine, plan)
-        on_host(machine, "sync")
-
-        def cut(done: int, total: int, what: str) -> None:
-            if what.startswith("R-WQ-1"):
-                lifecycle.power_cut(machine.name)
-
-        with pytest.raises(EvenkeelError):
-            _impatient(host, cut)
-        machine.close()
-        machine.start()
-        told = status(host)
-        assert told.interrupted and told.rebooted_since
-        assert apply(host).outcome == "applied"  # the boot layer is on disk, so no reboot is needed any more
-        assert apply(host).outcome == "unchanged"
-
-        undone = rollback_host("cell", machine, reboot=True)
-        assert undone.problems == ()
-        assert undone.rebooted
-        after = facts_of(machine)
-        assert settings(after) == settings(before)
-        assert stable(after) == stable(before)
-
-
-def _impatient(host: TunedHost, on_progress: Any) -> None:
-    """Apply with its reboot, and do not wait long for a host whose power was cut."""
-    from evenkeel.apply import engine
-
-    away = engine.AWAY_S
-    engine.AWAY_S = 5.0
-    try:
-        apply(host, reboot=True, on_progress=on_progress)
-    finally:
-        engine.AWAY_S = away
-
-
-def facts_of(machine: VirtualMachine) -> Facts:
-    with machine.probe() as probe:
-        return read_facts(probe)
-
-
-def settings(facts: Facts) -> dict[str, str]:
-    """Every value that can be set."""
-    return dict(facts.settings)
-
-
-def stable(facts: Facts) -> dict[str, Any]:
-    """Facts without what another boot of the same machine draws anew: interrupt numbers, where irqbalance put them
-    at this moment, and the pages that the kernel took for itself."""
-    data = facts.model_dump(mode="json", exclude={"interrupts", "memory_bytes"})
-    data["interrupts"] = sorted((one.action, str(one.managed), one.chip or "") for one in facts.interrupts)
-    threads = [(re.sub(r"^irq/\d+", "irq", t.name), t.policy, t.priority) for t in facts.kernel_threads]
-    data["kernel_threads"] = sorted(threads)
-    for node in data["nodes"]:
-        with contextlib.suppress(KeyError):
-            del node["memory_bytes"]
-    return data
 
 
 def _cpus(text: str) -> frozenset[int]:

@@ -6,6 +6,7 @@ One host, one way through it: each reboot costs a minute, so the steps stand on 
 from __future__ import annotations
 
 import pytest
+from tests.virtual.before_after import BOOT_FILES, facts_of
 from tests.virtual.conftest import on_host, running_host
 from tests.virtual.tuned import SPEC, site
 
@@ -23,10 +24,6 @@ from evenkeel.probe.steps.boot.arguments import missing
 pytestmark = [pytest.mark.virtual, pytest.mark.long, pytest.mark.timeout(2400)]
 
 KEYS = ("isolcpus", "nohz_full", "rcu_nocbs", "irqaffinity", "hugepages", "skew_tick")
-#: Every byte that the boot layer may touch.
-PICTURE = (
-    "find /boot/grub /etc/default /etc/grub.d -type f ! -name '*.mod' -exec stat -c '%n %a' {} + -exec sha256sum {} +"
-)
 
 #: A real package with a kernel in it, and what the maintainer scripts of Debian's kernels do: run the hooks.
 NEW_KERNEL = """
@@ -53,20 +50,18 @@ def gate_failures(machine: VirtualMachine, host: HostPlan) -> list[str]:
 
 def test_kernels_change_before_the_reboot_and_the_rescue_entry_starts_untuned() -> None:
     with running_host("boot", SPEC) as machine:
-        with machine.probe() as probe:
-            facts = read_facts(probe)
-        plan = make_plan(site(machine.address), {"cell": facts})
+        plan = make_plan(site(machine.address), {"cell": facts_of(machine)})
         host = plan.hosts[0]
         boot_step = host_steps(host)[0].body
         arguments = boot_step["arguments"]
-        untouched = on_host(machine, PICTURE)
+        untouched = on_host(machine, BOOT_FILES)
         started_with = on_host(machine, "cat /proc/cmdline")
 
         # there and back before any reboot: every byte
         assert apply_plan(host, plan, machine).outcome == "reboot_pending"
-        assert on_host(machine, PICTURE) != untouched
+        assert on_host(machine, BOOT_FILES) != untouched
         assert rollback_host("cell", machine).problems == ()
-        assert on_host(machine, PICTURE) == untouched
+        assert on_host(machine, BOOT_FILES) == untouched
 
         # one kernel comes and one goes between apply and reboot (rhboot/grubby#55)
         assert apply_plan(host, plan, machine).outcome == "reboot_pending"
@@ -117,7 +112,7 @@ def _one_file_of_defaults(machine: VirtualMachine, step: dict[str, object]) -> N
         "printf 'GRUB_DISABLE_RECOVERY=true\\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX nohz_full=1 splash=silent\"\\n' "
         ">>/etc/default/grub; grub2-mkconfig -o /boot/grub2/grub.cfg",
     )
-    untouched = on_host(machine, PICTURE)
+    untouched = on_host(machine, BOOT_FILES)
     with machine.probe() as probe:
         menu = probe.call("boot_menu")
         assert menu["layout"] == "GRUB as on SUSE"
@@ -134,4 +129,4 @@ def _one_file_of_defaults(machine: VirtualMachine, step: dict[str, object]) -> N
         sequence = probe.call("journal_read")["entries"][-1]["sequence"]
         probe.call("undo_step", sequence=sequence, timeout_s=600)
         probe.call("journal_note", event="end", plan_sha256="0" * 64)
-    assert on_host(machine, PICTURE) == untouched
+    assert on_host(machine, BOOT_FILES) == untouched

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.virtual.tuned import TunedHost
+from tests.virtual.watcher import watching
 
 from evenkeel.apply.engine import apply_plan
 from evenkeel.apply.report import ApplyReport
@@ -133,6 +135,26 @@ def test_a_guest_that_spins_trips_it_and_the_fair_server_is_back_on(tuned_host: 
         assert _busy(tuned_host) > 0.7
         tuned_host.run(f"timeout 60 sh -c 'echo 1 > {REFRESH}'")
     assert host_status(tuned_host.host, tuned_host.plan.sha256(), tuned_host.machine).state == "as planned"
+
+
+def test_a_guest_that_spins_a_week_later_is_found_by_the_watcher(tuned_host: TunedHost) -> None:
+    _wait_until_quiet(tuned_host)
+    plan = strict(tuned_host)
+    assert apply(tuned_host, plan).findings == ()
+    assert throttling(tuned_host) == ["0", "-1"]
+    watched = dataclasses.replace(tuned_host, plan=plan)
+    with watching(watched, repair=True) as watcher:
+        with spinning(tuned_host):
+            told = watcher.wait("drifted", "W-CANARY")
+            assert REFRESH in told.text
+            back = watcher.wait("repaired", "W-CANARY")
+            assert "real-time throttling taken back" in back.text
+            assert throttling(tuned_host) == ["50000000", "950000"]
+            assert _busy(tuned_host) > 0.7  # it spins on, and the host is alive
+            watcher.wait("gone again", "W-CANARY")
+        watcher.wait("not repaired", f"R-RT-2:cpu{tuned_host.cpu}")
+        assert throttling(tuned_host) == ["50000000", "950000"]
+    apply(tuned_host)
 
 
 def test_without_the_canary_the_same_change_hangs_the_host(tuned_host: TunedHost) -> None:

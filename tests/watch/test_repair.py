@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +14,7 @@ from evenkeel.apply.engine import apply_plan
 from evenkeel.apply.hosts import HostJournal, read_journal
 from evenkeel.apply.rollback import rollback_host
 from evenkeel.documents.plan import FileValue, HostPlan, Phase, Plan
+from evenkeel.probe import canary
 from evenkeel.watch.repair import MARK, MOST_REPAIRS, WITHIN_S, Repairer
 from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS, TreeHost, make_plan, setting
 
@@ -233,3 +238,60 @@ def test_a_structural_check_with_a_cure_leads_to_the_step_of_its_guest() -> None
     assert kinds <= {"file", "interrupt", "thread", "unit", "partition", "guest_thread"}
     waiting = repairer.candidates(["C-1:plc/vcpu1", "R-RT-1"], ONLINE - {5})
     assert [step.name for step in waiting] == ["R-RT-1"], "CPU 5 is offline: its partition cannot be valid"
+
+
+# -- the canary -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def answering(tuned: Tuned) -> Iterator[None]:
+    """A host-wide operation that comes to its end: somebody reads the FIFO that stands for it."""
+    file = tuned.tree.root / canary.FILE.lstrip("/")
+    if not file.exists():
+        os.mkfifo(file)
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def ask(tuned: Tuned, *, take_back: bool) -> dict[str, Any]:
+    with tuned.tree.probe() as probe:
+        return tuned.repairer.ask_canary(probe, 0.3, take_back=take_back)
+
+
+def test_while_every_cpu_answers_nothing_is_taken_back(tuned: Tuned) -> None:
+    with answering(tuned):
+        answer = ask(tuned, take_back=True)
+    assert answer["slowest_s"] is not None and answer["undone"] == []
+    assert tuned.read(RUNTIME_US) == "-1"
+
+
+def test_a_guest_that_begins_to_spin_later_has_throttling_taken_back_and_nobody_turns_it_off_again(
+    tuned: Tuned,
+) -> None:
+    with answering(tuned):
+        pass  # and from now on nobody reads
+    answer = ask(tuned, take_back=True)
+    assert answer["slowest_s"] is None and len(answer["undone"]) == 1 and answer["problems"] == []
+    assert "stat_refresh" in answer["message"]
+    assert tuned.read(RUNTIME_US) == "950000"
+    assert not tuned.journal().interrupted and tuned.journal().writer is None
+    [(outcome, name, why)] = tuned.repair(["R-RT-1"])
+    assert (outcome, name) == ("left", "R-RT-1") and "it starved the host" in why
+    assert tuned.read(RUNTIME_US) == "950000"
+    tuned.write(STAT, "1\n")
+    assert [(outcome, name) for outcome, name, _ in tuned.repair(["R-TIM-2"])] == [("repaired", "R-TIM-2")]
+
+    with answering(tuned):  # the guest was cured, and its owner applies again
+        assert apply_plan(tuned.host, tuned.plan, tuned.tree).outcome == "applied"
+        tuned.write(RUNTIME_US, "950000\n")
+        assert [(outcome, name) for outcome, name, _ in tuned.repair(["R-RT-1"])] == [("repaired", "R-RT-1")]
+
+
+def test_without_repair_the_canary_is_only_asked(tuned: Tuned) -> None:
+    with answering(tuned):
+        pass
+    assert ask(tuned, take_back=False)["slowest_s"] is None
+    assert tuned.read(RUNTIME_US) == "-1"

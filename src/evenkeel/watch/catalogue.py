@@ -29,7 +29,16 @@ LINK = Kind(
     "look at the cable and the switch, and at who ran ip link; affinities are looked at again when it is up",
     severity="warning",
 )
-CATALOGUE = (OWNER, PROFILE, LINK)
+CANARY = Kind(
+    "W-CANARY",
+    "setting",
+    "An operation that needs a turn on every CPU comes to its end",
+    "a real-time thread that never lets go of its CPU, with throttling and fair server off, stops libvirt, systemd and "
+    "memory compaction on the whole host, for as long as it spins",
+    "with --repair live the fair server is back already; cure the guest or say trust: spins in the site, then run "
+    "evenkeel apply again",
+)
+CATALOGUE = (OWNER, PROFILE, LINK, CANARY)
 #: Of the daemons that the probe knows, those that write what a plan for isolated CPUs writes.  The others (thermald,
 #: tlp) set frequencies, which some owners want.
 RIVALS = ("irqbalance", "ksmtuned", "numad", "stalld", "tuned")

@@ -16,8 +16,10 @@ from evenkeel.documents.findings import Check, Findings
 from evenkeel.documents.plan import HostPlan
 from evenkeel.errors import Unreachable, WrongInput
 from evenkeel.machines.protocol import Machine, Probe, ProbeError
+from evenkeel.probe import canary
 from evenkeel.verify.observe import Observation
 from evenkeel.watch import picture as look
+from evenkeel.watch.catalogue import CANARY
 from evenkeel.watch.drift import drifts, still_failing
 from evenkeel.watch.notice import Notice, describe
 from evenkeel.watch.picture import Picture, Piece
@@ -65,6 +67,8 @@ class Watch:
     _sweep_at: float = 0.0
     _files_at: float = 0.0
     _repair_at: float = 0.0
+    _canary_at: float = 0.0
+    _canary_limit_s: float = canary.PATIENCE_S  # until it is known what a healthy answer takes here
     _left: frozenset[str] = frozenset()  # why repairs are not possible, as it was said last
 
     def __post_init__(self) -> None:
@@ -131,6 +135,7 @@ class Watch:
         self._queue += [Piece("threads", guest.name) for guest in self.host.guests]
         while self._queue and not self.stop.is_set():
             self._look(probe, self._queue.pop(0))
+        self._ask_canary(probe)
         self._causes.clear()
         self._sweep_at = time.monotonic() + self.wish.sweep_s
         self.count(self.host.name, None)
@@ -142,6 +147,8 @@ class Watch:
             self._take(event)
         self._calm_down()
         self._plan_looks()
+        if time.monotonic() >= self._canary_at and not self.stop.is_set():
+            self._ask_canary(probe)
         before = None if events else self.picture
         if self._queue:
             piece = self._queue.pop(0)
@@ -213,6 +220,32 @@ class Watch:
         except ProbeError as error:
             seen = look.refused(self.picture.seen, piece, error.message)
         self.picture = replace(self.picture, seen=seen)
+
+    def _ask_canary(self, probe: Probe) -> None:
+        """Where the plan relies on guests that let go of their CPUs: do they?  When not, it is taken back at once."""
+        assert self.picture is not None
+        if not look.takes_time_away(self.host):
+            self._canary_at = float("inf")
+            return
+        answer = self._repairer.ask_canary(probe, self._canary_limit_s, take_back=self.wish.repair)
+        self._canary_at = time.monotonic() + self.wish.sweep_s
+        took, message = answer["slowest_s"], answer["message"]
+        if took is not None and message:  # this kernel has no such operation
+            self._canary_at = float("inf")
+            return
+        if took is not None and self._canary_limit_s == canary.PATIENCE_S:
+            self._canary_limit_s = max(canary.LIMIT_S, canary.FACTOR * took)
+        was, now = self.picture.around.canary, message or ""
+        if was != now:
+            self._take({"kind": "canary", "at": self._now, "message": now, "first": not was and not now})
+        if was != now and now:
+            self._report()
+            back = f"{len(answer['undone'])} settings of real-time throttling taken back"
+            problems = "; ".join(answer["problems"])
+            if answer["undone"] or problems:
+                check = self.failing.get(CANARY.id)
+                self._say("not repaired" if problems else "repaired", problems or back, check)
+            self._queue = [piece for piece in (Piece("files"),) if piece not in self._queue] + self._queue
 
     # -- saying -------------------------------------------------------------------------------------------------------
 

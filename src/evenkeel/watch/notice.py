@@ -86,6 +86,8 @@ def describe(event: dict[str, Any]) -> str:
             return "interrupts: " + ", ".join(sorted({row["action"] or row["label"] for row in event["rows"]}))
         case "owner":
             return f"{event['name']} {'started' if event['running'] else 'ended'}"
+        case "canary":
+            return f"canary: {event['message'] or 'every CPU answers'}"
         case "profile":
             return f"TuneD's profile is {event['profile']}"
         case "lost":

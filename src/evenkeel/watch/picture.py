@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from evenkeel.documents.facts import Facts, Interrupt, KernelThread
 from evenkeel.documents.findings import Check, Findings
-from evenkeel.documents.plan import BootArgument, FileValue, GuestPartition, HostPlan, UnitState
+from evenkeel.documents.plan import BootArgument, FileValue, GuestPartition, HostPlan, Phase, UnitState
+from evenkeel.probe import canary
 from evenkeel.verify.catalogue import item
 from evenkeel.verify.host import findings
 from evenkeel.verify.observe import GuestSeen, Observation, Options, vcpu_cpus
-from evenkeel.watch.catalogue import LINK, OWNER, PROFILE, RIVALS
+from evenkeel.watch.catalogue import CANARY, LINK, OWNER, PROFILE, RIVALS
 
 #: No spinner: a watcher must not disturb what it watches.
 OPTIONS = Options(spinners=False)
@@ -45,6 +46,8 @@ class Surroundings:
     profile: str | None = None
     profile_before: str | None = None
     started: bool = False
+    #: What the canary said last: "" all is well, else what did not end; None: it was not asked.
+    canary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,14 @@ def partitions(host: HostPlan, seen: Observation) -> list[str]:
     return found
 
 
+def takes_time_away(host: HostPlan) -> bool:
+    """Whether the plan leaves the host's own threads no time beside a real-time thread that spins."""
+    return any(
+        setting.phase is Phase.THROTTLE and setting.status != "absent" and canary.takes_away(setting.new, "1")
+        for setting in host.settings
+    )
+
+
 def links(facts: Facts) -> list[str]:
     """Network interfaces that are devices; bridges and taps come and go with guests."""
     return [nic.name for nic in facts.nics if nic.pci is not None]
@@ -274,6 +285,8 @@ def happened(picture: Picture, event: Event) -> Picture:
             around = replace(around, owners=owners)
         case "profile":
             around = replace(around, profile=event["profile"])
+        case "canary":
+            around = replace(around, canary=event["message"] or "")
         case "interrupts":
             seen = replace(seen, interrupts={"rows": event["rows"], "seconds": event["seconds"]})
         case "cpu" if not event["online"]:
@@ -322,6 +335,10 @@ def _around(host: HostPlan, around: Surroundings) -> Sequence[Check]:
                     evidence=(item("/etc/tuned/active_profile", around.profile or "(no such file)"),),
                 )
             )
+    if around.canary is not None:
+        observed = around.canary or "it does"
+        evidence = (item(canary.FILE, observed),)
+        checks.append(CANARY.judge(not around.canary, expected="it does", observed=observed, evidence=evidence))
     for name, before in sorted(around.links_before.items()):
         if before:
             now = around.links.get(name, False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from evenkeel.apply.gate import booted_with
 from evenkeel.apply.hosts import HostJournal, read_journal
@@ -19,7 +19,7 @@ from evenkeel.apply.rollback import run_entries, undo_entries
 from evenkeel.apply.steps import Step, host_steps
 from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import HostPlan
+from evenkeel.documents.plan import HostPlan, Phase
 from evenkeel.machines.protocol import Probe, ProbeError
 
 #: Kinds of steps that put a value back and touch nothing else.
@@ -50,6 +50,8 @@ class Repairer:
     plan_sha256: str
     clock: Callable[[], float] = time.monotonic
     _made: dict[str, list[float]] = field(default_factory=dict)
+    #: Real-time throttling was taken back because a CPU did not answer; only an apply turns it off again.
+    _starved: bool = False
 
     def candidates(self, failed: Iterable[str], online: frozenset[int]) -> list[Step]:
         """Steps that cure these failed checks (by id) while guests run, in plan order.
@@ -81,7 +83,7 @@ class Repairer:
             journal = self._settled_journal(probe)
             if isinstance(journal, str):
                 return [Outcome("left", None, journal)]
-            left = [outcome for step in steps if (outcome := self._other_plan(journal, step))]
+            left = [outcome for step in steps if (outcome := self._not_ours(journal, step))]
             mine = [step for step in steps if step not in [outcome.step for outcome in left]]
             return [*left, *(self._repair(probe, mine) if mine else [])]
         except ProbeError as error:  # somebody took the lock meanwhile, or the journal cannot be written
@@ -105,13 +107,43 @@ class Repairer:
             return f"the host is not ready: {journal.not_ready.splitlines()[0]}"
         return journal if journal.outstanding else "nothing is applied to this host, so there is nothing to put back"
 
-    def _other_plan(self, journal: HostJournal, step: Step) -> Outcome | None:
-        """Whether the plan that was applied last wants something else here than ours, which is older then."""
+    def _not_ours(self, journal: HostJournal, step: Step) -> Outcome | None:
+        """Whether the plan that was applied last wants something else here than ours, or a spinner forbids it."""
         wanted = next((entry.wanted for entry in reversed(journal.outstanding) if entry.setting == step.name), None)
-        if wanted in (None, step.body.get("value")):
+        if wanted is None and self._starved and step.phase is Phase.THROTTLE:
+            why = "it starved the host and was taken back: cure the guest, then run evenkeel apply"
+        elif wanted in (None, step.body.get("value")):
             return None
+        else:
+            why = f"{wanted} was applied since, by another plan: watch with that one"
         self._made[step.name].append(self.clock())
-        return Outcome("left", step, f"{wanted} was applied since, by another plan: watch with that one")
+        return Outcome("left", step, why)
+
+    def ask_canary(self, probe: Probe, limit_s: float, *, take_back: bool) -> dict[str, Any]:
+        """Ask the canary once; when it does not answer within ``limit_s``, let the probe take throttling back.
+
+        The answer of the operation `watch_canary`.  ``take_back`` false: it is only asked.
+        """
+        entries = [
+            entry.sequence
+            for entry in (read_journal(probe).outstanding if take_back else ())
+            if entry.phase == str(Phase.THROTTLE)
+        ]
+        try:
+            answer: dict[str, Any] = probe.call(
+                "watch_canary", sequences=entries, within_s=0.0, limit_s=limit_s, timeout_s=60.0 + limit_s
+            )
+            if answer["undone"]:
+                self._starved = True
+                probe.call(
+                    "journal_note",
+                    event="end",
+                    plan_sha256=self.plan_sha256,
+                    message="watch: a CPU starved, real-time throttling taken back",
+                )
+            return answer
+        finally:
+            probe.call("journal_release")
 
     def _repair(self, probe: Probe, steps: list[Step]) -> list[Outcome]:
         outcomes = []
