@@ -237,14 +237,24 @@ class VcpuPlan(Model):
     priority: int = 0
 
 
+class CellPlan(Model):
+    """What a guest of several NUMA nodes has on one of them; its number is its place in ``GuestPlan.cells``."""
+
+    node: int
+    vcpus: CpuSet  # numbers of its vCPUs, not of host CPUs
+    memory_bytes: int
+    pages: int
+
+
 class GuestPlan(Model):
-    """Placement and definition of one guest."""
+    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``."""
 
     name: str
     goal: GoalLevel
     trust: Trust
     latency_ns: int | None = None
-    node: int | None = None  # None: floats over the shared CPUs
+    node: int | None = None  # None: floats over the shared CPUs, or has cells
+    cells: tuple[CellPlan, ...] = ()
     vcpus: tuple[VcpuPlan, ...]
     emulator_cpus: CpuSet
     memory_bytes: int
@@ -254,6 +264,18 @@ class GuestPlan(Model):
     cloud_config: str = ""  # user data for cloud-init in the guest, for its owner to use; "": nothing to do inside
     xml: str
     why: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Host nodes that it is on, in the order of its cells; empty where it floats or the host has no nodes."""
+        return tuple(cell.node for cell in self.cells) or (() if self.node is None else (self.node,))
+
+    @property
+    def pages_on(self) -> dict[int, int]:
+        """Host node -> huge pages that it takes there; 0 stands for a host without nodes."""
+        if not self.page_bytes:
+            return {}
+        return {cell.node: cell.pages for cell in self.cells} or {self.node or 0: self.pages}
 
 
 class Note(Model):

@@ -6,7 +6,7 @@ whether a site fits its hosts is the planner's question.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -77,6 +77,13 @@ class Network(Model):
     user: bool = False
 
 
+class CellWish(Model):
+    """What a guest has on one NUMA node."""
+
+    vcpus: int = Field(ge=1, le=710)
+    memory: Bytes = Field(examples=["64GiB"])
+
+
 class GuestWish(Model):
     """A guest and what it needs."""
 
@@ -94,6 +101,15 @@ class GuestWish(Model):
     )
     memory: Bytes = Field(examples=["4GiB"])
     page_size: Bytes | None = Field(default=None, description="huge page size; chosen when left out", examples=["2MiB"])
+    numa: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 64})] | Literal["auto"] | None = Field(
+        default=None,
+        description="over how many NUMA nodes it is spread, in equal cells; auto: over as few as it fits on; one when "
+        "left out",
+        examples=[2, "auto"],
+    )
+    cells: tuple[CellWish, ...] = Field(
+        default=(), description="its NUMA cells one by one, where they are not equal; each is on a node of its own"
+    )
     l3: Bytes | None = Field(
         default=None,
         description="how much of the L3 cache its real-time vCPUs have for themselves, where the CPU can divide it; "

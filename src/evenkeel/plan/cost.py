@@ -286,7 +286,8 @@ def _changes(guest: GuestPlan, domain: ET.Element) -> Iterable[CostItem]:
             id="re-place",
             what="moving its memory to another NUMA node while it runs",
             state="given up",
-            because=f"it is bound strictly to node {memory.get('nodeset')}, and huge pages stay where they are",
+            because=f"it is bound strictly to node{'s' * (len(guest.nodes) > 1)} {memory.get('nodeset')}, and huge "
+            "pages stay where they are",
             instead="restart it with a new plan",
         )
 
@@ -343,8 +344,8 @@ def _cpus_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
 def _memory_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
     taken: dict[int, int] = {}
     for guest in host.guests:
-        if guest.page_bytes:
-            taken[guest.node or 0] = taken.get(guest.node or 0, 0) + guest.pages * guest.page_bytes
+        for node, pages in guest.pages_on.items():
+            taken[node] = taken.get(node, 0) + pages * (guest.page_bytes or 0)
     if not taken:
         return
     parts = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Note, Plan
+from evenkeel.documents.plan import CellPlan, GuestPlan, HostPlan, Ledger, Note, Plan
 from evenkeel.documents.site import GuestWish, HostWish, Site
 from evenkeel.errors import WrongInput
 from evenkeel.plan import rules
@@ -112,7 +112,12 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
         goal=placement.wish.goal,
         trust=placement.wish.trust,
         latency_ns=placement.wish.latency,
-        node=placement.node,
+        node=placement.cells[0].node if len(placement.cells) == 1 else None,
+        cells=tuple(
+            CellPlan(node=cell.node, vcpus=cell.vcpus, memory_bytes=cell.memory, pages=cell.pages)
+            for cell in placement.cells
+            if cell.node is not None and len(placement.cells) > 1
+        ),
         vcpus=placement.vcpus,
         emulator_cpus=placement.emulator,
         memory_bytes=placement.wish.memory,

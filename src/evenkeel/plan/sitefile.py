@@ -12,6 +12,8 @@ duplicate key is seen; and what a plain scalar means is decided by the field it 
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import re
 import types
 import typing
@@ -30,6 +32,7 @@ from evenkeel.documents.cpuset import CpuSet, format_cpus, parse_cpus
 from evenkeel.documents.quantity import Bytes, Nanoseconds, format_size, parse_duration, parse_size
 from evenkeel.documents.site import NAME, GuestWish, Site
 from evenkeel.errors import Where, WrongInput
+from evenkeel.plan.cells import wrong_cells
 from evenkeel.plan.levels import implied_goal, too_weak
 
 #: More nodes than this, aliases unfolded, is an attack or an accident ("billion laughs"), not a site.
@@ -432,6 +435,15 @@ class _Reader:
             return text
         if hint is str:
             return text
+        if typing.get_origin(hint) is typing.Union:  # a number, or a word instead of it
+            words = [w for part in typing.get_args(hint) for w in typing.get_args(part) if isinstance(w, str)]
+            if text in words:
+                return text
+            try:
+                return _parse_int(text)
+            except ValueError as error:
+                self.complain(f'"{name}": {error}', self.where(node), hint=f"a number, or {' or '.join(words)}")
+                return None
         raise TypeError(f"sitefile has no reader for {hint!r} of {path}")  # a new field of Site: a test walks them all
 
 
@@ -449,8 +461,7 @@ def _strip_none(hint: Any) -> tuple[Any, bool]:
     """``X | None`` -> (X, True); X -> (X, False)."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         rest = [part for part in typing.get_args(hint) if part is not type(None)]
-        if len(rest) == 1:
-            return rest[0], True
+        return functools.reduce(operator.or_, rest), len(rest) < len(typing.get_args(hint))
     return hint, False
 
 
@@ -504,6 +515,7 @@ def _check(site: Site, reader: _Reader) -> None:
         _check_host_of(name, guest, site, reader)
         _check_goal(name, guest, reader)
         _check_sizes(name, guest, reader)
+        _check_cells(name, guest, reader)
         _check_wires(name, guest, reader)
     _check_claims(site, reader)
 
@@ -615,6 +627,12 @@ def _check_sizes(name: str, guest: GuestWish, reader: _Reader) -> None:
             f"but {len(guest.cpus)} CPUs are named",
             reader.at("guests", name, "cpus"),
         )
+
+
+def _check_cells(name: str, guest: GuestWish, reader: _Reader) -> None:
+    if wrong := wrong_cells(guest):
+        key, message, hint = wrong
+        reader.complain(f'guest "{name}": {message}', reader.at("guests", name, key), hint=hint)
 
 
 def _check_wires(name: str, guest: GuestWish, reader: _Reader) -> None:
