@@ -343,7 +343,7 @@ def _place(desk: Desk, attempt: Attempt, name: str, only: tuple[int, ...] | None
 
 def _spread(topology: Topology, nodes: Sequence[int]) -> tuple[int, int]:
     """How far apart these nodes are: the sum of their distances, then the number of their sockets."""
-    far = sum(topology.distance(one, other) or 0 for one, other in combinations(sorted(nodes), 2))
+    far = sum(topology.distance(one, other) or 255 for one, other in combinations(sorted(nodes), 2))
     return far, len({topology.package_of(node) for node in nodes})
 
 
