@@ -260,6 +260,18 @@ def test_every_kind_of_check_is_broken_by_a_test() -> None:
     assert {kind.id for kind in CATALOGUE} <= broken
 
 
+def test_nohz_full_is_compared_with_its_own_list() -> None:
+    """CPUs of performance guests are isolated too, and keep their tick (H-ISO-2)."""
+    more = HOST.ledger.model_copy(update={"realtime": HOST.ledger.realtime | {2}, "shared": HOST.ledger.shared - {2}})
+    host = HOST.model_copy(update={"ledger": more})
+    assert one(judge(SEEN, host), "V-LEDGER-ISOLATED:nohz_full").status == "passed"
+    changed = tuple(
+        setting.model_copy(update={"new": "4-N"}) if setting.id == "H-ISO-2" else setting for setting in HOST.settings
+    )
+    found = judge(SEEN, HOST.model_copy(update={"settings": changed}))
+    assert one(found, "V-LEDGER-ISOLATED:nohz_full").status == "not_checked"
+
+
 # -- what counts as satisfied, and what as not checked ---------------------------------------------------------------
 
 

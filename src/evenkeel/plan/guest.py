@@ -399,5 +399,5 @@ def elements_of(goal: str, cells: int = 1) -> tuple[str, ...]:
     bound = ("G-2", "G-4", "G-5") if goal != "flexible" else ()
     pinned = ("G-8",) if goal in PINNED else ()
     realtime = ("G-13", "G-14", "G-CMD") if goal == "realtime" else ()
-    several = ("G-7",) if cells > 1 else ()
+    several = ("G-7",) if cells > 1 and goal in PINNED else ()
     return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime, *several))

@@ -258,8 +258,10 @@ def _fits(desk: Desk, attempt: Attempt, name: str, cell: CellWish, node: int) ->
     return wish.goal not in PINNED or carries(wish, cell, books.free_on(node))
 
 
-def _ways(desk: Desk, attempt: Attempt, name: str, order: Sequence[int]) -> list[tuple[int, ...]]:
-    """The ways to put the cells of a guest on nodes where they fit: a node for each, at most MOST_WAYS.
+def _ways(
+    desk: Desk, attempt: Attempt, name: str, order: Sequence[int], most: int = MOST_WAYS
+) -> list[tuple[int, ...]]:
+    """The ways to put the cells of a guest on nodes where they fit: a node for each, at most ``most``.
 
     ``order``: of the nodes, the best first.
     """
@@ -269,7 +271,7 @@ def _ways(desk: Desk, attempt: Attempt, name: str, order: Sequence[int]) -> list
     if near is not None:
         order = sorted(order, key=lambda node: node != near)
     found = (way for way in deal(shape, order, fits) if near is None or near in way)
-    return [_tidy(shape, way) for way in islice(found, MOST_WAYS)]
+    return [_tidy(shape, way) for way in islice(found, most)]
 
 
 def _tidy(shape: Shape, way: tuple[int, ...]) -> tuple[int, ...]:
@@ -321,8 +323,13 @@ def _place(desk: Desk, attempt: Attempt, name: str, only: tuple[int, ...] | None
         attempt.seated[name] = Seated((Part(node, ()),), "")
         return
     if len(shape) > 1:
-        # The nearest to each other, and of equals the emptiest ones, in whose order they came.
-        nodes = min(ways, key=lambda way: _spread(topology, way))
+        if len(ways) == MOST_WAYS:  # there are more: at least those around each node are to be among them
+            ways += [way for one in order for way in _ways(desk, attempt, name, _around(topology, one, order), most=1)]
+        # The nearest to each other, of equals the emptiest, then those without the boot CPU.
+        nodes = min(
+            ways,
+            key=lambda way: (_spread(topology, way), -sum(len(books.free_on(node)) for node in way), boot in way),
+        )
         here = "the nodes nearest to each other with room for its cells" + (f", {where} among them" if where else "")
     else:
         nodes = ways[0]
@@ -339,6 +346,11 @@ def _place(desk: Desk, attempt: Attempt, name: str, only: tuple[int, ...] | None
     _take(books, shape, parts, attempt.pages[name])
     why = f"{topology.place(_busy(wish, shape, parts))} carry guest {name}: {here}, {'; '.join(dict.fromkeys(reasons))}"
     attempt.seated[name] = Seated(tuple(parts), why)
+
+
+def _around(topology: Topology, node: int, order: Sequence[int]) -> list[int]:
+    """These nodes, the nearest to one of them first."""
+    return sorted(order, key=lambda other: topology.distance(node, other) or 255)
 
 
 def _spread(topology: Topology, nodes: Sequence[int]) -> tuple[int, int]:
@@ -444,18 +456,19 @@ def _no_room(desk: Desk, name: str, nodes: list[int], where: str, attempt: Attem
         if where
         else "a core per node and part of its memory stay with the host; take a smaller guest or another host"
     )
-    if wish.numa is None and not wish.cells and (count := _nodes_needed(desk, name, page)):
+    if wish.numa is None and not wish.cells and (count := _nodes_needed(desk, name)):
         cure = f"it is larger than a node of this host; spread it over {count} with  numa: {count}"
     attempt.problems.add(
         f"guest {name}", f"goal {wish.goal} needs {needs}; {'; '.join(parts)}", cure + give_back(books)
     )
 
 
-def _nodes_needed(desk: Desk, name: str, page: int | None) -> int | None:
+def _nodes_needed(desk: Desk, name: str) -> int | None:
     """The fewest nodes, more than one, over which a guest would fit on the empty host; None: one is enough, or none."""
     wish = desk.guests[name].model_copy(update={"numa": "auto"})
     books, topology = desk.books, desk.topology
-    for shape in cells.shapes(wish, topology, page):
+    for shape in cells.shapes(wish, topology, wish.page_size):
+        page = page_size(name, wish, shape, topology, Problems())
         fits = {
             (cell, node): books.room(node, page) >= cell.memory and carries(wish, cell, books.free_on(node))
             for cell in shape

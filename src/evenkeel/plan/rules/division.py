@@ -51,8 +51,8 @@ RULES = (
         verification=_SHOWN,
         source="host-tuning S3; SUSE guide for SAP HANA on KVM (both threads)",
         inputs=("topology", "L3 caches", "goal, vCPUs and near of each guest"),
-        value="cores of one node, of one L3 where they fit; realtime: one thread of each core, its sibling empty; "
-        "performance: both threads, as siblings of the guest",
+        value="cores of one node, or of each node of a guest with several cells; of one L3 where they fit; realtime: "
+        "one thread of each core, its sibling empty; performance: both threads, as siblings of the guest",
         alternatives=(
             Alternative(
                 "both threads for real-time vCPUs",
