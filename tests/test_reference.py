@@ -38,6 +38,7 @@ def test_make_writes_every_generated_page() -> None:
         ("An override", site.Override),
         ("A consent", site.Consent),
         ("A guest", site.GuestWish),
+        ("A data plane", site.DataPlane),
         ("Cells", site.CellWish),
         ("Boot", site.Boot),
         ("A disk", site.Disk),
@@ -58,9 +59,9 @@ def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseMod
 def test_the_examples_of_the_site_file_are_right() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", SITE_FILE, re.DOTALL)
     head = "version: 1\nhosts:\n  cell:\n    address: local\n"
-    first, override, consent, halves, uneven, anchors = blocks
+    first, data_plane, override, consent, halves, uneven, anchors = blocks
     parse_site(first, file="site-file.md")
-    for block in (override, consent):
+    for block in (data_plane, override, consent):
         parse_site(head + "    " + block.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
     assert parse_site(head + halves, file="site-file.md").guests["hana"].numa == 2
     guest = "guests:\n  g:\n    goal: performance\n    disks: [{ path: /d }]\n"

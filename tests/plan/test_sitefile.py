@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.base import Model
-from evenkeel.documents.site import Site
+from evenkeel.documents.site import DataPlane, Site
 from evenkeel.errors import Where, WrongInput
 from evenkeel.plan.sitefile import MAX_CHARACTERS, WrongSite, parse_site, parse_site_parts
 
@@ -398,10 +398,15 @@ hosts:
   h:
     address: local
     housekeeping: 0
+    data_plane: {near: [eth0], cores: 2}
     overrides:
       R-1: {value: "x", off: false, because: y}
     consents:
       no-audit: {because: z}
+  i:
+    address: virtual:i
+    data_plane:
+      cpus: 2,3
 guests:
   g:
     host: h
@@ -433,6 +438,8 @@ guests:
     ]
     models.append(site.guests["g"].disks[0])
     models.append(site.guests["g"].cells[0])
+    planes = [host.data_plane for host in site.hosts.values() if host.data_plane]
+    assert set().union(*(plane.model_fields_set for plane in planes)) == set(DataPlane.model_fields)
     for model in models:
         assert model is not None
         assert typing.get_type_hints(type(model)).keys() >= model.model_fields_set
@@ -502,6 +509,41 @@ guests:
     with pytest.raises(WrongInput, match=f"means nothing with goal {goal}") as caught:
         parse_site(text, file="site.yaml")
     assert caught.value.where == Where("site.yaml", 10, 7 + key.index(":"))
+
+
+@pytest.mark.parametrize(
+    ("plane", "message"),
+    [
+        ("{}", "needs either near or cpus, and has neither"),
+        ("{near: [eth0], cpus: 3}", "needs either near or cpus, and has both"),
+        ("{near: [eth0, eth0]}", "names eth0 twice"),
+        ("{near: eth0}", '"near" needs a list'),
+        ("{near: [eth0], cores: 0}", '"cores" must be at least 1, not 0'),
+        ("{cpus: 0}", 'CPU 0 is kept for the host by "housekeeping"'),
+        ("{cpus: 4}", 'CPU 4 polls for packets by "data_plane"'),
+        ("2-3", '"data_plane" needs a mapping'),
+        ("{cpus: 3}", None),
+        ("{near: [eth0], cores: 2}", None),
+    ],
+)
+def test_the_data_plane_of_a_host(plane: str, message: str | None) -> None:
+    text = f"""\
+version: 1
+hosts:
+  h:
+    address: local
+    housekeeping: 0-1
+    data_plane: {plane}
+guests:
+  g: {{goal: performance, vcpus: 1, memory: 1GiB, cpus: 4, disks: [{{path: /d}}]}}
+"""
+    if message is None:
+        parse_site(text, file="site.yaml")
+        return
+    with pytest.raises(WrongInput) as caught:
+        parse_site(text, file="site.yaml")
+    assert message in caught.value.message
+    assert caught.value.where is not None and caught.value.where.line in (6, 8)
 
 
 def test_a_consent_that_there_is_not() -> None:

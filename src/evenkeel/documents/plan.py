@@ -35,8 +35,8 @@ class Ledger(Model):
     """Who owns which CPU of a host.  Disjoint and complete over the online CPUs; whole cores.
 
     ``realtime`` holds the CPUs that vCPUs of performance and realtime guests run on, ``idle`` the SMT siblings that
-    stay empty beside them.  ``emulator`` is not a set of its own: emulator and I/O threads of a guest run on the
-    housekeeping CPUs of its node.
+    stay empty beside them, ``data_plane`` cores that poll network cards.  ``emulator`` is not a set of its own:
+    emulator and I/O threads of a guest run on the housekeeping CPUs of its nodes.
     """
 
     housekeeping: CpuSet
@@ -285,6 +285,17 @@ class Note(Model):
     text: str
 
 
+class DataPlanePlan(Model):
+    """For the owner of the process that polls, who starts it himself.
+
+    ``polling``: of ``Ledger.data_plane``, the rest of which are their siblings and stay empty.  ``options``: of Open
+    vSwitch, as ovs-vsctl takes them.
+    """
+
+    polling: CpuSet
+    options: dict[str, str]
+
+
 class HostPlan(Model):
     name: str
     address: str
@@ -295,6 +306,7 @@ class HostPlan(Model):
     ledger: Ledger
     settings: tuple[Setting, ...]  # in the order of applying
     guests: tuple[GuestPlan, ...] = ()
+    data_plane: DataPlanePlan | None = None
     notes: tuple[Note, ...] = ()
 
     def setting(self, identifier: str) -> Setting | None:

@@ -41,12 +41,27 @@ class Consent(Model):
     because: str
 
 
+class DataPlane(Model):
+    """CPUs that poll network cards for packets: ``cpus``, or ``cores`` for each of the cards in ``near``."""
+
+    near: tuple[str, ...] = Field(
+        default=(), description="network interfaces or PCI addresses whose node they are on", examples=[["enp1s0"]]
+    )
+    cores: int = Field(default=1, ge=1, le=64, description="whole cores for each card; one thread of each polls")
+    cpus: CpuSet | None = Field(
+        default=None, description="the CPUs that poll, when the owner must decide", examples=["2,10"]
+    )
+
+
 class HostWish(Model):
     """A host under Evenkeel's care."""
 
     address: str = Field(description="local, ssh://root@HOST[:PORT], virtual:NAME", examples=["virtual:plc"])
     housekeeping: CpuSet | None = Field(
         default=None, description="CPUs that stay with the host; computed when left out", examples=["0-1"]
+    )
+    data_plane: DataPlane | None = Field(
+        default=None, description="CPUs that poll network cards for packets (Open vSwitch with DPDK)"
     )
     overrides: dict[str, Override] = Field(default={}, description="rule id -> what to do instead")
     consents: dict[ConsentKey, Consent] = Field(

@@ -311,6 +311,16 @@ def _cpus_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
             cpus=ledger.isolated,
             settings=_ids(host, lambda key, path: key in ("isolcpus", "nohz_full")),
         )
+        if ledger.data_plane:
+            yield CostItem(
+                id="polling-cpus",
+                what="CPUs that poll for packets",
+                state="given up",
+                amount=share(ledger.data_plane),
+                because="they are busy at all times, whether a packet comes or not",
+                instead="interrupts serve a card of low rate as well: take `data_plane` out",
+                cpus=ledger.data_plane,
+            )
         if ledger.idle:
             yield CostItem(
                 id="idle-cpus",

@@ -9,7 +9,7 @@ fit is a Problem that says how much is free on which node.  Source: reference ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, islice, product
 
 from evenkeel.documents.cpuset import format_cpus
@@ -22,6 +22,7 @@ from evenkeel.plan.cells import Shape, numbers, shapes, sockets
 from evenkeel.plan.claims import find_claims
 from evenkeel.plan.cores import PINNED as PINNED
 from evenkeel.plan.cores import threads_per_core
+from evenkeel.plan.dataplane import NOTHING, Polling, choose_polling
 from evenkeel.plan.ledger import choose_housekeeping, make_ledger
 from evenkeel.plan.levels import is_strict
 from evenkeel.plan.problems import Problems
@@ -113,6 +114,7 @@ class HostLayout:
     ledger: Ledger
     placements: tuple[Placement, ...]
     moves: tuple[str, ...] = ()
+    data_plane: Polling = NOTHING
 
 
 def realtime_vcpus(wish: GuestWish) -> frozenset[int]:
@@ -169,14 +171,22 @@ def lay_out(
         return None
     claims = find_claims(topology, guests, choices, problems)
     claimed = frozenset(cpu for cores in claims.values() for core in cores for cpu in core.threads)
-    seats = Seats({name: seat for name, seat in seats.guests.items() if name in guests}, seats.housekeeping)
-    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed, host, problems, seats)
+    seats = seats.without(seats.guests.keys() - guests.keys())
+    named = wish.data_plane.cpus if wish.data_plane else None
+    theirs = topology.whole((named or frozenset()) & topology.online)
+    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed | theirs, host, problems, seats)
     if len(problems.found) > before:
         return None
     floating_claims = frozenset(
         cpu for guest in guests.values() if guest.goal not in PINNED and guest.cpus for cpu in guest.cpus
     )
-    books = open_books(topology, housekeeping.cpus | topology.whole(floating_claims & topology.online))
+    floating_claims = topology.whole(floating_claims & topology.online)
+    data_plane = choose_polling(
+        topology, wish.data_plane, housekeeping.cpus, claimed | floating_claims, host, problems, seats
+    )
+    if len(problems.found) > before:
+        return None
+    books = open_books(topology, housekeeping.cpus | data_plane.cpus | floating_claims)
     for cores in claims.values():
         books.take(cores)
     for name, cores in claims.items():
@@ -188,11 +198,13 @@ def lay_out(
         partial = bool(released) and len(released) < len(seats.guests)
         first: Attempt | None = None
         for chosen in islice(_choose(choices), FEW_SHAPES if partial else MOST_SHAPES):
-            desk = Desk(host, topology, guests, claims, chosen, housekeeping, books)
+            desk = Desk(host, topology, guests, claims, chosen, housekeeping, data_plane.cpus, books)
             attempt = seat_guests(desk, seats.without(released))
             layout = None if attempt.problems.found else _close(desk, attempt, seats, ranks)
             if layout is not None and not attempt.problems.found:
-                return replace(layout, moves=tuple(_moves(desk, seats, layout, attempt, crowded)))
+                ledger = layout.ledger.model_copy(update={"why": (*layout.ledger.why, *data_plane.why)})
+                moves = tuple(_moves(desk, seats, layout, attempt, crowded))
+                return HostLayout(ledger, layout.placements, moves, data_plane)
             first = first or attempt
         assert first is not None, "there is always one choice"
         refused, crowded = first.problems.found, crowded or first.crowded
@@ -251,7 +263,7 @@ def _close(desk: Desk, attempt: Attempt, seats: Seats, ranks: Mapping[str, int])
     carrying = {name: busy(desk, name, seated, seats.guests.get(name)) for name, seated in pinned.items()}
     realtime = frozenset(cpu for cpus in carrying.values() for cpu in cpus)
     idle = frozenset(cpu for seated in pinned.values() for core in seated.cores for cpu in core.threads) - realtime
-    ledger = make_ledger(topology, desk.housekeeping.cpus, realtime, idle, ())
+    ledger = make_ledger(topology, desk.housekeeping.cpus, desk.polling, realtime, idle, ())
     why = list(desk.housekeeping.why)
     placements: list[Placement] = []
     for name, guest in sorted(guests.items()):
@@ -500,6 +512,8 @@ def _obstacle(desk: Desk, placement: Placement, seat: Seat, attempt: Attempt, cr
         return f"CPU {format_cpus(gone)} is not online"
     if house := cpus & desk.housekeeping.cpus:
         return f"CPU {format_cpus(house)} is housekeeping"
+    if polls := cpus & desk.polling:
+        return f"CPU {format_cpus(polls)} polls for packets now"
     for other, guest in sorted(desk.guests.items()):
         if guest.cpus and (both := topology.whole(guest.cpus & topology.online) & cpus):
             return f"the owner of guest {other} gives it the core of CPU {format_cpus(both)}"

@@ -42,6 +42,7 @@ class Desk:
     claims: Mapping[str, tuple[Core, ...]]  # cores that owners gave to pinned guests by number
     shapes: Mapping[str, Shape]
     housekeeping: Housekeeping
+    polling: frozenset[int]  # cores of the data plane
     books: Books  # nothing placed yet but the claims
 
 
@@ -96,7 +97,7 @@ def seat_guests(desk: Desk, seats: Seats) -> Attempt:
         problems=problems,
         pages={name: page_size(name, guest, desk.shapes[name], desk.topology, problems) for name, guest in guests},
         near={
-            name: (None, "") if guest.near is None else near_node(name, guest.near, desk.topology, problems)
+            name: (None, "") if guest.near is None else near_node(f"guest {name}", guest.near, desk.topology, problems)
             for name, guest in guests
         },
         seated={},
@@ -314,7 +315,7 @@ def _place(desk: Desk, attempt: Attempt, name: str, only: tuple[int, ...] | None
     if wish.goal not in PINNED:
         # Shared CPUs count first, free memory second, so that a node full of real-time guests is left alone.
         taken = frozenset(cpu for seated in attempt.seated.values() for core in seated.cores for cpu in core.threads)
-        shared = topology.online - desk.housekeeping.cpus - taken
+        shared = topology.online - desk.housekeeping.cpus - desk.polling - taken
         node = max(
             (node for (node,) in ways),
             key=lambda n: (len(shared & topology.node_cpus(n)), books.room(n, attempt.pages[name]), -n),
@@ -556,7 +557,9 @@ def page_size(name: str, wish: GuestWish, shape: Shape, topology: Topology, prob
     return fitting[0] if wish.goal == "balanced" else fitting[-1]
 
 
-def near_node(name: str, near: str, topology: Topology, problems: Problems) -> tuple[int | None, str]:
+def near_node(
+    about: str, near: str, topology: Topology, problems: Problems, key: str = "near"
+) -> tuple[int | None, str]:
     """Node of a NIC or PCI function, and a phrase that says so.  None: the firmware does not tell."""
     facts = topology.facts
     address = near if near.count(":") == 2 else f"0000:{near}"
@@ -564,10 +567,10 @@ def near_node(name: str, near: str, topology: Topology, problems: Problems) -> t
     pci = next((pci for pci in facts.pci if pci.address == (nic.pci if nic else address)), None)
     if nic is None and pci is None:
         problems.add(
-            f"guest {name}",
-            f"near: the host has no network interface or PCI function {near}",
+            about,
+            f"{key}: the host has no network interface or PCI function {near}",
             did_you_mean(near, [nic.name for nic in facts.nics] or [pci.address for pci in facts.pci])
-            or "its facts know no device at all; leave `near` out",
+            or f"its facts know no device at all; leave `{key}` out",
         )
         return None, ""
     node = nic.node if nic and nic.node is not None else pci.node if pci else None
