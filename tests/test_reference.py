@@ -38,6 +38,8 @@ def test_make_writes_every_generated_page() -> None:
         ("An override", site.Override),
         ("A consent", site.Consent),
         ("A guest", site.GuestWish),
+        ("A data plane", site.DataPlane),
+        ("Cells", site.CellWish),
         ("Boot", site.Boot),
         ("A disk", site.Disk),
         ("A network", site.Network),
@@ -48,7 +50,7 @@ def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseMod
     assert section, heading
     rows = re.findall(r"^\| `(\w+)` \| (?:(required)\b)?", section[1], re.MULTILINE)
     assert [name for name, _ in rows] == [name for name in model.model_fields if name != "kind"]
-    if heading in ("Top", "A host", "A guest", "Boot", "A disk"):
+    if heading in ("Top", "A host", "A guest", "Cells", "Boot", "A disk"):
         required = {name for name, field in model.model_fields.items() if field.is_required()}
         conditional = {"version"} if model is site.Site else {"host"} if model is site.GuestWish else set()
         assert {name for name, word in rows if word} == required | conditional
@@ -57,10 +59,13 @@ def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseMod
 def test_the_examples_of_the_site_file_are_right() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", SITE_FILE, re.DOTALL)
     head = "version: 1\nhosts:\n  cell:\n    address: local\n"
-    first, override, consent, anchors = blocks
+    first, data_plane, override, consent, halves, uneven, anchors = blocks
     parse_site(first, file="site-file.md")
-    for block in (override, consent):
+    for block in (data_plane, override, consent):
         parse_site(head + "    " + block.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
+    assert parse_site(head + halves, file="site-file.md").guests["hana"].numa == 2
+    guest = "guests:\n  g:\n    goal: performance\n    disks: [{ path: /d }]\n"
+    assert len(parse_site(head + guest + uneven, file="site-file.md").guests["g"].cells) == 2
     guests = parse_site(head + anchors, file="site-file.md").guests
     assert guests["line-3"].memory == 2 * guests["line-2"].memory
 

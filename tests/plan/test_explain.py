@@ -68,7 +68,7 @@ def test_scope() -> None:
     fair, boot = rule_by_id("R-RT-2"), rule_by_id("H-ISO-1")
     assert fair is not None and boot is not None
     assert scope(fair) == "realtime; Linux 6.12 and later"
-    assert scope(boot) == "performance, realtime"
+    assert scope(boot) == "performance, realtime; a data plane"
 
 
 def test_equal_plans_do_not_differ(plan: Plan) -> None:

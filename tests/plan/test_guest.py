@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import GuestPlan
-from evenkeel.documents.site import Boot, Disk, GuestWish, Network
+from evenkeel.documents.site import Boot, CellWish, Disk, GuestWish, Network
 from evenkeel.plan import make_plan
 from evenkeel.plan.guest import ELEMENTS, definition_digest, elements_of
+from evenkeel.plan.placement import PINNED
 from tests.plan.factories import GIB, MIB, guest, make_facts, make_site
+from tests.plan.topologies import build
 
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 GOALS = ("flexible", "balanced", "performance", "realtime")
@@ -21,8 +24,8 @@ DISKS = (Disk(path="/dev/vg0/a"), Disk(path="/srv/b.qcow2", format="qcow2"))
 NETWORKS = (Network(bridge="br0"), Network(network="default"), Network(user=True))
 
 
-def define(wish: GuestWish, name: str = "plc") -> GuestPlan:
-    return make_plan(make_site({name: wish}), {"cell": make_facts(cores=5)}).hosts[0].guests[0]
+def define(wish: GuestWish, name: str = "plc", facts: Facts | None = None) -> GuestPlan:
+    return make_plan(make_site({name: wish}), {"cell": facts or make_facts(cores=5)}).hosts[0].guests[0]
 
 
 def tree(wish: GuestWish) -> ET.Element:
@@ -107,6 +110,81 @@ def test_disks_and_networks() -> None:
     assert tree(guest("flexible", disks=DISKS)).find("iothreads") is None
 
 
+def test_a_guest_of_two_cells() -> None:
+    plan = define(guest("performance", vcpus=8, memory=GIB, numa=2, boot=None, disks=DISKS))
+    domain = ET.fromstring(plan.xml)
+    pins = [pin.get("cpuset") for pin in domain.findall("cputune/vcpupin")]
+    assert pins == ["2", "3", "4", "5", "12", "13", "14", "15"]
+    assert [dict(cell.attrib) for cell in domain.findall("cpu/numa/cell")] == [
+        {"id": "0", "cpus": "0-3", "memory": "524288", "unit": "KiB"},
+        {"id": "1", "cpus": "4-7", "memory": "524288", "unit": "KiB"},
+    ]
+    # Emulator and I/O thread: housekeeping of both nodes, or memory could not be taken from one of them.
+    assert attributes(domain.find("cputune/emulatorpin")) == {"cpuset": "0-1,10-11"}
+    assert attributes(domain.find("cputune/iothreadpin"))["cpuset"] == "0-1,10-11"
+    assert attributes(domain.find("numatune/memory")) == {"mode": "strict", "nodeset": "0-1"}
+    assert [(one.get("cellid"), one.get("nodeset")) for one in domain.findall("numatune/memnode")] == [
+        ("0", "0"),
+        ("1", "1"),
+    ]
+    assert attributes(domain.find("memoryBacking/hugepages/page")) == {"size": "2048", "unit": "KiB"}
+    assert attributes(domain.find("cpu/topology")) == {"sockets": "2", "cores": "2", "threads": "2"}
+    setting = {node: plan.pages_on[node] for node in (0, 1)}
+    assert setting == {0: 256, 1: 256}
+
+
+def test_distances_are_those_of_the_host_renumbered() -> None:
+    """Nodes 4 and 1 of four become cells 0 and 1 in the order of their numbers; firmware need not be symmetric."""
+    machine = build(sockets=3, cores=4, node_numbers=(1, 4, 9))
+    facts = machine.facts()
+    far = {1: {1: 10, 4: 15, 9: 30}, 4: {1: 17, 4: 10, 9: 31}, 9: {1: 30, 4: 31, 9: 10}}
+    facts = facts.model_copy(
+        update={"nodes": tuple(node.model_copy(update={"distances": far[node.id]}) for node in facts.nodes)}
+    )
+
+    def told(facts: Facts) -> list[list[tuple[str | None, str | None]]]:
+        domain = ET.fromstring(define(guest("performance", vcpus=4, memory=GIB, numa=2), facts=facts).xml)
+        assert [one.get("nodeset") for one in domain.findall("numatune/memnode")] == ["1", "4"]
+        return [
+            [(one.get("id"), one.get("value")) for one in cell.findall("distances/sibling")]
+            for cell in domain.findall("cpu/numa/cell")
+        ]
+
+    assert told(facts) == [[("0", "10"), ("1", "15")], [("0", "17"), ("1", "10")]]
+
+
+@pytest.mark.parametrize("strange", [{0: 10, 1: 10}, {0: 10, 1: 255}, {0: 10}, {}])
+def test_distances_that_libvirt_does_not_take_are_left_out(strange: dict[int, int]) -> None:
+    """numa=fake makes nodes at a distance of 10, which libvirt takes for a cell itself only; and some tell nothing."""
+    facts = make_facts(cores=5)
+    first, second = facts.nodes
+    facts = facts.model_copy(update={"nodes": (first.model_copy(update={"distances": strange}), second)})
+    plan = define(guest("performance", vcpus=4, memory=GIB, numa=2), facts=facts)
+    assert "<distances>" not in plan.xml and "<cell " in plan.xml
+    assert any("distances between its cells are left to libvirt" in sentence for sentence in plan.why)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numa", "topology"),
+    [
+        (None, 4, ("2", "4", "2")),  # two clusters of each socket stay in one
+        (None, 2, ("1", "8", "2")),  # the two nearest are clusters of one socket
+        ((6, 10), None, ("1", "8", "2")),
+        ((6, 6, 4), None, ("8", "1", "2")),  # no socket holds a part of a cell
+        ((5, 6, 5), None, ("16", "1", "1")),  # odd cells: nobody's siblings
+    ],
+)
+def test_sockets_are_those_of_the_host_where_they_can_be(
+    cells: tuple[int, ...] | None, numa: int | None, topology: tuple[str, str, str]
+) -> None:
+    wish = {"cells": tuple(CellWish(vcpus=vcpus, memory=GIB) for vcpus in cells)} if cells else {"numa": numa}
+    memory = GIB * len(cells) if cells else 4 * GIB
+    facts = build(sockets=2, nodes_per_socket=2, cores=16).facts()
+    domain = ET.fromstring(define(guest("performance", vcpus=16, memory=memory, **wish), facts=facts).xml)
+    found = attributes(domain.find("cpu/topology"))
+    assert (found["sockets"], found["cores"], found["threads"]) == topology
+
+
 def test_identity_is_stable_and_differs_by_guest() -> None:
     first, second = define(guest(), "a"), define(guest(), "b")
     assert define(guest(), "a").xml == first.xml
@@ -124,7 +202,7 @@ def test_arm_guest() -> None:
 
 
 def test_every_element_is_explained() -> None:
-    assert {rule.id for rule in ELEMENTS} == set(elements_of("realtime"))
+    assert {rule.id for rule in ELEMENTS} == set(elements_of("realtime", cells=2))
     assert set(elements_of("flexible")) < set(elements_of("balanced")) < set(elements_of("performance"))
     for rule in ELEMENTS:
         assert rule.title and rule.reason and rule.risk and rule.verification and rule.source
@@ -138,14 +216,28 @@ def test_the_setting_carries_the_digest() -> None:
 
 
 def definitions() -> list[tuple[str, str]]:
-    wishes = {f"{goal}-{kind}": guest(goal, **extra) for goal in GOALS for kind, extra in _KINDS.items()}
-    return [(name, define(wish, name).xml) for name, wish in wishes.items()]
+    """Every goal; the pinned ones over several nodes too, four of which are sub-NUMA clusters of two sockets."""
+    found = [
+        (name, define(guest(goal, **extra), name).xml)
+        for goal in GOALS
+        for kind, extra in _KINDS.items()
+        if (goal in PINNED or kind not in ("cells", "uneven")) and (name := f"{goal}-{kind}")
+    ]
+    four = build(sockets=2, nodes_per_socket=2, cores=8).facts()
+    wide = guest("performance", vcpus=16, memory=16 * GIB, numa=4)
+    return [*found, ("performance-four", define(wide, "performance-four", four).xml)]
 
 
 _KINDS: dict[str, dict[str, object]] = {
     "kernel": {},
     "disk": {"boot": None, "disks": DISKS, "networks": NETWORKS},
     "one": {"vcpus": 1, "memory": 64 * MIB},
+    "cells": {"numa": 2, "vcpus": 4, "memory": GIB, "boot": None, "disks": DISKS},
+    "uneven": {
+        "cells": (CellWish(vcpus=3, memory=GIB // 2), CellWish(vcpus=1, memory=GIB // 4)),
+        "vcpus": 4,
+        "memory": GIB // 4 * 3,
+    },
     "odd": {"vcpus": 3, "memory": GIB // 2, "boot": None, "networks": NETWORKS},
 }
 
@@ -176,7 +268,7 @@ def test_libvirts_parser_takes_every_definition(tmp_path: Path) -> None:
         assert done.returncode == 0, (name, done.stderr)
         back = ET.fromstring(done.stdout[done.stdout.index("<domain") :])
         sent = ET.fromstring(text)
-        for path in ("cputune", "numatune", "memoryBacking"):
+        for path in ("cputune", "numatune", "memoryBacking", "cpu/numa"):
             ours, theirs = sent.find(path), back.find(path)
             assert (ours is None) == (theirs is None)
             if ours is not None and theirs is not None:

@@ -93,7 +93,7 @@ def test_the_table_decides_who_is_strict() -> None:
     def strict(goal: str, latency: int | None) -> bool:
         wish = guest(goal, latency=latency)
         empty: frozenset[int] = frozenset()
-        return Placement("g", wish, 0, (), 1, empty, empty, None, 0, ()).strict
+        return Placement("g", wish, (), (), 1, 1, empty, empty, None, ()).strict
 
     assert strict("realtime", 50_000) and is_strict("realtime", 50_000)
     assert not strict("realtime", 50_001)

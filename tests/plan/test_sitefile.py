@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.base import Model
-from evenkeel.documents.site import Site
+from evenkeel.documents.site import DataPlane, Site
 from evenkeel.errors import Where, WrongInput
 from evenkeel.plan.sitefile import MAX_CHARACTERS, WrongSite, parse_site, parse_site_parts
 
@@ -398,10 +398,15 @@ hosts:
   h:
     address: local
     housekeeping: 0
+    data_plane: {near: [eth0], cores: 2}
     overrides:
       R-1: {value: "x", off: false, because: y}
     consents:
       no-audit: {because: z}
+  i:
+    address: virtual:i
+    data_plane:
+      cpus: 2,3
 guests:
   g:
     host: h
@@ -412,6 +417,8 @@ guests:
     realtime_vcpus: 1
     memory: 4MiB
     page_size: 2MiB
+    numa: 2
+    cells: [{vcpus: 1, memory: 2MiB}, {vcpus: 1, memory: 2MiB}]
     l3: 3MiB
     trust: spins
     near: eth0
@@ -430,11 +437,113 @@ guests:
         site.guests["g"].boot,
     ]
     models.append(site.guests["g"].disks[0])
+    models.append(site.guests["g"].cells[0])
+    planes = [host.data_plane for host in site.hosts.values() if host.data_plane]
+    assert set().union(*(plane.model_fields_set for plane in planes)) == set(DataPlane.model_fields)
     for model in models:
         assert model is not None
         assert typing.get_type_hints(type(model)).keys() >= model.model_fields_set
         assert set(type(model).model_fields) - model.model_fields_set <= {"kind", "version"}, type(model)
     assert {key for wire in site.guests["g"].networks for key in wire.model_fields_set} == {"bridge", "network", "user"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "message"),
+    [
+        ("numa: 0", 10, "numa is 0; it is a number of nodes, 1 to 64, or auto"),
+        ("numa: -2", 10, "numa is -2"),
+        ("numa: two", 10, "'two' is not a whole number"),
+        ("numa:", 10, None),
+        ("numa: 3", 10, "4 vCPUs and 8GiB cannot be cut into 3 equal cells"),
+        ("numa: 1000", 10, "1 to 64"),
+        ("numa: 2", 10, None),
+        ("numa: auto", 10, None),
+        ("numa: 3\n    cells: [{vcpus: 2, memory: 4GiB}, {vcpus: 2, memory: 4GiB}]", 10, "there are 2 cells"),
+        ("cells: [{vcpus: 3, memory: 6GiB}, {vcpus: 1, memory: 2GiB}]", 10, None),
+        ("cells: [{vcpus: 3, memory: 6GiB}, {vcpus: 2, memory: 2GiB}]", 10, "its cells have 5 vCPUs, the guest has 4"),
+        ("cells: [{vcpus: 3, memory: 6GiB}, {vcpus: 1, memory: 1GiB}]", 10, "its cells have 7GiB of memory"),
+        ("cells: [{vcpus: 4, memory: 8GiB}, {vcpus: 0, memory: 0B}]", 10, '"vcpus" must be at least 1, not 0'),
+        ("cells: [{vcpus: 3, memory: 8GiB}, {vcpus: 1, memory: 0B}]", 10, "a cell of 0B"),
+        ("cells: [{vcpus: 3}]", 10, '"0" needs "memory"'),
+        ("cells: {vcpus: 3}", 10, '"cells" needs a list'),
+        ("near: [eth0]", 10, '"near" needs one value'),
+    ],
+)  # fmt: skip
+def test_cells_of_a_guest(lines: str, line: int, message: str | None) -> None:
+    text = f"""\
+version: 1
+hosts:
+  h: {{address: local}}
+guests:
+  g:
+    goal: performance
+    vcpus: 4
+    memory: 8GiB
+    disks: [{{path: /d}}]
+    {lines}
+"""
+    if message is None:
+        parse_site(text, file="site.yaml")
+        return
+    with pytest.raises(WrongInput) as caught:
+        parse_site(text, file="site.yaml")
+    assert message in caught.value.message
+    assert caught.value.where is not None and caught.value.where.line == line
+
+
+@pytest.mark.parametrize("goal", ["flexible", "balanced"])
+@pytest.mark.parametrize("key", ["numa: 2", "numa: auto", "cells: [{vcpus: 2, memory: 4GiB}]"])
+def test_a_guest_that_floats_has_no_cells(goal: str, key: str) -> None:
+    text = f"""\
+version: 1
+hosts:
+  h: {{address: local}}
+guests:
+  g:
+    goal: {goal}
+    vcpus: 2
+    memory: 4GiB
+    disks: [{{path: /d}}]
+    {key}
+"""
+    with pytest.raises(WrongInput, match=f"means nothing with goal {goal}") as caught:
+        parse_site(text, file="site.yaml")
+    assert caught.value.where == Where("site.yaml", 10, 7 + key.index(":"))
+
+
+@pytest.mark.parametrize(
+    ("plane", "message"),
+    [
+        ("{}", "needs either near or cpus, and has neither"),
+        ("{near: [eth0], cpus: 3}", "needs either near or cpus, and has both"),
+        ("{near: [eth0, eth0]}", "names eth0 twice"),
+        ("{near: eth0}", '"near" needs a list'),
+        ("{near: [eth0], cores: 0}", '"cores" must be at least 1, not 0'),
+        ("{cpus: 0}", 'CPU 0 is kept for the host by "housekeeping"'),
+        ("{cpus: 4}", 'CPU 4 polls for packets by "data_plane"'),
+        ("2-3", '"data_plane" needs a mapping'),
+        ("{cpus: 3}", None),
+        ("{near: [eth0], cores: 2}", None),
+    ],
+)
+def test_the_data_plane_of_a_host(plane: str, message: str | None) -> None:
+    text = f"""\
+version: 1
+hosts:
+  h:
+    address: local
+    housekeeping: 0-1
+    data_plane: {plane}
+guests:
+  g: {{goal: performance, vcpus: 1, memory: 1GiB, cpus: 4, disks: [{{path: /d}}]}}
+"""
+    if message is None:
+        parse_site(text, file="site.yaml")
+        return
+    with pytest.raises(WrongInput) as caught:
+        parse_site(text, file="site.yaml")
+    assert message in caught.value.message
+    assert caught.value.where is not None and caught.value.where.line in (6, 8)
 
 
 def test_a_consent_that_there_is_not() -> None:

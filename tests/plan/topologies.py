@@ -87,7 +87,7 @@ class Machine:
                 id=node,
                 cpus=frozenset(cpus),
                 memory_bytes=self.memory[node],
-                distances={other: 10 if other == node else 21 for other in node_cpus},
+                distances={other: self.distance(node, other) for other in node_cpus},
                 huge_pages=pools[node],
             )
             for node, cpus in node_cpus.items()
@@ -130,6 +130,11 @@ class Machine:
             **_devices({node: cpus for node, cpus in node_cpus.items() if cpus}, everyone, self.numa),
         }
         return make_facts(sockets=1, cores=1, threads=1).model_copy(update=body | update)
+
+    def distance(self, one: int, other: int) -> int:
+        """As firmware tells it: nodes of one socket (sub-NUMA clusters) are nearer than those of another."""
+        packages = [{thread.package for thread in self.threads if thread.node == node} for node in (one, other)]
+        return 10 if one == other else 12 if packages[0] & packages[1] else 21
 
     def _pool(self, node: int, size: int) -> HugePages:
         total, used = self.pools.get((node, size), (0, 0))

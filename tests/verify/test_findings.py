@@ -15,7 +15,8 @@ from evenkeel.documents.findings import Check, Findings
 from evenkeel.documents.plan import BootArgument, FileValue, HostPlan
 from evenkeel.verify.catalogue import CATALOGUE, shorten
 from evenkeel.verify.host import findings
-from evenkeel.verify.observe import GuestSeen, Observation, Options
+from evenkeel.verify.observe import GuestSeen, Observation, Options, spin_places
+from tests.verify import test_cells
 from tests.verify.record import load
 
 PLAN, SEEN = load()
@@ -255,7 +256,47 @@ _CONSEQUENCES: dict[str, set[str]] = {
 
 def test_every_kind_of_check_is_broken_by_a_test() -> None:
     broken = {identifier.split(":")[0] for identifier, _ in BREAKS}
+    broken |= {identifier.split(":")[0] for identifiers, _ in test_cells.BREAKS for identifier in identifiers}
     assert {kind.id for kind in CATALOGUE} <= broken
+
+
+def test_nohz_full_is_compared_with_its_own_list() -> None:
+    """CPUs of performance guests are isolated too, and keep their tick (H-ISO-2)."""
+    more = HOST.ledger.model_copy(update={"realtime": HOST.ledger.realtime | {2}, "shared": HOST.ledger.shared - {2}})
+    host = HOST.model_copy(update={"ledger": more})
+    assert one(judge(SEEN, host), "V-LEDGER-ISOLATED:nohz_full").status == "passed"
+    changed = tuple(
+        setting.model_copy(update={"new": "4-N"}) if setting.id == "H-ISO-2" else setting for setting in HOST.settings
+    )
+    found = judge(SEEN, HOST.model_copy(update={"settings": changed}))
+    assert one(found, "V-LEDGER-ISOLATED:nohz_full").status == "not_checked"
+
+
+def with_data_plane(cpu: int) -> HostPlan:
+    ledger = HOST.ledger
+    more = ledger.model_copy(update={"data_plane": frozenset({cpu}), "shared": ledger.shared - {cpu}})
+    return HOST.model_copy(update={"ledger": more})
+
+
+def test_the_data_plane_is_guarded_as_cpus_of_guests_are() -> None:
+    cpu = min(HOST.ledger.shared)
+    host = with_data_plane(cpu)
+    found = judge(SEEN, host)
+    assert one(found, "V-LEDGER").status == "passed"
+    assert f"{cpu}" in one(found, "V-IRQ-AFFINITY").expected
+    moved = judge(interrupt(str(cpu), managed=False)(SEEN), host)
+    assert "V-IRQ-AFFINITY" in failed(moved)
+    assert "V-IRQ-AFFINITY" not in failed(judge(interrupt(str(cpu), managed=False)(SEEN)))
+
+
+def test_no_spinner_runs_beside_what_polls() -> None:
+    """Two busy threads on one CPU bring the tick back: the finding would be the verifier's own doing."""
+    cpu = min(HOST.ledger.shared)
+    assert cpu not in spin_places(with_data_plane(cpu), {}, SEEN.facts)["cpus"]
+    ledger = HOST.ledger.model_copy(
+        update={"data_plane": HOST.ledger.realtime, "realtime": frozenset(), "idle": frozenset()}
+    )
+    assert spin_places(HOST.model_copy(update={"ledger": ledger, "guests": ()}), {}, SEEN.facts) == {}
 
 
 # -- what counts as satisfied, and what as not checked ---------------------------------------------------------------

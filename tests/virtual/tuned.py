@@ -6,7 +6,7 @@ Small, because every CPU is emulated: two nodes, six cores without SMT, one real
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.virtual.conftest import on_host, running_host
@@ -75,9 +75,9 @@ def site(address: str) -> Site:
 
 
 @contextlib.contextmanager
-def tuned(what: str = "tuned") -> Iterator[TunedHost]:
-    """Boot a host, plan, apply with its reboot.  It is removed at the end."""
-    with running_host(what, SPEC) as machine:
+def tuned(what: str = "tuned", spec: HostSpec = SPEC, site: Callable[[str], Site] = site) -> Iterator[TunedHost]:
+    """Boot a host, plan, apply with its reboot.  It is removed at the end.  ``site``: from its address."""
+    with running_host(what, spec) as machine:
         with machine.probe() as probe:
             facts = read_facts(probe)
         plan = make_plan(site(machine.address), {"cell": facts})

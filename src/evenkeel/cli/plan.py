@@ -273,7 +273,7 @@ def _print_guests(guests: tuple[GuestPlan, ...]) -> None:
                 guest.name,
                 guest.goal,
                 _vcpus(guest),
-                "any" if guest.node is None else str(guest.node),
+                format_cpus(guest.nodes) or "any",
                 format_size(guest.memory_bytes) + pages,
                 format_cpus(guest.emulator_cpus),
             )

@@ -35,8 +35,8 @@ class Ledger(Model):
     """Who owns which CPU of a host.  Disjoint and complete over the online CPUs; whole cores.
 
     ``realtime`` holds the CPUs that vCPUs of performance and realtime guests run on, ``idle`` the SMT siblings that
-    stay empty beside them.  ``emulator`` is not a set of its own: emulator and I/O threads of a guest run on the
-    housekeeping CPUs of its node.
+    stay empty beside them, ``data_plane`` cores that poll network cards.  ``emulator`` is not a set of its own:
+    emulator and I/O threads of a guest run on the housekeeping CPUs of its nodes.
     """
 
     housekeeping: CpuSet
@@ -237,14 +237,24 @@ class VcpuPlan(Model):
     priority: int = 0
 
 
+class CellPlan(Model):
+    """What a guest of several NUMA nodes has on one of them; its number is its place in ``GuestPlan.cells``."""
+
+    node: int
+    vcpus: CpuSet  # numbers of its vCPUs, not of host CPUs
+    memory_bytes: int
+    pages: int
+
+
 class GuestPlan(Model):
-    """Placement and definition of one guest."""
+    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``."""
 
     name: str
     goal: GoalLevel
     trust: Trust
     latency_ns: int | None = None
-    node: int | None = None  # None: floats over the shared CPUs
+    node: int | None = None  # None: floats over the shared CPUs, or has cells
+    cells: tuple[CellPlan, ...] = ()
     vcpus: tuple[VcpuPlan, ...]
     emulator_cpus: CpuSet
     memory_bytes: int
@@ -255,12 +265,35 @@ class GuestPlan(Model):
     xml: str
     why: tuple[str, ...] = ()
 
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Host nodes that it is on, in the order of its cells; empty where it floats or the host has no nodes."""
+        return tuple(cell.node for cell in self.cells) or (() if self.node is None else (self.node,))
+
+    @property
+    def pages_on(self) -> dict[int, int]:
+        """Host node -> huge pages that it takes there; 0 stands for a host without nodes."""
+        if not self.page_bytes:
+            return {}
+        return {cell.node: cell.pages for cell in self.cells} or {self.node or 0: self.pages}
+
 
 class Note(Model):
     """Something that the plan cannot set and the reader must know; verification may count it."""
 
     rule: str = Field(description="id in the catalogue of rules", examples=["R-IRQ-2"])
     text: str
+
+
+class DataPlanePlan(Model):
+    """For the owner of the process that polls, who starts it himself.
+
+    ``polling``: of ``Ledger.data_plane``, the rest of which are their siblings and stay empty.  ``options``: of Open
+    vSwitch, as ovs-vsctl takes them.
+    """
+
+    polling: CpuSet
+    options: dict[str, str]
 
 
 class HostPlan(Model):
@@ -273,6 +306,7 @@ class HostPlan(Model):
     ledger: Ledger
     settings: tuple[Setting, ...]  # in the order of applying
     guests: tuple[GuestPlan, ...] = ()
+    data_plane: DataPlanePlan | None = None
     notes: tuple[Note, ...] = ()
 
     def setting(self, identifier: str) -> Setting | None:

@@ -6,7 +6,7 @@ whether a site fits its hosts is the planner's question.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,12 +41,27 @@ class Consent(Model):
     because: str
 
 
+class DataPlane(Model):
+    """CPUs that poll network cards for packets: ``cpus``, or ``cores`` for each of the cards in ``near``."""
+
+    near: tuple[str, ...] = Field(
+        default=(), description="network interfaces or PCI addresses whose node they are on", examples=[["enp1s0"]]
+    )
+    cores: int = Field(default=1, ge=1, le=64, description="whole cores for each card; one thread of each polls")
+    cpus: CpuSet | None = Field(
+        default=None, description="the CPUs that poll, when the owner must decide", examples=["2,10"]
+    )
+
+
 class HostWish(Model):
     """A host under Evenkeel's care."""
 
     address: str = Field(description="local, ssh://root@HOST[:PORT], virtual:NAME", examples=["virtual:plc"])
     housekeeping: CpuSet | None = Field(
         default=None, description="CPUs that stay with the host; computed when left out", examples=["0-1"]
+    )
+    data_plane: DataPlane | None = Field(
+        default=None, description="CPUs that poll network cards for packets (Open vSwitch with DPDK)"
     )
     overrides: dict[str, Override] = Field(default={}, description="rule id -> what to do instead")
     consents: dict[ConsentKey, Consent] = Field(
@@ -77,6 +92,13 @@ class Network(Model):
     user: bool = False
 
 
+class CellWish(Model):
+    """What a guest has on one NUMA node."""
+
+    vcpus: int = Field(ge=1, le=710)
+    memory: Bytes = Field(examples=["64GiB"])
+
+
 class GuestWish(Model):
     """A guest and what it needs."""
 
@@ -94,6 +116,15 @@ class GuestWish(Model):
     )
     memory: Bytes = Field(examples=["4GiB"])
     page_size: Bytes | None = Field(default=None, description="huge page size; chosen when left out", examples=["2MiB"])
+    numa: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 64})] | Literal["auto"] | None = Field(
+        default=None,
+        description="over how many NUMA nodes it is spread, in equal cells; auto: over as few as it fits on; one when "
+        "left out",
+        examples=[2, "auto"],
+    )
+    cells: tuple[CellWish, ...] = Field(
+        default=(), description="its NUMA cells one by one, where they are not equal; each is on a node of its own"
+    )
     l3: Bytes | None = Field(
         default=None,
         description="how much of the L3 cache its real-time vCPUs have for themselves, where the CPU can divide it; "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.site import GuestWish, Site
+from evenkeel.plan.cells import wrong_cells
 from evenkeel.plan.guest import MACHINES
 from evenkeel.plan.levels import too_weak
 from evenkeel.plan.problems import Problems, did_you_mean
@@ -129,6 +130,8 @@ def check_guest(name: str, host: str, wish: GuestWish, facts: Facts, problems: P
         problems.add(
             about, f"l3 means nothing with goal {wish.goal}: it shares the cache", "take goal realtime, or leave it out"
         )
+    if wrong := wrong_cells(wish):
+        problems.add(about, *wrong[1:])
     if wish.memory % (1 << 20):
         problems.add(about, f"memory of {wish.memory} bytes is no whole number of MiB", "write it in MiB or GiB")
     if wish.boot is None and not wish.disks and not any(network.bridge or network.network for network in wish.networks):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evenkeel.documents.site import GuestWish
+from evenkeel.documents.site import CellWish, GuestWish
 from evenkeel.plan.seats import Seat
 from evenkeel.plan.topology import Core, Topology
 
@@ -53,7 +53,7 @@ def threads(wish: GuestWish, cores: tuple[Core, ...], seat: Seat | None = None) 
     return tuple(cpu for core in cores for cpu in core.threads)[: wish.vcpus]
 
 
-def threads_per_core(wish: GuestWish, cores: tuple[Core, ...]) -> int:
+def threads_per_core(wish: GuestWish, cells: Iterable[CellWish], cores: tuple[Core, ...]) -> int:
     """How many siblings the guest may believe in: as many as each of its cores has, or 1 where cores differ.
 
     Cores differ where some of their threads are offline, and on hybrid machines.  A guest that takes threads of two
@@ -63,7 +63,7 @@ def threads_per_core(wish: GuestWish, cores: tuple[Core, ...]) -> int:
         return 1
     sizes = {len(core.threads) for core in cores}
     size = min(sizes)
-    return size if len(sizes) == 1 and wish.vcpus % size == 0 else 1
+    return size if len(sizes) == 1 and all(cell.vcpus % size == 0 for cell in cells) else 1
 
 
 def choose_cores(topology: Topology, free: list[Core], wish: GuestWish) -> tuple[tuple[Core, ...], str]:

@@ -286,7 +286,8 @@ def _changes(guest: GuestPlan, domain: ET.Element) -> Iterable[CostItem]:
             id="re-place",
             what="moving its memory to another NUMA node while it runs",
             state="given up",
-            because=f"it is bound strictly to node {memory.get('nodeset')}, and huge pages stay where they are",
+            because=f"it is bound strictly to node{'s' * (len(guest.nodes) > 1)} {memory.get('nodeset')}, and huge "
+            "pages stay where they are",
             instead="restart it with a new plan",
         )
 
@@ -310,6 +311,16 @@ def _cpus_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
             cpus=ledger.isolated,
             settings=_ids(host, lambda key, path: key in ("isolcpus", "nohz_full")),
         )
+        if ledger.data_plane:
+            yield CostItem(
+                id="polling-cpus",
+                what="CPUs that poll for packets",
+                state="given up",
+                amount=share(ledger.data_plane),
+                because="they are busy at all times, whether a packet comes or not",
+                instead="interrupts serve a card of low rate as well: take `data_plane` out",
+                cpus=ledger.data_plane,
+            )
         if ledger.idle:
             yield CostItem(
                 id="idle-cpus",
@@ -343,8 +354,8 @@ def _cpus_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
 def _memory_of_host(host: HostPlan, topology: Topology) -> Iterable[CostItem]:
     taken: dict[int, int] = {}
     for guest in host.guests:
-        if guest.page_bytes:
-            taken[guest.node or 0] = taken.get(guest.node or 0, 0) + guest.pages * guest.page_bytes
+        for node, pages in guest.pages_on.items():
+            taken[node] = taken.get(node, 0) + pages * (guest.page_bytes or 0)
     if not taken:
         return
     parts = []

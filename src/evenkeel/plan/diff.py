@@ -68,7 +68,8 @@ def _roles(before: Ledger, after: Ledger) -> list[tuple[str, str | None, str | N
 def _guest(guest: GuestPlan) -> dict[str, str | None]:
     return {
         "goal": guest.goal,
-        "node": None if guest.node is None else str(guest.node),
+        "node": " ".join(map(str, guest.nodes)) or None,
+        "cells": "; ".join(f"{format_cpus(cell.vcpus)}, {cell.memory_bytes}" for cell in guest.cells) or None,
         "vCPUs": " ".join(f"{v.index}:{format_cpus(v.cpus)}:{v.policy}:{v.priority}" for v in guest.vcpus),
         "emulator": format_cpus(guest.emulator_cpus),
         "memory": str(guest.memory_bytes),

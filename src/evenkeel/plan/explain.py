@@ -73,7 +73,7 @@ def _spelling(plan: Plan, identifier: str) -> str:
 def scope(rule: Rule) -> str:
     """For which goals and kernels a rule is true: ``"performance, realtime; Linux 6.11 and later"``."""
     order = ("flexible", "balanced", "performance", "realtime")
-    goals = ", ".join(goal for goal in order if goal in rule.levels)
+    goals = ", ".join(goal for goal in order if goal in rule.levels) + "; a data plane" * rule.data_plane
     kernels = []
     if rule.since:
         kernels.append(f"Linux {'.'.join(map(str, rule.since))} and later")

@@ -44,9 +44,9 @@ ELEMENTS = (
     ),
     GuestRule(
         "G-2",
-        "emulatorpin, iothreadpin: on housekeeping CPUs of the guest's node",
+        "emulatorpin, iothreadpin: on housekeeping CPUs of the guest's nodes",
         "a FIFO vCPU that waits for its own emulator thread on the same CPU waits forever; and QEMU prefaults strictly "
-        "bound memory from a CPU of that node, so the pin must contain one (measured: start fails otherwise)",
+        "bound memory from a CPU of that node, so the pin must contain one of each (measured: start fails otherwise)",
         "many guests share the housekeeping CPUs of a node",
         "Cpus_allowed_list of QEMU's other threads",
     ),
@@ -60,7 +60,7 @@ ELEMENTS = (
     ),
     GuestRule(
         "G-5",
-        "numatune: memory strictly on the node of the vCPUs",
+        "numatune: memory of each cell strictly on the node of its vCPUs",
         "memory of another node costs half as much again at each access; strict means that the start fails instead",
         "no start when the node has too few pages; balanced prefers the node and takes others",
         "numa_maps of QEMU: bind:N",
@@ -69,9 +69,19 @@ ELEMENTS = (
         "G-6",
         "cpu: the host's own, in the shape of the pins",
         "host-passthrough gives every instruction and timer of the host; migratable=off (performance, realtime) also "
-        "the invariant TSC; the topology is that of the pins, so that the guest's scheduler thinks of real cores",
+        "the invariant TSC; the topology is that of the pins, so that the guest's scheduler thinks of real cores; a "
+        "guest of several cells has as many sockets as its nodes are of",
         "with migratable=off no live migration; in the other goals only between hosts with the same CPU",
         "lscpu in the guest",
+    ),
+    GuestRule(
+        "G-7",
+        "numa: a cell for each node, at the distances of the host",
+        "a guest of several nodes has a cell for each, with the vCPUs that are pinned there and memory from there "
+        "alone; the distances are those of the host's nodes, renumbered, since libvirt makes 20 of every other one",
+        "a guest that does not look at its nodes (numactl, a NUMA-aware program) makes half of its accesses far",
+        "numactl --hardware in the guest; distances in the live definition; numa_maps of QEMU, cell by cell",
+        "libvirt: formatdomain, NUMA topology; kernel: /sys/devices/system/node/nodeN/distance; host-tuning G-7",
     ),
     GuestRule(
         "G-8",
@@ -189,7 +199,7 @@ def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Elem
 
 
 def _memory_backing(domain: ET.Element, placement: Placement) -> None:
-    """G-4.  The page size counts guest cells, not host nodes (``nodeset`` of <page>), so it is left out: one cell."""
+    """G-4.  ``nodeset`` of <page> counts guest cells, not host nodes; left out, the size is that of every cell."""
     if not placement.page_bytes:
         return
     backing = ET.SubElement(domain, "memoryBacking")
@@ -247,12 +257,14 @@ def _has_io_thread(placement: Placement) -> bool:
 
 
 def _numatune(domain: ET.Element, placement: Placement) -> None:
-    if placement.node is None:
+    """G-5."""
+    if not placement.nodes:
         return
     mode = "strict" if placement.pinned else "preferred"
     tune = ET.SubElement(domain, "numatune")
-    ET.SubElement(tune, "memory", mode=mode, nodeset=str(placement.node))
-    ET.SubElement(tune, "memnode", cellid="0", mode=mode, nodeset=str(placement.node))
+    ET.SubElement(tune, "memory", mode=mode, nodeset=format_cpus(placement.nodes))
+    for number, node in enumerate(placement.nodes):
+        ET.SubElement(tune, "memnode", cellid=str(number), mode=mode, nodeset=str(node))
 
 
 def _boot(domain: ET.Element, placement: Placement, arguments: str) -> None:
@@ -295,14 +307,27 @@ def _cpu(domain: ET.Element, placement: Placement) -> None:
     if x86:  # libvirt knows `migratable` of host-passthrough on x86 only
         attributes["migratable"] = "off" if placement.pinned else "on"
     cpu = ET.SubElement(domain, "cpu", attributes)
-    threads = placement.threads_per_core
-    ET.SubElement(cpu, "topology", sockets="1", cores=str(wish.vcpus // threads), threads=str(threads))
+    sockets, threads = placement.sockets, placement.threads_per_core
+    cores = wish.vcpus // (sockets * threads)
+    ET.SubElement(cpu, "topology", sockets=str(sockets), cores=str(cores), threads=str(threads))
     if x86 and placement.pinned:
         ET.SubElement(cpu, "cache", mode="passthrough")
-    if placement.node is not None:
-        numa = ET.SubElement(cpu, "numa")
-        every = format_cpus(range(wish.vcpus))
-        ET.SubElement(numa, "cell", id="0", cpus=every, memory=str(wish.memory >> 10), unit="KiB")
+    if placement.nodes:
+        _numa(cpu, placement)
+
+
+def _numa(cpu: ET.Element, placement: Placement) -> None:
+    """G-6, G-7."""
+    numa = ET.SubElement(cpu, "numa")
+    told = all(cell.distances for cell in placement.cells)
+    for number, one in enumerate(placement.cells):
+        cell = ET.SubElement(
+            numa, "cell", id=str(number), cpus=format_cpus(one.vcpus), memory=str(one.memory >> 10), unit="KiB"
+        )
+        if told:
+            distances = ET.SubElement(cell, "distances")
+            for other, value in enumerate(one.distances):
+                ET.SubElement(distances, "sibling", id=str(other), value=str(value))
 
 
 def _clock(domain: ET.Element, placement: Placement) -> None:
@@ -368,10 +393,11 @@ def _interface(devices: ET.Element, index: int, wish: Network, identity: uuid.UU
     ET.SubElement(interface, "model", type="virtio")
 
 
-def elements_of(goal: str) -> tuple[str, ...]:
-    """Ids of the guest rules that shape a guest of this goal."""
+def elements_of(goal: str, cells: int = 1) -> tuple[str, ...]:
+    """Ids of the guest rules that shape a guest of this goal with so many cells."""
     always = ("G-1", "G-6", "G-9", "G-10", "G-11", "G-12")
     bound = ("G-2", "G-4", "G-5") if goal != "flexible" else ()
     pinned = ("G-8",) if goal in PINNED else ()
     realtime = ("G-13", "G-14", "G-CMD") if goal == "realtime" else ()
-    return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime))
+    several = ("G-7",) if cells > 1 and goal in PINNED else ()
+    return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime, *several))

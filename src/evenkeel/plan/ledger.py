@@ -134,13 +134,16 @@ def _check_wish(
 def make_ledger(
     topology: Topology,
     housekeeping: frozenset[int],
+    data_plane: frozenset[int],
     realtime: frozenset[int],
     idle: frozenset[int],
     why: tuple[str, ...],
 ) -> Ledger:
     """All CPUs accounted for: what nobody else owns is shared."""
-    shared = topology.online - housekeeping - realtime - idle
-    return Ledger(housekeeping=housekeeping, realtime=realtime, idle=idle, shared=shared, why=why)
+    shared = topology.online - housekeeping - data_plane - realtime - idle
+    return Ledger(
+        housekeeping=housekeeping, data_plane=data_plane, realtime=realtime, idle=idle, shared=shared, why=why
+    )
 
 
 def check_ledger(ledger: Ledger, facts: Facts) -> list[str]:

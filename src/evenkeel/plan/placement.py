@@ -9,8 +9,8 @@ fit is a Problem that says how much is free on which node.  Source: reference ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
+from itertools import combinations, islice, product
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.plan import Ledger, VcpuPlan
@@ -18,13 +18,15 @@ from evenkeel.documents.quantity import format_duration, format_size
 from evenkeel.documents.site import GuestWish, HostWish
 from evenkeel.plan.books import memory_reserve as memory_reserve
 from evenkeel.plan.books import open_books
+from evenkeel.plan.cells import Shape, numbers, shapes, sockets
 from evenkeel.plan.claims import find_claims
 from evenkeel.plan.cores import PINNED as PINNED
-from evenkeel.plan.cores import threads, threads_per_core
+from evenkeel.plan.cores import threads_per_core
+from evenkeel.plan.dataplane import NOTHING, Polling, choose_polling
 from evenkeel.plan.ledger import choose_housekeeping, make_ledger
 from evenkeel.plan.levels import is_strict
 from evenkeel.plan.problems import Problems
-from evenkeel.plan.seating import Attempt, Desk, Seated, give_back, seat_guests, urgency
+from evenkeel.plan.seating import Attempt, Desk, Seated, busy, give_back, seat_guests, urgency
 from evenkeel.plan.seats import NONE, Seat, Seats
 from evenkeel.plan.topology import Topology
 
@@ -34,22 +36,51 @@ VCPU_PRIORITIES = range(2, 10)
 #: K of host-tuning §2.2: rcuc, rcub, ktimers, ksoftirqd and irq_work of real-time CPUs.
 KERNEL_PRIORITY = 11
 MIB = 1 << 20
+#: Numbers of cells of all guests together that are tried where ``numa: auto`` leaves them open: when nobody moves or
+#: everybody may, and for each choice of guests that are to move.
+MOST_SHAPES, FEW_SHAPES = 64, 8
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a guest has on one node.  ``node`` None: the host has no nodes, or the guest floats over all of them.
+
+    ``distances``: to each cell of the guest, itself included, in their order; empty where the facts do not tell.
+    """
+
+    node: int | None
+    vcpus: frozenset[int]  # their numbers in the guest
+    memory: int
+    pages: int = 0
+    distances: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One guest on one host.  ``cpus``: what its vCPUs run on; ``idle``: the siblings kept empty beside them."""
+    """One guest on one host.  ``cpus``: what its vCPUs run on; ``idle``: the siblings kept empty beside them.
+
+    ``cells``: at least one.  ``sockets``, ``threads_per_core``: of the guest's own topology.
+    """
 
     name: str
     wish: GuestWish
-    node: int | None
+    cells: tuple[Cell, ...]
     vcpus: tuple[VcpuPlan, ...]
-    threads_per_core: int  # of the guest's own topology
+    sockets: int
+    threads_per_core: int
     idle: frozenset[int]
     emulator: frozenset[int]
     page_bytes: int | None
-    pages: int
     why: tuple[str, ...]
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Host nodes, in the order of the cells; empty where it floats over all of them or there are none."""
+        return tuple(cell.node for cell in self.cells if cell.node is not None)
+
+    @property
+    def pages(self) -> int:
+        return sum(cell.pages for cell in self.cells)
 
     @property
     def goal(self) -> str:
@@ -83,6 +114,7 @@ class HostLayout:
     ledger: Ledger
     placements: tuple[Placement, ...]
     moves: tuple[str, ...] = ()
+    data_plane: Polling = NOTHING
 
 
 def realtime_vcpus(wish: GuestWish) -> frozenset[int]:
@@ -134,32 +166,78 @@ def lay_out(
     ``seats``: where guests sit now, which they keep wherever site and machine allow.
     """
     before = len(problems.found)
-    claims = find_claims(topology, guests, problems)
+    choices = {name: _shapes(name, guest, topology, seats.guests.get(name), problems) for name, guest in guests.items()}
+    if not all(choices.values()):  # what is wrong is told already, here or by checks.check_guest()
+        return None
+    claims = find_claims(topology, guests, choices, problems)
     claimed = frozenset(cpu for cores in claims.values() for core in cores for cpu in core.threads)
-    seats = Seats({name: seat for name, seat in seats.guests.items() if name in guests}, seats.housekeeping)
-    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed, host, problems, seats)
+    seats = seats.without(seats.guests.keys() - guests.keys())
+    named = wish.data_plane.cpus if wish.data_plane else None
+    theirs = topology.whole((named or frozenset()) & topology.online)
+    housekeeping = choose_housekeeping(topology, wish.housekeeping, claimed | theirs, host, problems, seats)
     if len(problems.found) > before:
         return None
     floating_claims = frozenset(
         cpu for guest in guests.values() if guest.goal not in PINNED and guest.cpus for cpu in guest.cpus
     )
-    books = open_books(topology, housekeeping.cpus | topology.whole(floating_claims & topology.online))
+    floating_claims = topology.whole(floating_claims & topology.online)
+    data_plane = choose_polling(
+        topology, wish.data_plane, housekeeping.cpus, claimed | floating_claims, host, problems, seats
+    )
+    if len(problems.found) > before:
+        return None
+    books = open_books(topology, housekeeping.cpus | data_plane.cpus | floating_claims)
     for cores in claims.values():
         books.take(cores)
-    desk = Desk(host, topology, guests, claims, housekeeping, books)
+    for name, cores in claims.items():
+        nodes = len({core.node for core in cores})
+        choices[name] = tuple(shape for shape in choices[name] if len(shape) == nodes)
     ranks = priorities(guests, seats)
     crowded: list[str] = []
     for released in _releases(guests, seats):
-        attempt = seat_guests(desk, seats.without(released))
-        layout = None if attempt.problems.found else _close(desk, attempt, seats, ranks)
-        if layout is not None and not attempt.problems.found:
-            return replace(layout, moves=tuple(_moves(desk, seats, layout, attempt, crowded)))
-        crowded = crowded or attempt.crowded
-        if not attempt.crowded:
+        partial = bool(released) and len(released) < len(seats.guests)
+        first: Attempt | None = None
+        for chosen in islice(_choose(choices), FEW_SHAPES if partial else MOST_SHAPES):
+            desk = Desk(host, topology, guests, claims, chosen, housekeeping, data_plane.cpus, books)
+            attempt = seat_guests(desk, seats.without(released))
+            layout = None if attempt.problems.found else _close(desk, attempt, seats, ranks)
+            if layout is not None and not attempt.problems.found:
+                ledger = layout.ledger.model_copy(update={"why": (*layout.ledger.why, *data_plane.why)})
+                moves = tuple(_moves(desk, seats, layout, attempt, crowded))
+                return HostLayout(ledger, layout.placements, moves, data_plane)
+            first = first or attempt
+        assert first is not None, "there is always one choice"
+        refused, crowded = first.problems.found, crowded or first.crowded
+        if not first.crowded:
             break
-    for problem in attempt.problems.found:
+    for problem in refused:
         problems.add(problem.about, problem.message, problem.hint)
     return None
+
+
+def _shapes(name: str, wish: GuestWish, topology: Topology, seat: Seat | None, problems: Problems) -> tuple[Shape, ...]:
+    """The cells that a guest may have: as many as it has now first, then the fewest.  Empty, with a problem: none."""
+    found = shapes(wish, topology, wish.page_size)
+    nodes = len(topology.cpu_nodes) if topology.numa else 1
+    fewest = min((len(shape) for shape in found), default=0)
+    if fewest > nodes:
+        problems.add(
+            f"guest {name}",
+            f"it is to have {fewest} cells, each on a node of its own, and the host has "
+            f"{nodes} node{'s' * (nodes > 1)} with CPUs",
+            f"write numa: {nodes}" if nodes > 1 else "leave `numa` and `cells` out",
+        )
+        return ()
+    now = 0 if seat is None else len({topology.node_of[cpu] for cpu in seat.cpus if cpu in topology.online})
+    return tuple(sorted(found, key=lambda shape: (len(shape) != now, len(shape))))
+
+
+def _choose(choices: Mapping[str, tuple[Shape, ...]]) -> Iterator[dict[str, Shape]]:
+    """The cells of every guest together: for each its first choice, then ever later ones."""
+    names = sorted(choices)
+    ranks = islice(product(*(range(len(choices[name])) for name in names)), 4096)
+    for rank in sorted(ranks, key=lambda rank: (sum(rank), rank)):
+        yield {name: choices[name][index] for name, index in zip(names, rank, strict=True)}
 
 
 def _releases(guests: Mapping[str, GuestWish], seats: Seats) -> Iterator[frozenset[str]]:
@@ -182,16 +260,17 @@ def _close(desk: Desk, attempt: Attempt, seats: Seats, ranks: Mapping[str, int])
     """The ledger, and all placements in it.  None, with a problem, when a floating guest does not fit."""
     topology, guests, problems = desk.topology, desk.guests, attempt.problems
     pinned = {name: seated for name, seated in attempt.seated.items() if seated.cores}
-    busy = {name: threads(guests[name], seated.cores, seats.guests.get(name)) for name, seated in pinned.items()}
-    realtime = frozenset(cpu for cpus in busy.values() for cpu in cpus)
+    carrying = {name: busy(desk, name, seated, seats.guests.get(name)) for name, seated in pinned.items()}
+    realtime = frozenset(cpu for cpus in carrying.values() for cpu in cpus)
     idle = frozenset(cpu for seated in pinned.values() for core in seated.cores for cpu in core.threads) - realtime
-    ledger = make_ledger(topology, desk.housekeeping.cpus, realtime, idle, ())
+    ledger = make_ledger(topology, desk.housekeeping.cpus, desk.polling, realtime, idle, ())
     why = list(desk.housekeeping.why)
     placements: list[Placement] = []
     for name, guest in sorted(guests.items()):
         page = attempt.pages[name]
         if name in pinned:
-            placements.append(_finish(name, guest, pinned[name], busy[name], ledger, page, ranks, topology))
+            shape = desk.shapes[name]
+            placements.append(_finish(name, guest, shape, pinned[name], carrying[name], ledger, page, ranks, topology))
         elif floating := _float(name, guest, attempt.seated.get(name), ledger, page, attempt, topology):
             placements.append(floating)
     _check_ordinary_memory(desk.host, guests, attempt)
@@ -213,6 +292,7 @@ def _close(desk: Desk, attempt: Attempt, seats: Seats, ranks: Mapping[str, int])
 def _finish(
     name: str,
     wish: GuestWish,
+    shape: Shape,
     placed: Seated,
     busy: tuple[int, ...],
     ledger: Ledger,
@@ -237,6 +317,7 @@ def _finish(
             f"their siblings {format_cpus(idle)} stay empty: a busy sibling shares caches and execution units"
             if wish.goal == "realtime"
             else f"{topology.place(idle)} stays empty: {wish.vcpus} vCPUs do not fill the last core"
+            + " of a cell" * (len(shape) > 1)
         )
     if wish.goal == "realtime":
         why.append(
@@ -252,20 +333,62 @@ def _finish(
             why.append(f"vCPU {format_cpus(house)} is the guest's own housekeeping: a core of its own, ordinary policy")
         elif wish.vcpus == 1:
             why.append("its only vCPU is at real-time priority: the guest's own housekeeping competes with its work")
-    emulator = ledger.housekeeping & topology.node_cpus(placed.node)
-    why.append(f"emulator and I/O threads on housekeeping {format_cpus(emulator)} of the same node")
+    cells = _cells(shape, placed, page, topology)
+    if len(cells) > 1:
+        why += _why_cells(name, cells)
+    emulator = ledger.housekeeping & frozenset().union(*(topology.node_cpus(one.node) for one in placed.parts))
+    same = "the same node" if len(cells) == 1 else "its nodes, since each cell's memory is taken from a CPU beside it"
+    why.append(f"emulator and I/O threads on housekeeping {format_cpus(emulator)} of {same}")
     return Placement(
         name=name,
         wish=wish,
-        node=placed.node if topology.numa else None,
+        cells=cells,
         vcpus=vcpus,
-        threads_per_core=threads_per_core(wish, placed.cores),
+        sockets=sockets(shape, [topology.package_of(one.node) for one in placed.parts]),
+        threads_per_core=threads_per_core(wish, shape, placed.cores),
         idle=idle,
         emulator=emulator,
         page_bytes=page,
-        pages=wish.memory // page if page else 0,
         why=tuple(why),
     )
+
+
+def _cells(shape: Shape, placed: Seated, page: int | None, topology: Topology) -> tuple[Cell, ...]:
+    nodes = [one.node for one in placed.parts]
+    return tuple(
+        Cell(
+            node=node if topology.numa else None,
+            vcpus=frozenset(vcpus),
+            memory=cell.memory,
+            pages=cell.memory // page if page else 0,
+            distances=_distances(node, nodes, topology) if len(nodes) > 1 else (),
+        )
+        for cell, node, vcpus in zip(shape, nodes, numbers(shape), strict=True)
+    )
+
+
+def _distances(node: int, nodes: Iterable[int], topology: Topology) -> tuple[int, ...]:
+    """From a node to each of ``nodes``; empty where one is not known or libvirt has no number for it.
+
+    libvirt takes 10 for a cell itself and 11 to 254 for another; a made-up node (numa=fake) is at 10 to its neighbour.
+    """
+    found = [10 if other == node else topology.distance(node, other) or 0 for other in nodes]
+    return (
+        tuple(found) if sum(value == 10 for value in found) == 1 and all(10 <= value < 255 for value in found) else ()
+    )
+
+
+def _why_cells(name: str, cells: tuple[Cell, ...]) -> Iterator[str]:
+    each = "; ".join(
+        f"cell {number} vCPU {format_cpus(cell.vcpus)} and {format_size(cell.memory)} on node {cell.node}"
+        for number, cell in enumerate(cells)
+    )
+    yield f"{len(cells)} NUMA cells, each on a node of its own, memory strictly there: {each}"
+    if all(cell.distances for cell in cells):
+        told = "; ".join(" ".join(map(str, cell.distances)) for cell in cells)
+        yield f"distances between its cells are those between the nodes: {told}"
+    else:
+        yield "distances between its cells are left to libvirt (10 and 20): the host tells none that it takes"
 
 
 def _float(
@@ -318,13 +441,20 @@ def _float(
     return Placement(
         name=name,
         wish=wish,
-        node=node if topology.numa else None,
+        cells=(
+            Cell(
+                node=node if topology.numa else None,
+                vcpus=frozenset(range(wish.vcpus)),
+                memory=wish.memory,
+                pages=wish.memory // page if page else 0,
+            ),
+        ),
         vcpus=tuple(VcpuPlan(index=index, cpus=pool) for index in range(wish.vcpus)),
+        sockets=1,
         threads_per_core=1,
         idle=frozenset(),
         emulator=emulator,
         page_bytes=page,
-        pages=wish.memory // page if page else 0,
         why=tuple(why),
     )
 
@@ -349,17 +479,28 @@ def _moves(desk: Desk, seats: Seats, layout: HostLayout, attempt: Attempt, crowd
         name, wish, seat = placement.name, placement.wish, seats.guests.get(placement.name)
         if seat is None or wish.goal == "flexible":
             continue
-        kept = frozenset(seat.cpus[: wish.vcpus])
+        kept = _kept(seat, placement, topology)
         if wish.goal in PINNED and kept and not kept <= placement.cpus:
             # A guest that turns from one CPU a core to both of each keeps its first cores, and that is no move.
             if kept & topology.online and topology.whole(placement.cpus) <= topology.whole(kept & topology.online):
                 continue
             was, now = topology.place(kept), topology.place(placement.cpus)
-        elif wish.goal == "balanced" and topology.numa and seat.node not in (None, placement.node):
-            was, now = f"node {seat.node}", f"node {placement.node}"
+        elif wish.goal == "balanced" and topology.numa and seat.node not in (None, *placement.nodes):
+            was, now = f"node {seat.node}", f"node {format_cpus(placement.nodes)}"
         else:
             continue
         yield f"guest {name} moves from {was} to {now}: {_obstacle(desk, placement, seat, attempt, crowded)}"
+
+
+def _kept(seat: Seat, placement: Placement, topology: Topology) -> frozenset[int]:
+    """CPUs that a guest could have kept with as many vCPUs as it has now: the first ones of each cell."""
+    on: dict[int | None, list[int]] = {}
+    for cpu in seat.cpus:
+        on.setdefault(topology.node_of.get(cpu), []).append(cpu)
+    if len(placement.cells) == 1 or len(on) != len(placement.cells):
+        return frozenset(seat.cpus[: placement.wish.vcpus])
+    pairs = zip(placement.cells, on.values(), strict=True)
+    return frozenset(cpu for cell, cpus in pairs for cpu in cpus[: len(cell.vcpus)])
 
 
 def _obstacle(desk: Desk, placement: Placement, seat: Seat, attempt: Attempt, crowded: Iterable[str]) -> str:
@@ -371,15 +512,19 @@ def _obstacle(desk: Desk, placement: Placement, seat: Seat, attempt: Attempt, cr
         return f"CPU {format_cpus(gone)} is not online"
     if house := cpus & desk.housekeeping.cpus:
         return f"CPU {format_cpus(house)} is housekeeping"
+    if polls := cpus & desk.polling:
+        return f"CPU {format_cpus(polls)} polls for packets now"
     for other, guest in sorted(desk.guests.items()):
         if guest.cpus and (both := topology.whole(guest.cpus & topology.online) & cpus):
             return f"the owner of guest {other} gives it the core of CPU {format_cpus(both)}"
     near, _ = attempt.near[placement.name]
     nodes = {topology.node_of[cpu] for cpu in cpus} or ({seat.node} if seat.node is not None else set())
-    if near is not None and nodes != {near}:
+    count = len(placement.cells)
+    if near is not None and (near not in nodes or (count == 1 and nodes != {near})):
         return f"it is to be near {wish.near}, which is on node {near}"
-    if len(nodes) > 1:
-        return f"it sat on nodes {format_cpus(nodes)}, and one must do"
+    if len(nodes) != count:
+        must = "one must do" if count == 1 else f"it is to have {count} cells"
+        return f"it sat on node{'s' * (len(nodes) > 1)} {format_cpus(nodes)}, and {must}"
     if others := [other for other in crowded if other != placement.name]:
         return f"there is no room for guest {', '.join(others)} otherwise"
     return "where it sits there is no room for what it needs now"

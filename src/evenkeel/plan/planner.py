@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Note, Plan
+from evenkeel.documents.plan import CellPlan, GuestPlan, HostPlan, Ledger, Note, Plan
 from evenkeel.documents.site import GuestWish, HostWish, Site
 from evenkeel.errors import WrongInput
 from evenkeel.plan import rules
 from evenkeel.plan.checks import assign_hosts, check_facts, check_guest, check_host
+from evenkeel.plan.dataplane import export
 from evenkeel.plan.guest import definition_digest, domain_xml, guest_arguments
 from evenkeel.plan.inside import cloud_config
 from evenkeel.plan.ledger import check_ledger
@@ -77,6 +78,7 @@ def _plan_host(
         placements=layout.placements,
         definitions={plan.name: definition_digest(plan.xml) for plan in plans},
         ways=ways,
+        polling=layout.data_plane.polling,
     )
     settings, notes = rules.settings(context, problems)
     return HostPlan(
@@ -89,6 +91,7 @@ def _plan_host(
         ledger=layout.ledger,
         settings=order_settings(settings),
         guests=plans,
+        data_plane=export(layout.data_plane, layout.ledger.housekeeping),
         notes=(*(Note(rule="G-1", text=f"{sentence}.") for sentence in layout.moves), *notes),
     )
 
@@ -112,7 +115,12 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
         goal=placement.wish.goal,
         trust=placement.wish.trust,
         latency_ns=placement.wish.latency,
-        node=placement.node,
+        node=placement.cells[0].node if len(placement.cells) == 1 else None,
+        cells=tuple(
+            CellPlan(node=cell.node, vcpus=cell.vcpus, memory_bytes=cell.memory, pages=cell.pages)
+            for cell in placement.cells
+            if cell.node is not None and len(placement.cells) > 1
+        ),
         vcpus=placement.vcpus,
         emulator_cpus=placement.emulator,
         memory_bytes=placement.wish.memory,

@@ -8,7 +8,7 @@ any more, and the plan then says so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree as ET
 
 from evenkeel.documents.cpuset import parse_cpus
@@ -27,14 +27,15 @@ class Seat:
 
 @dataclass(frozen=True)
 class Seats:
-    """All guests of a host by name, and the CPUs that its emulators are on: housekeeping."""
+    """All guests of a host by name, the CPUs that its emulators are on (housekeeping), and those that poll."""
 
     guests: Mapping[str, Seat] = field(default_factory=dict)
     housekeeping: frozenset[int] = frozenset()
+    data_plane: frozenset[int] = frozenset()
 
     def without(self, names: Iterable[str]) -> Seats:
         gone = frozenset(names)
-        return Seats({name: seat for name, seat in self.guests.items() if name not in gone}, self.housekeeping)
+        return replace(self, guests={name: seat for name, seat in self.guests.items() if name not in gone})
 
 
 NONE = Seats()
@@ -50,7 +51,7 @@ def seats_of_plan(plan: HostPlan) -> Seats:
         )
         for guest in plan.guests
     }
-    return Seats(guests, plan.ledger.housekeeping)
+    return Seats(guests, plan.ledger.housekeeping, plan.ledger.data_plane)
 
 
 def seats_of_facts(facts: Facts, names: Iterable[str]) -> Seats:
@@ -98,4 +99,8 @@ def _attribute(domain: ET.Element, path: str, name: str) -> str:
 
 def merge(first: Seats, second: Seats) -> Seats:
     """``first``, and of ``second`` the guests that it does not know."""
-    return Seats({**second.guests, **first.guests}, first.housekeeping or second.housekeeping)
+    return Seats(
+        {**second.guests, **first.guests},
+        first.housekeeping or second.housekeeping,
+        first.data_plane or second.data_plane,
+    )

@@ -12,6 +12,8 @@ duplicate key is seen; and what a plain scalar means is decided by the field it 
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import re
 import types
 import typing
@@ -28,8 +30,9 @@ from ruamel.yaml.reader import ReaderError
 
 from evenkeel.documents.cpuset import CpuSet, format_cpus, parse_cpus
 from evenkeel.documents.quantity import Bytes, Nanoseconds, format_size, parse_duration, parse_size
-from evenkeel.documents.site import NAME, GuestWish, Site
+from evenkeel.documents.site import NAME, GuestWish, HostWish, Site
 from evenkeel.errors import Where, WrongInput
+from evenkeel.plan.cells import wrong_cells
 from evenkeel.plan.levels import implied_goal, too_weak
 
 #: More nodes than this, aliases unfolded, is an attack or an accident ("billion laughs"), not a site.
@@ -432,6 +435,15 @@ class _Reader:
             return text
         if hint is str:
             return text
+        if typing.get_origin(hint) is typing.Union:  # a number, or a word instead of it
+            words = [w for part in typing.get_args(hint) for w in typing.get_args(part) if isinstance(w, str)]
+            if text in words:
+                return text
+            try:
+                return _parse_int(text)
+            except ValueError as error:
+                self.complain(f'"{name}": {error}', self.where(node), hint=f"a number, or {' or '.join(words)}")
+                return None
         raise TypeError(f"sitefile has no reader for {hint!r} of {path}")  # a new field of Site: a test walks them all
 
 
@@ -449,8 +461,7 @@ def _strip_none(hint: Any) -> tuple[Any, bool]:
     """``X | None`` -> (X, True); X -> (X, False)."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         rest = [part for part in typing.get_args(hint) if part is not type(None)]
-        if len(rest) == 1:
-            return rest[0], True
+        return functools.reduce(operator.or_, rest), len(rest) < len(typing.get_args(hint))
     return hint, False
 
 
@@ -504,6 +515,7 @@ def _check(site: Site, reader: _Reader) -> None:
         _check_host_of(name, guest, site, reader)
         _check_goal(name, guest, reader)
         _check_sizes(name, guest, reader)
+        _check_cells(name, guest, reader)
         _check_wires(name, guest, reader)
     _check_claims(site, reader)
 
@@ -535,10 +547,33 @@ def _check_hosts(site: Site, reader: _Reader) -> None:
                 place,
                 hint="local, ssh://root@HOST[:PORT] or virtual:NAME",
             )
+        _check_data_plane(name, host, reader)
         for rule, override in host.overrides.items():
             if override.off == (override.value is not None):
                 both = "has both a value and off: true" if override.off else "has neither a value nor off: true"
                 reader.complain(f'the override of "{rule}" {both}', reader.places["hosts", name, "overrides", rule].key)
+
+
+def _check_data_plane(name: str, host: HostWish, reader: _Reader) -> None:
+    if (wish := host.data_plane) is None:
+        return
+    place = reader.at("hosts", name, "data_plane")
+    if (wish.cpus is not None) == bool(wish.near):
+        reader.complain(
+            f'the data plane of host "{name}" needs either near or cpus'
+            + (", and has both" if wish.near else ", and has neither"),
+            place,
+            hint="near: [enp1s0] for a core beside that card, or cpus: 2,10 to name them",
+        )
+    elif wish.cpus is not None and not wish.cpus:
+        reader.complain(f'the data plane of host "{name}" has an empty list of CPUs', place, hint="leave it out")
+    for card in {card for card in wish.near if wish.near.count(card) > 1}:
+        reader.complain(
+            f'the data plane of host "{name}" names {card} twice', place, hint="cores: 2 for two cores each"
+        )
+    if both := (wish.cpus or frozenset()) & (host.housekeeping or frozenset()):
+        there = reader.at("hosts", name, "housekeeping")
+        reader.complain(f'CPU {format_cpus(both)} is kept for the host by "housekeeping" at {there}', place)
 
 
 def _check_host_of(name: str, guest: GuestWish, site: Site, reader: _Reader) -> None:
@@ -617,6 +652,12 @@ def _check_sizes(name: str, guest: GuestWish, reader: _Reader) -> None:
         )
 
 
+def _check_cells(name: str, guest: GuestWish, reader: _Reader) -> None:
+    if wrong := wrong_cells(guest):
+        key, message, hint = wrong
+        reader.complain(f'guest "{name}": {message}', reader.at("guests", name, key), hint=hint)
+
+
 def _check_wires(name: str, guest: GuestWish, reader: _Reader) -> None:
     for index, network in enumerate(guest.networks):
         chosen = [key for key in ("bridge", "network") if getattr(network, key)] + ["user"] * network.user
@@ -645,6 +686,10 @@ def _check_claims(site: Site, reader: _Reader) -> None:
         if kept:
             there = reader.at("hosts", host, "housekeeping")
             reader.complain(f'CPU {format_cpus(kept)} is kept for the host by "housekeeping" at {there}', place)
+        polling = site.hosts[host].data_plane
+        if polls := guest.cpus & (polling.cpus if polling and polling.cpus else frozenset()):
+            there = reader.at("hosts", host, "data_plane")
+            reader.complain(f'CPU {format_cpus(polls)} polls for packets by "data_plane" at {there}', place)
         others: dict[str, set[int]] = {}
         for cpu in guest.cpus:
             if (other := claimed.setdefault((host, cpu), name)) != name:

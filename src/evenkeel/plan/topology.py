@@ -151,6 +151,16 @@ class Topology:
             return self.facts.memory_bytes
         return self.facts.node(node).memory_bytes
 
+    def distance(self, one: int, other: int) -> int | None:
+        """From one node to another, as the firmware tells it: 10 is a node's own; None where the facts do not say."""
+        return next((node.distances.get(other) for node in self.facts.nodes if node.id == one), None)
+
+    def package_of(self, node: int) -> int | None:
+        """The socket of a node's CPUs; None where it is not known, or where they are of several."""
+        cpus = self.node_cpus(node)
+        found = {cpu.package for cpu in self.facts.cpus if cpu.id in cpus}
+        return found.pop() if len(found) == 1 else None
+
     def whole(self, cpus: Iterable[int]) -> frozenset[int]:
         """These CPUs and their online siblings."""
         return frozenset(thread for cpu in cpus for thread in self.core_of[cpu].threads)

@@ -437,7 +437,7 @@ def _guest_row(guest: GuestPlan) -> Sequence[Content]:
     return (
         el("th", guest.name, scope="row"),
         _cell("Goal", goal),
-        _cell("NUMA node", "floats" if guest.node is None else str(guest.node)),
+        _cell("NUMA node", format_cpus(guest.nodes) or "floats"),
         _cell("vCPUs", el("span", "\n".join(_vcpu(vcpu) for vcpu in guest.vcpus), class_="value")),
         _cell("Emulator threads", _value(format_cpus(guest.emulator_cpus))),
         _cell("Memory", f"{format_size(guest.memory_bytes)}{pages}"),

@@ -175,8 +175,16 @@ INTRUDER = Kind(
 PAGE_NODE = Kind(
     "V-PAGE-NODE",
     "page",
-    "The guest's memory is in huge pages on its node",
+    "The guest's memory is in huge pages on its nodes, as much on each as planned",
     "memory of another node costs half as much again at each access, ordinary pages cost page walks and can move",
+    "stop the guest and start it from the planned definition: evenkeel apply",
+)
+PAGE_CELL = Kind(
+    "V-PAGE-CELL",
+    "page",
+    "The memory of a guest's cell is on the node of that cell",
+    "a guest of several cells keeps data near the CPUs that use it; with two cells exchanged each access is far, "
+    "though every node has as many pages as planned",
     "stop the guest and start it from the planned definition: evenkeel apply",
 )
 PAGE_LOCKED = Kind(

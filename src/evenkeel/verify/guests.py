@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
 
 from evenkeel.documents.cpuset import format_cpus, parse_cpus
-from evenkeel.documents.findings import Check
-from evenkeel.documents.plan import GuestPlan, HostPlan
+from evenkeel.documents.findings import Check, EvidenceItem
+from evenkeel.documents.plan import CellPlan, GuestPlan, HostPlan
 from evenkeel.documents.quantity import format_size
 from evenkeel.verify.catalogue import (
     GUEST_LIVE,
     GUEST_RUNNING,
     INTRUDER,
+    PAGE_CELL,
     PAGE_LOCKED,
     PAGE_NODE,
     THREAD_EMULATOR,
@@ -39,7 +41,9 @@ def _guest(host: HostPlan, guest: GuestPlan, seen: GuestSeen) -> list[Check]:
     if seen.threads is None or seen.memory is None:
         reason = seen.trouble or f"the guest does not run ({seen.state})"
         kinds = [GUEST_LIVE, THREAD_VCPU, THREAD_EMULATOR, THREAD_HELPER, *_page_kinds(guest)]
-        return checks + [kind.not_checked(reason, guest=guest.name) for kind in kinds]
+        checks += [kind.not_checked(reason, guest=guest.name) for kind in kinds]
+        parts = [f"cell{number}" for number in range(len(guest.cells) if guest.page_bytes else 0)]
+        return checks + [PAGE_CELL.not_checked(reason, guest=guest.name, part=part) for part in parts]
     checks.append(_live(guest, seen))
     checks += [_vcpu(guest, index, seen) for index in range(len(guest.vcpus))]
     checks += [_emulator(host, guest, seen.threads), _helpers(host, guest, seen.threads)]
@@ -180,36 +184,75 @@ def _pages(guest: GuestPlan, memory: dict[str, Any]) -> list[Check]:
     checks = []
     if guest.page_bytes:
         checks.append(_huge(guest, memory))
+        checks += [_cell(guest, number, cell, memory) for number, cell in enumerate(guest.cells)]
     if "<locked" in guest.xml:
         checks.append(_locked(guest, memory))
     return checks
 
 
-def _huge(guest: GuestPlan, memory: dict[str, Any]) -> Check:
-    """Guest memory is what QEMU maps in huge pages; with a strict binding the kernel says ``bind:NODE``."""
-    bytes_on: dict[str, int] = {}
-    for mapping in memory["huge"]:
+def _bytes_on(mappings: Sequence[dict[str, Any]]) -> dict[int, int]:
+    """Host node -> bytes."""
+    found: dict[int, int] = {}
+    for mapping in mappings:
         for node, pages in mapping["nodes"].items():
-            bytes_on[node] = bytes_on.get(node, 0) + pages * mapping["page_bytes"]
-    wanted = str(guest.node) if guest.node is not None else None
-    total = sum(bytes_on.values())
-    passed = total >= guest.memory_bytes and (wanted is None or set(bytes_on) == {wanted})
-    told = [f"{format_size(size)} on node {node}" for node, size in sorted(bytes_on.items())]
-    place = f" on node {wanted}" if wanted else ""
-    evidence = [
+            found[int(node)] = found.get(int(node), 0) + pages * mapping["page_bytes"]
+    return found
+
+
+def _sizes(bytes_on: dict[int, int]) -> str:
+    return ", ".join(f"{format_size(size)} on node {node}" for node, size in sorted(bytes_on.items()))
+
+
+def _lines(pid: int, mappings: Sequence[dict[str, Any]]) -> list[EvidenceItem]:
+    return [
         item(
-            f"/proc/{memory['pid']}/numa_maps",
+            f"/proc/{pid}/numa_maps",
             f"{mapping['policy']} kernelpagesize_kB={mapping['page_bytes'] >> 10} "
             + " ".join(f"N{node}={pages}" for node, pages in sorted(mapping["nodes"].items())),
         )
-        for mapping in memory["huge"]
+        for mapping in mappings
     ]
+
+
+def _huge(guest: GuestPlan, memory: dict[str, Any]) -> Check:
+    """Guest memory is what QEMU maps in huge pages; with a strict binding the kernel says ``bind:NODE``."""
+    bytes_on = _bytes_on(memory["huge"])
+    wanted = {node: pages * (guest.page_bytes or 0) for node, pages in guest.pages_on.items()} if guest.nodes else {}
+    passed = sum(bytes_on.values()) >= guest.memory_bytes and (
+        not wanted or (set(bytes_on) == set(wanted) and all(bytes_on[node] >= size for node, size in wanted.items()))
+    )
     return PAGE_NODE.judge(
         passed,
-        expected=f"{format_size(guest.memory_bytes)} in huge pages{place}",
-        observed=", ".join(told) or "no huge pages",
-        evidence=evidence or [item(f"/proc/{memory['pid']}/numa_maps", "no mapping with huge pages")],
+        expected=f"{_sizes(wanted) or format_size(guest.memory_bytes)}, in huge pages",
+        observed=_sizes(bytes_on) or "no huge pages",
+        evidence=_lines(memory["pid"], memory["huge"])
+        or [item(f"/proc/{memory['pid']}/numa_maps", "no mapping with huge pages")],
         guest=guest.name,
+    )
+
+
+def _cell(guest: GuestPlan, number: int, cell: CellPlan, memory: dict[str, Any]) -> Check:
+    """libvirt calls the memory of cell N ``ram-nodeN``, and QEMU names its file after that."""
+    part, expected = f"cell{number}", f"{format_size(cell.memory_bytes)} on node {cell.node}"
+    names = [re.search(r"ram-node(\d+)(?!\d)", mapping["file"] or "") for mapping in memory["huge"]]
+    if not any(names):
+        reason = (
+            "numa_maps does not tell which mapping is which cell" if names else "it has no huge pages (V-PAGE-NODE)"
+        )
+        return PAGE_CELL.not_checked(reason, expected=expected, guest=guest.name, part=part)
+    mine = [
+        mapping
+        for name, mapping in zip(names, memory["huge"], strict=True)
+        if name is not None and int(name[1]) == number
+    ]
+    bytes_on = _bytes_on(mine)
+    return PAGE_CELL.judge(
+        set(bytes_on) == {cell.node} and bytes_on[cell.node] >= cell.memory_bytes,
+        expected=expected,
+        observed=_sizes(bytes_on) or "no mapping of this cell",
+        evidence=_lines(memory["pid"], mine) or _lines(memory["pid"], memory["huge"]),
+        guest=guest.name,
+        part=part,
     )
 
 

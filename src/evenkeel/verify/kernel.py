@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.cpuset import format_cpus, parse_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check
 from evenkeel.documents.plan import BootArgument, HostPlan
@@ -76,7 +76,11 @@ def _ledger(host: HostPlan, facts: Facts) -> Check:
 
 def _isolated(host: HostPlan, facts: Facts) -> tuple[Check, ...]:
     """Only what the plan sets on the command line: a host without isolating goals has nothing isolated."""
-    boot = {setting.target.key for setting in host.settings if isinstance(setting.target, BootArgument) and setting.new}
+    boot = {
+        setting.target.key: setting.new
+        for setting in host.settings
+        if isinstance(setting.target, BootArgument) and setting.new
+    }
     checks = []
     for key, file, cpus in (
         ("nohz_full", "/sys/devices/system/cpu/nohz_full", facts.nohz_full),
@@ -84,9 +88,14 @@ def _isolated(host: HostPlan, facts: Facts) -> tuple[Check, ...]:
     ):
         if key not in boot:
             continue
-        wanted = host.ledger.isolated
         if key == "isolcpus" and not _takes_domain(host):
             continue  # with managed_irq alone that file stays empty until partitions fill it
+        try:
+            # CPUs of performance guests are isolated and keep their tick, so nohz_full has a list of its own.
+            wanted = parse_cpus(boot[key]) if key == "nohz_full" else host.ledger.isolated
+        except ValueError:  # the owner's own value, in a form that only the kernel knows
+            checks.append(ISOLATED.not_checked(f"{key}={boot[key]} is no list of CPUs", part=key))
+            continue
         checks.append(
             ISOLATED.judge(
                 cpus == wanted,

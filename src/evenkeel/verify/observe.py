@@ -140,7 +140,7 @@ def spin_places(host: HostPlan, guests: dict[str, GuestSeen], facts: Facts) -> d
     is to be checked.  In a partition of its own where the host is tuned and no guest runs.  On a host that is not
     tuned yet plainly pinned, or the partition would hide what is missing.
     """
-    cpus = sorted(vcpu_cpus(host) or host.ledger.data_plane | host.ledger.realtime)
+    cpus = sorted(vcpu_cpus(host) or host.ledger.realtime)  # never beside what polls: two busy threads prove nothing
     cgroups = {}
     for guest in host.guests:
         for vcpu in guest.vcpus:

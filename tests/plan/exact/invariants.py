@@ -62,12 +62,14 @@ def _guest(machine: Machine, wish: GuestWish, guest: GuestPlan, ledger: Ledger) 
     cpus = [cpu for vcpu in guest.vcpus for cpu in vcpu.cpus]
     nodes = machine.node_cpus()
     here = {node for node, members in nodes.items() if members & set(cpus)}
-    home = machine.online if guest.node is None else nodes.get(guest.node, frozenset())
+    homes = [nodes.get(node, frozenset[int]()) for node in guest.nodes]
+    home = frozenset().union(*homes) if homes else machine.online
+    yield from _cells(machine, wish, guest)
     if guest.goal in PINNED:
         if any(len(vcpu.cpus) != 1 for vcpu in guest.vcpus) or len(set(cpus)) != len(cpus):
             yield "its vCPUs are not pinned one to one"
-        if len(here) != 1 or (machine.numa and here != {guest.node}):
-            yield f"its vCPUs are on nodes {sorted(here)}, its node is {guest.node}"
+        if machine.numa and here != set(guest.nodes):
+            yield f"its vCPUs are on nodes {sorted(here)}, its nodes are {sorted(guest.nodes)}"
         if not set(cpus) <= ledger.realtime:
             yield "its CPUs are not isolated"
         cores = [machine.core_of(cpu) for cpu in cpus]
@@ -91,8 +93,40 @@ def _guest(machine: Machine, wish: GuestWish, guest: GuestPlan, ledger: Ledger) 
             yield f"vCPU {vcpu.index} is real-time"
     if guest.goal != "flexible" and not (guest.emulator_cpus and guest.emulator_cpus <= ledger.housekeeping & home):
         yield f"its emulator is on {format_cpus(guest.emulator_cpus)}, not on housekeeping of its node"
+    if any(not guest.emulator_cpus & cpus for cpus in homes if guest.goal != "flexible"):
+        yield "its emulator has no CPU of one of its nodes"
     if guest.pages * (guest.page_bytes or 0) != (wish.memory if guest.page_bytes else 0):
         yield f"{guest.pages} pages of {guest.page_bytes} are not its memory"
+
+
+def _cells(machine: Machine, wish: GuestWish, guest: GuestPlan) -> Iterable[str]:
+    """As many cells as were asked for, together the whole guest, each on a node of its own with its CPUs."""
+    if wish.cells:
+        wanted = {tuple((cell.vcpus, cell.memory) for cell in wish.cells)}
+    else:
+        counts = range(1, 1 + len(machine.node_cpus())) if wish.numa == "auto" else (wish.numa or 1,)
+        wanted = {
+            ((wish.vcpus // int(count), wish.memory // int(count)),) * int(count)
+            for count in counts
+            if wish.vcpus % int(count) == wish.memory % int(count) == 0
+        }
+    found = tuple((len(cell.vcpus), cell.memory_bytes) for cell in guest.cells)
+    if (found or ((len(guest.vcpus), guest.memory_bytes),)) not in wanted:
+        yield f"its cells are {found}, wanted were {wanted}"
+    if not guest.cells:
+        return
+    if len({cell.node for cell in guest.cells}) < len(guest.cells):
+        yield "two of its cells are on one node"
+    if [vcpu for cell in guest.cells for vcpu in sorted(cell.vcpus)] != list(range(len(guest.vcpus))):
+        yield "its cells do not hold each vCPU once, in order"
+    if sum(cell.pages for cell in guest.cells) != guest.pages:
+        yield "pages of its cells are not its pages"
+    for number, cell in enumerate(guest.cells):
+        cpus = {cpu for vcpu in guest.vcpus if vcpu.index in cell.vcpus for cpu in vcpu.cpus}
+        if not cpus <= machine.node_cpus().get(cell.node, frozenset()):
+            yield f"cell {number} is on node {cell.node}, its vCPUs on {format_cpus(cpus)}"
+        if cell.pages * (guest.page_bytes or 0) != cell.memory_bytes:
+            yield f"{cell.pages} pages are not the memory of cell {number}"
 
 
 def _definition(machine: Machine, guest: GuestPlan) -> Iterable[str]:
@@ -107,6 +141,8 @@ def _definition(machine: Machine, guest: GuestPlan) -> Iterable[str]:
     scheduled = {int(one.get("vcpus", "")): int(one.get("priority", "")) for one in domain.findall("cputune/vcpusched")}
     if scheduled != {vcpu.index: vcpu.priority for vcpu in guest.vcpus if vcpu.policy == "fifo"}:
         yield "vcpusched says otherwise"
+    if guest.goal in PINNED and machine.numa:
+        yield from _defined_cells(machine, guest, domain)
     topology = domain.find("cpu/topology")
     assert topology is not None
     threads = int(topology.get("threads", ""))
@@ -117,6 +153,37 @@ def _definition(machine: Machine, guest: GuestPlan) -> Iterable[str]:
         group = guest.vcpus[first : first + threads]
         if len({machine.core_of(min(vcpu.cpus)) for vcpu in group}) > 1:
             yield f"vCPUs {group[0].index}-{group[-1].index} are siblings in the guest and not on the host"
+
+
+def _defined_cells(machine: Machine, guest: GuestPlan, domain: ET.Element) -> Iterable[str]:
+    """numatune and numa say what the plan says, at the distances of the machine; sockets are nobody's in part."""
+    cells = domain.findall("cpu/numa/cell")
+    said = [
+        (cell.get("id"), parse_cpus(cell.get("cpus", "")), int(cell.get("memory", "")) << 10, cell.get("unit"))
+        for cell in cells
+    ]
+    every = [(cell.vcpus, cell.memory_bytes) for cell in guest.cells]
+    every = every or [(frozenset(range(len(guest.vcpus))), guest.memory_bytes)]
+    if said != [(str(number), vcpus, size, "KiB") for number, (vcpus, size) in enumerate(every)]:
+        yield "cells of the definition say otherwise"
+    bound = [(one.get("cellid"), one.get("nodeset")) for one in domain.findall("numatune/memnode[@mode='strict']")]
+    if bound != [(str(number), str(node)) for number, node in enumerate(guest.nodes)]:
+        yield "memnode says otherwise"
+    memory = domain.find("numatune/memory[@mode='strict']")
+    if memory is None or parse_cpus(memory.get("nodeset", "")) != set(guest.nodes):
+        yield "numatune says otherwise"
+    for one, cell in zip(guest.nodes, cells, strict=False):
+        told = {sibling.get("id"): sibling.get("value") for sibling in cell.findall("distances/sibling")}
+        real = {str(number): str(machine.distance(one, other)) for number, other in enumerate(guest.nodes)}
+        if told != (real if len(guest.nodes) > 1 else {}):
+            yield f"distances of cell {cell.get('id')} are {told}, of the machine {real}"
+    topology = domain.find("cpu/topology")
+    assert topology is not None
+    width = len(guest.vcpus) // int(topology.get("sockets", ""))
+    for first in range(0, len(guest.vcpus) if len(guest.nodes) > 1 else 0, width):
+        cpus = {cpu for vcpu in guest.vcpus[first : first + width] for cpu in vcpu.cpus}
+        if len({thread.package for thread in machine.threads if thread.cpu in cpus}) > 1:
+            yield f"the socket of vCPU {first} is on two sockets of the host"
 
 
 def _owners(machine: Machine, plan: HostPlan) -> Iterable[str]:
@@ -139,8 +206,8 @@ def _memory(machine: Machine, plan: HostPlan) -> Iterable[str]:
     """Guests, and huge pages of all sizes, those of others too, leave every node a part of its memory."""
     taken: dict[int, int] = {}
     for guest in plan.guests:
-        if guest.page_bytes:
-            taken[guest.node or 0] = taken.get(guest.node or 0, 0) + guest.memory_bytes
+        for node, pages in guest.pages_on.items():
+            taken[node] = taken.get(node, 0) + pages * (guest.page_bytes or 0)
     wanted = {(node, size): total for (node, size), (total, _) in machine.pools.items()}
     if not machine.numa:
         wanted = {}

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.cpuset import parse_cpus
-from evenkeel.documents.plan import HostPlan
+from evenkeel.documents.plan import GuestPlan, HostPlan
 from tests.plan.exact.invariants import violations
 from tests.plan.exact.wishes import GOALS, most_that_fit, plan_or_refusal, sites, small
 from tests.plan.factories import GIB, MIB, guest
@@ -136,7 +136,7 @@ def test_the_healthy_plan_is_what_the_mutations_below_say() -> None:
         (lambda: with_vcpu("b", 1, cpus=frozenset({4})), "are siblings in the guest and not on the host"),
         (lambda: with_vcpu("a", 1, priority=3), "vcpusched says otherwise"),
         (lambda: with_guest("a", xml=healthy().guests[0].xml.replace('cores="2"', 'cores="3"')), "topology has 3 CPUs"),
-        (lambda: with_guest("a", memory_bytes=100 * GIB), "guests take 102400 MiB of node 1"),
+        (lambda: with_guest("a", pages=51200), "guests take 102400 MiB of node 1"),
         (lambda: with_setting("R-MM-3:node1-2M", "99999"), "huge pages take"),
         (lambda: with_setting("R-MM-3:node1-2M", "1"), "fewer huge pages than its guests need"),
         (lambda: with_setting("H-ISO-4", "0-7"), "irqaffinity=0-7 is not housekeeping"),
@@ -160,3 +160,66 @@ def test_a_violation_in_the_cpus_that_an_owner_names_is_seen() -> None:
 def test_pages_of_others_count_as_taken_memory() -> None:
     crowded = replace(MACHINE, pools={(1, GIB): (63, 63)})
     assert any("huge pages take" in sentence for sentence in violations(crowded, GUESTS, healthy()))
+
+
+# -- a guest of several cells: the oracle sees what is wrong with them ------------------------------------------------
+
+WIDE = {"w": guest("performance", vcpus=8, memory=8 * GIB, numa=2)}
+
+
+def wide() -> GuestPlan:
+    plan, error = plan_or_refusal(MACHINE, WIDE)
+    assert plan is not None, error
+    assert violations(MACHINE, WIDE, plan) == []
+    return plan.guests[0]
+
+
+def with_wide(**update: Any) -> HostPlan:
+    plan, _ = plan_or_refusal(MACHINE, WIDE)
+    assert plan is not None
+    return plan.model_copy(update={"guests": (plan.guests[0].model_copy(update=update),)})
+
+
+def with_cell(number: int, **update: Any) -> HostPlan:
+    cells = list(wide().cells)
+    cells[number] = cells[number].model_copy(update=update)
+    return with_wide(cells=tuple(cells))
+
+
+def rewritten(old: str, new: str) -> HostPlan:
+    text = wide().xml
+    assert old in text
+    return with_wide(xml=text.replace(old, new))
+
+
+def test_the_healthy_cells_are_what_the_mutations_below_say() -> None:
+    cells = [(cell.node, sorted(cell.vcpus), cell.memory_bytes, cell.pages) for cell in wide().cells]
+    assert cells == [(0, [0, 1, 2, 3], 4 * GIB, 4), (1, [4, 5, 6, 7], 4 * GIB, 4)]
+    assert [min(vcpu.cpus) for vcpu in wide().vcpus] == [2, 3, 4, 5, 10, 11, 12, 13]
+    assert wide().node is None and wide().nodes == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: with_cell(1, node=0), "two of its cells are on one node"),
+        (lambda: with_cell(1, node=0), "cell 1 is on node 0, its vCPUs on 10-13"),
+        (lambda: with_cell(0, vcpus=frozenset({0, 1, 2, 4})), "do not hold each vCPU once"),
+        (lambda: with_cell(0, memory_bytes=5 * GIB), "its cells are"),
+        (lambda: with_cell(0, pages=3), "pages of its cells are not its pages"),
+        (lambda: with_cell(0, pages=3), "3 pages are not the memory of cell 0"),
+        (lambda: with_wide(cells=()), "its cells are ()"),
+        (lambda: with_wide(emulator_cpus=frozenset({0, 1})), "no CPU of one of its nodes"),
+        (lambda: rewritten('cellid="1" mode="strict" nodeset="1"', 'cellid="1" mode="strict" nodeset="0"'), "memnode"),
+        (
+            lambda: rewritten('<memory mode="strict" nodeset="0-1"', '<memory mode="strict" nodeset="0"'),
+            "numatune says",
+        ),
+        (lambda: rewritten('cpus="4-7"', 'cpus="4-6"'), "cells of the definition say otherwise"),
+        (lambda: rewritten('value="21"', 'value="20"'), "distances of cell 0 are"),
+        (lambda: rewritten('sockets="2" cores="2"', 'sockets="1" cores="4"'), "is on two sockets of the host"),
+    ],
+)
+def test_a_violation_of_cells_is_seen(broken: Any, says: str) -> None:
+    found = violations(MACHINE, WIDE, broken())
+    assert any(says in sentence for sentence in found), found

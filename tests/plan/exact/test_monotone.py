@@ -90,6 +90,38 @@ def test_on_any_machine_beside_any_guests(machine: Machine, data: st.DataObject)
         assert given_up(lax, strict) == set()
 
 
+@pytest.mark.parametrize("rung", range(3, len(LADDER)))
+def test_each_rung_keeps_what_the_one_below_has_over_two_nodes_too(rung: int) -> None:
+    facts = make_facts()
+    wish = {"numa": 2, "vcpus": 2}
+    lax, strict = (
+        make_plan(make_site({"g": step(number, **wish)}), {"cell": facts}).hosts[0] for number in (rung - 1, rung)
+    )
+    assert given_up(lax, strict) == set()
+    assert parts(lax) - parts(strict) == set()
+    # Nor does a guest give up anything by being spread.
+    one = make_plan(make_site({"g": step(rung, vcpus=2)}), {"cell": facts}).hosts[0]
+    assert given_up(one, strict) == set()
+    assert parts(one) - parts(strict) == set()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@given(machines(), st.data(), st.sampled_from((1, 2, 3, 4)), st.sampled_from((1, 2, 3)), st.sampled_from((64, 20480)))
+def test_auto_fits_wherever_a_number_fits(
+    machine: Machine, data: st.DataObject, count: int, each: int, mib: int
+) -> None:
+    """To leave the number of nodes open refuses nothing, beside whatever guests."""
+    if not machine.online:
+        return
+    others = data.draw(sites(machine)) if data.draw(st.booleans()) else {}
+    goal = data.draw(st.sampled_from(("performance", "realtime")))
+    wish = guest(goal, vcpus=count * each, memory=count * mib << 20, numa=count)
+    fixed, _ = plan_or_refusal(machine, others | {"g": wish})
+    if fixed is not None:
+        left_open, error = plan_or_refusal(machine, others | {"g": wish.model_copy(update={"numa": "auto"})})
+        assert left_open is not None, error
+
+
 def test_a_setting_given_up_is_seen() -> None:
     lax, strict = (make_plan(make_site({"g": step(rung)}), {"cell": make_facts()}).hosts[0] for rung in (2, 3))
     less = tuple(setting for setting in strict.settings if setting.rule != "H-ISO-1")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evenkeel.documents.site import GuestWish
+from evenkeel.documents.site import CellWish, GuestWish
 from evenkeel.plan.placement import memory_reserve
 from tests.plan.exact.invariants import PINNED, violations
 from tests.plan.exact.wishes import plan_or_refusal, small
@@ -20,16 +20,33 @@ from tests.plan.topologies import NAMED, Machine, build
 SLOW = [HealthCheck.too_slow]
 
 
+def ways(wish: GuestWish, nodes: Iterable[int]) -> list[tuple[tuple[int, int, int], ...]]:
+    """All ways to spread one guest: (node, vCPUs, memory) of each cell.  Told from the wish alone."""
+    found = []
+    every = tuple(nodes)
+    for count in range(1, len(every) + 1) if wish.numa == "auto" else (wish.numa or len(wish.cells) or 1,):
+        assert isinstance(count, int)
+        if not wish.cells and (wish.vcpus % count or wish.memory % (count * 2 * MIB)):
+            continue
+        cells = wish.cells or [CellWish(vcpus=wish.vcpus // count, memory=wish.memory // count)] * count
+        found += [
+            tuple((node, cell.vcpus, cell.memory) for node, cell in zip(some, cells, strict=True))
+            for some in permutations(every, count)
+        ]
+    return found
+
+
 def fits_somehow(machine: Machine, guests: Mapping[str, GuestWish]) -> bool:
-    """Try every node for every guest: realtime ones need a core a vCPU, balanced ones only memory."""
+    """Try every way for every guest: realtime ones need a core a vCPU, balanced ones only memory."""
     nodes = machine.node_cpus()
     cores = {node: sum(core <= cpus for core in machine.cores().values()) - 1 for node, cpus in nodes.items()}
     memory = {node: size - memory_reserve(size) for node, size in machine.node_memory().items()}
-    for homes in product(nodes, repeat=len(guests)):
+    for homes in product(*(ways(wish, nodes) for wish in guests.values())):
         left, room = dict(cores), dict(memory)
         for home, wish in zip(homes, guests.values(), strict=True):
-            left[home] -= wish.vcpus if wish.goal == "realtime" else 0
-            room[home] -= wish.memory
+            for node, vcpus, size in home:
+                left[node] -= vcpus if wish.goal == "realtime" else 0
+                room[node] -= size
         if min(left.values()) >= 0 and min(room.values()) >= 0:
             return True
     return False
@@ -50,6 +67,44 @@ def fits_somehow(machine: Machine, guests: Mapping[str, GuestWish]) -> bool:
 )
 def test_a_guest_is_refused_only_when_no_spread_fits(machine: Machine, shapes: list[tuple[str, int, int]]) -> None:
     guests = {f"g{n}": guest(goal, vcpus=v, memory=size * GIB) for n, (goal, v, size) in enumerate(shapes)}
+    plan, error = plan_or_refusal(machine, guests)
+    assert (plan is not None) == fits_somehow(machine, guests), error
+    if plan is not None:
+        assert violations(machine, guests, plan) == []
+
+
+CELLS = st.lists(st.tuples(st.sampled_from((1, 2, 3)), st.sampled_from((1, 20, 30))), min_size=1, max_size=3)
+SPREADS = st.one_of(
+    st.tuples(st.sampled_from((None, 2, 2, 3, "auto", "auto")), st.sampled_from((1, 2, 3)), st.sampled_from((1, 24))),
+    CELLS,
+)
+
+
+def spread(shape: object) -> GuestWish:
+    if isinstance(shape, list):
+        cells = tuple(CellWish(vcpus=vcpus, memory=size * GIB) for vcpus, size in shape)
+        return guest(cells=cells, vcpus=sum(cell.vcpus for cell in cells), memory=sum(cell.memory for cell in cells))
+    assert isinstance(shape, tuple)
+    numa, vcpus, size = shape
+    count = {None: 1, "auto": 2}.get(numa, numa)
+    return guest(numa=numa, vcpus=count * vcpus, memory=count * size * GIB)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
+@given(
+    st.sampled_from(
+        (
+            build(sockets=2, cores=5),
+            build(sockets=3, cores=4),
+            build(sockets=2, cores=(6, 3)),
+            build(sockets=2, nodes_per_socket=2, cores=6),
+            build(sockets=3, cores=4, memory=(64 * GIB, 8 * GIB, 32 * GIB)),
+        )
+    ),
+    st.lists(SPREADS, min_size=1, max_size=4),
+)
+def test_a_guest_of_several_cells_is_refused_only_when_no_spread_fits(machine: Machine, shapes: list[object]) -> None:
+    guests = {f"g{n}": spread(shape) for n, shape in enumerate(shapes)}
     plan, error = plan_or_refusal(machine, guests)
     assert (plan is not None) == fits_somehow(machine, guests), error
     if plan is not None:

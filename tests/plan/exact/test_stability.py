@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.facts import Definition, Facts
-from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
 from evenkeel.documents.site import GuestWish
 from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
@@ -37,7 +37,7 @@ def again(
 def seats(plan: HostPlan) -> dict[str, tuple[object, ...]]:
     """What a guest must not lose: its CPUs and priority, or the node of its memory."""
     return {
-        one.name: (one.node, *((vcpu.cpus, vcpu.priority) for vcpu in one.vcpus if one.goal in PINNED))
+        one.name: (*one.nodes, *((vcpu.cpus, vcpu.priority) for vcpu in one.vcpus if one.goal in PINNED))
         for one in plan.guests
         if one.goal != "flexible"
     }
@@ -53,12 +53,24 @@ def moved(before: HostPlan, after: HostPlan) -> set[str]:
             continue
         if one.goal in PINNED and was.goal in PINNED:
             mine = {cpu for vcpu in one.vcpus for cpu in vcpu.cpus}
-            kept = {cpu for vcpu in was.vcpus[: len(one.vcpus)] for cpu in vcpu.cpus}
+            kept = kept_at_most(was, one)
             if not kept <= mine:
                 found.add(one.name)
         elif one.goal == was.goal == "balanced" and one.node != was.node:
             found.add(one.name)
     return found
+
+
+def kept_at_most(was: GuestPlan, now: GuestPlan) -> set[int]:
+    """CPUs of the vCPUs that are still wanted: the first ones, of each cell where the cells are as many as before."""
+    if len(was.cells) != len(now.cells) or not was.cells:
+        return {cpu for vcpu in was.vcpus[: len(now.vcpus)] for cpu in vcpu.cpus}
+    return {
+        cpu
+        for before, after in zip(was.cells, now.cells, strict=True)
+        for index in sorted(before.vcpus)[: len(after.vcpus)]
+        for cpu in was.vcpus[index].cpus
+    }
 
 
 def told(plan: HostPlan) -> set[str]:

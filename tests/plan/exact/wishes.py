@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import HostPlan
-from evenkeel.documents.site import GuestWish
+from evenkeel.documents.site import CellWish, GuestWish
 from evenkeel.errors import WrongInput
 from evenkeel.plan import make_plan
 from tests.plan.factories import GIB, MIB, guest, make_site
@@ -56,13 +56,37 @@ def wishes(draw: st.DrawFn, machine: Machine | None = None) -> GuestWish:
     }
     if goal == "realtime":
         wish["latency"] = draw(st.sampled_from(LATENCIES))
+    if goal in ("performance", "realtime") and draw(st.sampled_from((False, False, True))):
+        wish |= draw(spreads())
     tie = draw(st.sampled_from(("", "", "", "", "", "", "near", "cpus"))) if machine is not None else ""
     if machine is not None and tie == "near":
         wish["near"] = draw(st.sampled_from(("ens2", "0000:10:01.0")))
     elif machine is not None and tie == "cpus":
         cpus = draw(st.frozensets(st.sampled_from(sorted(machine.online)), min_size=1, max_size=4))
-        wish |= {"cpus": cpus, "vcpus": draw(st.integers(1, len(cpus)))}
+        wish |= {"cpus": cpus} if "numa" in wish else {"cpus": cpus, "vcpus": draw(st.integers(1, len(cpus)))}
+        wish.pop("cells", None)
     return guest(goal, **wish)
+
+
+@st.composite
+def spreads(draw: st.DrawFn) -> dict[str, object]:
+    """The part of a wish that spreads a guest over several nodes."""
+    kind = draw(st.sampled_from(("numa", "numa", "auto", "auto", "cells")))
+    if kind == "cells":
+        parts = draw(st.lists(st.tuples(st.sampled_from((1, 2, 3)), st.sampled_from((1, 2))), min_size=1, max_size=3))
+        cells = tuple(CellWish(vcpus=vcpus, memory=gib * GIB) for vcpus, gib in parts)
+        return {
+            "cells": cells,
+            "vcpus": sum(cell.vcpus for cell in cells),
+            "memory": sum(cell.memory for cell in cells),
+        }
+    count = draw(st.sampled_from((1, 2, 2, 3, 4)))
+    size = draw(st.sampled_from((64 * MIB, GIB, 20 * GIB)))
+    return {
+        "numa": count if kind == "numa" else "auto",
+        "vcpus": count * draw(st.sampled_from((1, 2, 3))),
+        "memory": count * size,
+    }
 
 
 @st.composite

@@ -125,6 +125,23 @@ def _page_of_one_cell(tree: Tree) -> None:
     tree.swap(ETC_GUEST, "<page size='2048' unit='KiB'/>", "<page size='2048' unit='KiB' nodeset='1'/>")
 
 
+def two_nodes(tree: Tree, far: int = 21, bound: bool = True) -> None:
+    """The guest with a cell on each node, as it should be."""
+    tree.swap(ETC_GUEST, "<vcpupin vcpu='0' cpuset='4'/>", "<vcpupin vcpu='0' cpuset='2'/>")
+    cells = "".join(
+        f"<cell id='{cell}' cpus='{cell}' memory='131072' unit='KiB'><distances><sibling id='{cell}' value='10'/>"
+        f"<sibling id='{1 - cell}' value='{far}'/></distances></cell>"
+        for cell in (0, 1)
+    )
+    tree.swap(ETC_GUEST, "<cell id='0' cpus='0-1' memory='262144' unit='KiB'/>", cells)
+    tree.swap(ETC_GUEST, "<memory mode='strict' nodeset='1'/>", "<memory mode='strict' nodeset='0-1'/>")
+    both = "".join(f"<memnode cellid='{cell}' mode='strict' nodeset='{cell}'/>" for cell in (0, 1)) if bound else ""
+    tree.swap(ETC_GUEST, "<memnode cellid='0' mode='strict' nodeset='1'/>", both)
+    pages = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB"
+    tree.change(f"{pages}/nr_hugepages", "64")
+    tree.change(f"{pages}/free_hugepages", "64")
+
+
 def _memory_far(tree: Tree) -> None:
     tree.swap(ETC_GUEST, "mode='strict'", "mode='preferred'")
     tree.swap(ETC_GUEST, "nodeset='1'", "nodeset='0'")
@@ -523,6 +540,27 @@ FAULTS: tuple[Fault, ...] = (
         lambda tree: tree.swap(ETC_GUEST, "<vcpupin vcpu='0' cpuset='4'/>", "<vcpupin vcpu='0' cpuset='9'/>"),
     ),
     Fault("memory-far", "vCPUs on node 1, <memory mode='preferred' nodeset='0'>", "D-XML-NODE", "harmful", _memory_far),
+    Fault(
+        "memory-of-two-cells",
+        "a guest with a cell on each node, and no <memnode>",
+        "D-XML-NODE",
+        "warning",
+        lambda tree: two_nodes(tree, bound=False),
+    ),
+    Fault(
+        "two-nodes-one-cell",
+        "vCPUs pinned to CPUs of two nodes, in one <cell>",
+        "D-XML-CELLS",
+        "warning",
+        lambda tree: tree.swap(ETC_GUEST, "<vcpupin vcpu='0' cpuset='4'/>", "<vcpupin vcpu='0' cpuset='2'/>"),
+    ),
+    Fault(
+        "other-distances",
+        "cells at a distance of 40 on nodes at 21",
+        "D-XML-CELLS",
+        "note",
+        lambda tree: two_nodes(tree, far=40),
+    ),
     # -- owners --------------------------------------------------------------------------------------------------
     Fault("two-power-daemons", "power-profiles-daemon and auto-cpufreq run", "D-OWNERS", "harmful", _power_daemons),
     Fault(

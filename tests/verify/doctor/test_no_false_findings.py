@@ -7,6 +7,7 @@ import pytest
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Findings
 from evenkeel.verify.doctor import examine
+from tests.verify.doctor.faults import TWO_CELLS, two_nodes
 from tests.verify.doctor.tree import ETC_GUEST, Tree
 
 
@@ -125,3 +126,21 @@ def test_no_content_of_a_file_breaks_the_doctor(path: str, junk: str) -> None:
     tree = Tree("guests")
     tree.put(path, junk)
     examine(tree.facts(), "x")
+
+
+def test_a_guest_with_a_cell_on_each_node() -> None:
+    tree = Tree("guests")
+    two_nodes(tree)
+    assert failed(tree) == set()
+    tree = Tree("guests")  # distances left out, which libvirt makes 20 of
+    two_nodes(tree)
+    for own in (0, 1):
+        said = f"<distances><sibling id='{own}' value='10'/><sibling id='{1 - own}' value='21'/></distances>"
+        tree.swap(ETC_GUEST, said, "")
+    assert failed(tree) == set()
+
+
+def test_two_cells_of_one_node_are_the_owners_own_idea() -> None:
+    tree = Tree("guests")
+    tree.swap(ETC_GUEST, "<cell id='0' cpus='0-1' memory='262144' unit='KiB'/>", TWO_CELLS)
+    assert failed(tree) == set()

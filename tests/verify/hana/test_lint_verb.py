@@ -14,6 +14,7 @@ from evenkeel.documents.findings import Findings
 from evenkeel.machines.tree import TreeMachine
 from evenkeel.verify.hana import RULES
 from tests.plan.factories import GIB
+from tests.plan.topologies import build
 from tests.probe.truth import MACHINES
 from tests.verify.hana.factories import hana_facts, hana_xml
 
@@ -100,6 +101,45 @@ def test_a_site_is_planned_and_shown_at_its_lines(folder: Path, capsys: pytest.C
     # What the plan would set counts, not what is set now: its own pool is large enough.
     assert "HANA-HOST-PAGES" not in failed and "HANA-PAGES" not in failed
     assert "HANA-OVERCOMMIT" not in failed
+
+
+def test_the_example_is_inside_but_for_what_the_page_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = hana_facts(sockets=4, cores=24, node_gib=384, pages=0)
+    (folder / "facts.json").write_text(facts.to_json())
+    example = ROOT / "examples" / "hana" / "site.yaml"
+    assert main(["lint", str(example), *HANA, "--host", "facts.json", "--guest", "hana", "--json"]) == 1
+    found = Findings.from_json(capsys.readouterr().out, file="findings.json")
+    outside = {check.id.partition(":")[0] for check in found.failed}
+    listed = PAGE[PAGE.index("What is left outside") : PAGE.index("These six are all")]
+    assert outside == set(re.findall(r"HANA-[A-Z-]+[A-Z]", listed)) and len(outside) == 6
+    inside = {check.id.partition(":")[0]: check for check in found.checks if check.status == "passed"}
+    for name in ("CELLS", "DISTANCES", "NODES", "EQUAL-CELLS", "PAGES", "PIN", "SIBLINGS", "EMULATOR", "HOST-PAGES"):
+        assert f"HANA-{name}" in inside, name
+    assert "HANA-CELLS" in inside and inside["HANA-CELLS"].expected == "a cell for each of node 1-2"
+
+
+@pytest.mark.parametrize("nodes_per_socket", [1, 2])
+def test_cells_of_a_site_are_the_nodes_of_the_host(
+    folder: Path, capsys: pytest.CaptureFixture[str], nodes_per_socket: int
+) -> None:
+    """Sub-NUMA clusters too: two sockets of two nodes are four cells in two sockets."""
+    facts = hana_facts(cores=8, pages=0)
+    if nodes_per_socket == 2:
+        machine = build(sockets=2, cores=8, nodes_per_socket=2, memory=32 * GIB).facts()
+        same = ("cpus", "possible", "caches", "nodes", "memory_bytes", "huge_pages", "settings")
+        facts = facts.model_copy(update={name: getattr(machine, name) for name in same})
+    (folder / "facts.json").write_text(facts.to_json())
+    site = SITE.replace(
+        "vcpus: 6\n    memory: 40GiB", f"numa: {2 * nodes_per_socket}\n    vcpus: 16\n    memory: 80GiB"
+    )
+    (folder / "site.yaml").write_text(site)
+    main(["lint", "site.yaml", *HANA, "--host", "facts.json", "--guest", "hana", "--json"])
+    found = Findings.from_json(capsys.readouterr().out, file="findings.json")
+    told = {check.id.partition(":")[0]: (check.status, check.observed) for check in found.checks}
+    for name in ("CELLS", "DISTANCES", "NODES", "EQUAL-CELLS", "SIBLINGS", "EMULATOR"):
+        assert told[f"HANA-{name}"][0] == "passed", told[f"HANA-{name}"]
+    # Sockets and threads are the host's; the cores that stay with the host are missing.
+    assert told["HANA-TOPOLOGY"] == ("failed", "cores is 4, not 8")
 
 
 def test_the_plan_of_a_site_counts_and_not_the_host_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +233,14 @@ def test_the_example_plans_on_a_recorded_server(folder: Path, capsys: pytest.Cap
     (host,) = json.loads(capsys.readouterr().out)["hosts"]
     assert [(guest["name"], guest["pages"], guest["page_bytes"]) for guest in host["guests"]] == [
         ("application", 32768, 2 << 20),
-        ("hana", 112, GIB),
+        ("hana", 224, GIB),
     ]
+    hana = host["guests"][1]
+    assert [(cell["node"], cell["vcpus"], cell["pages"]) for cell in hana["cells"]] == [
+        (1, "0-7", 112),
+        (2, "8-15", 112),
+    ]
+    assert "distances between its cells are those between the nodes: 10 20; 20 10" in hana["why"]
     assert main(["lint", site, *HANA, "--host", "facts.json", "--guest", "hana"]) == 1
     out = capsys.readouterr().out
     assert "socket 1: CPU" in out and "(Evenkeel keeps 1 for the host" in out

@@ -1,4 +1,4 @@
-"""Rules about who owns which CPU: S1, S3 to S6.  No settings: the ledger does it, and every other rule derives from it.
+"""Rules about who owns which CPU: S1 to S6.  No settings: the ledger does it, and every other rule derives from it.
 
 They stand here so that the catalogue is whole; :mod:`evenkeel.plan.ledger` and :mod:`evenkeel.plan.placement` hold the
 code, and each plan says in its ledger what it decided and why.  Source: reference host-tuning §2.1.
@@ -6,10 +6,37 @@ code, and each plan says in its ledger what it decided and why.  Source: referen
 
 from __future__ import annotations
 
-from evenkeel.documents.plan import Phase
-from evenkeel.plan.rules.rule import ALL, HUGE, ISOLATING, Alternative, Rule
+from collections.abc import Iterable
+
+from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.plan import Note, Phase
+from evenkeel.plan.dataplane import Polling, export
+from evenkeel.plan.rules.rule import ALL, HUGE, ISOLATING, Alternative, Context, Rule
 
 _SHOWN = "the ledger of the plan and its reasons (`evenkeel plan`); ledger checks of every plan"
+
+
+def polling_note(context: Context) -> Iterable[Note]:
+    """What the owner of the process that polls must do himself."""
+    data_plane = export(Polling(context.ledger.data_plane, context.polling), context.housekeeping)
+    if data_plane is None:
+        return
+    options = " ".join(f"{key}={value}" for key, value in data_plane.options.items())
+    yield Note(
+        rule="S2",
+        text=f"CPU {format_cpus(context.polling)} is for polling and whatever polls has to be told: with Open vSwitch "
+        f"ovs-vsctl set Open_vSwitch . {options} (threads that poll on these CPUs, all its others on housekeeping "
+        f"{format_cpus(context.housekeeping)}).",
+    )
+    if context.partitions:
+        yield Note(
+            rule="S2",
+            text=f"CPU {format_cpus(context.ledger.data_plane)} has no interrupts, no tick and no work of the kernel's "
+            "own, but the scheduler may still put ordinary tasks there: Evenkeel does not start what polls, so it has "
+            "no partition to give it. Put its threads into one (cpuset.cpus.partition=isolated), or keep others off "
+            "with CPUAffinity= in systemd's system.conf.",
+        )
+
 
 RULES = (
     Rule(
@@ -40,6 +67,39 @@ RULES = (
         ),
     ),
     Rule(
+        id="S2",
+        subject="division",
+        title="Data plane: whole cores beside the card that they poll",
+        levels=ALL,
+        data_plane=True,
+        phase=Phase.GUEST,
+        disturbance="live",
+        when="report",
+        risk="a core that polls is busy for ever, and draws power for it; at low rates a card does as well with "
+        "interrupts",
+        verification="ledger checks of every plan; nohz_full, interrupts and workqueues keep off these CPUs (V-LEDGER, "
+        "V-LEDGER-ISOLATED, V-IRQ-AFFINITY, V-IRQ-COUNT)",
+        source="host-tuning S2, §2.2; Open vSwitch: Documentation/intro/install/dpdk.rst (pmd-cpu-mask, "
+        "dpdk-lcore-mask)",
+        inputs=("data_plane of the site", "node of each card", "housekeeping", "CPUs that guests name"),
+        value="a core of the card's node for each card, never that of CPU 0; one thread of it polls with ordinary "
+        "policy, and its sibling stays empty",
+        note=polling_note,
+        alternatives=(
+            Alternative(
+                "both threads of each core",
+                "Open vSwitch (its guide for DPDK)",
+                "more packets, and each of them later: the two threads share the core; `data_plane: { cpus: ... }` may "
+                "name both",
+            ),
+            Alternative(
+                "a real-time policy for the threads that poll",
+                "guides for real-time data planes",
+                "on a CPU of its own it gains nothing, and starves the kernel's own threads there (host-tuning §2.2)",
+            ),
+        ),
+    ),
+    Rule(
         id="S3",
         subject="division",
         title="Real-time CPUs: whole cores, near each other and near the device",
@@ -51,8 +111,8 @@ RULES = (
         verification=_SHOWN,
         source="host-tuning S3; SUSE guide for SAP HANA on KVM (both threads)",
         inputs=("topology", "L3 caches", "goal, vCPUs and near of each guest"),
-        value="cores of one node, of one L3 where they fit; realtime: one thread of each core, its sibling empty; "
-        "performance: both threads, as siblings of the guest",
+        value="cores of one node, or of each node of a guest with several cells; of one L3 where they fit; realtime: "
+        "one thread of each core, its sibling empty; performance: both threads, as siblings of the guest",
         alternatives=(
             Alternative(
                 "both threads for real-time vCPUs",

@@ -23,12 +23,12 @@ def definitions(context: Context) -> Iterable[Wanted]:
             old=None,
             new=context.definitions[placement.name],
             reason=f"{placement.why[0]}; the definition says so to libvirt, element by element "
-            f"({', '.join(elements_of(placement.goal))})",
+            f"({', '.join(elements_of(placement.goal, len(placement.cells)))})",
             inputs={
                 "goal": placement.goal,
                 "vCPUs": str(placement.wish.vcpus),
                 "memory": format_size(placement.wish.memory),
-                "node": "any" if placement.node is None else str(placement.node),
+                "node": format_cpus(placement.nodes) or "any",
             },
             suffix=placement.name,
         )

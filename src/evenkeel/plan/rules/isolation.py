@@ -57,15 +57,20 @@ def isolcpus(context: Context) -> Iterable[Wanted]:
 
 
 def nohz_full(context: Context) -> Iterable[Wanted]:
-    cpus = context.realtime_cpus
+    cpus = context.realtime_cpus | context.ledger.data_plane
+    owners = [context.who(context.realtime)] if context.realtime else []
+    if context.ledger.data_plane:
+        owners.append(f"CPU {format_cpus(context.ledger.data_plane)} polls for packets")
     yield boot_argument(
         context,
         "nohz_full",
         format_cpus(cpus),
-        f"{context.who(context.realtime)}, so the scheduler tick stops there while one task runs; CPU "
+        f"{', and '.join(owners)}, so the scheduler tick stops there while one task runs; CPU "
         f"{context.topology.boot_cpu} is not among them, since the kernel would drop it silently",
         effective=FileValue(path="/sys/devices/system/cpu/nohz_full", compare="cpulist"),
-        inputs={"realtime CPUs": cpus_input(cpus)},
+        inputs={"realtime CPUs": cpus_input(context.realtime_cpus), "data plane": cpus_input(context.ledger.data_plane)}
+        if context.ledger.data_plane
+        else {"realtime CPUs": cpus_input(cpus)},
     )
 
 
@@ -146,6 +151,7 @@ RULES = (
         subject="isolation",
         title="Keep managed interrupts, and before 6.7 load balancing, off isolated CPUs",
         levels=ISOLATING,
+        data_plane=True,
         phase=Phase.BOOT,
         disturbance="reboot",
         when="boot",
@@ -179,6 +185,7 @@ RULES = (
         subject="isolation",
         title="Stop the scheduler tick on real-time CPUs",
         levels=ONLY_REALTIME,
+        data_plane=True,
         phase=Phase.BOOT,
         disturbance="reboot",
         when="boot",
@@ -203,6 +210,7 @@ RULES = (
         subject="isolation",
         title="Run RCU callbacks of isolated CPUs elsewhere",
         levels=ISOLATING,
+        data_plane=True,
         phase=Phase.BOOT,
         disturbance="reboot",
         when="boot",
@@ -233,6 +241,7 @@ RULES = (
         subject="isolation",
         title="Start new interrupts on housekeeping CPUs",
         levels=ISOLATING,
+        data_plane=True,
         phase=Phase.BOOT,
         disturbance="reboot",
         when="boot",

@@ -25,16 +25,18 @@ from evenkeel.plan.rules.rule import (
     guests,
 )
 
+#: Guests that need pages of one size on one node, and how many.
+Users = list[tuple[Placement, int]]
 #: Pages of one size on one node, and the guests that need them.
-Demand = dict[tuple[int, int], list[Placement]]
+Demand = dict[tuple[int, int], Users]
 
 
 def demand(placements: Iterable[Placement]) -> Demand:
     """(page size in bytes, node) -> guests.  Without NUMA the node is 0."""
     wanted: Demand = {}
     for placement in placements:
-        if placement.page_bytes:
-            wanted.setdefault((placement.page_bytes, placement.node or 0), []).append(placement)
+        for cell in placement.cells if placement.page_bytes else ():
+            wanted.setdefault((placement.page_bytes or 0, cell.node or 0), []).append((placement, cell.pages))
     return dict(sorted(wanted.items()))
 
 
@@ -48,9 +50,9 @@ def in_use(now: HugePages) -> int:
     return now.total - now.free if now.free is not None else 0
 
 
-def count(context: Context, size: int, node: int, users: list[Placement]) -> int:
+def count(context: Context, size: int, node: int, users: Users) -> int:
     """Pages to ask for: what the guests need, never fewer than are in use (by our guests or by others)."""
-    return max(sum(placement.pages for placement in users), in_use(pool(context, size, node)))
+    return max(sum(pages for _, pages in users), in_use(pool(context, size, node)))
 
 
 def short(size: int) -> str:
@@ -65,9 +67,9 @@ def pool_path(context: Context, size: int, node: int) -> str:
     return f"/sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB/nr_hugepages"
 
 
-def _needs(users: list[Placement]) -> str:
+def _needs(users: Users) -> str:
     return ", ".join(
-        f"{placement.name} {placement.pages} ({format_size(placement.wish.memory)})" for placement in users
+        f"{placement.name} {pages} ({format_size(pages * (placement.page_bytes or 0))})" for placement, pages in users
     )
 
 
@@ -108,7 +110,7 @@ def boot_pages(context: Context) -> Iterable[Wanted]:
         )
 
 
-def _per_node(context: Context, nodes: Mapping[int, list[Placement]]) -> str:
+def _per_node(context: Context, nodes: Mapping[int, Users]) -> str:
     if not context.topology.numa:
         return _needs(nodes[0])
     return "; ".join(f"node {node} for {_needs(users)}" for node, users in nodes.items())
@@ -122,7 +124,7 @@ def runtime_pages(context: Context) -> Iterable[Wanted]:
         target = FileValue(path=pool_path(context, size, node), compare="integer")
         where = f" on node {node}" if context.topology.numa else ""
         reason = f"{_needs(users)} of {format_size(size)}{where}, and strict binding allows no other place"
-        if number > sum(placement.pages for placement in users):
+        if number > sum(pages for _, pages in users):
             reason += f"; {in_use(now)} are in use now, so the pool is not made smaller than that"
         yield Wanted(
             target=target,

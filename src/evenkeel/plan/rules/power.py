@@ -66,10 +66,15 @@ def frequencies(context: Context) -> Iterable[Wanted]:
     if context.facts.frequency.driver is None:
         return
     inputs = {"frequency driver": context.facts.frequency.driver}
-    for placement in context.pinned:
-        for cpu in sorted(placement.cpus):
+    owners = [
+        (cpus, f"carries a vCPU of guest {placement.name}")
+        for placement in context.pinned
+        for cpus in (placement.cpus,)
+    ]
+    for cpus, does in (*owners, (context.polling, "polls for packets")):
+        for cpu in sorted(cpus):
             folder = f"/sys/devices/system/cpu/cpufreq/policy{cpu}"
-            carries = f"CPU {cpu} carries a vCPU of guest {placement.name}"
+            carries = f"CPU {cpu} {does}"
             # A CPU without a governor of its own follows the policy of another one.
             if f"{folder}/scaling_governor" in context.facts.settings:
                 yield file_value(
@@ -175,6 +180,7 @@ RULES = (
         subject="power",
         title="Full clock for vCPUs' CPUs",
         levels=ISOLATING,
+        data_plane=True,
         phase=Phase.KERNEL,
         disturbance="live",
         when="runtime",

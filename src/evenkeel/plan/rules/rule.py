@@ -43,6 +43,8 @@ class Context:
     definitions: dict[str, str] = field(default_factory=dict)
     #: Who owns which ways of the L3 caches; empty where they cannot be divided.
     ways: WayLedger = field(default_factory=WayLedger)
+    #: CPUs of the data plane that poll; the rest of its cores are their empty siblings.
+    polling: frozenset[int] = frozenset()
 
     @cached_property
     def kernel(self) -> Version:
@@ -91,8 +93,14 @@ class Context:
         return self.kernel >= (6, 7) and self.facts.cgroup_version in (2, None)
 
     def who(self, placements: Iterable[Placement] | None = None) -> str:
-        """``"CPUs 8-11 carry guest plc's vCPUs and their empty siblings"``: what most reasons begin with."""
+        """``"CPUs 8-11 carry guest plc's vCPUs and their empty siblings"``: what most reasons begin with.
+
+        Without ``placements``: all that is isolated, CPUs that poll for packets among them.
+        """
         chosen = tuple(self.pinned if placements is None else placements)
+        if self.ledger.data_plane and placements is None:
+            polls = f"CPU {format_cpus(self.ledger.data_plane)} polls for packets"
+            return f"{self.who(chosen)}, and {polls}" if chosen else polls
         cpus = frozenset(cpu for placement in chosen for cpu in placement.cpus | placement.idle)
         idle = " and their empty siblings" if any(placement.idle for placement in chosen) else ""
         plural = "s" if len(cpus) > 1 else ""
@@ -181,10 +189,11 @@ class Rule:
     consent: ConsentKey | None = None
     brings: str = ""
     note: Callable[[Context], Iterable[Note]] = silence
+    data_plane: bool = False  # asked, too, where CPUs poll for packets, whatever the guests
 
     def applies(self, context: Context) -> bool:
         return (
-            bool(self.levels & context.levels)
+            (bool(self.levels & context.levels) or (self.data_plane and bool(context.ledger.data_plane)))
             and context.kernel >= self.since
             and (self.before is None or context.kernel < self.before)
         )

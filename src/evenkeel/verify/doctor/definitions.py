@@ -20,6 +20,10 @@ _UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1024, "kib": 1024, "mb": 1000**2,
 _UNITS |= {"gb": 1000**3, "g": 1 << 30, "gib": 1 << 30, "tb": 1000**4, "t": 1 << 40, "tib": 1 << 40}
 
 
+#: Up to this distance Linux takes memory of another node without first looking for some nearby (node_reclaim_distance).
+_FAR = 30
+
+
 @dataclass(frozen=True)
 class Pages:
     """Huge pages that a cell of a guest needs.  ``nodes``: of the host, empty: any; ``strict``: no others."""
@@ -36,6 +40,7 @@ class _Cell:
     id: int
     cpus: frozenset[int]
     memory: int  # bytes
+    distances: tuple[tuple[int, int], ...] = ()  # (other cell, distance) as the definition says them
 
 
 def _size(element: ET.Element | None, key: str | None = None) -> int | None:
@@ -56,6 +61,11 @@ def _cells(root: ET.Element) -> list[_Cell]:
                 int(number) if number.isdecimal() else place,
                 libvirt_set(cell.get("cpus")) or frozenset(),
                 _size(cell, "memory") or 0,
+                tuple(
+                    (int(one.get("id", "")), int(one.get("value", "")))
+                    for one in cell.findall("distances/sibling")
+                    if one.get("id", "").isdecimal() and one.get("value", "").isdecimal()
+                ),
             )
         )
     return found
@@ -304,6 +314,14 @@ def _far_memory(patient: Patient) -> Iterable[Symptom]:
                     (*evidence, item(f"{domain.definition.path}: numatune", f"node {format_cpus(comes)}")),
                     guest=domain.definition.guest,
                 )
+            elif comes - runs and len(cells) > 1:
+                yield Symptom(
+                    f"guest {domain.definition.guest}: vCPUs of cell {cell.id} run on node {format_cpus(runs)}, their "
+                    f"memory may come from node {format_cpus(comes - runs)} too",
+                    (*evidence, item(f"{domain.definition.path}: numatune", f"node {format_cpus(comes)}")),
+                    severity="warning",
+                    guest=domain.definition.guest,
+                )
             elif not comes:
                 yield Symptom(
                     f"guest {domain.definition.guest}: vCPUs of cell {cell.id} are pinned to node {format_cpus(runs)}, "
@@ -312,6 +330,60 @@ def _far_memory(patient: Patient) -> Iterable[Symptom]:
                     severity="warning" if urgent else "note",
                     guest=domain.definition.guest,
                 )
+
+
+def _other_nodes(patient: Patient) -> Iterable[Symptom]:
+    """Guests of which every vCPU is pinned to one node of the host, and that believe in other nodes."""
+    for domain in patient.domains:
+        root = domain.root
+        if root is None or len(patient.facts.nodes) < 2:
+            continue
+        pinned = vcpu_pins(root)
+        every = frozenset(range(vcpu_count(root)))
+        nodes = {vcpu: patient.nodes_of(pinned.get(vcpu, frozenset())) for vcpu in every}
+        if any(len(on) != 1 for on in nodes.values()):
+            continue  # it floats, at least in part, and nothing would be true of it
+        cells = _cells(root) or [_Cell(0, every, 0)]
+        homes = {cell.id: frozenset().union(*(nodes.get(vcpu, frozenset()) for vcpu in cell.cpus)) for cell in cells}
+        guest, path = domain.definition.guest, domain.definition.path
+        for cell in cells:
+            if len(homes[cell.id]) > 1:
+                yield Symptom(
+                    f"guest {guest}: vCPUs of cell {cell.id} are pinned to nodes {format_cpus(homes[cell.id])}, which "
+                    "the guest takes for one",
+                    (
+                        item(f"{path}: cpu/numa/cell {cell.id}", f"vCPU {format_cpus(cell.cpus)}"),
+                        item(f"{path}: cputune/vcpupin", f"nodes {format_cpus(homes[cell.id])}"),
+                    ),
+                    guest=guest,
+                )
+        if all(len(home) == 1 for home in homes.values()):
+            yield from _other_distances(patient, domain, cells, {cell: min(home) for cell, home in homes.items()})
+
+
+def _other_distances(patient: Patient, domain: Domain, cells: list[_Cell], homes: dict[int, int]) -> Iterator[Symptom]:
+    """``homes``: cell -> node.  What is left out libvirt makes 20, which is as good as 21: both are "another node"."""
+    real = {node.id: node.distances for node in patient.facts.nodes}
+    wrong = []
+    for cell in cells:
+        said = dict(cell.distances)
+        for other in cells:
+            value = said.get(other.id, 10 if other.id == cell.id else 20)
+            there = real[homes[cell.id]].get(homes[other.id])
+            near_enough = other.id not in said and there is not None and 20 <= there <= _FAR
+            apart = other.id == cell.id or homes[cell.id] != homes[other.id]
+            if apart and there is not None and value != there and not near_enough:
+                wrong.append(
+                    f"cell {cell.id} to {other.id}: {value}, nodes {homes[cell.id]} and {homes[other.id]}: {there}"
+                )
+    if wrong:
+        yield Symptom(
+            f"guest {domain.definition.guest}: distances between its cells are not those of the nodes they are on "
+            f"({wrong[0]})",
+            tuple(item(f"{domain.definition.path}: cpu/numa/cell/distances", text) for text in wrong),
+            severity="note",
+            guest=domain.definition.guest,
+        )
 
 
 AILMENTS = (
@@ -360,6 +432,19 @@ AILMENTS = (
         "<numatune><memory mode='strict' nodeset='N'/>, and <memnode> for each cell",
         "host-tuning G-5",
         _far_memory,
+        needs=("definitions",),
+    ),
+    Ailment(
+        "D-XML-CELLS",
+        "guest",
+        "warning",
+        "A pinned guest believes in the nodes that it is on",
+        "its kernel and its programs place memory and threads by what they take for a node: two nodes that look like "
+        "one make half of all accesses far",
+        "a <cell> for each node, with the vCPUs that are pinned there, and <distances> as numactl --hardware prints "
+        "them on the host; virsh edit, then start the guest anew",
+        "host-tuning G-7; libvirt: formatdomain, NUMA topology",
+        _other_nodes,
         needs=("definitions",),
     ),
 )

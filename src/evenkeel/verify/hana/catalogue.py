@@ -187,7 +187,7 @@ RULES = (
         "one <cell> for each node of its sockets, with the vCPUs that are pinned there",
         _MAPPING,
         key="vcpus",
-        planner="goal: performance; a guest of several nodes is not planned yet",
+        planner="goal: performance, and numa: the number of nodes, or auto",
     ),
     HanaRule(
         "HANA-DISTANCES",
