@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Histogram, Latency, Spin
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Latency, Spin
 from evenkeel.documents.facts import Cache, Cpu, Facts, HugePages, Identity, Kernel, Nic, Node, PciFunction
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
+from evenkeel.documents.histogram import Histogram
 from evenkeel.documents.journal import Journal, JournalEntry
 from evenkeel.documents.plan import (
     BootArgument,

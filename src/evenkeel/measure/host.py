@@ -72,7 +72,7 @@ def measure_host(
     return Evidence(
         host=host.name,
         moment=moment,
-        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256),
+        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256, dma_latency_holders=run.holders()),
         latencies=tuple(run.latencies),
         spins=tuple(run.spins),
     )
@@ -120,6 +120,7 @@ class _Run:
         self.latencies: list[Latency] = []
         self.spins: list[Spin] = []
         self.load = "idle"
+        self.seen_holders: list[list[str] | None] = []
         self.steps = Steps(0, None)
 
     def look(self) -> None:
@@ -243,9 +244,22 @@ class _Run:
 
     def _latencies(self, answer: dict[str, Any], cpus: list[int], guest: str | None) -> None:
         self.latencies += latencies(
-            answer, cpus, guest=guest, interval_us=INTERVAL_US, emulated=self.facts.identity.emulated
+            answer,
+            cpus,
+            guest=guest,
+            interval_us=INTERVAL_US,
+            emulated=self.facts.identity.emulated,
+            seconds=self.wish.seconds,
         )
         self.load = str(answer["load"])
+        self.seen_holders.append(answer.get("holders"))
+
+    def holders(self) -> tuple[str, ...] | None:
+        """Who held /dev/cpu_dma_latency during any run; None where one of them could not tell."""
+        known = [names for names in self.seen_holders if names is not None]
+        if not known or len(known) < len(self.seen_holders):
+            return None
+        return tuple(sorted({name for names in known for name in names}))
 
     def _keep(self, answer: dict[str, Any], guest: str | None) -> None:
         for spin in answer["spins"]:

@@ -15,6 +15,7 @@ import time
 from typing import Any, Sequence
 
 from evenkeel.probe.sample import OnProgress
+from evenkeel.probe.sample_dma_latency import Holders
 from evenkeel.probe.sample_guest import guest_exec
 from evenkeel.probe.sample_partition import join, places
 from evenkeel.probe.sample_process import start
@@ -49,7 +50,8 @@ def cyclictest(
 
     In the cgroup of a running guest its threads pre-empt the vCPU for some microseconds at each interval.
 
-    Returns ``{"argv": [...], "load": text, "json": cyclictest's own document}``.
+    Returns ``{"argv": [...], "load": text, "holders": [...], "json": cyclictest's own document}``; ``holders``: who
+    held /dev/cpu_dma_latency meanwhile, None: not known.
     Raises ENOENT when cyclictest is not installed, EOPNOTSUPP or EBUSY when there can be no partition.
     """
     program = shutil.which("cyclictest")
@@ -75,8 +77,10 @@ def cyclictest(
 
         child = start("cyclictest", setup, lambda: os.execv(program, argv))
         stack.callback(child.kill)
+        holders = Holders()
         begin = time.monotonic()
         while child.running():
+            holders.look()
             spent = time.monotonic() - begin
             if spent > seconds * 3 + 60:
                 raise OSError(errno.ETIMEDOUT, "cyclictest did not end %.0f s after it should have" % (spent - seconds))
@@ -89,7 +93,7 @@ def cyclictest(
                 said = log_file.read().strip().splitlines()
             raise OSError(errno.EPROTO, "cyclictest wrote no result: %s" % (said[-1] if said else "no message"))
         with open(file, errors="replace") as result:
-            return {"argv": argv, "load": described, "json": json.load(result)}
+            return {"argv": argv, "load": described, "holders": holders.names(), "json": json.load(result)}
 
 
 def cyclictest_guest(
@@ -107,10 +111,13 @@ def cyclictest_guest(
     """
     text = ",".join(str(vcpu) for vcpu in vcpus)
     argv = arguments(text, len(vcpus), seconds, priority, interval_us, "/proc/self/fd/1")
+    holders = Holders()
+    holders.look()
     with under_load(load) as running:
         tell = on_progress or (lambda done, total, what: None)
 
         def waited(done: int, _total: int, what: str) -> None:  # in tenths of a second, of a limit that is far away
+            holders.look()
             tell(min(done, seconds * 10), seconds * 10, what)
 
         ran = guest_exec(guest, argv, limit_s=seconds * 3 + 60, on_progress=waited)
@@ -120,4 +127,4 @@ def cyclictest_guest(
         said = (ran["stderr"].strip() or ran["stdout"].strip() or "no message").splitlines()[-1]
         raise OSError(errno.EPROTO, "cyclictest in guest %s failed: %s" % (guest, said))
     found, _end = json.JSONDecoder().raw_decode(ran["stdout"][begin:])
-    return {"argv": argv, "load": described, "json": found}
+    return {"argv": argv, "load": described, "holders": holders.names(), "json": found}

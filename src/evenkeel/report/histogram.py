@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evenkeel.documents.evidence import Histogram, Latency
+from evenkeel.documents.evidence import Latency
+from evenkeel.documents.histogram import Histogram
 from evenkeel.report.markup import Markup, el, join, trusted
 
 WIDTH, HEIGHT = 400, 236
@@ -54,11 +55,15 @@ def format_ns(nanoseconds: float) -> str:
 
 def largest_bucket_ns(histogram: Histogram) -> int:
     """Upper edge of the last bucket that holds a sample: later samples are only counted."""
-    return (max(histogram.counts, default=-1) + 1) * histogram.bucket_ns
+    last = max(histogram.counts, default=None)
+    return 0 if last is None else histogram.upper_ns(last)
 
 
 def bins(histogram: Histogram) -> list[tuple[int, int, int]]:
-    """(from_ns, to_ns, samples) in bins that widen with latency.  No bin is narrower than a bucket, none is empty."""
+    """(from_ns, to_ns, samples) in bins that widen with latency.  None is empty.
+
+    A bucket counts where it begins: it is much narrower than a bin, or as narrow as a bucket can be.
+    """
     found: dict[tuple[int, int], int] = {}
     for bucket, count in histogram.counts.items():
         if count <= 0:

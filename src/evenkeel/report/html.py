@@ -728,7 +728,12 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
         "QEMU on the host": conditions.qemu,
         "libvirt on the host": conditions.libvirt,
         "Load": conditions.load,
+        "Holds CPUs awake": _holders(conditions.dma_latency_holders),
     }
+
+
+def _holders(names: tuple[str, ...] | None) -> str | None:
+    return None if names is None else ", ".join(names) or "nobody"
 
 
 def _yes(value: bool | None) -> str | None:
