@@ -71,7 +71,7 @@ def measure(probe: Replay, wish: Wish | None = None, **more: Any) -> Any:
 
 def test_spinners_then_cyclictest_on_the_host_then_the_real_time_guest() -> None:
     probe = Replay()
-    evidence = measure(probe, Wish(seconds=7, load="hackbench"), plan_sha256="p")
+    evidence = measure(probe, Wish(seconds=7, load=("hackbench",)), plan_sha256="p")
     assert [op for op, _ in probe.asked if op != "threads"] == [
         "spin", "spin", "cyclictest", "cyclictest_guest", "spin_guest",
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_a_guest_that_is_not_in_the_plan() -> None:
 
 def test_progress_goes_forward_to_its_end() -> None:
     told: list[tuple[int, int, str]] = []
-    measure(Replay(), Wish(load="hackbench"), on_progress=lambda *what: told.append(what))
+    measure(Replay(), Wish(load=("hackbench",)), on_progress=lambda *what: told.append(what))
     done = [one for one, _, _ in told]
     assert done == sorted(done) and told[-1][0] == told[-1][1] > 0
 

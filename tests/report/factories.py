@@ -155,6 +155,7 @@ def evidence(moment: str, *, emulated: bool | None = True, plan_sha256: str | No
             clocksource="tsc",
             plan_sha256=plan_sha256,
             load="hackbench on 0-1,4-5",
+            dma_latency_holders=(),
         ),
         "latencies": (
             latency(

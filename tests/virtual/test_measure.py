@@ -29,7 +29,7 @@ def evidence(tuned_host: TunedHost) -> Evidence:
             probe,
             facts,
             moment=guess_moment(tuned_host.host, facts),
-            wish=Wish(seconds=3, load="hackbench"),
+            wish=Wish(seconds=3, load=("hackbench",)),
             plan_sha256=tuned_host.plan.sha256(),
         )
 

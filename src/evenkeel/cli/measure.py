@@ -1,4 +1,4 @@
-"""`evenkeel measure PLAN|SITE [GUEST]`: latency histograms and disturbances, as Evidence.  Thin: parse, call, print."""
+"""`evenkeel measure PLAN|SITE [GUEST]`: latency histograms and a verdict, as Evidence.  Thin: parse, call, print."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evenkeel.cli.plan import plan_of
-from evenkeel.cli.verify import Load, file_for
+from evenkeel.cli.verify import file_for
 
 if TYPE_CHECKING:
-    from evenkeel.documents.evidence import Evidence, Latency, Spin
+    from collections.abc import Sequence
+
+    from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
     from evenkeel.documents.plan import HostPlan, Plan
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.measure.host import Wish
@@ -22,6 +24,8 @@ class Moment(StrEnum):
     after = "after"
 
 
+#: Kinds of load that are placed; hackbench goes wherever it wants.
+LOADS = ("cpu", "io", "net", "irq")
 #: Shares that are shown besides the smallest and the largest.
 SHARES = (0.5, 0.99, 0.999)
 SHORTEST_NS, LONGEST_NS = 1_000_000_000, 30 * 86_400 * 1_000_000_000
@@ -34,7 +38,11 @@ def register(app: typer.Typer) -> None:
 def measure(
     source: Annotated[
         str,
-        typer.Argument(metavar="PLAN|SITE", help="A saved plan, or a site to be planned first.", show_default=False),
+        typer.Argument(
+            metavar="PLAN|SITE|EVIDENCE",
+            help="A saved plan, or a site to be planned first. Saved evidence is shown, and nothing measured.",
+            show_default=False,
+        ),
     ],
     guest: Annotated[
         str | None,
@@ -42,8 +50,18 @@ def measure(
     ] = None,
     duration: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long cyclictest runs: 10s, 5min.")
-    ] = "10s",
-    load: Annotated[Load, typer.Option(help="What runs on the host meanwhile, wherever it may.")] = Load.none,
+    ] = "60s",
+    load: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="What runs on the host meanwhile: cpu,io,net,irq on the CPUs that are not real-time; or hackbench, "
+            "wherever the scheduler puts it; or none.",
+        ),
+    ] = "none",
+    miss_rate: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of late samples that must be excluded at 95 %.")
+    ] = 1e-4,
     moment: Annotated[
         Moment | None,
         typer.Option(help="Whether the plan is applied already; found out when left out.", show_default=False),
@@ -54,25 +72,28 @@ def measure(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Evidence as JSON on stdout.")] = False,
 ) -> int:
-    """Take latency histograms on a host and in its guests, and count what disturbs a spinner. Changes no setting.
+    """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
     cyclictest runs on the CPUs of real-time vCPUs, where it pre-empts their guests for some microseconds a
     millisecond, and inside the guests, through the guest agent. Needs rt-tests on both.
 
-      evenkeel measure plan.json --moment before -o before.json
+    The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
+    Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured;
+    3: a host does not answer.
 
-      evenkeel measure plan.json plc --for 5min --load hackbench
+      evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
+
+      evenkeel measure plan.json plc --for 5min --miss-rate 1e-5
+
+      evenkeel measure evidence.json
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.measure.host import Wish
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.measure.verdict import proven
 
-    wish = Wish(seconds=_seconds(duration), load=load.value, guest=guest)
-    plan = _of_guest(plan_of(source), guest)
-    found = []
-    for host in plan.hosts:
-        with screen.progress(f"measuring {host.name}") as on_progress:
-            found.append(_measure(host, plan, wish, moment, on_progress))
+    saved = _saved(source)
+    found = [saved] if saved else _measure_all(source, guest, _seconds(duration), load, miss_rate, moment)
     for evidence in found:
         if output:
             target = file_for(evidence.host, output, several=len(found) > 1)
@@ -83,7 +104,58 @@ def measure(
             _print(evidence)
     if as_json:
         screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
-    return 0
+    return EXIT_DONE if all(proven(evidence.deadlines) for evidence in found) else EXIT_NOT_AS_WANTED
+
+
+def _saved(source: str) -> Evidence | None:
+    """Evidence, when this is the file of one."""
+    import json
+    from pathlib import Path
+
+    from evenkeel.cli import files
+    from evenkeel.documents.evidence import Evidence
+
+    if Path(source).suffix != ".json" or not Path(source).is_file():
+        return None
+    text = files.read_text(source)
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError, RecursionError):
+        return None  # whoever reads it as a plan says what is wrong
+    return Evidence.from_json(text, file=source) if kind == "Evidence" else None
+
+
+def _measure_all(
+    source: str, guest: str | None, seconds: int, load: str, miss_rate: float, moment: Moment | None
+) -> list[Evidence]:
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.host import Wish
+
+    if not 1e-9 <= miss_rate <= 0.5:
+        raise WrongInput(f"--miss-rate {miss_rate:g}: a share from 1e-9 to 0.5, please")
+    wish = Wish(seconds=seconds, load=_loads(load), guest=guest, miss_rate=miss_rate)
+    plan = _of_guest(plan_of(source), guest)
+    found = []
+    for host in plan.hosts:
+        with screen.progress(f"measuring {host.name}") as on_progress:
+            found.append(_measure(host, plan, wish, moment, on_progress))
+    return found
+
+
+def _loads(text: str) -> tuple[str, ...]:
+    """``"cpu,io"`` -> the kinds, each once.  Raises WrongInput."""
+    from evenkeel.errors import WrongInput
+
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if kinds == ("none",):
+        return ()
+    if kinds == ("hackbench",) or all(kind in LOADS for kind in kinds):
+        return kinds
+    raise WrongInput(
+        f"--load {text}: one or more of {','.join(LOADS)}; or hackbench or none, alone",
+        hint="hackbench goes wherever the scheduler puts it, the others stay where they are put",
+    )
 
 
 def _seconds(duration: str) -> int:
@@ -146,18 +218,56 @@ def _print(evidence: Evidence) -> None:
     console = screen.out()
     console.print(f"{evidence.host}, {evidence.moment} the plan is applied, {evidence.conditions.kernel}", style="bold")
     console.print(f"load: {evidence.conditions.load}")
+    if evidence.conditions.dma_latency_holders:
+        screen.warn(f"{', '.join(evidence.conditions.dma_latency_holders)} held /dev/cpu_dma_latency meanwhile")
     if evidence.latencies:
-        columns = ("where", "samples", "min", *(f"{share:.1%}" for share in SHARES), "max")
+        columns = ("where", "tool", "samples", "min", *(f"{share:.1%}" for share in SHARES), "max")
         console.print()
         console.print(
-            screen.table(columns, [_latency(one) for one in evidence.latencies], title="latency", right=columns[1:])
+            screen.table(columns, [_latency(one) for one in evidence.latencies], title="latency", right=columns[2:])
         )
         for label in sorted({one.label for one in evidence.latencies if one.label}):
             console.print(label, style="bold yellow")
+        loads = [load for one in evidence.latencies for load in one.loads]
+        if loads:
+            columns = ("load", "on CPU", "ran on", "processes", "work done", "CPU time", "")
+            console.print()
+            console.print(screen.table(columns, [_load(one) for one in loads], title="load", right=columns[3:6]))
     if evidence.spins:
         columns = ("spinner", "beside", "timer", "devices", "switched off", "CPU")
         console.print()
         console.print(screen.table(columns, [_spin(one) for one in evidence.spins], title="disturbances of a spinner"))
+    _print_deadlines(evidence.deadlines, meaningless=bool(evidence.conditions.emulated))
+
+
+def _print_deadlines(found: Sequence[Deadline], *, meaningless: bool) -> None:
+    from evenkeel.cli import output as screen
+    from evenkeel.documents.quantity import format_duration
+
+    console = screen.out()
+    for deadline in found:
+        console.print()
+        console.print(
+            f"deadline {format_duration(deadline.wanted_ns)} for guest {deadline.guest}: {deadline.state}",
+            style={"met": "bold green", "missed": "bold red"}.get(deadline.state, "bold yellow"),
+        )
+        console.print(f"  {deadline.why}")
+        if deadline.arithmetic and not meaningless:  # in emulation a rate is arithmetic with noise
+            console.print(f"  {deadline.arithmetic}")
+
+
+def _load(load: LoadRun) -> tuple[str, ...]:
+    from evenkeel.documents.cpuset import format_cpus
+
+    return (
+        load.kind,
+        "anywhere" if load.cpus is None else format_cpus(load.cpus),
+        format_cpus(load.seen),
+        str(load.processes),
+        "" if load.operations is None else f"{load.operations:,}",
+        f"{load.cpu_seconds:.1f} s",
+        load.trouble,
+    )
 
 
 def _latency(latency: Latency) -> tuple[str, ...]:
@@ -169,6 +279,7 @@ def _latency(latency: Latency) -> tuple[str, ...]:
     shares = [percentile(latency.histogram, share) for share in SHARES]
     return (
         place,
+        latency.tool,
         str(latency.samples),
         _microseconds(latency.min_ns),
         *("beyond" if value is None else f"<= {_microseconds(value)}" for value in shares),

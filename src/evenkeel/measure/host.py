@@ -1,6 +1,7 @@
 """One measurement of one host: cyclictest on its real-time CPUs and in its guests, and spinners, as Evidence.
 
-Takes numbers and binds them to their conditions; whether they are good enough is not decided here.
+Takes numbers and binds them to their conditions; whether they are good enough is decided in
+:mod:`evenkeel.measure.verdict`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.conditions import conditions
 from evenkeel.measure.cyclictest import latencies
 from evenkeel.measure.guest import guest_call
+from evenkeel.measure.verdict import MISS_RATE, deadlines
 from evenkeel.verify.observe import GuestSeen, spin_places
 from evenkeel.verify.steps import Steps
 
-Load = Literal["none", "hackbench"]
 Moment = Literal["before", "after"]
 INTERVAL_US = 1000
 SPIN_S = 4.0
@@ -32,12 +33,17 @@ _EXTRA_S = {"spin": 1.0, "load": 3.0, "cyclictest": 1.0}
 
 @dataclass(frozen=True)
 class Wish:
-    """What to measure.  ``guest`` None: the host, and each guest that has a real-time vCPU and runs."""
+    """What to measure.  ``guest`` None: the host, and each guest that has a real-time vCPU and runs.
+
+    ``load``: kinds of load, placed on the CPUs that are not real-time; or ``hackbench`` alone, which goes wherever the
+    scheduler puts it.  ``miss_rate``: the share of late samples that must be excluded for a deadline to count as met.
+    """
 
     seconds: int = 10
-    load: Load = "none"
+    load: tuple[str, ...] = ()
     guest: str | None = None
     spin_seconds: float = SPIN_S
+    miss_rate: float = MISS_RATE
 
 
 def measure_host(
@@ -69,23 +75,20 @@ def measure_host(
     for guest in guests:
         run.in_guest(guest, moment)
     run.steps.end()
-    return Evidence(
+    evidence = Evidence(
         host=host.name,
         moment=moment,
         conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256, dma_latency_holders=run.holders()),
         latencies=tuple(run.latencies),
         spins=tuple(run.spins),
     )
+    found = deadlines(host, evidence, guest=wish.guest, rate=wish.miss_rate)
+    return evidence.model_copy(update={"deadlines": found})
 
 
 def guess_moment(host: HostPlan, facts: Facts) -> Moment:
     """``after`` when the kernel isolates what the plan wants isolated; a plan that isolates nothing is always so."""
     return "after" if host.ledger.isolated <= facts.nohz_full else "before"
-
-
-def realtime_vcpus(guest: GuestPlan) -> list[int]:
-    """vCPUs at real-time priority; all vCPUs where there is none."""
-    return [vcpu.index for vcpu in guest.vcpus if vcpu.policy == "fifo"] or [vcpu.index for vcpu in guest.vcpus]
 
 
 def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
@@ -133,7 +136,7 @@ class _Run:
                 self.seen[guest.name] = GuestSeen("shut off")
 
     def plan_steps(self, guests: list[GuestPlan], moment: Moment, on_progress: OnProgress | None) -> None:
-        load = _EXTRA_S["load"] if self.wish.load != "none" else 0.0
+        load = _EXTRA_S["load"] if self.wish.load else 0.0
         spin = self.wish.spin_seconds + _EXTRA_S["spin"]
         cyclictest = self.wish.seconds + _EXTRA_S["cyclictest"] + load
         total = 0.0
@@ -152,7 +155,7 @@ class _Run:
             self.note(f"{self.host.name}: the plan has no real-time CPU, so there is nothing to measure on the host")
             return
         self._spin(places, None)
-        if self.wish.load != "none":
+        if self.wish.load:
             self._spin(places, self._load())
         for cpus in self._groups():
             self._cyclictest({**places, "cpus": cpus})
@@ -167,9 +170,11 @@ class _Run:
         return list(groups.values())
 
     def _load(self) -> dict[str, Any] | None:
-        if self.wish.load == "none":
+        if not self.wish.load:
             return None
-        return {"tool": self.wish.load, "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+        if self.wish.load == ("hackbench",):
+            return {"tool": "hackbench", "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+        return {"kinds": list(self.wish.load), "cpus": sorted(self.host.ledger.housekeeping | self.host.ledger.shared)}
 
     def _spin(self, places: dict[str, Any], load: dict[str, Any] | None) -> None:
         seconds = self.wish.spin_seconds
@@ -219,7 +224,7 @@ class _Run:
             self.note(f"guest {guest.name} was not measured: {error}")
 
     def _in_guest(self, guest: GuestPlan, moment: Moment) -> None:
-        vcpus = realtime_vcpus(guest)
+        vcpus = list(guest.realtime_vcpus)
         seconds = self.wish.seconds
         inner = self.steps.begin(seconds + _EXTRA_S["cyclictest"], f"cyclictest in guest {guest.name}")
         answer = guest_call(

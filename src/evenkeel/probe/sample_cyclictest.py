@@ -17,9 +17,9 @@ from typing import Any, Sequence
 from evenkeel.probe.sample import OnProgress
 from evenkeel.probe.sample_dma_latency import Holders
 from evenkeel.probe.sample_guest import guest_exec
+from evenkeel.probe.sample_load import under_load
 from evenkeel.probe.sample_partition import join, places
 from evenkeel.probe.sample_process import start
-from evenkeel.probe.sample_spin import under_load
 
 #: Histogram buckets of one microsecond; what is later is an overflow, and still counts in max.
 BUCKETS = 20000
@@ -50,8 +50,9 @@ def cyclictest(
 
     In the cgroup of a running guest its threads pre-empt the vCPU for some microseconds at each interval.
 
-    Returns ``{"argv": [...], "load": text, "holders": [...], "json": cyclictest's own document}``; ``holders``: who
-    held /dev/cpu_dma_latency meanwhile, None: not known.
+    Returns ``{"argv": [...], "load": text, "loads": [...], "holders": [...], "json": cyclictest's own document}``:
+    ``loads`` as :meth:`~evenkeel.probe.sample_load.Load.report` gives them, ``holders``: who held
+    /dev/cpu_dma_latency meanwhile, None: not known.
     Raises ENOENT when cyclictest is not installed, EOPNOTSUPP or EBUSY when there can be no partition.
     """
     program = shutil.which("cyclictest")
@@ -81,19 +82,20 @@ def cyclictest(
         begin = time.monotonic()
         while child.running():
             holders.look()
+            running.look()
             spent = time.monotonic() - begin
             if spent > seconds * 3 + 60:
                 raise OSError(errno.ETIMEDOUT, "cyclictest did not end %.0f s after it should have" % (spent - seconds))
             if on_progress:
                 on_progress(int(min(spent, seconds) * 10), seconds * 10, "cyclictest on CPU %s" % text)
             time.sleep(0.2)
-        described = running.text()
+        beside = {"load": running.text(), "loads": running.report(), "holders": holders.names()}
         if not os.path.exists(file):
             with open(folder + "/log", errors="replace") as log_file:
                 said = log_file.read().strip().splitlines()
             raise OSError(errno.EPROTO, "cyclictest wrote no result: %s" % (said[-1] if said else "no message"))
         with open(file, errors="replace") as result:
-            return {"argv": argv, "load": described, "holders": holders.names(), "json": json.load(result)}
+            return {"argv": argv, **beside, "json": json.load(result)}
 
 
 def cyclictest_guest(
@@ -118,13 +120,14 @@ def cyclictest_guest(
 
         def waited(done: int, _total: int, what: str) -> None:  # in tenths of a second, of a limit that is far away
             holders.look()
+            running.look()
             tell(min(done, seconds * 10), seconds * 10, what)
 
         ran = guest_exec(guest, argv, limit_s=seconds * 3 + 60, on_progress=waited)
-        described = running.text()
+        beside = {"load": running.text(), "loads": running.report(), "holders": holders.names()}
     begin = ran["stdout"].find("{")
     if ran["exit"] or begin < 0:
         said = (ran["stderr"].strip() or ran["stdout"].strip() or "no message").splitlines()[-1]
         raise OSError(errno.EPROTO, "cyclictest in guest %s failed: %s" % (guest, said))
     found, _end = json.JSONDecoder().raw_decode(ran["stdout"][begin:])
-    return {"argv": argv, "load": described, "holders": holders.names(), "json": found}
+    return {"argv": argv, **beside, "json": found}

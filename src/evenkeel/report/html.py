@@ -15,7 +15,7 @@ from itertools import groupby
 
 import evenkeel
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Deadline, Evidence, Latency
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
 from evenkeel.documents.journal import Journal
@@ -26,7 +26,7 @@ from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.picture import machine_svg
-from evenkeel.report.verdict import Deadline, HostRun, Run, Verdict, judge
+from evenkeel.report.verdict import HostRun, Run, Verdict, judge
 
 PHASES = {
     Phase.BOOT: "Kernel command line",
@@ -207,6 +207,8 @@ def _deadline(deadline: Deadline) -> Markup:
         el("b", f"Deadline {format_duration(deadline.wanted_ns)} for guest {deadline.guest}: "),
         el("span", words, class_=f"status {colour}"),
         f", {deadline.why}{measured}",
+        # In emulation a rate would be arithmetic with noise.
+        el("span", f" {deadline.arithmetic}", class_="muted") if measured else None,
     )
 
 
