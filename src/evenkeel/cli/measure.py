@@ -13,6 +13,7 @@ from evenkeel.cli.verify import file_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from evenkeel.documents.comparison import Comparison, Difference
     from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
     from evenkeel.documents.plan import HostPlan, Plan
     from evenkeel.machines.protocol import OnProgress
@@ -66,11 +67,17 @@ def measure(
         Moment | None,
         typer.Option(help="Whether the plan is applied already; found out when left out.", show_default=False),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="EARLIER", help="Saved Evidence to compare with: what differs by more than chance."),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the Evidence as JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the Evidence as JSON on stdout; with --against the Comparison.")
+    ] = False,
 ) -> int:
     """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
@@ -78,20 +85,22 @@ def measure(
     millisecond, and inside the guests, through the guest agent. Needs rt-tests on both.
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
-    Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured;
-    3: a host does not answer.
+    Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
+    --against shows that something got worse; 3: a host does not answer.
 
       evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
 
       evenkeel measure plan.json plc --for 5min --miss-rate 1e-5
 
-      evenkeel measure evidence.json
+      evenkeel measure evidence.json --against earlier.json
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.measure.difference import compare
     from evenkeel.measure.verdict import proven
 
+    earlier = _earlier(against) if against else None
     saved = _saved(source)
     found = [saved] if saved else _measure_all(source, guest, _seconds(duration), load, miss_rate, moment)
     for evidence in found:
@@ -102,9 +111,33 @@ def measure(
                 screen.note(f"wrote {target}")
         if not as_json:
             _print(evidence)
+    good = all(proven(evidence.deadlines) for evidence in found)
+    comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
+    if comparison:
+        good &= comparison.shown != "worse"
+        if not as_json:
+            _print_comparison(comparison)
     if as_json:
-        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
-    return EXIT_DONE if all(proven(evidence.deadlines) for evidence in found) else EXIT_NOT_AS_WANTED
+        several = comparison is None and len(found) > 1
+        screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
+    return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _earlier(file: str) -> Evidence:
+    from evenkeel.cli import files
+    from evenkeel.documents.evidence import Evidence
+
+    return files.load_document(Evidence, file)
+
+
+def _on(host: str, found: Sequence[Evidence]) -> Evidence:
+    """The evidence about the host of the earlier one; the only one, if there is one only.  Raises WrongInput."""
+    from evenkeel.errors import WrongInput
+
+    for evidence in found:
+        if evidence.host == host or len(found) == 1:
+            return evidence
+    raise WrongInput(f"the earlier evidence is about host {host}, and that was not measured now")
 
 
 def _saved(source: str) -> Evidence | None:
@@ -256,6 +289,43 @@ def _print_deadlines(found: Sequence[Deadline], *, meaningless: bool) -> None:
             console.print(f"  {deadline.arithmetic}")
 
 
+def _print_comparison(comparison: Comparison) -> None:
+    from evenkeel.cli import output as screen
+
+    console = screen.out()
+    console.print()
+    columns = ("where", "", "earlier", "now", "difference", "shown")
+    rows = [_difference(one) for one in comparison.differences]
+    console.print(screen.table(columns, rows, title="against the earlier run", right=columns[2:4]))
+    for line in comparison.unpaired:
+        console.print(line)
+    for one in comparison.changed:
+        console.print(f"not the same {one.name}: {one.earlier} -> {one.later}", style="yellow")
+    if comparison.label:
+        console.print(comparison.label, style="bold yellow")
+    console.print()
+    console.print(
+        f"{comparison.shown}: all intervals together hold with {100 * comparison.confidence:.0f} %", style="bold"
+    )
+    console.print(
+        "  of these two runs: another boot may differ by as much, so measure over several before you conclude"
+    )
+
+
+def _difference(one: Difference) -> tuple[str, ...]:
+    def number(value: float | None) -> str:
+        if value is None:
+            return "beyond"
+        return f"{value:.3g}" if one.unit == "share" else _microseconds(value)
+
+    interval = one.why
+    if one.unit == "ns" and (one.low is not None or one.high is not None):
+        low = "?" if one.low is None else f"{one.low / 1000:+.0f}"
+        high = "?" if one.high is None else f"{one.high / 1000:+.0f}"
+        interval = f"{low} to {high} us"
+    return one.place, one.of, number(one.earlier), number(one.later), interval, one.shown
+
+
 def _load(load: LoadRun) -> tuple[str, ...]:
     from evenkeel.documents.cpuset import format_cpus
 
@@ -287,7 +357,7 @@ def _latency(latency: Latency) -> tuple[str, ...]:
     )
 
 
-def _microseconds(nanoseconds: int) -> str:
+def _microseconds(nanoseconds: float) -> str:
     return f"{nanoseconds / 1000:.0f} us"
 
 
