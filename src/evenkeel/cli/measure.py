@@ -25,6 +25,13 @@ class Moment(StrEnum):
     after = "after"
 
 
+class Format(StrEnum):
+    text = "text"
+    hgrm = "hgrm"
+    cyclictest = "cyclictest"
+    prometheus = "prometheus"
+
+
 #: Kinds of load that are placed; hackbench goes wherever it wants.
 LOADS = ("cpu", "io", "net", "irq")
 #: Shares that are shown besides the smallest and the largest.
@@ -41,13 +48,13 @@ def measure(
         str,
         typer.Argument(
             metavar="PLAN|SITE|EVIDENCE",
-            help="A saved plan, or a site to be planned first. Saved evidence is shown, and nothing measured.",
+            help="A saved plan, or a site to be planned first. Saved Evidence is shown, and nothing measured.",
             show_default=False,
         ),
     ],
     guest: Annotated[
         str | None,
-        typer.Argument(metavar="GUEST", help="Measure in this guest only, not on the host.", show_default=False),
+        typer.Argument(metavar="GUEST", help="Measure, or show, this guest only, not the host.", show_default=False),
     ] = None,
     duration: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long cyclictest runs: 10s, 5min.")
@@ -75,6 +82,14 @@ def measure(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
     ] = None,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="On stdout, for other tools: HdrHistogram's percentile table; cyclictest's JSON; Prometheus's text. "
+            "The first two are of GUEST, or of the host.",
+        ),
+    ] = Format.text,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the Evidence as JSON on stdout; with --against the Comparison.")
     ] = False,
@@ -93,6 +108,8 @@ def measure(
       evenkeel measure plan.json plc --for 5min --miss-rate 1e-5
 
       evenkeel measure evidence.json --against earlier.json
+
+      evenkeel measure evidence.json plc --format hgrm
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
@@ -102,16 +119,21 @@ def measure(
 
     earlier = _earlier(against) if against else None
     saved = _saved(source)
-    found = [saved] if saved else _measure_all(source, guest, _seconds(duration), load, miss_rate, moment)
+    found = [_part(saved, guest)] if saved else _measure_all(source, guest, _seconds(duration), load, miss_rate, moment)
     for evidence in found:
         if output:
             target = file_for(evidence.host, output, several=len(found) > 1)
             files.save_document(target, evidence)
             if target != "-":
                 screen.note(f"wrote {target}")
+        if form is not Format.text:
+            continue
         if not as_json:
             _print(evidence)
     good = all(proven(evidence.deadlines) for evidence in found)
+    if form is not Format.text:
+        screen.out().file.write(_formatted(found, guest, form))
+        return EXIT_DONE if good else EXIT_NOT_AS_WANTED
     comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
     if comparison:
         good &= comparison.shown != "worse"
@@ -121,6 +143,18 @@ def measure(
         several = comparison is None and len(found) > 1
         screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _formatted(found: Sequence[Evidence], guest: str | None, form: Format) -> str:
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure import export
+
+    if form is Format.prometheus:
+        return export.prometheus(found)
+    if len(found) > 1:
+        raise WrongInput(f"--format {form.value} is about one host, this plan has {len(found)}", hint="name a guest")
+    runs = export.chosen(found[0], guest)
+    return export.hgrm(runs) if form is Format.hgrm else export.cyclictest(found[0], runs)
 
 
 def _earlier(file: str) -> Evidence:
@@ -138,6 +172,26 @@ def _on(host: str, found: Sequence[Evidence]) -> Evidence:
         if evidence.host == host or len(found) == 1:
             return evidence
     raise WrongInput(f"the earlier evidence is about host {host}, and that was not measured now")
+
+
+def _part(evidence: Evidence, guest: str | None) -> Evidence:
+    """What evidence says about one guest; all of it without one.  Raises WrongInput when it says nothing."""
+    from evenkeel.errors import WrongInput
+
+    if guest is None:
+        return evidence
+    known = {one.guest for one in evidence.latencies if one.guest}
+    known |= {one.guest for one in evidence.spins if one.guest} | {one.guest for one in evidence.deadlines}
+    if guest not in known:
+        hint = f"it knows: {', '.join(sorted(known)) or 'none'}"
+        raise WrongInput(f"the evidence says nothing about guest {guest}", hint=hint)
+    return evidence.model_copy(
+        update={
+            "latencies": tuple(one for one in evidence.latencies if one.guest == guest),
+            "spins": tuple(one for one in evidence.spins if one.guest == guest),
+            "deadlines": tuple(one for one in evidence.deadlines if one.guest == guest),
+        }
+    )
 
 
 def _saved(source: str) -> Evidence | None:
