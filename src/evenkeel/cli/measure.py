@@ -56,9 +56,14 @@ def measure(
         str | None,
         typer.Argument(metavar="GUEST", help="Measure, or show, this guest only, not the host.", show_default=False),
     ] = None,
-    duration: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="How long cyclictest runs: 10s, 5min.")
-    ] = "60s",
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="How long each tool runs: 10s, 5min.")] = "60s",
+    tools: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="cyclictest, timerlat (the host's kernel), oslat: one after the other, each for that long.",
+        ),
+    ] = "cyclictest",
     load: Annotated[
         str,
         typer.Option(
@@ -96,14 +101,17 @@ def measure(
 ) -> int:
     """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
-    cyclictest runs on the CPUs of real-time vCPUs, where it pre-empts their guests for some microseconds a
-    millisecond, and inside the guests, through the guest agent. Needs rt-tests on both.
+    Each tool runs at the same time on the CPUs of real-time vCPUs, where it pre-empts their guests for some
+    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat needs
+    a kernel that has it. Naming a GUEST leaves the host in peace.
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
     --against shows that something got worse; 3: a host does not answer.
 
       evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
+
+      evenkeel measure plan.json --tools cyclictest,timerlat,oslat
 
       evenkeel measure plan.json plc --for 5min --miss-rate 1e-5
 
@@ -119,7 +127,9 @@ def measure(
 
     earlier = _earlier(against) if against else None
     saved = _saved(source)
-    found = [_part(saved, guest)] if saved else _measure_all(source, guest, _seconds(duration), load, miss_rate, moment)
+    found = (
+        [_part(saved, guest)] if saved else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate))
+    )
     for evidence in found:
         if output:
             target = file_for(evidence.host, output, several=len(found) > 1)
@@ -212,17 +222,23 @@ def _saved(source: str) -> Evidence | None:
     return Evidence.from_json(text, file=source) if kind == "Evidence" else None
 
 
-def _measure_all(
-    source: str, guest: str | None, seconds: int, load: str, miss_rate: float, moment: Moment | None
-) -> list[Evidence]:
-    from evenkeel.cli import output as screen
+def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: float) -> Wish:
+    """Raises WrongInput for an option that is not understood."""
     from evenkeel.errors import WrongInput
-    from evenkeel.measure.host import Wish
+    from evenkeel.measure.host import TOOLS, Wish
 
     if not 1e-9 <= miss_rate <= 0.5:
         raise WrongInput(f"--miss-rate {miss_rate:g}: a share from 1e-9 to 0.5, please")
-    wish = Wish(seconds=seconds, load=_loads(load), guest=guest, miss_rate=miss_rate)
-    plan = _of_guest(plan_of(source), guest)
+    names = tuple(dict.fromkeys(part.strip() for part in tools.split(",")))
+    if not set(names) <= set(TOOLS):
+        raise WrongInput(f"--tools {tools}: one or more of {','.join(TOOLS)}")
+    return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate)
+
+
+def _measure_all(source: str, moment: Moment | None, wish: Wish) -> list[Evidence]:
+    from evenkeel.cli import output as screen
+
+    plan = _of_guest(plan_of(source), wish.guest)
     found = []
     for host in plan.hosts:
         with screen.progress(f"measuring {host.name}") as on_progress:

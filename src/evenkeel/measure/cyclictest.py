@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.evidence import EMULATION_NOTE, Latency, LoadRun
 from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import EvenkeelError
@@ -28,9 +27,10 @@ def latencies(
     interval_us: int,
     emulated: bool | None,
     seconds: int | None = None,
+    loads: tuple[LoadRun, ...] = (),
 ) -> tuple[Latency, ...]:
     """One Latency a thread.  ``answer``: of the probe; ``cpus``: thread N ran on the Nth of them; ``seconds``: how long
-    it was to run.
+    it was to run; ``loads``: what ran beside it.
 
     Raises EvenkeelError when the document is not one that this knows, or a thread took no sample.
     """
@@ -44,7 +44,6 @@ def latencies(
     version = found.get("rt_test_version:", found.get("rt_test_version"))
     where: Literal["host", "guest"] = "guest" if guest else "host"
     expected = None if seconds is None else seconds * US_PER_S // interval_us
-    loads = load_runs(answer)
     limit = next((int(word[12:]) for word in answer["argv"] if re.fullmatch(r"--histogram=\d+", word)), None)
     made = []
     for number, cpu in enumerate(cpus):
@@ -83,23 +82,6 @@ def latencies(
                 hint="does something of higher priority keep that CPU busy? measure longer, or see evenkeel verify",
             )
     return tuple(made)
-
-
-def load_runs(answer: Mapping[str, Any]) -> tuple[LoadRun, ...]:
-    """What the probe read back about the load that ran beside a measurement."""
-    return tuple(
-        LoadRun(
-            kind=run["kind"],
-            cpus=None if run["cpus"] is None else parse_cpus(run["cpus"]),
-            seen=frozenset(run["seen"]),
-            processes=run["processes"],
-            operations=run["operations"],
-            cpu_seconds=run["cpu_seconds"],
-            seconds=run["seconds"],
-            trouble=run["trouble"],
-        )
-        for run in answer.get("loads", ())
-    )
 
 
 def _histogram(thread: Mapping[str, Any], limit: int | None) -> Histogram:
