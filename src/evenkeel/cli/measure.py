@@ -83,6 +83,9 @@ def measure(
         str | None,
         typer.Option(metavar="EARLIER", help="Saved Evidence to compare with: what differs by more than chance."),
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show in the terminal how the host stands, once a second.")
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
@@ -128,7 +131,9 @@ def measure(
     earlier = _earlier(against) if against else None
     saved = _saved(source)
     found = (
-        [_part(saved, guest)] if saved else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate))
+        [_part(saved, guest)]
+        if saved
+        else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate, live))
     )
     for evidence in found:
         if output:
@@ -222,7 +227,7 @@ def _saved(source: str) -> Evidence | None:
     return Evidence.from_json(text, file=source) if kind == "Evidence" else None
 
 
-def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: float) -> Wish:
+def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: float, live: bool) -> Wish:
     """Raises WrongInput for an option that is not understood."""
     from evenkeel.errors import WrongInput
     from evenkeel.measure.host import TOOLS, Wish
@@ -232,16 +237,16 @@ def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: fl
     names = tuple(dict.fromkeys(part.strip() for part in tools.split(",")))
     if not set(names) <= set(TOOLS):
         raise WrongInput(f"--tools {tools}: one or more of {','.join(TOOLS)}")
-    return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate)
+    return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate, live=live)
 
 
 def _measure_all(source: str, moment: Moment | None, wish: Wish) -> list[Evidence]:
-    from evenkeel.cli import output as screen
+    from evenkeel.cli.measure_live import watching
 
     plan = _of_guest(plan_of(source), wish.guest)
     found = []
     for host in plan.hosts:
-        with screen.progress(f"measuring {host.name}") as on_progress:
+        with watching(f"measuring {host.name}", live=wish.live) as on_progress:
             found.append(_measure(host, plan, wish, moment, on_progress))
     return found
 

@@ -43,7 +43,8 @@ class Wish:
 
     ``tools``: of :data:`TOOLS`, one after the other, each for ``seconds``.  ``load``: kinds of load, placed on the
     CPUs that are not real-time; or ``hackbench`` alone, which goes wherever the scheduler puts it.  ``miss_rate``: the
-    share of late samples that must be excluded for a deadline to count as met.
+    share of late samples that must be excluded for a deadline to count as met.  ``live``: tell once a second how it
+    stands on the host, in the words of the progress.
     """
 
     seconds: int = 10
@@ -52,6 +53,7 @@ class Wish:
     guest: str | None = None
     spin_seconds: float = SPIN_S
     miss_rate: float = MISS_RATE
+    live: bool = False
 
 
 def measure_host(
@@ -234,6 +236,7 @@ class _Run:
             seconds=self.wish.seconds,
             interval_us=INTERVAL_US,
             load=self._load(),
+            live=self.wish.live,
         )
         self.load = str(answer["load"])
         self.seen_holders.append(answer.get("holders"))

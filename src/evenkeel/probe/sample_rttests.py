@@ -9,12 +9,16 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
+import signal
 import tempfile
 from typing import Any, Sequence
 
+from evenkeel.probe.sample import read
 from evenkeel.probe.sample_guest import guest_ended, guest_start
 from evenkeel.probe.sample_partition import join, places
+from evenkeel.probe.sample_proc import parse_status
 from evenkeel.probe.sample_process import start
 
 #: Histogram buckets of one microsecond of cyclictest; what is later is an overflow, and still counts in max.
@@ -45,6 +49,14 @@ def arguments(tool: str, cpus: Sequence[int], seconds: int, priority: int, inter
     ]  # fmt: skip
 
 
+_STATUS = re.compile(rb"^T: *(\d+) \(.*C: *(\d+) Min: *(\d+) Act: *(\d+) Avg: *(\d+) Max: *(\d+)", re.MULTILINE)
+
+
+def line(place: str, samples: int, least: int, now: int, mean: int, largest: int) -> str:
+    """How a run stands, for a person, and for the live view of `evenkeel measure`.  In microseconds."""
+    return "%s: %d samples, min %d, now %d, mean %d, max %d us" % (place, samples, least, now, mean, largest)
+
+
 class OnHost:
     """One thread on each of ``cpus``; ``isolate`` and ``cgroups`` as for a spinner.
 
@@ -73,12 +85,14 @@ class OnHost:
         inside = found.get(cpus[0])
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evenkeel-"))
         self._tool, self._file, self._log = tool, folder + "/result.json", folder + "/log"
+        self._cpus = list(cpus)
+        self._last: dict[int, Any] = {}
         self._argv = argv = arguments(tool, cpus, seconds, priority, interval_us, self._file)
 
         def setup() -> None:
             if inside:
                 join(inside)
-            log = os.open(self._log, os.O_WRONLY | os.O_CREAT, 0o600)
+            log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             for descriptor in (1, 2):
                 os.dup2(log, descriptor)
 
@@ -87,6 +101,25 @@ class OnHost:
 
     def running(self) -> bool:
         return self._child.running()
+
+    def now(self) -> list[str]:
+        """How it stands, one line a CPU, and ask for the next: cyclictest says so on SIGUSR1.  oslat does not."""
+        if self._tool != "cyclictest" or not self._child.running():
+            return []
+        with open(self._log, "rb+") as log:
+            status = _STATUS.findall(log.read())
+            if status:
+                log.truncate(0)  # it is opened to append, and may grow for days
+                self._last = {int(number): tuple(map(int, numbers)) for number, *numbers in status}
+        # Until it is ready for the signal, that would end it.
+        caught = parse_status(read("/proc/%d/status" % self._child.pid) or "").get("SigCgt", "0")
+        if int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
+            os.kill(self._child.pid, signal.SIGUSR1)
+        return [
+            line("CPU %d, cyclictest" % self._cpus[number], *numbers)
+            for number, numbers in sorted(self._last.items())
+            if number < len(self._cpus)
+        ]
 
     def result(self) -> dict[str, Any]:
         """``{"argv": [...], "json": the tool's own document}``.  Raises EPROTO with its words when it wrote none."""

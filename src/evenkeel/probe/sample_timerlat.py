@@ -17,6 +17,7 @@ from typing import Any, Sequence
 
 from evenkeel.probe.sample import read
 from evenkeel.probe.sample_partition import places
+from evenkeel.probe.sample_rttests import line
 
 TRACEFS = "/sys/kernel/tracing"
 #: Buckets of :mod:`evenkeel.documents.histogram`, in nanoseconds (a test holds both to the same edges).
@@ -68,6 +69,17 @@ class Timerlat:
                     return
                 self._counts.feed(chunk)
 
+    def now(self) -> list[str]:
+        """How it stands, one line a CPU."""
+        found = []
+        for cpu, kinds in sorted(self._counts.found.items()):
+            one = kinds.get("thread")
+            if one:
+                mean = one["sum"] // one["samples"]
+                numbers = [number // 1000 for number in (one["min"], one["now"], mean, one["max"])]
+                found.append(line("CPU %d, timerlat" % cpu, one["samples"], *numbers))
+        return found
+
     def stop(self) -> None:
         if self._on:
             self._on = False
@@ -85,8 +97,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._found: dict[int, dict[str, dict[str, Any]]] = {}
-        self._numbers: dict[int, tuple[int, int, set[int]]] = {}
+        self.found: dict[int, dict[str, dict[str, Any]]] = {}
 
     def feed(self, chunk: bytes) -> None:
         text = self._rest + chunk
@@ -94,13 +105,14 @@ class Counts:
         self._rest = text[end:]
         for match in _LINE.finditer(text, 0, end):
             cpu, number, context, latency = int(match[1]), int(match[2]), match[3].decode(), int(match[4])
-            kinds = self._found.setdefault(cpu, {})
+            kinds = self.found.setdefault(cpu, {})
             one = kinds.setdefault(context, {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency})
             shift = max(0, latency.bit_length() - 1 - BITS)
             low = latency >> shift << shift
             one["counts"][low] = one["counts"].get(low, 0) + 1
             one["samples"] += 1
             one["sum"] += latency
+            one["now"] = latency
             one["min"], one["max"] = min(one["min"], latency), max(one["max"], latency)
             one["first"] = min(one.get("first", number), number)
             one["last"] = max(one.get("last", number), number)
@@ -111,7 +123,7 @@ class Counts:
         The kernel numbers each activation, so what is missing between the first and the last number was lost.
         """
         answer: dict[str, dict[str, Any]] = {}
-        for cpu, kinds in sorted(self._found.items()):
+        for cpu, kinds in sorted(self.found.items()):
             answer[str(cpu)] = {
                 context: {
                     **{key: one[key] for key in ("counts", "samples", "sum", "min", "max")},

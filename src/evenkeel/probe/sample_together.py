@@ -25,10 +25,12 @@ def together(
     seconds: int,
     interval_us: int = 1000,
     load: dict[str, Any] | None = None,
+    live: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Run ``jobs`` for ``seconds``: ``{"tool": "cyclictest" | "oslat" | "timerlat", "cpus": [...], "isolate": [...],
-    "cgroups": {...}}`` on the host, or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.
+    "cgroups": {...}}`` on the host, or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  ``live``: tell
+    once a second how it stands, behind ``what``, each place after a `` | ``.
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
     :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
@@ -47,6 +49,7 @@ def together(
         begin = time.monotonic()
         asked_s = {number: 0.0 for number in started}
         what = ", ".join(sorted({job["tool"] for job in jobs}))
+        shown, next_s = "", 0.0
         while started:
             spent = time.monotonic() - begin
             for number in list(started):
@@ -60,8 +63,12 @@ def together(
                         )
             holders.look()
             running.look()
+            if live and spent >= next_s:
+                next_s = spent + 1.0
+                standing = [row for tool in started.values() if hasattr(tool, "now") for row in tool.now()]
+                shown = "".join(" | " + row for row in standing)
             if on_progress:
-                on_progress(int(min(spent, seconds) * 10), seconds * 10, what)
+                on_progress(int(min(spent, seconds) * 10), seconds * 10, what + shown)
             if started:
                 time.sleep(0.2)
         return {"load": running.text(), "loads": running.report(), "holders": holders.names(), "jobs": answers}
