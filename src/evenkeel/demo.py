@@ -283,7 +283,7 @@ def _measured(
             probe,
             facts,
             moment=moment,
-            wish=Wish(seconds=MEASURE_S, load="hackbench", guest=guest),
+            wish=Wish(seconds=MEASURE_S, load=("hackbench",), guest=guest),
             plan_sha256=demo.run.plan.sha256(),
             on_progress=inner,
             on_note=demo.stage.note,

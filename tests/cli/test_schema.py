@@ -34,7 +34,8 @@ def test_each_schema_is_a_schema(kind: str, capsys: pytest.CaptureFixture[str]) 
     schema = json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == DIALECT
-    assert schema["$id"] == f"urn:evenkeel:schema:{kind}:1"
+    version = Document.registry[kind].model_fields["version"].default
+    assert schema["$id"] == f"urn:evenkeel:schema:{kind}:{version}"
     assert refused([]) and not jsonschema.Draft202012Validator(schema).is_valid({"kind": kind, "nonsense": 1})
 
 

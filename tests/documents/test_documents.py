@@ -7,6 +7,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from pydantic import ValidationError
 
 import evenkeel.documents
 from evenkeel.documents.base import Document, Model, digest
-from evenkeel.documents.evidence import Conditions, Evidence, Histogram
+from evenkeel.documents.evidence import Conditions, Evidence
 from evenkeel.documents.facts import Cpu, Facts, Identity, Kernel, Node, PciFunction
 from evenkeel.documents.findings import Check, Findings
+from evenkeel.documents.histogram import Histogram
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import FileValue, Ledger, Phase
 from evenkeel.errors import WrongInput
@@ -53,7 +55,7 @@ def facts(**changes: Any) -> Facts:
 
 
 def test_the_documents_are_the_ones_of_the_design() -> None:
-    assert set(DOCUMENTS) == {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost"}
+    assert set(DOCUMENTS) == {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost", "Comparison"}
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS.values(), ids=DOCUMENTS.keys())
@@ -232,3 +234,23 @@ def test_a_value_read_back_is_compared_by_its_meaning(
 ) -> None:
     file = FileValue.model_validate({"path": "/x", "compare": compare})
     assert file.matches(read, wanted) is same
+
+
+# -- evidence of two versions -------------------------------------------------------------------------------------
+
+
+def test_evidence_of_version_1_is_still_read_and_then_version_2() -> None:
+    file = Path(__file__).parents[1] / "measure" / "recorded" / "evidence.json"  # recorded by the first version
+    old = json.loads(file.read_text())
+    assert old["version"] == 1 and "bits" not in old["latencies"][0]["histogram"]
+    found = Evidence.from_json(file.read_text(), file=file.name)
+    assert found.version == 2 and found.latencies[0].samples == old["latencies"][0]["samples"]
+    assert found.conditions.dma_latency_holders is None, "not known is not nobody"
+    assert Evidence.from_json(found.to_json(), file="again.json") == found
+
+
+def test_evidence_of_a_newer_version_is_refused_with_a_cure() -> None:
+    data = json.loads((Path(__file__).parents[1] / "measure" / "recorded" / "evidence.json").read_text())
+    with pytest.raises(WrongInput, match="version") as caught:
+        Evidence.from_json(json.dumps(data | {"version": 3}), file="evidence.json")
+    assert "another version of evenkeel" in (caught.value.hint or "")

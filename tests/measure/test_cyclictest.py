@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.documents.evidence import EMULATION_NOTE, Histogram, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Latency
+from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import EvenkeelError
 from evenkeel.measure.cyclictest import latencies
 from evenkeel.measure.percentile import percentile

@@ -46,16 +46,26 @@ class Replay:
                 return {"state": "running", "live": "<x/>", "defined": "<x/>"}
             case "spin" | "spin_guest":
                 return SEEN.loaded if args.get("load") else SEEN.quiet
-            case "cyclictest":
-                answer = json.loads((RECORDED / "cyclictest-host.json").read_text())
-                answer["json"]["thread"].pop("1")
-                return answer
-            case "cyclictest_guest":
-                return json.loads((RECORDED / "cyclictest-guest.json").read_text())
+            case "together":
+                jobs = [self.job(job) for job in args["jobs"]]
+                return {"load": "hackbench -g 1 on 0" if args["load"] else "idle", "holders": [], "jobs": jobs}
             case "units":
                 return {}
             case _:
                 return []
+
+    def job(self, job: dict[str, Any]) -> Any:
+        place = f"{job['tool']}_{'guest' if 'guest' in job else 'host'}"
+        self.asked.append((place, job))
+        if place in self.refuse:
+            return {"error": {"message": f"{place} refused", "errno": self.refuse[place]}}
+        if job["tool"] == "timerlat":
+            one = {"counts": {"900": 2000}, "samples": 2000, "sum": 1_800_000, "min": 900, "max": 900, "lost": 0}
+            return {"argv": ["timerlat"], "cpus": {str(cpu): {"thread": one, "irq": one} for cpu in job["cpus"]}}
+        answer = json.loads((RECORDED / f"{place.replace('_', '-')}.json").read_text())
+        if place == "cyclictest_host":
+            answer["json"]["thread"].pop("1")
+        return answer
 
     def close(self) -> None: ...
 
@@ -71,14 +81,14 @@ def measure(probe: Replay, wish: Wish | None = None, **more: Any) -> Any:
 
 def test_spinners_then_cyclictest_on_the_host_then_the_real_time_guest() -> None:
     probe = Replay()
-    evidence = measure(probe, Wish(seconds=7, load="hackbench"), plan_sha256="p")
+    evidence = measure(probe, Wish(seconds=7, load=("hackbench",)), plan_sha256="p")
     assert [op for op, _ in probe.asked if op != "threads"] == [
-        "spin", "spin", "cyclictest", "cyclictest_guest", "spin_guest",
+        "spin", "spin", "together", "cyclictest_host", "cyclictest_guest", "spin_guest",
     ]  # fmt: skip
     calls = {op: args for op, args in probe.asked}
-    assert calls["cyclictest"]["cpus"] == [CPU] and calls["cyclictest"]["seconds"] == 7
+    assert calls["cyclictest_host"]["cpus"] == [CPU] and calls["together"]["seconds"] == 7
     assert calls["cyclictest_guest"]["vcpus"] == [1] and calls["cyclictest_guest"]["guest"] == "plc"
-    assert calls["cyclictest_guest"]["load"] == {"tool": "hackbench", "groups": 1}
+    assert calls["together"]["load"] == {"tool": "hackbench", "groups": 1}
     assert [latency.label for latency in evidence.latencies] == [EMULATION_NOTE] * 2
     assert evidence.conditions.plan_sha256 == "p" and evidence.conditions.facts_sha256 == SEEN.facts.sha256()
 
@@ -97,7 +107,7 @@ def test_a_deadline_is_measured_whatever_the_goal() -> None:
 def test_a_guest_alone_leaves_the_host_in_peace() -> None:
     probe = Replay()
     evidence = measure(probe, Wish(guest="plc"))
-    assert {op for op, _ in probe.asked} == {"threads", "cyclictest_guest", "spin_guest"}
+    assert {op for op, _ in probe.asked} == {"threads", "together", "cyclictest_guest", "spin_guest"}
     assert {latency.guest for latency in evidence.latencies} == {"plc"}
 
 
@@ -128,12 +138,12 @@ def test_a_guest_that_does_not_run() -> None:
 
 def test_a_lost_connection_is_no_note() -> None:
     with pytest.raises(Unreachable):
-        measure(Replay(cyclictest_guest="lost"), on_note=lambda text: None)
+        measure(Replay(together="lost"), on_note=lambda text: None)
 
 
 @pytest.mark.parametrize(
     ("op", "errno", "cure"),
-    [("cyclictest", "ENOENT", "rt-tests"), ("spin", "EPERM", "root"), ("spin", "EOPNOTSUPP", "cgroup v2")],
+    [("cyclictest_host", "ENOENT", "rt-tests"), ("spin", "EPERM", "root"), ("spin", "EOPNOTSUPP", "cgroup v2")],
 )
 def test_what_is_missing_on_the_host_has_a_cure(op: str, errno: str, cure: str) -> None:
     with pytest.raises(EvenkeelError) as caught:
@@ -148,7 +158,7 @@ def test_a_guest_that_is_not_in_the_plan() -> None:
 
 def test_progress_goes_forward_to_its_end() -> None:
     told: list[tuple[int, int, str]] = []
-    measure(Replay(), Wish(load="hackbench"), on_progress=lambda *what: told.append(what))
+    measure(Replay(), Wish(load=("hackbench",)), on_progress=lambda *what: told.append(what))
     done = [one for one, _, _ in told]
     assert done == sorted(done) and told[-1][0] == told[-1][1] > 0
 

@@ -324,7 +324,7 @@ def test_a_cgroup_is_a_path_below_the_cgroups(path: str) -> None:
 @pytest.mark.skipif(not shutil.which("cyclictest") or os.getuid() != 0, reason="cyclictest and root are needed")
 def test_cyclictest_here() -> None:
     with LocalMachine().probe() as probe:
-        answer = probe.call("cyclictest", cpus=[CPU], seconds=1)
+        (answer,) = probe.call("together", jobs=[{"tool": "cyclictest", "cpus": [CPU]}], seconds=1)["jobs"]
     assert answer["argv"][0] == "cyclictest" and "--default-system" in answer["argv"]
     assert list(answer["json"]["thread"]) == ["0"]
     assert _gone("cyclictest")

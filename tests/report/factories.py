@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Histogram, Latency, Spin
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Latency, Spin
 from evenkeel.documents.facts import Cache, Cpu, Facts, HugePages, Identity, Kernel, Nic, Node, PciFunction
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
+from evenkeel.documents.histogram import Histogram
 from evenkeel.documents.journal import Journal, JournalEntry
 from evenkeel.documents.plan import (
     BootArgument,
@@ -154,6 +155,7 @@ def evidence(moment: str, *, emulated: bool | None = True, plan_sha256: str | No
             clocksource="tsc",
             plan_sha256=plan_sha256,
             load="hackbench on 0-1,4-5",
+            dma_latency_holders=(),
         ),
         "latencies": (
             latency(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.documents.evidence import Histogram
+from evenkeel.documents.histogram import Histogram
 from evenkeel.report.histogram import HEIGHT, WIDTH, Series, bins, format_ns, histogram_svg
 from tests.report import factories
 

@@ -19,7 +19,9 @@ def with_evidence(run: Run, evidence: Evidence | None) -> Run:
 
 def on_hardware(*, max_us: int, **changes: object) -> Run:
     run = factories.run(emulated=False)
-    guest = factories.latency("guest", factories.histogram(floor_us=4, peak=900, decay=0.6, last_us=max_us), label="")
+    guest = factories.latency(
+        "guest", factories.histogram(floor_us=4, peak=9000, decay=0.6, last_us=max_us), label="", cpus="1"
+    )
     evidence = factories.evidence("after", emulated=False, plan_sha256=run.plan.sha256(), latencies=(guest,))
     return with_evidence(run, evidence.model_copy(update=changes))
 

@@ -28,8 +28,9 @@ def record(host: TunedHost) -> None:
         facts = read_facts(probe)
         seen = observe(host.host, probe, facts, Options())
         measured = measure_host(host.host, probe, facts, moment="after", wish=Wish(seconds=2))
-        on_cpu = probe.call("cyclictest", cpus=[host.cpu, 0], seconds=2)
-        in_guest = probe.call("cyclictest_guest", guest="plc", vcpus=[1], seconds=2)
+        (on_cpu,) = probe.call("together", jobs=[{"tool": "cyclictest", "cpus": [host.cpu, 0]}], seconds=2)["jobs"]
+        inside = {"tool": "cyclictest", "guest": "plc", "vcpus": [1]}
+        (in_guest,) = probe.call("together", jobs=[inside], seconds=2)["jobs"]
     small = facts.model_copy(update={name: type(getattr(facts, name))() for name in LEFT_OUT})
     plan = host.plan.model_copy(update={"hosts": (host.host.model_copy(update={"fingerprint": small.fingerprint()}),)})
     HERE.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from tests.virtual.tuned import TunedHost
 
 from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
-from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.errors import EXIT_NOT_AS_WANTED, EvenkeelError, WrongInput
 from evenkeel.measure.guest import guest_exec
 from evenkeel.measure.host import Wish, guess_moment, measure_host
 
@@ -29,7 +29,7 @@ def evidence(tuned_host: TunedHost) -> Evidence:
             probe,
             facts,
             moment=guess_moment(tuned_host.host, facts),
-            wish=Wish(seconds=3, load="hackbench"),
+            wish=Wish(seconds=3, load=("hackbench",)),
             plan_sha256=tuned_host.plan.sha256(),
         )
 
@@ -111,7 +111,49 @@ def test_the_verb_saves_what_it_measured(tuned_host: TunedHost, tmp_path: Path) 
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == EXIT_NOT_AS_WANTED, done.stderr
     assert json.loads(done.stdout) == json.loads(saved.read_text())
     found = Evidence.from_json(saved.read_text(), file="evidence.json")
     assert {latency.where for latency in found.latencies} == {"guest"} and found.conditions.load == "idle"
+    (deadline,) = found.deadlines
+    assert (deadline.guest, deadline.state) == ("plc", "not provable") and "emulated" in deadline.why
+
+
+def test_a_placed_load_stays_off_the_real_time_cpus_while_tools_run(tuned_host: TunedHost) -> None:
+    kinds = ("cpu", "io", "net", "irq")
+    notes: list[str] = []
+    with tuned_host.machine.probe() as probe:
+        found = measure_host(
+            tuned_host.host,
+            probe,
+            read_facts(probe),
+            moment="after",
+            wish=Wish(seconds=3, load=kinds, tools=("timerlat", "oslat"), spin_seconds=1.0),
+            plan_sha256=tuned_host.plan.sha256(),
+            on_note=notes.append,
+        )
+    # The guests of virtual hosts have cyclictest and no oslat.
+    assert len(notes) == 1 and notes[0].startswith("no oslat in guest plc:")
+    places = {(one.tool, one.where) for one in found.latencies}
+    assert places == {("timerlat", "host"), ("timerlat irq", "host"), ("cyclictest", "guest")}
+    others = tuned_host.host.ledger.housekeeping | tuned_host.host.ledger.shared
+    for one in found.latencies:
+        assert {load.kind: load.trouble for load in one.loads} == dict.fromkeys(kinds, ""), one.loads
+        assert all(load.seen <= others and load.operations for load in one.loads)
+    assert found.conditions.dma_latency_holders == ()
+    left = tuned_host.run("ls /sys/kernel/tracing/instances /sys/fs/cgroup; ps -eo comm")
+    assert "evenkeel-" not in left and "evk-load" not in left
+
+
+def test_who_keeps_the_cpus_awake_is_named(tuned_host: TunedHost) -> None:
+    """Broken on purpose: a program that holds /dev/cpu_dma_latency, as TuneD's force_latency does."""
+    tuned_host.run("(exec 9<>/dev/cpu_dma_latency; exec sleep 120) >/dev/null 2>&1 </dev/null & echo $!")
+    try:
+        with tuned_host.machine.probe() as probe:
+            found = measure_host(
+                tuned_host.host, probe, read_facts(probe), moment="after", wish=Wish(seconds=1, guest="plc")
+            )
+        assert found.conditions.dma_latency_holders is not None
+        assert [name.split()[0] for name in found.conditions.dma_latency_holders] == ["sleep"]
+    finally:
+        tuned_host.run("pkill -x sleep || true")

@@ -1,4 +1,4 @@
-"""`evenkeel measure PLAN|SITE [GUEST]`: latency histograms and disturbances, as Evidence.  Thin: parse, call, print."""
+"""`evenkeel measure PLAN|SITE [GUEST]`: latency histograms and a verdict, as Evidence.  Thin: parse, call, print."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evenkeel.cli.plan import plan_of
-from evenkeel.cli.verify import Load, file_for
+from evenkeel.cli.verify import file_for
 
 if TYPE_CHECKING:
-    from evenkeel.documents.evidence import Evidence, Latency, Spin
+    from collections.abc import Sequence
+
+    from evenkeel.documents.comparison import Comparison, Difference
+    from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
     from evenkeel.documents.plan import HostPlan, Plan
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.measure.host import Wish
@@ -22,6 +25,15 @@ class Moment(StrEnum):
     after = "after"
 
 
+class Format(StrEnum):
+    text = "text"
+    hgrm = "hgrm"
+    cyclictest = "cyclictest"
+    prometheus = "prometheus"
+
+
+#: Kinds of load that are placed; hackbench goes wherever it wants.
+LOADS = ("cpu", "io", "net", "irq")
 #: Shares that are shown besides the smallest and the largest.
 SHARES = (0.5, 0.99, 0.999)
 SHORTEST_NS, LONGEST_NS = 1_000_000_000, 30 * 86_400 * 1_000_000_000
@@ -34,56 +46,224 @@ def register(app: typer.Typer) -> None:
 def measure(
     source: Annotated[
         str,
-        typer.Argument(metavar="PLAN|SITE", help="A saved plan, or a site to be planned first.", show_default=False),
+        typer.Argument(
+            metavar="PLAN|SITE|EVIDENCE",
+            help="A saved plan, or a site to be planned first. Saved Evidence is shown, and nothing measured.",
+            show_default=False,
+        ),
     ],
     guest: Annotated[
         str | None,
-        typer.Argument(metavar="GUEST", help="Measure in this guest only, not on the host.", show_default=False),
+        typer.Argument(metavar="GUEST", help="Measure, or show, this guest only, not the host.", show_default=False),
     ] = None,
-    duration: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="How long cyclictest runs: 10s, 5min.")
-    ] = "10s",
-    load: Annotated[Load, typer.Option(help="What runs on the host meanwhile, wherever it may.")] = Load.none,
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="How long each tool runs: 10s, 5min.")] = "60s",
+    tools: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="cyclictest, timerlat (the host's kernel), oslat: one after the other, each for that long.",
+        ),
+    ] = "cyclictest",
+    load: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="What runs on the host meanwhile: cpu,io,net,irq on the CPUs that are not real-time; or hackbench, "
+            "wherever the scheduler puts it; or none.",
+        ),
+    ] = "none",
+    miss_rate: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of late samples that must be excluded at 95 %.")
+    ] = 1e-4,
     moment: Annotated[
         Moment | None,
         typer.Option(help="Whether the plan is applied already; found out when left out.", show_default=False),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="EARLIER", help="Saved Evidence to compare with: what differs by more than chance."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show in the terminal how the host stands, once a second.")
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the Evidence as JSON on stdout.")] = False,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="On stdout, for other tools: HdrHistogram's percentile table; cyclictest's JSON; Prometheus's text. "
+            "The first two are of GUEST, or of the host.",
+        ),
+    ] = Format.text,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the Evidence as JSON on stdout; with --against the Comparison.")
+    ] = False,
 ) -> int:
-    """Take latency histograms on a host and in its guests, and count what disturbs a spinner. Changes no setting.
+    """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
-    cyclictest runs on the CPUs of real-time vCPUs, where it pre-empts their guests for some microseconds a
-    millisecond, and inside the guests, through the guest agent. Needs rt-tests on both.
+    Each tool runs at the same time on the CPUs of real-time vCPUs, where it pre-empts their guests for some
+    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat needs
+    a kernel that has it. Naming a GUEST leaves the host in peace.
 
-      evenkeel measure plan.json --moment before -o before.json
+    The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
+    Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
+    --against shows that something got worse; 3: a host does not answer.
 
-      evenkeel measure plan.json plc --for 5min --load hackbench
+      evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
+
+      evenkeel measure plan.json --tools cyclictest,timerlat,oslat
+
+      evenkeel measure plan.json plc --for 5min --miss-rate 1e-5
+
+      evenkeel measure evidence.json --against earlier.json
+
+      evenkeel measure evidence.json plc --format hgrm
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.measure.host import Wish
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.measure.difference import compare
+    from evenkeel.measure.verdict import proven
 
-    wish = Wish(seconds=_seconds(duration), load=load.value, guest=guest)
-    plan = _of_guest(plan_of(source), guest)
-    found = []
-    for host in plan.hosts:
-        with screen.progress(f"measuring {host.name}") as on_progress:
-            found.append(_measure(host, plan, wish, moment, on_progress))
+    earlier = _earlier(against) if against else None
+    saved = _saved(source)
+    found = (
+        [_part(saved, guest)]
+        if saved
+        else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate, live))
+    )
     for evidence in found:
         if output:
             target = file_for(evidence.host, output, several=len(found) > 1)
             files.save_document(target, evidence)
             if target != "-":
                 screen.note(f"wrote {target}")
+        if form is not Format.text:
+            continue
         if not as_json:
             _print(evidence)
+    good = all(proven(evidence.deadlines) for evidence in found)
+    if form is not Format.text:
+        screen.out().file.write(_formatted(found, guest, form))
+        return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+    comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
+    if comparison:
+        good &= comparison.shown != "worse"
+        if not as_json:
+            _print_comparison(comparison)
     if as_json:
-        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
-    return 0
+        several = comparison is None and len(found) > 1
+        screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
+    return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _formatted(found: Sequence[Evidence], guest: str | None, form: Format) -> str:
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure import export
+
+    if form is Format.prometheus:
+        return export.prometheus(found)
+    if len(found) > 1:
+        raise WrongInput(f"--format {form.value} is about one host, this plan has {len(found)}", hint="name a guest")
+    runs = export.chosen(found[0], guest)
+    return export.hgrm(runs) if form is Format.hgrm else export.cyclictest(found[0], runs)
+
+
+def _earlier(file: str) -> Evidence:
+    from evenkeel.cli import files
+    from evenkeel.documents.evidence import Evidence
+
+    return files.load_document(Evidence, file)
+
+
+def _on(host: str, found: Sequence[Evidence]) -> Evidence:
+    """The evidence about the host of the earlier one; the only one, if there is one only.  Raises WrongInput."""
+    from evenkeel.errors import WrongInput
+
+    for evidence in found:
+        if evidence.host == host or len(found) == 1:
+            return evidence
+    raise WrongInput(f"the earlier evidence is about host {host}, and that was not measured now")
+
+
+def _part(evidence: Evidence, guest: str | None) -> Evidence:
+    """What evidence says about one guest; all of it without one.  Raises WrongInput when it says nothing."""
+    from evenkeel.errors import WrongInput
+
+    if guest is None:
+        return evidence
+    known = {one.guest for one in evidence.latencies if one.guest}
+    known |= {one.guest for one in evidence.spins if one.guest} | {one.guest for one in evidence.deadlines}
+    if guest not in known:
+        hint = f"it knows: {', '.join(sorted(known)) or 'none'}"
+        raise WrongInput(f"the evidence says nothing about guest {guest}", hint=hint)
+    return evidence.model_copy(
+        update={
+            "latencies": tuple(one for one in evidence.latencies if one.guest == guest),
+            "spins": tuple(one for one in evidence.spins if one.guest == guest),
+            "deadlines": tuple(one for one in evidence.deadlines if one.guest == guest),
+        }
+    )
+
+
+def _saved(source: str) -> Evidence | None:
+    """Evidence, when this is the file of one."""
+    import json
+    from pathlib import Path
+
+    from evenkeel.cli import files
+    from evenkeel.documents.evidence import Evidence
+
+    if Path(source).suffix != ".json" or not Path(source).is_file():
+        return None
+    text = files.read_text(source)
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError, RecursionError):
+        return None  # whoever reads it as a plan says what is wrong
+    return Evidence.from_json(text, file=source) if kind == "Evidence" else None
+
+
+def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: float, live: bool) -> Wish:
+    """Raises WrongInput for an option that is not understood."""
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.host import TOOLS, Wish
+
+    if not 1e-9 <= miss_rate <= 0.5:
+        raise WrongInput(f"--miss-rate {miss_rate:g}: a share from 1e-9 to 0.5, please")
+    names = tuple(dict.fromkeys(part.strip() for part in tools.split(",")))
+    if not set(names) <= set(TOOLS):
+        raise WrongInput(f"--tools {tools}: one or more of {','.join(TOOLS)}")
+    return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate, live=live)
+
+
+def _measure_all(source: str, moment: Moment | None, wish: Wish) -> list[Evidence]:
+    from evenkeel.cli.measure_live import watching
+
+    plan = _of_guest(plan_of(source), wish.guest)
+    found = []
+    for host in plan.hosts:
+        with watching(f"measuring {host.name}", live=wish.live) as on_progress:
+            found.append(_measure(host, plan, wish, moment, on_progress))
+    return found
+
+
+def _loads(text: str) -> tuple[str, ...]:
+    """``"cpu,io"`` -> the kinds, each once.  Raises WrongInput."""
+    from evenkeel.errors import WrongInput
+
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if kinds == ("none",):
+        return ()
+    if kinds == ("hackbench",) or all(kind in LOADS for kind in kinds):
+        return kinds
+    raise WrongInput(
+        f"--load {text}: one or more of {','.join(LOADS)}; or hackbench or none, alone",
+        hint="hackbench goes wherever the scheduler puts it, the others stay where they are put",
+    )
 
 
 def _seconds(duration: str) -> int:
@@ -146,18 +326,93 @@ def _print(evidence: Evidence) -> None:
     console = screen.out()
     console.print(f"{evidence.host}, {evidence.moment} the plan is applied, {evidence.conditions.kernel}", style="bold")
     console.print(f"load: {evidence.conditions.load}")
+    if evidence.conditions.dma_latency_holders:
+        screen.warn(f"{', '.join(evidence.conditions.dma_latency_holders)} held /dev/cpu_dma_latency meanwhile")
     if evidence.latencies:
-        columns = ("where", "samples", "min", *(f"{share:.1%}" for share in SHARES), "max")
+        columns = ("where", "tool", "samples", "min", *(f"{share:.1%}" for share in SHARES), "max")
         console.print()
         console.print(
-            screen.table(columns, [_latency(one) for one in evidence.latencies], title="latency", right=columns[1:])
+            screen.table(columns, [_latency(one) for one in evidence.latencies], title="latency", right=columns[2:])
         )
         for label in sorted({one.label for one in evidence.latencies if one.label}):
             console.print(label, style="bold yellow")
+        loads = [load for one in evidence.latencies for load in one.loads]
+        if loads:
+            columns = ("load", "on CPU", "ran on", "processes", "work done", "CPU time", "")
+            console.print()
+            console.print(screen.table(columns, [_load(one) for one in loads], title="load", right=columns[3:6]))
     if evidence.spins:
         columns = ("spinner", "beside", "timer", "devices", "switched off", "CPU")
         console.print()
         console.print(screen.table(columns, [_spin(one) for one in evidence.spins], title="disturbances of a spinner"))
+    _print_deadlines(evidence.deadlines, meaningless=bool(evidence.conditions.emulated))
+
+
+def _print_deadlines(found: Sequence[Deadline], *, meaningless: bool) -> None:
+    from evenkeel.cli import output as screen
+    from evenkeel.documents.quantity import format_duration
+
+    console = screen.out()
+    for deadline in found:
+        console.print()
+        console.print(
+            f"deadline {format_duration(deadline.wanted_ns)} for guest {deadline.guest}: {deadline.state}",
+            style={"met": "bold green", "missed": "bold red"}.get(deadline.state, "bold yellow"),
+        )
+        console.print(f"  {deadline.why}")
+        if deadline.arithmetic and not meaningless:  # in emulation a rate is arithmetic with noise
+            console.print(f"  {deadline.arithmetic}")
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    from evenkeel.cli import output as screen
+
+    console = screen.out()
+    console.print()
+    columns = ("where", "", "earlier", "now", "difference", "shown")
+    rows = [_difference(one) for one in comparison.differences]
+    console.print(screen.table(columns, rows, title="against the earlier run", right=columns[2:4]))
+    for line in comparison.unpaired:
+        console.print(line)
+    for one in comparison.changed:
+        console.print(f"not the same {one.name}: {one.earlier} -> {one.later}", style="yellow")
+    if comparison.label:
+        console.print(comparison.label, style="bold yellow")
+    console.print()
+    console.print(
+        f"{comparison.shown}: all intervals together hold with {100 * comparison.confidence:.0f} %", style="bold"
+    )
+    console.print(
+        "  of these two runs: another boot may differ by as much, so measure over several before you conclude"
+    )
+
+
+def _difference(one: Difference) -> tuple[str, ...]:
+    def number(value: float | None) -> str:
+        if value is None:
+            return "beyond"
+        return f"{value:.3g}" if one.unit == "share" else _microseconds(value)
+
+    interval = one.why
+    if one.unit == "ns" and (one.low is not None or one.high is not None):
+        low = "?" if one.low is None else f"{one.low / 1000:+.0f}"
+        high = "?" if one.high is None else f"{one.high / 1000:+.0f}"
+        interval = f"{low} to {high} us"
+    return one.place, one.of, number(one.earlier), number(one.later), interval, one.shown
+
+
+def _load(load: LoadRun) -> tuple[str, ...]:
+    from evenkeel.documents.cpuset import format_cpus
+
+    return (
+        load.kind,
+        "anywhere" if load.cpus is None else format_cpus(load.cpus),
+        format_cpus(load.seen),
+        str(load.processes),
+        "" if load.operations is None else f"{load.operations:,}",
+        f"{load.cpu_seconds:.1f} s",
+        load.trouble,
+    )
 
 
 def _latency(latency: Latency) -> tuple[str, ...]:
@@ -169,6 +424,7 @@ def _latency(latency: Latency) -> tuple[str, ...]:
     shares = [percentile(latency.histogram, share) for share in SHARES]
     return (
         place,
+        latency.tool,
         str(latency.samples),
         _microseconds(latency.min_ns),
         *("beyond" if value is None else f"<= {_microseconds(value)}" for value in shares),
@@ -176,7 +432,7 @@ def _latency(latency: Latency) -> tuple[str, ...]:
     )
 
 
-def _microseconds(nanoseconds: int) -> str:
+def _microseconds(nanoseconds: float) -> str:
     return f"{nanoseconds / 1000:.0f} us"
 
 

@@ -57,7 +57,14 @@ def verdict_data(verdict: Verdict, file: Path) -> dict[str, Any]:
         "not_checked": verdict.counts.not_checked,
         "reasons": list(verdict.reasons),
         "deadlines": [
-            {"host": one.host, "guest": one.guest, "wanted_ns": one.wanted_ns, "state": one.state}
+            {
+                "host": one.host,
+                "guest": one.guest,
+                "wanted_ns": one.wanted_ns,
+                "state": one.state,
+                "why": one.why,
+                "arithmetic": one.arithmetic,
+            }
             for one in verdict.deadlines
         ],
         "emulated": verdict.emulated,

@@ -2,14 +2,20 @@
 
 A latency taken where ``conditions.emulated`` is true says nothing about latency; :data:`EMULATION_NOTE` must stand
 wherever such a number is shown.  Counts of what ran where are exact in emulation too.
+
+Version 2 knows log-linear histograms, what the load really did, who held /dev/cpu_dma_latency, and verdicts.  Version 1
+is still read; what it does not say is None, and proves less.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from evenkeel.documents.base import Document, Model
 from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.histogram import Histogram
 
 EMULATION_NOTE = "taken in emulation, says nothing about latency"
 
@@ -31,18 +37,21 @@ class Conditions(Model):
     facts_sha256: str | None = None
     #: What ran beside it: "idle", "hackbench on 0-1,6-7".
     load: str = "idle"
+    #: Programs other than ours that held /dev/cpu_dma_latency open: "tuned (pid 812)".  None: not known.
+    dma_latency_holders: tuple[str, ...] | None = None
 
 
-class Histogram(Model):
-    """Samples in buckets of ``bucket_ns``; keys are the lower edge in units of ``bucket_ns``."""
+class LoadRun(Model):
+    """What one kind of load really did beside a measurement, read back from the kernel while it ran."""
 
-    bucket_ns: int = 1000
-    counts: dict[int, int]
-    overflows: int = 0  # samples beyond the last bucket
-
-    @property
-    def samples(self) -> int:
-        return sum(self.counts.values()) + self.overflows
+    kind: str  # "cpu", "io", "net", "irq", "hackbench"
+    cpus: CpuSet | None = None  # where it should run; None: wherever the scheduler puts it
+    seen: CpuSet = frozenset()  # where its processes ran, by /proc/PID/stat
+    processes: int
+    operations: int | None = None  # pieces of work done; None: the tool does not count
+    cpu_seconds: float
+    seconds: float
+    trouble: str = ""  # why it was not the load that was asked for; empty: it was
 
 
 class Latency(Model):
@@ -56,11 +65,13 @@ class Latency(Model):
     cpus: CpuSet  # host CPUs, or vCPUs of the guest
     interval_ns: int
     samples: int
-    lost: int | None = None
+    lost: int | None = None  # events that were dropped before they were counted; None: not known
+    expected: int | None = None  # periods in the run; those that passed while a sample was late are no samples
     min_ns: int
     avg_ns: int
     max_ns: int
     histogram: Histogram
+    loads: tuple[LoadRun, ...] = ()  # empty: the host was left idle
     label: str = ""  # EMULATION_NOTE where it applies
 
 
@@ -85,11 +96,38 @@ class Spin(Model):
     policy: str = "other"
 
 
+class Deadline(Model):
+    """What can be said about the latency goal of one guest.  Made by :mod:`evenkeel.measure.verdict` and nowhere else.
+
+    ``misses`` of ``samples``: at least so many samples of all vCPUs were later than ``wanted_ns``.  ``rate_bound``: by
+    this share of late samples at most, at 95 % confidence; of the vCPU of which least is known.
+    """
+
+    host: str
+    guest: str
+    wanted_ns: int
+    state: Literal["met", "missed", "not provable", "not measured"]
+    why: str
+    arithmetic: str = ""
+    max_ns: int | None = None
+    samples: int | None = None
+    misses: int | None = None
+    rate_bound: float | None = None
+
+
 class Evidence(Document):
     kind: Literal["Evidence"] = "Evidence"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     host: str
     moment: Literal["before", "after"]
     conditions: Conditions
     latencies: tuple[Latency, ...] = ()
     spins: tuple[Spin, ...] = ()
+    #: As it was judged when it was taken.  A report judges anew, since it knows more.
+    deadlines: tuple[Deadline, ...] = ()
+
+    @field_validator("version")
+    @classmethod
+    def _is_now(cls, version: Literal[1, 2]) -> Literal[1, 2]:
+        """Version 1 has nothing that version 2 lacks: once read, it is version 2."""
+        return 2

@@ -277,6 +277,12 @@ class GuestPlan(Model):
             return {}
         return {cell.node: cell.pages for cell in self.cells} or {self.node or 0: self.pages}
 
+    @property
+    def realtime_vcpus(self) -> tuple[int, ...]:
+        """vCPUs at real-time priority; all vCPUs where there is none.  These must keep the guest's deadline."""
+        urgent = tuple(vcpu.index for vcpu in self.vcpus if vcpu.policy == "fifo")
+        return urgent or tuple(vcpu.index for vcpu in self.vcpus)
+
 
 class Note(Model):
     """Something that the plan cannot set and the reader must know; verification may count it."""

@@ -6,7 +6,9 @@ from evenkeel.documents.evidence import Conditions
 from evenkeel.documents.facts import Facts
 
 
-def conditions(facts: Facts, *, load: str, plan_sha256: str | None = None) -> Conditions:
+def conditions(
+    facts: Facts, *, load: str, plan_sha256: str | None = None, dma_latency_holders: tuple[str, ...] | None = None
+) -> Conditions:
     """Kernel, firmware, hypervisor, programs: another one of any of these makes another measurement necessary."""
     identity = facts.identity
     firmware = (identity.firmware_vendor, identity.firmware_version, identity.firmware_date)
@@ -24,4 +26,5 @@ def conditions(facts: Facts, *, load: str, plan_sha256: str | None = None) -> Co
         plan_sha256=plan_sha256,
         facts_sha256=facts.sha256(),
         load=load,
+        dma_latency_holders=dma_latency_holders,
     )

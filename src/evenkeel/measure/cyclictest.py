@@ -1,24 +1,36 @@
 """What cyclictest wrote (``--json``, rt-tests 2.x) as :class:`~evenkeel.documents.evidence.Latency`.  Pure.
 
-cyclictest skips the periods that passed while it was late and counts the late one with its whole delay, so skipped
-periods hide no maximum; they are not samples, and nothing is said about them (``lost`` is None).
+cyclictest counts in its own memory, so it drops nothing (``lost`` is 0).  It skips the periods that passed while it was
+late and counts the late one with its whole delay, so skipped periods hide no maximum; they are no samples, which is why
+``samples`` may be below ``expected``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from evenkeel.documents.evidence import EMULATION_NOTE, Histogram, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Latency, LoadRun
+from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import EvenkeelError
 
 NS_PER_US = 1000
+US_PER_S = 1_000_000
 
 
 def latencies(
-    answer: Mapping[str, Any], cpus: Sequence[int], *, guest: str | None, interval_us: int, emulated: bool | None
+    answer: Mapping[str, Any],
+    cpus: Sequence[int],
+    *,
+    guest: str | None,
+    interval_us: int,
+    emulated: bool | None,
+    seconds: int | None = None,
+    loads: tuple[LoadRun, ...] = (),
 ) -> tuple[Latency, ...]:
-    """One Latency a thread.  ``answer``: of the probe; ``cpus``: thread N ran on the Nth of them.
+    """One Latency a thread.  ``answer``: of the probe; ``cpus``: thread N ran on the Nth of them; ``seconds``: how long
+    it was to run; ``loads``: what ran beside it.
 
     Raises EvenkeelError when the document is not one that this knows, or a thread took no sample.
     """
@@ -31,11 +43,13 @@ def latencies(
         )
     version = found.get("rt_test_version:", found.get("rt_test_version"))
     where: Literal["host", "guest"] = "guest" if guest else "host"
+    expected = None if seconds is None else seconds * US_PER_S // interval_us
+    limit = next((int(word[12:]) for word in answer["argv"] if re.fullmatch(r"--histogram=\d+", word)), None)
     made = []
     for number, cpu in enumerate(cpus):
         try:
             thread = threads[str(number)]
-            histogram = _histogram(thread)
+            histogram = _histogram(thread, limit)
             made.append(
                 Latency(
                     tool="cyclictest",
@@ -46,10 +60,13 @@ def latencies(
                     cpus=frozenset({cpu}),
                     interval_ns=interval_us * NS_PER_US,
                     samples=histogram.samples,
+                    lost=0,
+                    expected=expected,
                     min_ns=round(thread["min"] * NS_PER_US),
                     avg_ns=round(thread["avg"] * NS_PER_US),
                     max_ns=round(thread["max"] * NS_PER_US),
                     histogram=histogram,
+                    loads=loads,
                     label=EMULATION_NOTE if emulated else "",
                 )
             )
@@ -67,7 +84,8 @@ def latencies(
     return tuple(made)
 
 
-def _histogram(thread: Mapping[str, Any]) -> Histogram:
-    """Buckets of a microsecond; what came later than the last one is counted in ``cycles`` only."""
-    counts = {int(bucket): int(count) for bucket, count in thread["histogram"].items() if int(count) > 0}
-    return Histogram(bucket_ns=NS_PER_US, counts=counts, overflows=max(0, int(thread["cycles"]) - sum(counts.values())))
+def _histogram(thread: Mapping[str, Any], limit: int | None) -> Histogram:
+    """Units of a microsecond; what came later than the last bucket is counted in ``cycles`` only."""
+    values = {int(bucket): int(count) for bucket, count in thread["histogram"].items() if int(count) > 0}
+    overflows = max(0, int(thread["cycles"]) - sum(values.values()))
+    return Histogram.log_linear(values, bucket_ns=NS_PER_US, overflows=overflows, limit=limit)

@@ -35,10 +35,11 @@ def guest_call(probe: Probe, guest: str, op: str, on_progress: OnProgress | None
     try:
         return probe.call(op, on_progress=on_progress, guest=guest, **arguments)
     except ProbeError as error:
-        raise EvenkeelError(error.message, hint=_cure(guest, error)) from None
+        raise EvenkeelError(error.message, hint=cure(guest, error)) from None
 
 
-def _cure(guest: str, error: ProbeError) -> str | None:
+def cure(guest: str, error: ProbeError) -> str | None:
+    """What to do when something could not be run in a guest."""
     match error.errno:
         case "ENOTCONN":
             return (
@@ -48,7 +49,7 @@ def _cure(guest: str, error: ProbeError) -> str | None:
         case "ENOENT":
             return "install libvirt-clients (virsh) on the host"
         case "EPROTO" if "execute" in error.message or "No such file" in error.message:
-            return f"install rt-tests (cyclictest) in guest {guest}"
+            return f"install rt-tests (cyclictest, oslat) in guest {guest}"
         case "ESRCH":
             return f"is guest {guest} running? evenkeel apply starts it"
         case "ETIMEDOUT":

@@ -1,6 +1,7 @@
-"""One measurement of one host: cyclictest on its real-time CPUs and in its guests, and spinners, as Evidence.
+"""One measurement of one host: spinners, then each tool on its real-time CPUs and in its guests at once, as Evidence.
 
-Takes numbers and binds them to their conditions; whether they are good enough is not decided here.
+Takes numbers and binds them to their conditions; whether they are good enough is decided in
+:mod:`evenkeel.measure.verdict`.
 """
 
 from __future__ import annotations
@@ -9,35 +10,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evenkeel.documents.evidence import Evidence, Latency, Spin
+from evenkeel.documents.evidence import Evidence, Latency, LoadRun, Spin
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import GuestPlan, HostPlan
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.conditions import conditions
 from evenkeel.measure.cyclictest import latencies
-from evenkeel.measure.guest import guest_call
+from evenkeel.measure.guest import cure, guest_call
+from evenkeel.measure.load import load_runs
+from evenkeel.measure.oslat import oslat_latencies
+from evenkeel.measure.timerlat import timerlat_latencies
+from evenkeel.measure.verdict import MISS_RATE, deadlines
 from evenkeel.verify.observe import GuestSeen, spin_places
 from evenkeel.verify.steps import Steps
 
-Load = Literal["none", "hackbench"]
 Moment = Literal["before", "after"]
+#: cyclictest: on the host and in guests.  timerlat: of the host's kernel, beside cyclictest in guests.  oslat: a busy
+#: loop, in guests, and on those CPUs of the host whose guest does not run.
+TOOLS = ("cyclictest", "timerlat", "oslat")
 INTERVAL_US = 1000
 SPIN_S = 4.0
 #: How long a guest that boots is waited for, so that before and after compare.
 SETTLE_S = 90.0
 #: Seconds that starting and ending a tool take besides its run; for the progress bar only.
-_EXTRA_S = {"spin": 1.0, "load": 3.0, "cyclictest": 1.0}
+_EXTRA_S = {"spin": 1.0, "load": 3.0, "tool": 2.0}
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What to measure.  ``guest`` None: the host, and each guest that has a real-time vCPU and runs."""
+    """What to measure.  ``guest`` None: the host, and each guest that has a real-time vCPU and runs.
+
+    ``tools``: of :data:`TOOLS`, one after the other, each for ``seconds``.  ``load``: kinds of load, placed on the
+    CPUs that are not real-time; or ``hackbench`` alone, which goes wherever the scheduler puts it.  ``miss_rate``: the
+    share of late samples that must be excluded for a deadline to count as met.  ``live``: tell once a second how it
+    stands on the host, in the words of the progress.
+    """
 
     seconds: int = 10
-    load: Load = "none"
+    tools: tuple[str, ...] = ("cyclictest",)
+    load: tuple[str, ...] = ()
     guest: str | None = None
     spin_seconds: float = SPIN_S
+    miss_rate: float = MISS_RATE
+    live: bool = False
 
 
 def measure_host(
@@ -53,9 +69,9 @@ def measure_host(
 ) -> Evidence:
     """Measure ``host`` as it is now.  ``on_note`` hears what had to be left out.
 
-    On the host: a spinner alone, one under the load (if any), then cyclictest, all on the CPUs that the plan gives to
-    real-time vCPUs.  There cyclictest pre-empts a running guest for some microseconds a millisecond.  In each guest:
-    cyclictest on its real-time vCPUs, and after the plan is applied a busy loop.  The load always runs on the host.
+    On the host: a spinner alone, and one under the load (if any), on the CPUs that the plan gives to real-time vCPUs.
+    Then each tool there and in all guests at the same time; there it pre-empts a running guest for some microseconds a
+    millisecond.  In each guest at last, after the plan is applied, a busy loop.  The load always runs on the host.
     Raises EvenkeelError when a tool is missing, Unreachable when the connection is lost, WrongInput for a guest that
     is not in the plan.
     """
@@ -65,27 +81,28 @@ def measure_host(
     run.look()
     run.plan_steps(guests, moment, on_progress)
     if wish.guest is None:
-        run.on_host()
-    for guest in guests:
-        run.in_guest(guest, moment)
+        run.spinners()
+    there = run.running(guests, moment)
+    for tool in wish.tools:
+        run.together(tool, there)
+    if moment == "after":
+        for guest in there:
+            run.busy_loop(guest)
     run.steps.end()
-    return Evidence(
+    evidence = Evidence(
         host=host.name,
         moment=moment,
-        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256),
+        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256, dma_latency_holders=run.holders()),
         latencies=tuple(run.latencies),
         spins=tuple(run.spins),
     )
+    found = deadlines(host, evidence, guest=wish.guest, rate=wish.miss_rate)
+    return evidence.model_copy(update={"deadlines": found})
 
 
 def guess_moment(host: HostPlan, facts: Facts) -> Moment:
     """``after`` when the kernel isolates what the plan wants isolated; a plan that isolates nothing is always so."""
     return "after" if host.ledger.isolated <= facts.nohz_full else "before"
-
-
-def realtime_vcpus(guest: GuestPlan) -> list[int]:
-    """vCPUs at real-time priority; all vCPUs where there is none."""
-    return [vcpu.index for vcpu in guest.vcpus if vcpu.policy == "fifo"] or [vcpu.index for vcpu in guest.vcpus]
 
 
 def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
@@ -120,6 +137,8 @@ class _Run:
         self.latencies: list[Latency] = []
         self.spins: list[Spin] = []
         self.load = "idle"
+        self.seen_holders: list[list[str] | None] = []
+        self.failed: set[str] = set()  # guests in which something could not be run
         self.steps = Steps(0, None)
 
     def look(self) -> None:
@@ -132,43 +151,35 @@ class _Run:
                 self.seen[guest.name] = GuestSeen("shut off")
 
     def plan_steps(self, guests: list[GuestPlan], moment: Moment, on_progress: OnProgress | None) -> None:
-        load = _EXTRA_S["load"] if self.wish.load != "none" else 0.0
+        load = _EXTRA_S["load"] if self.wish.load else 0.0
         spin = self.wish.spin_seconds + _EXTRA_S["spin"]
-        cyclictest = self.wish.seconds + _EXTRA_S["cyclictest"] + load
-        total = 0.0
+        total = (self.wish.seconds + _EXTRA_S["tool"] + load) * len(self.wish.tools)
         if self.wish.guest is None:
-            total += spin + (spin + load if load else 0) + cyclictest * len(self._groups())
-        for guest in guests:
-            if self.seen[guest.name].threads:
-                total += cyclictest + (spin + 3 if moment == "after" else 0)
+            total += spin + (spin + load if load else 0)
+        if moment == "after":
+            total += sum(spin + 3 for guest in guests if self.seen[guest.name].threads)
         self.steps = Steps(total, on_progress)
 
-    # -- on the host --------------------------------------------------------------------------------------------
+    # -- spinners on the host -----------------------------------------------------------------------------------
 
-    def on_host(self) -> None:
-        places = spin_places(self.host, self.seen, self.facts)
+    def spinners(self) -> None:
+        places = self._places()
         if not places:
             self.note(f"{self.host.name}: the plan has no real-time CPU, so there is nothing to measure on the host")
             return
         self._spin(places, None)
-        if self.wish.load != "none":
+        if self.wish.load:
             self._spin(places, self._load())
-        for cpus in self._groups():
-            self._cyclictest({**places, "cpus": cpus})
 
-    def _groups(self) -> list[list[int]]:
-        """CPUs that one run of cyclictest can be on: those in the same cgroup."""
-        places = spin_places(self.host, self.seen, self.facts)
-        groups: dict[str, list[int]] = {}
-        for cpu in places.get("cpus", ()):
-            place = places["cgroups"].get(str(cpu), "own" if cpu in places["isolate"] else "")
-            groups.setdefault(place, []).append(cpu)
-        return list(groups.values())
+    def _places(self) -> dict[str, Any]:
+        return spin_places(self.host, self.seen, self.facts)
 
     def _load(self) -> dict[str, Any] | None:
-        if self.wish.load == "none":
+        if not self.wish.load:
             return None
-        return {"tool": self.wish.load, "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+        if self.wish.load == ("hackbench",):
+            return {"tool": "hackbench", "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+        return {"kinds": list(self.wish.load), "cpus": sorted(self.host.ledger.housekeeping | self.host.ledger.shared)}
 
     def _spin(self, places: dict[str, Any], load: dict[str, Any] | None) -> None:
         seconds = self.wish.spin_seconds
@@ -177,75 +188,157 @@ class _Run:
         answer = self._call("spin", inner, seconds=seconds, load=load, settle_s=SETTLE_S, **places)
         self._keep(answer, None)
 
-    def _cyclictest(self, places: dict[str, Any]) -> None:
-        cpus = places["cpus"]
-        inner = self.steps.begin(self.wish.seconds + _EXTRA_S["cyclictest"], "cyclictest on the host")
-        answer = self._call(
-            "cyclictest", inner, seconds=self.wish.seconds, interval_us=INTERVAL_US, load=self._load(), **places
-        )
-        self._latencies(answer, cpus, None)
-
     def _call(self, op: str, inner: OnProgress, **arguments: Any) -> Any:
         try:
             return self.probe.call(op, on_progress=inner, **arguments)
         except ProbeError as error:
-            hints = {
-                "ENOENT": "install rt-tests (cyclictest, hackbench) on the host",
-                "EPERM": "log in as root",
-                "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
-                "EBUSY": "does another tool own these CPUs? see evenkeel verify",
-            }
-            raise EvenkeelError(error.message, hint=hints.get(error.errno or "")) from None
+            raise EvenkeelError(error.message, hint=_CURES.get(error.errno or "")) from None
 
-    # -- in guests ----------------------------------------------------------------------------------------------
+    # -- tools on the host and in guests ------------------------------------------------------------------------
 
-    def in_guest(self, guest: GuestPlan, moment: Moment) -> None:
-        """Raises EvenkeelError for a guest that was asked for by name; of the others what fails is a note."""
-        if not self.seen[guest.name].threads:
-            if self.wish.guest:
+    def running(self, guests: list[GuestPlan], moment: Moment) -> list[GuestPlan]:
+        """Those of ``guests`` that run.  Raises EvenkeelError when the one that was asked for by name does not."""
+        found = []
+        for guest in guests:
+            if self.seen[guest.name].threads:
+                found.append(guest)
+            elif self.wish.guest:
                 raise EvenkeelError(
                     f"guest {guest.name} does not run on {self.host.name}", hint="evenkeel apply starts it"
                 )
-            if moment == "after":
+            elif moment == "after":
                 self.note(f"guest {guest.name} does not run: not measured")
+        return found
+
+    def together(self, tool: str, guests: list[GuestPlan]) -> None:
+        """One tool everywhere at once.  A guest in which it fails is a note, unless it was asked for by name.
+
+        Raises EvenkeelError when cyclictest fails on the host; of the other tools, which not every host has, what fails
+        is a note, too.
+        """
+        jobs = self._host_jobs(tool) if self.wish.guest is None else []
+        # timerlat is of the host's kernel; what it finds there is of use beside what the guests see meanwhile.
+        inside = "cyclictest" if tool == "timerlat" else tool
+        if tool != "timerlat" or "cyclictest" not in self.wish.tools:
+            jobs += [
+                {"tool": inside, "guest": guest.name, "vcpus": list(guest.realtime_vcpus)}
+                for guest in guests
+                if guest.name not in self.failed
+            ]
+        if not jobs:
             return
+        where = [name for name in ("host", *(guest.name for guest in guests)) if any(_is_at(job, name) for job in jobs)]
+        inner = self.steps.begin(self.wish.seconds + _EXTRA_S["tool"], f"{tool} on {' and '.join(where)}")
+        answer = self._call(
+            "together",
+            inner,
+            jobs=jobs,
+            seconds=self.wish.seconds,
+            interval_us=INTERVAL_US,
+            load=self._load(),
+            live=self.wish.live,
+        )
+        self.load = str(answer["load"])
+        self.seen_holders.append(answer.get("holders"))
+        for job, found in zip(jobs, answer["jobs"], strict=True):
+            try:
+                self._take(job, found, load_runs(answer))
+            except EvenkeelError as error:
+                if self.wish.guest or (job["tool"] == "cyclictest" and "guest" not in job):
+                    raise
+                self.note(f"{self._without(job)}: {error}")
+
+    def _without(self, job: dict[str, Any]) -> str:
+        """What is missing now, in words.  A guest in which not even cyclictest runs is not tried again."""
+        if "guest" not in job:
+            return f"no {job['tool']} on the host"
+        if job["tool"] != "cyclictest":
+            return f"no {job['tool']} in guest {job['guest']}"
+        self.failed.add(job["guest"])
+        return f"guest {job['guest']} was not measured"
+
+    def _host_jobs(self, tool: str) -> list[dict[str, Any]]:
+        places = self._places()
+        if not places:
+            return []
+        if tool == "timerlat":
+            return [{"tool": tool, **places}]
+        jobs = []
+        for cpus in self._groups(places):
+            # A busy loop beside a vCPU would take its CPU, or never get it.
+            if tool != "oslat" or not any(str(cpu) in places["cgroups"] for cpu in cpus):
+                jobs.append({"tool": tool, **places, "cpus": cpus})
+        return jobs
+
+    def _groups(self, places: dict[str, Any]) -> list[list[int]]:
+        """CPUs that one run of a tool can be on: those in the same cgroup."""
+        groups: dict[str, list[int]] = {}
+        for cpu in places["cpus"]:
+            place = places["cgroups"].get(str(cpu), "own" if cpu in places["isolate"] else "")
+            groups.setdefault(place, []).append(cpu)
+        return list(groups.values())
+
+    def _take(self, job: dict[str, Any], found: dict[str, Any], loads: tuple[LoadRun, ...]) -> None:
+        """Keep the result of one job.  Raises EvenkeelError, with the cure, when it has none."""
+        guest, emulated = job.get("guest"), self.facts.identity.emulated
+        if "error" in found:
+            error = ProbeError(self.host.name, job["tool"], found["error"])
+            hint = cure(guest, error) if guest else _CURES.get(error.errno or "")
+            raise EvenkeelError(error.message, hint=hint)
+        if job["tool"] == "timerlat":
+            self.latencies += timerlat_latencies(
+                found,
+                kernel=self.facts.kernel.release,
+                interval_us=INTERVAL_US,
+                seconds=self.wish.seconds,
+                emulated=emulated,
+                loads=loads,
+            )
+            return
+        cpus = job["vcpus"] if guest else job["cpus"]
+        if job["tool"] == "oslat":
+            self.latencies += oslat_latencies(found, cpus, guest=guest, emulated=emulated, loads=loads)
+            return
+        self.latencies += latencies(
+            found,
+            cpus,
+            guest=guest,
+            interval_us=INTERVAL_US,
+            emulated=emulated,
+            seconds=self.wish.seconds,
+            loads=loads,
+        )
+
+    def busy_loop(self, guest: GuestPlan) -> None:
+        """What disturbs a spinner in a guest.  As of :meth:`together`, a failure is a note."""
+        if guest.name in self.failed:
+            return
+        inner = self.steps.begin(self.wish.spin_seconds + 4, f"a busy loop in guest {guest.name}")
         try:
-            self._in_guest(guest, moment)
+            spun = guest_call(
+                self.probe,
+                guest.name,
+                "spin_guest",
+                inner,
+                vcpu=guest.realtime_vcpus[-1],
+                seconds=self.wish.spin_seconds,
+            )
         except EvenkeelError as error:
             # A lost connection is a subclass with an exit code of its own, and no note.
             if self.wish.guest or type(error) is not EvenkeelError:
                 raise
-            self.note(f"guest {guest.name} was not measured: {error}")
-
-    def _in_guest(self, guest: GuestPlan, moment: Moment) -> None:
-        vcpus = realtime_vcpus(guest)
-        seconds = self.wish.seconds
-        inner = self.steps.begin(seconds + _EXTRA_S["cyclictest"], f"cyclictest in guest {guest.name}")
-        answer = guest_call(
-            self.probe,
-            guest.name,
-            "cyclictest_guest",
-            inner,
-            vcpus=vcpus,
-            seconds=seconds,
-            interval_us=INTERVAL_US,
-            load=self._load(),
-        )
-        self._latencies(answer, vcpus, guest.name)
-        if moment == "after":
-            inner = self.steps.begin(self.wish.spin_seconds + 4, f"a busy loop in guest {guest.name}")
-            spun = guest_call(
-                self.probe, guest.name, "spin_guest", inner, vcpu=vcpus[-1], seconds=self.wish.spin_seconds
-            )
-            self._keep(spun, guest.name)
+            self.note(f"no busy loop in guest {guest.name}: {error}")
+            return
+        self._keep(spun, guest.name)
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def _latencies(self, answer: dict[str, Any], cpus: list[int], guest: str | None) -> None:
-        self.latencies += latencies(
-            answer, cpus, guest=guest, interval_us=INTERVAL_US, emulated=self.facts.identity.emulated
-        )
-        self.load = str(answer["load"])
+    def holders(self) -> tuple[str, ...] | None:
+        """Who held /dev/cpu_dma_latency during any run; None where one of them could not tell."""
+        known = [names for names in self.seen_holders if names is not None]
+        if not known or len(known) < len(self.seen_holders):
+            return None
+        return tuple(sorted({name for names in known for name in names}))
 
     def _keep(self, answer: dict[str, Any], guest: str | None) -> None:
         for spin in answer["spins"]:
@@ -266,3 +359,16 @@ class _Run:
                     policy=spin["policy"],
                 )
             )
+
+
+#: What the machine answers -> the cure, for tools on the host.
+_CURES = {
+    "ENOENT": "install rt-tests (cyclictest, oslat, hackbench) on the host",
+    "EPERM": "log in as root",
+    "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
+    "EBUSY": "does another tool own these CPUs? see evenkeel verify",
+}
+
+
+def _is_at(job: dict[str, Any], name: str) -> bool:
+    return bool(job.get("guest", "host") == name)

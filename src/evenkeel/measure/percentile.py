@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from evenkeel.documents.evidence import Histogram
+from evenkeel.documents.histogram import Histogram
 
 
 def percentile(histogram: Histogram, fraction: float) -> int | None:
     """Nanoseconds that this share of the samples did not exceed, as the upper edge of their bucket.
 
     ``fraction`` is above 0 and at most 1: 0.999 for "99.9 %".  None where the answer lies beyond the last bucket, or
-    there is no sample: a guess would look like a measurement.
+    there is no sample: a guess would look like a measurement.  Never below the exact percentile, and above it
+    by one unit or ``2 ** -bits`` of it at most.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"{fraction} is no share: above 0, at most 1")
@@ -24,5 +25,5 @@ def percentile(histogram: Histogram, fraction: float) -> int | None:
     for bucket in sorted(histogram.counts):
         seen += histogram.counts[bucket]
         if seen >= wanted:
-            return (bucket + 1) * histogram.bucket_ns
+            return histogram.upper_ns(bucket)
     return None

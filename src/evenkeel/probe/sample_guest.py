@@ -47,14 +47,9 @@ def guest_exec(
     start = time.monotonic()
     wait = 0.05
     while True:
-        status = agent(guest, "guest-exec-status", pid=pid)
-        if status.get("exited"):
-            return {
-                "exit": status.get("exitcode"),
-                "signal": status.get("signal"),
-                "stdout": base64.b64decode(status.get("out-data", "")).decode(errors="replace"),
-                "stderr": base64.b64decode(status.get("err-data", "")).decode(errors="replace"),
-            }
+        ran = guest_ended(guest, pid)
+        if ran is not None:
+            return ran
         spent = time.monotonic() - start
         if spent > limit_s:
             raise OSError(errno.ETIMEDOUT, "%s did not end within %.0f s in guest %s" % (argv[0], limit_s, guest))
@@ -68,6 +63,19 @@ def guest_start(guest: str, argv: Sequence[str]) -> int:
     """Start a program in the guest and return its process number there."""
     answer = agent(guest, "guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
     return int(answer["pid"])
+
+
+def guest_ended(guest: str, pid: int) -> dict[str, Any] | None:
+    """How a program that was started in the guest ended, as :func:`guest_exec` says it; None while it runs."""
+    status = agent(guest, "guest-exec-status", pid=pid)
+    if not status.get("exited"):
+        return None
+    return {
+        "exit": status.get("exitcode"),
+        "signal": status.get("signal"),
+        "stdout": base64.b64decode(status.get("out-data", "")).decode(errors="replace"),
+        "stderr": base64.b64decode(status.get("err-data", "")).decode(errors="replace"),
+    }
 
 
 def agent(guest: str, command: str, **arguments: Any) -> dict[str, Any]:

@@ -10,17 +10,16 @@ import contextlib
 import errno
 import os
 import time
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from evenkeel.probe.sample import OnProgress, grown, interrupt_rows, pause, read, threads
 from evenkeel.probe.sample_guest import guest_start
+from evenkeel.probe.sample_load import Load, under_load
 from evenkeel.probe.sample_partition import describe, join, neighbours, places
 from evenkeel.probe.sample_proc import parse_status
-from evenkeel.probe.sample_process import Child, start, start_tree
+from evenkeel.probe.sample_process import Child, start
 
 WARM_UP_S = 0.5
-#: Forty processes a group have to be forked and to find each other before the load is a load.
-LOAD_WARM_UP_S = 2.0
 
 #: Shares of its CPU by which a vCPU counts as idle, or as busy.  Clearly inside what a judge would ask for.
 SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
@@ -39,8 +38,8 @@ def spin(
     """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
 
     ``cgroups``: CPU (as text) -> cgroup of the vCPU thread that runs there, which the spinner joins.  ``isolate``: CPUs
-    that no guest runs on and that get a partition of their own.  ``load``: ``{"tool": "hackbench", "groups": n}``, free
-    to run wherever the scheduler may put it.  ``settle_s``: wait so long at most for a guest that is still booting.
+    that no guest runs on and that get a partition of their own.  ``load``: as ``under_load`` of
+    :mod:`evenkeel.probe.sample_load` takes it.  ``settle_s``: wait so long at most for a guest that is still booting.
     Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
     Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
@@ -126,42 +125,6 @@ def _spinner(cpu: int, policy: str, cgroup: str | None) -> Child:
     return start("evenkeel-spin", setup, work)
 
 
-class Load:
-    """What ran beside the spinner, in words."""
-
-    def __init__(self, words: str, child: Child | None) -> None:
-        self._words = words
-        self._child = child
-
-    def text(self) -> str:
-        if self._child is None:
-            return "idle"
-        if not self._child.running():
-            raise ValueError("%s ended before the count did" % self._words)
-        return "%s on %s" % (self._words, _allowed(self._child.pid))
-
-
-@contextlib.contextmanager
-def under_load(load: dict[str, Any] | None) -> Iterator[Load]:
-    """hackbench: many processes that wake each other all the time, the classical enemy of a quiet CPU."""
-    if not load:
-        yield Load("idle", None)
-        return
-    if load["tool"] != "hackbench":
-        raise ValueError("%r is no load that the probe knows" % load["tool"])
-    groups = int(load.get("groups") or max(1, (os.cpu_count() or 4) // 4))
-    child = start_tree(["hackbench", "-g", str(groups), "-l", "100000000"])
-    try:
-        time.sleep(LOAD_WARM_UP_S)
-        yield Load("hackbench -g %d" % groups, child)
-    finally:
-        child.kill()
-
-
-def _allowed(pid: int) -> str:
-    return parse_status(read("/proc/%d/status" % pid) or "").get("Cpus_allowed_list", "")
-
-
 def _count(
     spinning: dict[int, tuple[int, list[int]]], seconds: float, load: Load, on_progress: OnProgress | None
 ) -> dict[str, Any]:
@@ -172,6 +135,7 @@ def _count(
     rows, start_s = interrupt_rows(), time.monotonic()
     pause(seconds, "counting" if load.text() == "idle" else "counting under load", on_progress)
     changed, real = grown(rows, interrupt_rows()), time.monotonic() - start_s
+    load.check()
     described = load.text()
     spins = []
     for cpu, (tid, tenants) in spinning.items():

@@ -47,8 +47,8 @@ OPERATIONS = {
     "units": "evenkeel.probe.sample:units",
     "spin": "evenkeel.probe.sample_spin:spin",
     "spin_guest": "evenkeel.probe.sample_spin:spin_guest",
-    "cyclictest": "evenkeel.probe.sample_cyclictest:cyclictest",
-    "cyclictest_guest": "evenkeel.probe.sample_cyclictest:cyclictest_guest",
+    "together": "evenkeel.probe.sample_together:together",
+    "dma_latency": "evenkeel.probe.sample_dma_latency:dma_latency",
     "guest_state": "evenkeel.probe.sample_guest:guest_state",
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
     # watching (evenkeel.probe.watch): waits and looks, never writes

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evenkeel.documents.evidence import Histogram, Latency
+from evenkeel.documents.evidence import Latency
+from evenkeel.documents.histogram import Histogram
 from evenkeel.report.markup import Markup, el, join, trusted
 
 WIDTH, HEIGHT = 400, 236
@@ -21,14 +22,15 @@ BINS_A_DECADE = 12
 #: For a picture that stands alone; a page brings its own rules for the same classes.
 STYLE = """
 svg.histogram{font:11px system-ui,sans-serif;--text:#1b1f27;--muted:#5b6472;--line:#dfe3e8;--old:#6b7280;--new:#2f5bd0;
-background:#fff}
+--goal:#b42318;background:#fff}
 @media(prefers-color-scheme:dark){svg.histogram{--text:#e8eaee;--muted:#a3abb8;--line:#343a45;--old:#a3abb8;
---new:#8fb0ff;background:#14171c}}
+--new:#8fb0ff;--goal:#ff9b8f;background:#14171c}}
 .histogram text{fill:var(--muted)}.histogram .grid{stroke:var(--line)}.histogram .axis{stroke:var(--muted)}
 .histogram .before{fill:none;stroke:var(--old);stroke-width:1.5;stroke-dasharray:4 2.5}
 .histogram .after{fill:var(--new);fill-opacity:.18;stroke:var(--new);stroke-width:1.75}
 .histogram .mark-before{fill:none;stroke:var(--old);stroke-width:1.5}.histogram .mark-after{fill:var(--new)}
 .histogram text.name{fill:var(--text);font-weight:600}
+.histogram .line{fill:none}.histogram .goal{stroke:var(--goal);stroke-width:1.25;stroke-dasharray:1.5 3}
 """
 
 
@@ -54,11 +56,15 @@ def format_ns(nanoseconds: float) -> str:
 
 def largest_bucket_ns(histogram: Histogram) -> int:
     """Upper edge of the last bucket that holds a sample: later samples are only counted."""
-    return (max(histogram.counts, default=-1) + 1) * histogram.bucket_ns
+    last = max(histogram.counts, default=None)
+    return 0 if last is None else histogram.upper_ns(last)
 
 
 def bins(histogram: Histogram) -> list[tuple[int, int, int]]:
-    """(from_ns, to_ns, samples) in bins that widen with latency.  No bin is narrower than a bucket, none is empty."""
+    """(from_ns, to_ns, samples) in bins that widen with latency.  None is empty.
+
+    A bucket counts where it begins: it is much narrower than a bin, or as narrow as a bucket can be.
+    """
     found: dict[tuple[int, int], int] = {}
     for bucket, count in histogram.counts.items():
         if count <= 0:
@@ -186,7 +192,7 @@ def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: 
         parts.append(el("line", class_=one.name, x1=str(x_max), x2=str(x_max), y1=TOP - 6, y2=bottom))
     # The label ends at its mark, so it stays inside the picture wherever the maximum lies right of the middle.
     right_half = x_max > WIDTH / 2
-    parts.append(_mark(one.name, x_max, y_label - 4))
+    parts.append(mark(one.name, x_max, y_label - 4))
     parts.append(
         el(
             "text",
@@ -200,7 +206,7 @@ def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: 
     return join(*parts)
 
 
-def _mark(name: str, x: float, y: float) -> Markup:
+def mark(name: str, x: float, y: float) -> Markup:
     if name == "before":
         return el("circle", class_="mark-before", cx=str(x), cy=str(y), r="3.2")
     return el(

@@ -15,7 +15,7 @@ from itertools import groupby
 
 import evenkeel
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Deadline, Evidence, Latency
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
 from evenkeel.documents.journal import Journal
@@ -25,8 +25,9 @@ from evenkeel.measure.percentile import percentile
 from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
+from evenkeel.report.percentiles import percentiles_svg
 from evenkeel.report.picture import machine_svg
-from evenkeel.report.verdict import Deadline, HostRun, Run, Verdict, judge
+from evenkeel.report.verdict import HostRun, Run, Verdict, judge
 
 PHASES = {
     Phase.BOOT: "Kernel command line",
@@ -81,7 +82,7 @@ def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
         for name, heading, body in (
             ("effect", "Before and after", _effect(of_host)),
             ("machine", "Machine", _machine(host, of_host)),
-            ("latency", "Latency", _latency(of_host)),
+            ("latency", "Latency", _latency(host, of_host)),
             ("guests", "Guests", _guests(host, of_host, prefix)),
             ("plan", "Plan", _settings(host, of_host, f"{prefix}settings")),
             ("checks", "Checks", _checks(of_host.findings)),
@@ -207,6 +208,8 @@ def _deadline(deadline: Deadline) -> Markup:
         el("b", f"Deadline {format_duration(deadline.wanted_ns)} for guest {deadline.guest}: "),
         el("span", words, class_=f"status {colour}"),
         f", {deadline.why}{measured}",
+        # In emulation a rate would be arithmetic with noise.
+        el("span", f" {deadline.arithmetic}", class_="muted") if measured else None,
     )
 
 
@@ -355,7 +358,9 @@ def _identity(facts: Facts) -> str:
 # -- latency ----------------------------------------------------------------------------------------------------------
 
 
-def _latency(run: HostRun) -> Markup | None:
+def _latency(host: HostPlan, run: HostRun) -> Markup | None:
+    # In emulation a line for the deadline would invite a comparison that means nothing.
+    goals = {} if run.emulated else {guest.name: guest.latency_ns for guest in host.guests}
     groups: dict[tuple[str, str, str], dict[str, Latency]] = {}
     for moment, evidence in (("before", run.evidence_before), ("after", run.evidence_after)):
         for latency in evidence.latencies if evidence else ():
@@ -380,6 +385,9 @@ def _latency(run: HostRun) -> Markup | None:
                 "figure",
                 el("figcaption", caption),
                 histogram_svg(series, title=caption),
+                percentiles_svg(
+                    series, title=f"{caption}, by percentile", goal_ns=goals.get(series[0].run.guest or "")
+                ),
                 *(el("p", el("span", label, class_="warn"), class_="detail") for label in labels),
             )
         )
@@ -728,7 +736,12 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
         "QEMU on the host": conditions.qemu,
         "libvirt on the host": conditions.libvirt,
         "Load": conditions.load,
+        "Holds CPUs awake": _holders(conditions.dma_latency_holders),
     }
+
+
+def _holders(names: tuple[str, ...] | None) -> str | None:
+    return None if names is None else ", ".join(names) or "nobody"
 
 
 def _yes(value: bool | None) -> str | None:

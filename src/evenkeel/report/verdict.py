@@ -1,6 +1,6 @@
 """The verdict of a run: is the machine set as planned, and is each guest's deadline proven.
 
-Pure.  A deadline is never "met" in emulation, whatever the numbers say; what could not be checked is never a pass.
+Pure.  What could not be checked is never a pass.  Deadlines are judged by :mod:`evenkeel.measure.verdict`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evenkeel.documents.evidence import Evidence, Latency
+from evenkeel.documents.evidence import Deadline, Evidence
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Findings
 from evenkeel.documents.journal import Journal
-from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
+from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.measure import verdict
 
 State = Literal["as planned", "not as planned", "incomplete"]
-DeadlineState = Literal["met", "missed", "not provable", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,6 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Deadline:
-    """What can be said about the latency goal of one guest."""
-
-    host: str
-    guest: str
-    wanted_ns: int
-    state: DeadlineState
-    why: str
-    max_ns: int | None = None
-    samples: int | None = None
-
-
-@dataclass(frozen=True)
 class Verdict:
     state: State
     counts: Counts
@@ -101,7 +88,11 @@ def judge(run: Run) -> Verdict:
                 counts[check.status] += 1
             if findings.plan_sha256 not in (None, plan_sha256):
                 reasons.append(f"{host.name} was verified against another plan.")
-        deadlines += [_deadline(host, guest, of_host, plan_sha256) for guest in host.guests if guest.latency_ns]
+        deadlines += [
+            verdict.judge(host.name, guest, of_host.evidence_after, plan_sha256=plan_sha256, emulated=of_host.emulated)
+            for guest in host.guests
+            if guest.latency_ns is not None
+        ]
     if counts["failed"]:
         state: State = "not as planned"
     elif reasons or counts["not_checked"]:
@@ -110,40 +101,3 @@ def judge(run: Run) -> Verdict:
         state = "as planned"
     emulated = any(run.of(host).emulated for host in run.plan.hosts)
     return Verdict(state, Counts(**counts), tuple(reasons), tuple(deadlines), emulated)
-
-
-def _deadline(host: HostPlan, guest: GuestPlan, run: HostRun, plan_sha256: str) -> Deadline:
-    assert guest.latency_ns is not None
-    runs = guest_latencies(run.evidence_after, guest.name)
-    worst = max(runs, key=lambda latency: latency.max_ns, default=None)
-
-    def say(state: DeadlineState, why: str) -> Deadline:
-        return Deadline(
-            host=host.name,
-            guest=guest.name,
-            wanted_ns=guest.latency_ns or 0,
-            state=state,
-            why=why,
-            max_ns=worst.max_ns if worst else None,
-            samples=sum(latency.samples for latency in runs) if runs else None,
-        )
-
-    if run.emulated:
-        return say("not provable", "emulated: the CPUs are simulated in software, so no latency taken here counts.")
-    if worst is None or run.evidence_after is None:
-        return say("not measured", "no latency was measured in this guest.")
-    if run.emulated is None:
-        return say("not provable", "it is not known whether these CPUs are emulated.")
-    if run.evidence_after.conditions.plan_sha256 not in (None, plan_sha256):
-        return say("not provable", "the measurement was taken under another plan.")
-    if worst.max_ns > guest.latency_ns:
-        return say("missed", "a sample came later than the deadline.")
-    lost = sum(latency.lost or 0 for latency in runs)
-    if lost:
-        return say("not provable", f"{lost} samples were lost, so the maximum is not known.")
-    return say("met", f"every sample came in time, under the load: {run.evidence_after.conditions.load}.")
-
-
-def guest_latencies(evidence: Evidence | None, guest: str) -> tuple[Latency, ...]:
-    """The latency runs that were taken inside ``guest``."""
-    return tuple(run for run in evidence.latencies if run.where == "guest" and run.guest == guest) if evidence else ()

@@ -1,0 +1,64 @@
+"""What the kernel's timerlat tracer counted, as :class:`~evenkeel.documents.evidence.Latency`.  Pure.
+
+Two of each CPU: ``timerlat``, until the woken thread ran, which is what a deadline is about; ``timerlat irq``, until
+the timer interrupt came, so that one sees on which side of it the time was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evenkeel.documents.evidence import EMULATION_NOTE, Latency, LoadRun
+from evenkeel.documents.histogram import BITS, Histogram
+from evenkeel.errors import EvenkeelError
+
+NS_PER_US, US_PER_S = 1000, 1_000_000
+_TOOLS = {"thread": "timerlat", "irq": "timerlat irq"}
+
+
+def timerlat_latencies(
+    answer: Mapping[str, Any],
+    *,
+    kernel: str,
+    interval_us: int,
+    seconds: int,
+    emulated: bool | None,
+    loads: tuple[LoadRun, ...] = (),
+) -> tuple[Latency, ...]:
+    """Of each CPU that took samples.  ``kernel``: its release, since the tracer has no version of its own.
+
+    Raises EvenkeelError when there is not one sample, or the answer is of another kind.
+    """
+    try:
+        made = [
+            Latency(
+                tool=_TOOLS[context],
+                tool_version=kernel,
+                argv=tuple(answer["argv"]),
+                where="host",
+                cpus=frozenset({int(cpu)}),
+                interval_ns=interval_us * NS_PER_US,
+                samples=one["samples"],
+                lost=one["lost"],
+                expected=seconds * US_PER_S // interval_us,
+                min_ns=one["min"],
+                avg_ns=one["sum"] // one["samples"],
+                max_ns=one["max"],
+                histogram=Histogram(
+                    bucket_ns=1, bits=BITS, counts={int(low): count for low, count in one["counts"].items()}
+                ),
+                loads=loads,
+                label=EMULATION_NOTE if emulated else "",
+            )
+            for cpu, contexts in answer["cpus"].items()
+            for context, one in sorted(contexts.items(), reverse=True)
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise EvenkeelError(f"timerlat's result cannot be read: {type(error).__name__} {error}") from None
+    if not made:
+        raise EvenkeelError(
+            "timerlat took no sample",
+            hint="does something of higher priority keep these CPUs busy? see evenkeel verify",
+        )
+    return tuple(made)

@@ -1,0 +1,195 @@
+"""The kernel's timerlat tracer through tracefs: how late a timer interrupt came, and the thread that it woke.
+
+It measures in the kernel, so it needs no program.  Its settings are put back and its instance removed by a process of
+its own, which outlives a probe that was killed.  Must not interpret the result: `evenkeel.measure` does.
+
+Source: Documentation/trace/timerlat-tracer.rst, osnoise-tracer.rst (5.14 and newer, where the kernel has them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+from typing import Any, Sequence
+
+from evenkeel.probe.sample import read
+from evenkeel.probe.sample_partition import places
+from evenkeel.probe.sample_rttests import line
+
+TRACEFS = "/sys/kernel/tracing"
+#: Buckets of :mod:`evenkeel.documents.histogram`, in nanoseconds (a test holds both to the same edges).
+BITS = 7
+_BUFFER_KB = 4096
+_TRACERS = ("timerlat", "osnoise")
+_LINE = re.compile(rb"\[(\d+)\][^#\n]*#(\d+)\s+context\s+(irq|thread)\s+timer_latency\s+(\d+) ns")
+
+
+class Timerlat:
+    """timerlat on each of ``cpus``, woken each ``interval_us``, as threads of the kernel at FIFO 95.
+
+    Raises ENOENT where the kernel has no timerlat, EBUSY while somebody else uses it, EPERM when not root.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        cpus: Sequence[int],
+        isolate: Sequence[int] = (),
+        cgroups: dict[str, str] | None = None,
+        interval_us: int = 1000,
+    ) -> None:
+        if "timerlat" not in (read(TRACEFS + "/available_tracers") or "").split():
+            raise OSError(errno.ENOENT, "this kernel has no timerlat tracer", TRACEFS)
+        _refuse_when_used()
+        stack.enter_context(places(cpus, isolate, cgroups or {}))
+        self._counts = Counts()
+        self._instance = "%s/instances/evenkeel-%d" % (TRACEFS, os.getpid())
+        text = ",".join(str(cpu) for cpu in sorted(cpus))
+        wanted = {TRACEFS + "/osnoise/cpus": text, TRACEFS + "/osnoise/timerlat_period_us": str(interval_us)}
+        self._argv = ["timerlat", "cpus=%s" % text, "timerlat_period_us=%d" % interval_us]
+        stack.callback(_keeper(self._instance, {path: (read(path) or "").strip() for path in wanted}))
+        os.mkdir(self._instance)
+        for path, value in wanted.items():
+            _write(path, value)
+        _write(self._instance + "/buffer_size_kb", str(_BUFFER_KB))
+        _write(self._instance + "/current_tracer", "timerlat")
+        self._pipe = os.open(self._instance + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+        stack.callback(os.close, self._pipe)
+        self._on = True
+
+    def look(self) -> None:
+        """Read what is there.  To be called often enough that 4 MiB a CPU hold what comes meanwhile: 20 s and more."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                chunk = os.read(self._pipe, 1 << 16)
+                if not chunk:
+                    return
+                self._counts.feed(chunk)
+
+    def now(self) -> list[str]:
+        """How it stands, one line a CPU."""
+        found = []
+        for cpu, kinds in sorted(self._counts.found.items()):
+            one = kinds.get("thread")
+            if one:
+                mean = one["sum"] // one["samples"]
+                numbers = [number // 1000 for number in (one["min"], one["now"], mean, one["max"])]
+                found.append(line("CPU %d, timerlat" % cpu, one["samples"], *numbers))
+        return found
+
+    def stop(self) -> None:
+        if self._on:
+            self._on = False
+            _write(self._instance + "/tracing_on", "0")
+            self.look()
+
+    def result(self) -> dict[str, Any]:
+        """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "lost": n}}}``, see :meth:`Counts.result`."""
+        self.stop()
+        return {"argv": self._argv, "cpus": self._counts.result()}
+
+
+class Counts:
+    """Histograms from the text of ``trace_pipe``, fed in pieces that may end anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.found: dict[int, dict[str, dict[str, Any]]] = {}
+
+    def feed(self, chunk: bytes) -> None:
+        text = self._rest + chunk
+        end = text.rfind(b"\n") + 1
+        self._rest = text[end:]
+        for match in _LINE.finditer(text, 0, end):
+            cpu, number, context, latency = int(match[1]), int(match[2]), match[3].decode(), int(match[4])
+            kinds = self.found.setdefault(cpu, {})
+            one = kinds.setdefault(context, {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency})
+            shift = max(0, latency.bit_length() - 1 - BITS)
+            low = latency >> shift << shift
+            one["counts"][low] = one["counts"].get(low, 0) + 1
+            one["samples"] += 1
+            one["sum"] += latency
+            one["now"] = latency
+            one["min"], one["max"] = min(one["min"], latency), max(one["max"], latency)
+            one["first"] = min(one.get("first", number), number)
+            one["last"] = max(one.get("last", number), number)
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """CPU (as text) -> irq and thread: ``counts`` (lower edge in ns -> samples), ``samples, sum, min, max, lost``.
+
+        The kernel numbers each activation, so what is missing between the first and the last number was lost.
+        """
+        answer: dict[str, dict[str, Any]] = {}
+        for cpu, kinds in sorted(self.found.items()):
+            answer[str(cpu)] = {
+                context: {
+                    **{key: one[key] for key in ("counts", "samples", "sum", "min", "max")},
+                    "lost": max(0, one["last"] - one["first"] + 1 - one["samples"]),
+                }
+                for context, one in kinds.items()
+            }
+        return answer
+
+
+def _refuse_when_used() -> None:
+    instances = TRACEFS + "/instances"
+    for folder in [TRACEFS] + ["%s/%s" % (instances, name) for name in sorted(os.listdir(instances))]:
+        tracer = (read(folder + "/current_tracer") or "").strip()
+        if tracer in _TRACERS:
+            raise OSError(errno.EBUSY, "the tracer %s is in use" % tracer, folder + "/current_tracer")
+
+
+def _keeper(instance: str, old: dict[str, str]) -> Any:
+    """Start the process that puts everything back when this one says so, or is gone.  Returns how to say so.
+
+    The tracer would go on for ever otherwise: it belongs to no process.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            # Nothing of the probe's must stay open here, or whoever waits for its end would wait for this process.
+            quiet = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(quiet, descriptor)
+            os.dup2(reader, 3)
+            os.closerange(4, 4096)
+            os.read(3, 1)
+            put_back(instance, old)
+        finally:
+            os._exit(0)
+    os.close(reader)
+
+    def done() -> None:
+        os.write(writer, b".")  # children that were started meanwhile hold the pipe open, too
+        os.close(writer)
+        os.waitpid(pid, 0)
+
+    return done
+
+
+def put_back(instance: str, old: dict[str, str]) -> None:
+    """Switch the tracer of the instance off, remove that, and write the old settings."""
+    with contextlib.suppress(OSError):
+        _write(instance + "/current_tracer", "nop")
+    with contextlib.suppress(OSError):
+        os.rmdir(instance)
+    for path, value in old.items():
+        with contextlib.suppress(OSError):
+            _write(path, value)
+
+
+def _write(path: str, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, value.encode() + b"\n")
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""Run several tools at the same time, on the host and in its guests, beside one load.
+
+Must not interpret the results, and must not fail as a whole because one tool does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from typing import Any, Sequence
+
+from evenkeel.probe.sample import OnProgress
+from evenkeel.probe.sample_dma_latency import Holders
+from evenkeel.probe.sample_load import under_load
+from evenkeel.probe.sample_rttests import InGuest, OnHost
+from evenkeel.probe.sample_timerlat import Timerlat
+
+#: What an agent in a guest costs is a process of virsh each time.
+_ASK_GUEST_S = 1.0
+
+
+def together(
+    jobs: Sequence[dict[str, Any]],
+    seconds: int,
+    interval_us: int = 1000,
+    load: dict[str, Any] | None = None,
+    live: bool = False,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Run ``jobs`` for ``seconds``: ``{"tool": "cyclictest" | "oslat" | "timerlat", "cpus": [...], "isolate": [...],
+    "cgroups": {...}}`` on the host, or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  ``live``: tell
+    once a second how it stands, behind ``what``, each place after a `` | ``.
+
+    Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
+    :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
+    a job is the tool's result, or ``{"error": {"message": text, "errno": name}}``.
+    """
+    answers: list[dict[str, Any]] = [{} for _ in jobs]
+    holders = Holders()
+    holders.look()
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(under_load(load))
+        started: dict[int, Any] = {}
+        # A guest takes a moment to start something, so it begins first.
+        for number in sorted(range(len(jobs)), key=lambda number: "guest" not in jobs[number]):
+            with _kept(answers, number):
+                started[number] = _start(stack, jobs[number], seconds, interval_us)
+        begin = time.monotonic()
+        asked_s = {number: 0.0 for number in started}
+        what = ", ".join(sorted({job["tool"] for job in jobs}))
+        shown, next_s = "", 0.0
+        while started:
+            spent = time.monotonic() - begin
+            for number in list(started):
+                with _kept(answers, number, started):
+                    if _ended(jobs[number], started[number], spent, seconds, asked_s, number):
+                        answers[number] = started.pop(number).result()
+                    elif spent > seconds * 3 + 60:
+                        raise OSError(
+                            errno.ETIMEDOUT,
+                            "%s did not end %.0f s after it should have" % (jobs[number]["tool"], spent - seconds),
+                        )
+            holders.look()
+            running.look()
+            if live and spent >= next_s:
+                next_s = spent + 1.0
+                standing = [row for tool in started.values() if hasattr(tool, "now") for row in tool.now()]
+                shown = "".join(" | " + row for row in standing)
+            if on_progress:
+                on_progress(int(min(spent, seconds) * 10), seconds * 10, what + shown)
+            if started:
+                time.sleep(0.2)
+        return {"load": running.text(), "loads": running.report(), "holders": holders.names(), "jobs": answers}
+
+
+def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int) -> Any:
+    tool = job["tool"]
+    if "guest" in job:
+        return InGuest(job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
+    place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
+    own = stack.enter_context(contextlib.ExitStack())
+    if tool == "timerlat":
+        return Timerlat(own, interval_us=interval_us, **place)
+    return OnHost(own, tool, seconds, interval_us=interval_us, **place)
+
+
+def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: dict[int, float], number: int) -> bool:
+    if isinstance(tool, Timerlat):
+        tool.look()
+        return spent >= seconds
+    if isinstance(tool, InGuest):
+        if spent < asked_s[number]:
+            return False
+        asked_s[number] = spent + _ASK_GUEST_S
+    return not tool.running()
+
+
+@contextlib.contextmanager
+def _kept(answers: list[dict[str, Any]], number: int, started: dict[int, Any] | None = None) -> Any:
+    """An error of one job is its answer, and ends that job."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        message, code = str(error), None
+        if isinstance(error, OSError):
+            message = error.strerror or str(error)
+            code = errno.errorcode.get(error.errno or 0, str(error.errno))
+        answers[number] = {"error": {"message": message, "errno": code}}
+        if started is not None:
+            started.pop(number, None)

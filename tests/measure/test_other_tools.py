@@ -1,0 +1,121 @@
+"""oslat's JSON as it was recorded, and what the timerlat tracer gives: into Latency, and never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenkeel.documents.evidence import EMULATION_NOTE
+from evenkeel.errors import EvenkeelError
+from evenkeel.measure.host import Wish
+from evenkeel.measure.oslat import oslat_latencies
+from evenkeel.measure.timerlat import timerlat_latencies
+from tests.measure.test_cyclictest import JSON
+from tests.measure.test_host import CPU, Replay, measure
+
+OSLAT: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "oslat.json").read_text())
+ONE = {"counts": {"900": 1900, "1792": 100}, "samples": 2000, "sum": 1_890_000, "min": 903, "max": 1799, "lost": 2}
+TIMERLAT: dict[str, Any] = {"argv": ["timerlat", "cpus=1"], "cpus": {"1": {"irq": ONE, "thread": ONE}}}
+
+
+def test_oslat_counts_the_turns_of_a_loop() -> None:
+    (found,) = oslat_latencies(OSLAT, [1], guest="plc", emulated=True)
+    assert (found.tool, found.where, found.guest, found.cpus) == ("oslat", "guest", "plc", frozenset({1}))
+    assert found.max_ns == 104_066_000 and found.label == EMULATION_NOTE and found.tool_version == "2.40"
+    assert found.histogram.counts[1] == 33_349_886
+    assert found.histogram.overflows == 297, "its last bucket holds whatever was later, too"
+    assert found.samples == found.histogram.samples == sum(OSLAT["json"]["thread"]["0"]["histogram"].values())
+
+
+def test_timerlat_tells_the_interrupt_from_the_thread() -> None:
+    thread, irq = timerlat_latencies(TIMERLAT, kernel="6.12", interval_us=1000, seconds=2, emulated=False)
+    assert (thread.tool, irq.tool) == ("timerlat", "timerlat irq")
+    assert (thread.samples, thread.lost, thread.expected, thread.min_ns, thread.max_ns) == (2000, 2, 2000, 903, 1799)
+    assert thread.avg_ns == 945 and thread.histogram.bucket_ns == 1 and thread.label == ""
+    with pytest.raises(EvenkeelError, match="took no sample"):
+        timerlat_latencies({"argv": [], "cpus": {}}, kernel="x", interval_us=1000, seconds=1, emulated=False)
+
+
+@given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "max", "avg"]))
+def test_any_other_shape_of_oslat_is_told(value: Any, place: str) -> None:
+    answer = copy.deepcopy(OSLAT)
+    holder: Any = answer
+    for key in ("json", "thread", "0"):
+        if key == place:
+            break
+        holder = holder[key]
+    holder[place] = value
+    try:
+        oslat_latencies(answer, [1], guest=None, emulated=None)
+    except EvenkeelError as error:
+        assert "oslat" in error.message
+
+
+@given(JSON, st.sampled_from(["cpus", "1", "thread", "counts", "samples", "lost"]))
+def test_any_other_shape_of_timerlat_is_told(value: Any, place: str) -> None:
+    answer = copy.deepcopy(TIMERLAT)
+    holder: Any = answer
+    for key in ("cpus", "1", "thread"):
+        if key == place:
+            break
+        holder = holder[key]
+    holder[place] = value
+    try:
+        timerlat_latencies(answer, kernel="x", interval_us=1000, seconds=1, emulated=None)
+    except EvenkeelError as error:
+        assert "timerlat" in error.message
+
+
+# -- which tool goes where ----------------------------------------------------------------------------------------
+
+
+def jobs(probe: Replay) -> list[list[str]]:
+    """Of each run the tools, and where."""
+    return [
+        [f"{job['tool']} in {job['guest']}" if "guest" in job else job["tool"] for job in args["jobs"]]
+        for op, args in probe.asked
+        if op == "together"
+    ]
+
+
+def test_host_and_guest_are_measured_at_the_same_time() -> None:
+    probe = Replay()
+    measure(probe, Wish(tools=("cyclictest",)))
+    assert jobs(probe) == [["cyclictest", "cyclictest in plc"]]
+
+
+def test_timerlat_of_the_host_beside_cyclictest_in_the_guest() -> None:
+    probe = Replay()
+    evidence = measure(probe, Wish(tools=("timerlat",)))
+    assert jobs(probe) == [["timerlat", "cyclictest in plc"]]
+    assert [one.tool for one in evidence.latencies] == ["timerlat", "timerlat irq", "cyclictest"]
+    both = Replay()
+    measure(both, Wish(tools=("cyclictest", "timerlat")))
+    assert jobs(both) == [["cyclictest", "cyclictest in plc"], ["timerlat"]], "a guest is not measured twice"
+
+
+def test_a_busy_loop_never_stands_beside_a_vcpu() -> None:
+    """The CPU of plc's vCPU: oslat there would take it away, so it runs in the guest only."""
+    probe = Replay(oslat_guest="ENOENT")
+    notes: list[str] = []
+    measure(probe, Wish(tools=("cyclictest", "oslat")), on_note=notes.append)
+    assert jobs(probe) == [["cyclictest", "cyclictest in plc"], ["oslat in plc"]]
+    assert len(notes) == 1 and notes[0].startswith("no oslat in guest plc:")
+    assert "spin_guest" in {op for op, _ in probe.asked}, "the rest goes on"
+    off = Replay(threads="ESRCH", oslat_host="EPROTO")
+    measure(off, Wish(tools=("oslat",)), on_note=notes.append)
+    assert jobs(off) == [["oslat"]]
+
+
+def test_a_host_without_timerlat_is_a_note() -> None:
+    notes: list[str] = []
+    evidence = measure(Replay(timerlat_host="ENOENT"), Wish(tools=("cyclictest", "timerlat")), on_note=notes.append)
+    assert {one.tool for one in evidence.latencies} == {"cyclictest"}
+    assert len(notes) == 1 and notes[0].startswith("no timerlat on the host:")
+    assert CPU in {cpu for one in evidence.latencies for cpu in one.cpus}

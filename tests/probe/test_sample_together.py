@@ -1,0 +1,128 @@
+"""Several tools at once on this machine; the text of timerlat; the process that puts its settings back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenkeel.documents.histogram import BITS, bucket_of
+from evenkeel.machines.local import LocalMachine
+from evenkeel.probe import sample_timerlat
+from evenkeel.probe.sample_rttests import arguments
+from evenkeel.probe.sample_timerlat import Counts, put_back
+
+CPU = max(os.sched_getaffinity(0))
+#: Documentation/trace/timerlat-tracer.rst, one line of another event, and a gap in the numbers of CPU 1.
+TEXT = b"""\
+          <idle>-0       [000] d.h1    54.029328: #1     context    irq timer_latency       932 ns
+           <...>-867     [000] ....    54.029339: #1     context thread timer_latency     11700 ns
+          <idle>-0       [001] dNh1    54.029346: #1     context    irq timer_latency      2833 ns
+           <...>-868     [001] ....    54.029353: #1     context thread timer_latency      9820 ns
+ CPU:1 [LOST 4 EVENTS]
+          <idle>-0       [001] d.h1    54.034328: #4     context    irq timer_latency       769 ns
+           <...>-868     [001] ....    54.034330: #4     context thread timer_latency      3070 ns
+          timerlat/1-868 [001] d...1   54.034331: irq_noise: hwirq 1 duration 12 ns
+"""
+
+
+def counted(*chunks: bytes) -> dict[str, dict[str, Any]]:
+    counts = Counts()
+    for chunk in chunks:
+        counts.feed(chunk)
+    return counts.result()
+
+
+def test_the_text_of_the_kernel_is_counted() -> None:
+    found = counted(TEXT)
+    assert found["0"]["irq"] == {"counts": {932: 1}, "samples": 1, "sum": 932, "min": 932, "max": 932, "lost": 0}
+    thread = found["1"]["thread"]
+    assert (thread["samples"], thread["min"], thread["max"], thread["sum"]) == (2, 3070, 9820, 12890)
+    assert thread["lost"] == 2, "of the numbers 1 to 4 two are missing"
+
+
+@given(st.lists(st.integers(0, len(TEXT)), max_size=8))
+def test_the_text_may_be_cut_anywhere(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(TEXT)]
+    chunks = [TEXT[low:high] for low, high in itertools.pairwise(places)]
+    assert counted(*chunks) == counted(TEXT)
+
+
+@given(st.binary(max_size=300))
+def test_damaged_text_is_no_error(text: bytes) -> None:
+    counted(text, TEXT)
+
+
+@given(st.integers(0, 10**12))
+def test_its_buckets_are_those_of_the_document(latency: int) -> None:
+    line = b"[000] x: #1 context thread timer_latency %d ns\n" % latency
+    assert list(counted(line)["0"]["thread"]["counts"]) == [bucket_of(latency, BITS)]
+
+
+def test_settings_are_put_back_and_the_instance_goes(tmp_path: Path) -> None:
+    instance, cpus = tmp_path / "instance", tmp_path / "cpus"
+    instance.mkdir()
+    cpus.write_text("1\n")
+    put_back(str(instance), {str(cpus): "0-3", str(tmp_path / "gone"): "x"})
+    assert not instance.exists() and cpus.read_text() == "0-3\n"
+
+
+@pytest.mark.parametrize("end", ["told", "killed"])
+def test_the_keeper_works_when_told_and_when_its_probe_is_killed(end: str, tmp_path: Path) -> None:
+    setting = tmp_path / "cpus"
+    setting.write_text("1\n")
+    pid = os.fork()
+    if pid == 0:
+        done = sample_timerlat._keeper(str(tmp_path / "instance"), {str(setting): "0-3"})
+        if end == "told":
+            done()
+            os._exit(0)
+        time.sleep(60)
+        os._exit(1)
+    if end == "killed":
+        time.sleep(0.3)
+        assert setting.read_text() == "1\n"
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 10
+    while setting.read_text() != "0-3\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+needs_tools = pytest.mark.skipif(
+    not shutil.which("cyclictest") or not shutil.which("oslat") or os.getuid() != 0, reason="rt-tests and root needed"
+)
+
+
+@needs_tools
+def test_two_tools_at_once_here_and_one_that_fails() -> None:
+    jobs = [
+        {"tool": "cyclictest", "cpus": [CPU]},
+        {"tool": "oslat", "cpus": [CPU]},
+        {"tool": "cyclictest", "guest": "no-such-guest", "vcpus": [0]},
+        {"tool": "disco", "cpus": [CPU]},
+    ]
+    with LocalMachine().probe() as probe:
+        begin = time.monotonic()
+        answer = probe.call("together", jobs=jobs, seconds=2, load={"kinds": ["irq"], "cpus": [CPU]})
+        spent = time.monotonic() - begin
+    cyclictest, oslat, guest, disco = answer["jobs"]
+    assert list(cyclictest["json"]["thread"]) == ["0"] and oslat["json"]["thread"]["0"]["cpu"] == CPU
+    assert "error" in guest and "error" in disco, "what fails takes nothing else with it"
+    assert answer["load"] == f"irq on {CPU}" and answer["loads"][0]["operations"] > 0
+    assert spent >= 2
+
+
+def test_oslat_runs_at_ordinary_priority() -> None:
+    line = arguments("oslat", [3], 5, 95, 1000, "x")
+    assert not any(word.startswith(("--rtprio", "-f")) for word in line)
+    assert "--default-system" in arguments("cyclictest", [3], 5, 95, 1000, "x")
