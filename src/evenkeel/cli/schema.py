@@ -24,6 +24,7 @@ KINDS = {
     "Journal": "journal",
     "Findings": "findings",
     "Evidence": "evidence",
+    "Answer": "answer",
 }
 
 
@@ -109,4 +110,5 @@ _PURPOSES = {
     "Journal": "what was really written: old value, new value, value read back",
     "Findings": "every check of reality against the plan",
     "Evidence": "histograms and counters, with the conditions they were taken under",
+    "Answer": "what was asked of a running kernel, how it was found out, what it cost",
 }

@@ -1,0 +1,69 @@
+"""Answer: what was asked of a running kernel, how it was found out, what it cost, and what came out.
+
+``source`` and ``mechanism`` say how it was really done, ``refused`` why nothing cheaper was; ``lost`` is always there.
+Latencies taken where ``conditions.emulated`` is true mean nothing, see :data:`evenkeel.documents.evidence`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from evenkeel.documents.base import Document, Model
+from evenkeel.documents.cpuset import CpuSet
+from evenkeel.documents.evidence import Conditions
+
+Kind = Literal["count", "top"]
+#: What a count can be broken down by.
+By = Literal["process", "thread", "command", "user", "cgroup", "cpu", "vcpu", "guest"]
+
+
+class Question(Model):
+    """What is asked.  ``events``: ``sched:sched_switch`` and the like, as the kind needs them."""
+
+    kind: Kind
+    events: tuple[str, ...] = ()
+    by: By | None = None
+    at_least: int = 1
+    cpus: CpuSet | None = None  # only what happens there
+    seconds: float = 5.0
+
+
+class Refused(Model):
+    """A cheaper source that was not used.  ``errno``: the kernel's, or None where it cannot answer by its nature."""
+
+    source: str
+    why: str
+    errno: str | None = None
+
+
+class TraceCost(Model):
+    """What tracing takes from the machine.  ``share_of_core``: 0.01 is one hundredth of one core."""
+
+    ns_per_event: float
+    events_per_s: float
+    share_of_core: float
+    how: str  # where the numbers are from
+
+
+class Row(Model):
+    key: str
+    label: str
+    count: int
+
+
+class Answer(Document):
+    kind: Literal["Answer"] = "Answer"
+    version: Literal[1] = 1
+    host: str
+    question: Question
+    source: str
+    mechanism: tuple[str, ...]
+    refused: tuple[Refused, ...] = ()
+    events: int
+    lost: int
+    seconds: float  # during which it was attached
+    predicted: TraceCost | None = None
+    measured: TraceCost | None = None
+    rows: tuple[Row, ...] = ()
+    conditions: Conditions
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,112 @@
+"""Which source answers a question at the lowest cost, and why not the others.  Pure.
+
+The ladder is a table of nanoseconds an event; with the rate of the event it becomes a share of a core.  Which source
+works is not known here: the caller tries them in this order, and the kernel says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evenkeel.documents.answer import Question, Refused, TraceCost
+
+SYSCALLS = "raw_syscalls:sys_enter"
+#: Events a second that are assumed where nobody could count them beforehand.
+NOMINAL_RATE = 1000.0
+TABLE = "the table (Linux 6.18, x86)"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to see an event.  ``count_ns``, ``top_ns``: what one event costs; None: it cannot answer that.
+
+    ``other_ns``: what every other system call costs besides, where the source sees them all.
+    """
+
+    name: str
+    count_ns: float
+    top_ns: float | None
+    other_ns: float = 0.0
+    cannot: str = ""
+
+
+#: Measured as the difference of quickest chunks of a loop of getuid on Linux 6.18 (x86, mitigations on); some 28 ns of
+#: each are the kernel's own slow path of a system call that is traced.
+SOURCES = {
+    one.name: one
+    for one in (
+        Source("raw_tp", 28, 33, other_ns=8),
+        Source("tp_btf", 28, 33, other_ns=8),
+        Source("perf", 32, None, cannot="a counter does not tell by whom"),
+        Source("tracepoint", 44, 49),
+        Source("ring", 66, None, cannot="it would write a record for each event, to be read and sorted outside"),
+    )
+}
+#: What each kind of event can be seen by.
+_ON_TRACEPOINT = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
+_ON_COUNTER = ("perf",)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A source that could answer, with what it would cost."""
+
+    source: str
+    cost: TraceCost
+
+
+def ns_per_event(question: Question, source: Source) -> float | None:
+    return source.count_ns if question.kind == "count" else source.top_ns
+
+
+def ladder(
+    question: Question, rates: Mapping[str, float], measured_ns: Mapping[str, float] | None = None
+) -> tuple[tuple[Candidate, ...], tuple[tuple[float, Refused], ...]]:
+    """Candidates, cheapest first; and what cannot answer by its nature, each with the cost that it would have had.
+
+    ``rates``: events a second, as far as they are known.  ``measured_ns``: source -> ns an event as calibrated on the
+    machine itself, in place of the table.
+    """
+    event = question.events[0]
+    rate = rates.get(event, NOMINAL_RATE)
+    others = max(0.0, rates.get(SYSCALLS, rate) - rate) if event.startswith("syscalls:") else 0.0
+    candidates, unable = [], []
+    for name in _ON_COUNTER if event.partition(":")[0] in ("software", "hardware") else _ON_TRACEPOINT:
+        source = SOURCES[name]
+        known = ns_per_event(question, source)
+        each = (measured_ns or {}).get(name, known if known is not None else source.count_ns)
+        share = (each * rate + source.other_ns * others) / 1e9
+        if known is None:
+            unable.append((share, Refused(source=name, why=source.cannot)))
+            continue
+        how = "calibrated here" if name in (measured_ns or {}) else TABLE
+        if others and source.other_ns:
+            how += f", and {source.other_ns:.0f} ns for each of {others:,.0f} other system calls a second"
+        if event not in rates:
+            how += f", at an assumed {NOMINAL_RATE:,.0f} events a second"
+        cost = TraceCost(ns_per_event=each, events_per_s=round(rate, 1), share_of_core=share, how=how)
+        candidates.append(Candidate(name, cost))
+    # Python's sort is stable: among equals the order of the table stays.
+    return tuple(sorted(candidates, key=lambda one: one.cost.share_of_core)), tuple(unable)
+
+
+def cheaper(
+    chosen: Candidate,
+    candidates: tuple[Candidate, ...],
+    unable: tuple[tuple[float, Refused], ...],
+    refused: tuple[Refused, ...],
+) -> tuple[Refused, ...]:
+    """Why not the cheaper ones: what the kernel refused, what cannot by its nature and would cost less, and what is
+    cheaper for the event itself and dearer in all."""
+    own = chosen.cost
+    dearer = (
+        Refused(source=one.source, why=f"{_percent(one.cost.share_of_core)} of a core in all, with {one.cost.how}")
+        for one in candidates
+        if one.cost.ns_per_event < own.ns_per_event and one.cost.share_of_core > own.share_of_core
+    )
+    return (*(one for share, one in unable if share < own.share_of_core), *refused, *dearer)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,210 @@
+"""The operations: a question is started at one source, waited for, and finished with its answer.
+
+One question at a time in a probe.  ``trace_start`` tries exactly the source it is told; a refusal is its error, and the
+other side goes on to the next.  Between the calls nothing here runs; the kernel counts.
+Must not choose a source and must not judge a cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from typing import Any, Callable
+
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import bpf, keys, templates
+from evenkeel.probe.trace.sources import COUNTERS, HOOKS, Hook
+
+#: How long the kernel times our programs at the end of a run.
+STATISTICS_S = 0.2
+
+_run: Run | None = None
+
+
+class Run:
+    """A question under way.  Subclasses fill ``hooks`` and ``counters`` and say what came out."""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        self.question, self.source = question, source
+        self.stack = contextlib.ExitStack()
+        self.hooks: list[Hook] = []
+        self.counters: list[Any] = []
+        self.numbers = self.keep(templates.statistics())
+        self.attached_s = 0.0
+        self._since: float | None = None
+        self._cpu_s = time.process_time()
+
+    def keep(self, thing: Any) -> Any:
+        """Close it in the end."""
+        self.stack.callback(thing.close)
+        return thing
+
+    def hook(self, event: str, source: str | None = None) -> Hook:
+        """A hook on one event of the question.  Raises StepFailed."""
+        name = source or self.source
+        if name not in HOOKS:
+            raise StepFailed("%s cannot answer %s" % (name, self.question["kind"]), errno.EOPNOTSUPP)
+        made: Hook = self.keep(HOOKS[name](event, self.question.get("cpus")))
+        self.hooks.append(made)
+        return made
+
+    def counter(self, event: str) -> Any:
+        made = self.keep(COUNTERS[self.source](event, self.question.get("cpus")))
+        self.counters.append(made)
+        return made
+
+    def attach(self) -> None:
+        self._since = time.monotonic()
+        for one in (*self.hooks, *self.counters):
+            one.attach()
+
+    def detach(self) -> None:
+        for one in (*self.hooks, *self.counters):
+            one.detach()
+        if self._since is not None:
+            self.attached_s += time.monotonic() - self._since
+            self._since = None
+
+    def seconds(self) -> float:
+        """How long it has been attached."""
+        return self.attached_s + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    def events(self) -> int:
+        if self.counters:
+            return sum(int(one.total()) for one in self.counters)
+        return templates.total(self.numbers, templates.EVENTS)
+
+    def lost(self) -> int:
+        """Events that were seen and not counted; runs that the kernel left out because the program ran already."""
+        missed = sum(hook.program.runs()[2] for hook in self.hooks if hook.program is not None)
+        return templates.total(self.numbers, templates.LOST) + missed + sum(int(one.lost()) for one in self.counters)
+
+    def result(self) -> dict[str, Any]:
+        return {}
+
+    def mechanism(self) -> list[str]:
+        return [one.mechanism() for one in (*self.hooks, *self.counters)]
+
+    def cost(self) -> dict[str, Any]:
+        """``{"ns_per_run", "runs"}`` as the kernel timed it for a moment, where it can."""
+        programs = [hook.program for hook in self.hooks if hook.program is not None]
+        if not programs:
+            return {}
+        try:
+            statistics = bpf.enable_stats()
+        except OSError:
+            return {}  # before 5.8
+        before = [program.runs() for program in programs]
+        time.sleep(STATISTICS_S)
+        after = [program.runs() for program in programs]
+        statistics.close()
+        spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
+        runs = sum(new[1] - old[1] for old, new in zip(before, after))  # noqa: B905
+        return {"ns_per_run": spent / runs if runs else 0.0, "runs": runs, "seconds": STATISTICS_S}
+
+    def finish(self) -> dict[str, Any]:
+        """Stop, and the answer: events, lost, seconds, cost, CPU time of the reader, and what was asked for."""
+        cost = self.cost()
+        self.detach()
+        answer = {
+            "events": self.events(),
+            "lost": self.lost(),
+            "seconds": round(self.attached_s, 4),
+            "cost": cost,
+            "mechanism": self.mechanism(),
+            **self.result(),
+        }
+        answer["reader_cpu_s"] = round(time.process_time() - self._cpu_s, 4)
+        return answer
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+class Count(Run):
+    """How often?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        event = question["events"][0]
+        if source in COUNTERS:
+            self.counter(event)
+        else:
+            hook = self.hook(event)
+            hook.load(templates.count(self.numbers, hook.select), event)
+
+
+class Top(Run):
+    """How often, by whom?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        event, by = question["events"][0], question["by"]
+        if by not in keys.KEYS:
+            raise StepFailed("%r is nothing to count by" % by, errno.EINVAL)
+        self.names = keys.Names(by)
+        self.rows = self.keep(templates.table(keys.key_bytes(by)))
+        hook = self.hook(event)
+        hook.load(templates.top(self.numbers, self.rows, keys.KEYS[by], hook.select), event)
+
+    def events(self) -> int:
+        return sum(row.times for row in templates.read_table(self.rows))
+
+    def result(self) -> dict[str, Any]:
+        return {"rows": self.names.rows(templates.read_table(self.rows))}
+
+
+KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {"count": Count, "top": Top}
+
+
+def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
+    """Operation: begin to answer a question at this source, and at no other.
+
+    ``question``: ``kind``, ``events``, and what the kind needs.
+    Returns ``{"mechanism": [...], "finish_s"}``, the last of them the time that ``trace_finish`` goes on counting.
+    Raises StepFailed with the errno of a source that this kernel refuses.
+    """
+    global _run
+    trace_close()
+    try:
+        run = KINDS[question["kind"]](question, source)
+    except OSError as error:
+        raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
+    try:
+        run.attach()
+    except BaseException:
+        run.close()
+        raise
+    _run = run
+    return {"mechanism": run.mechanism(), "finish_s": STATISTICS_S if run.hooks else 0.0}
+
+
+def trace_wait(within_s: float) -> dict[str, Any]:
+    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds"}``."""
+    run = _running()
+    time.sleep(within_s)
+    return {"events": run.events(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+
+
+def trace_finish() -> dict[str, Any]:
+    """Operation: stop it, and give the answer."""
+    run = _running()
+    try:
+        return run.finish()
+    finally:
+        trace_close()
+
+
+def trace_close() -> None:
+    """Operation: stop without an answer; nothing is left attached."""
+    global _run
+    if _run is not None:
+        run, _run = _run, None
+        run.close()
+
+
+def _running() -> Run:
+    if _run is None:
+        raise StepFailed("no question was asked", errno.EINVAL)
+    return _run

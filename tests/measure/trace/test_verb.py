@@ -1,0 +1,118 @@
+"""`evenkeel trace` as a user runs it, on this machine: answers, refusals, Ctrl-C, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.probe.trace.load import caller
+
+from evenkeel.documents.answer import Answer
+from evenkeel.probe.trace import tracefs
+
+
+def trace(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evenkeel", "trace", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_who_calls_getuid_at_least_a_hundred_times() -> None:
+    """The talk's question, and Ctrl-C."""
+    rest = ("--at-least", "100", "--for", "60s", "--json")
+    with caller(3000, "ek-verb") as one:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evenkeel", "trace", "top", "syscalls:sys_enter_getuid", *rest],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        while "watching by" not in process.stderr.readline():
+            assert process.poll() is None, "it did not begin"
+        one.go()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        answer = Answer.from_json(process.communicate(timeout=60)[0], file="stdout")
+    assert process.returncode == 0, "Ctrl-C ends it early, and the answer is printed"
+    assert "ended early by the user" in answer.notes
+    row = next(row for row in answer.rows if row.key == str(one.pid))
+    assert (row.label, row.count) == ("ek-verb", 3000)
+    assert all(row.count >= 100 for row in answer.rows)
+    assert answer.lost == 0
+    assert answer.seconds < 60
+    assert answer.predicted and answer.measured
+    assert answer.mechanism[0].startswith("BPF on")
+
+
+def test_the_answer_says_how_and_what_it_cost() -> None:
+    done = trace("count", "sched:sched_switch", "--for", "500ms")
+    assert done.returncode == 0, done.stderr
+    for word in ("source ", "predicted ", "measured ", "lost ", "a second"):
+        assert word in done.stdout
+
+
+def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
+    target = tmp_path / "answer.json"
+    done = trace("count", "software:context-switches", "--for", "200ms", "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(target.read_text(), file=str(target))
+    assert answer.source == "perf"
+    assert answer.events > 0
+    assert answer.conditions.kernel
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("count", "sched:sched_swich"), 2, "sched:sched_switch"),
+        (("count", "nonsense"), 2, "SYSTEM:NAME"),
+        (("count", "hardware:nonsense"), 2, "cycles"),
+        (("count", "sched:sched_switch", "--for", "0s"), 2, "--for"),
+        (("count", "sched:sched_switch", "--cpus", "x"), 2, "--cpus"),
+        (("count", "sched:sched_switch", "--source", "magic"), 2, "--source"),
+        (("top", "sched:sched_switch", "--source", "perf"), 2, "--source"),
+        (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
+    ],
+)
+def test_a_mistake_is_said_without_a_traceback(words: tuple[str, ...], code: int, says: str) -> None:
+    done = trace(*words)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_sources_and_events() -> None:
+    done = trace("sources", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {row["source"] for row in json.loads(done.stdout) if row["works"]} >= {"raw_tp", "perf", "ring"}
+    assert "syscalls:sys_enter_getuid" in trace("events", "getuid").stdout.split()
+
+
+def test_a_killed_asker_leaves_nothing() -> None:
+    """The connection ends, so the probe ends, and with it what it had attached."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "trace", "count", "sched:sched_switch", "--source", "ring", "--for", "60s"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (mine := instances()):
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while instances() & mine:
+        assert time.monotonic() < deadline, "an instance stayed"
+        time.sleep(0.1)
+
+
+def instances() -> set[str]:
+    return {path.name for path in Path(tracefs.root(), "instances").iterdir() if path.name.startswith("evenkeel-")}
