@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from evenkeel.documents.answer import Answer, Question, Row, TraceCost
+    from evenkeel.documents.answer import Answer, Question, Row, Spread, TraceCost
     from evenkeel.machines.protocol import Probe
 
 app = typer.Typer(
@@ -93,6 +93,77 @@ def top(
     """
     question = _question("top", duration, cpus, events=(event,), by=by.value, at_least=at_least)
     return _answer(question, on, source, output, as_json)
+
+
+@app.command()
+def latency(
+    start: Annotated[str, typer.Argument(metavar="START", help="The event that begins it.", show_default=False)],
+    end: Annotated[str, typer.Argument(metavar="END", help="The event that ends it.", show_default=False)],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="What joins them: thread, process, cpu, a field of both events, or FIELD=FIELD.",
+            show_default="pid=next_pid where END is sched:sched_switch, cpu for interrupts, else thread",
+        ),
+    ] = None,
+    duration: For = "5s",
+    on: On = "local",
+    cpus: Cpus = None,
+    source: From = None,
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """How long from one event to the other?
+
+    evenkeel trace latency sched:sched_waking sched:sched_switch
+
+    evenkeel trace latency syscalls:sys_enter_fsync syscalls:sys_exit_fsync
+    """
+    from evenkeel.measure.trace.questions import joined_by
+
+    question = _question("latency", duration, cpus, events=(start, end), key=key or joined_by(start, end))
+    return _answer(question, on, source, output, as_json)
+
+
+@app.command()
+def wakeups(
+    at_least: Annotated[int, typer.Option(metavar="N", min=1, help="Leave out who was woken less often.")] = 1,
+    duration: For = "5s",
+    on: On = "local",
+    cpus: Cpus = None,
+    source: From = None,
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """How long does a thread that is woken wait for its CPU, and which threads wait longest?
+
+    evenkeel trace wakeups --cpus 2-3 --for 30s
+    """
+    from evenkeel.measure.trace.questions import WAKEUP, joined_by
+
+    more = {"events": WAKEUP, "key": joined_by(*WAKEUP), "at_least": at_least}
+    return _answer(_question("wakeups", duration, cpus, **more), on, source, output, as_json)
+
+
+@app.command()
+def profile(
+    flame: Annotated[
+        str | None, typer.Option("--flame", metavar="FILE", help="Write a flame graph, one HTML page.")
+    ] = None,
+    hertz: Annotated[int, typer.Option("--hz", min=1, max=10_000, help="Samples a second on each CPU.")] = 99,
+    duration: For = "5s",
+    on: On = "local",
+    cpus: Cpus = None,
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """Where does the time of the CPUs go?
+
+    evenkeel trace profile --flame flame.html --for 10s
+    """
+    question = _question("profile", duration, cpus, frequency_hz=hertz)
+    return _answer(question, on, None, output, as_json, flame)
 
 
 @app.command()
@@ -204,7 +275,9 @@ def _question(kind: str, duration: str, cpus: str | None, **more: object) -> Que
     return Question.model_validate({"kind": kind, "seconds": seconds, "cpus": wanted, **more})
 
 
-def _answer(question: Question, on: str, source: str | None, output: str | None, as_json: bool) -> int:
+def _answer(
+    question: Question, on: str, source: str | None, output: str | None, as_json: bool, flame: str | None = None
+) -> int:
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.documents.facts import Facts
@@ -218,11 +291,17 @@ def _answer(question: Question, on: str, source: str | None, output: str | None,
             question,
             host=facts.identity.hostname or on,
             conditions=conditions(facts, load="as it was"),
+            online=sum(cpu.online for cpu in facts.cpus),
             stop=stop,
             source=source,
             on_progress=on_progress,
             on_start=lambda name: screen.note(f"watching by {name}; Ctrl-C ends early"),
         )
+    if flame:
+        from evenkeel.report.flame import flame_page
+
+        files.save_text(flame, flame_page(answer))
+        screen.note(f"wrote {flame}")
     if output:
         files.save_document(output, answer)
         if output != "-":
@@ -272,12 +351,14 @@ def _print(answer: Answer) -> None:
 
     console = screen.out()
     console.print(_headline(answer), style="bold")
+    if answer.spread is not None:
+        _print_spread(answer.spread)
     if answer.rows:
-        columns = ("count", str(answer.question.by), "")
-        console.print(screen.table(columns, [_row(row) for row in answer.rows], right=("count",)))
-        console.print()
-    elif answer.question.by is not None:
+        _print_rows(answer)
+    elif answer.question.kind == "top":
         console.print(f"nobody did it {answer.question.at_least} times or more")
+    if answer.stacks:
+        _print_stacks(answer)
     for line in _account(answer):
         console.print(line, soft_wrap=True)
     if answer.lost:
@@ -286,12 +367,68 @@ def _print(answer: Answer) -> None:
 
 def _headline(answer: Answer) -> str:
     rate = answer.events / answer.seconds if answer.seconds else 0.0
-    subject = " ".join(answer.question.events)
+    subject = " to ".join(answer.question.events) or answer.question.kind
     return f"{answer.host}: {subject}: {answer.events:,} in {answer.seconds:.1f} s, {rate:,.0f} a second"
 
 
+#: Rows that are shown; all are in the Answer.
+_MOST_ROWS = 40
+
+
+def _print_rows(answer: Answer) -> None:
+    from evenkeel.cli import output as screen
+
+    console = screen.out()
+    timed = any(row.longest_ns is not None for row in answer.rows)
+    columns = ("count", *(("longest", "mean") if timed else ()), answer.question.by or "thread", "")
+    rows = [_row(row) for row in answer.rows[:_MOST_ROWS]]
+    console.print(screen.table(columns, rows, right=("count", "longest", "mean")))
+    if len(answer.rows) > _MOST_ROWS:
+        console.print(f"and {len(answer.rows) - _MOST_ROWS} more, see --json")
+    console.print()
+
+
 def _row(row: Row) -> tuple[str, ...]:
-    return f"{row.count:,}", row.key, row.label if row.label != row.key else ""
+    timed = () if row.longest_ns is None else (_time(row.longest_ns), _time((row.total_ns or 0) // max(1, row.count)))
+    return f"{row.count:,}", *timed, row.key, row.label if row.label != row.key else ""
+
+
+def _print_spread(spread: Spread) -> None:
+    from evenkeel.cli import output as screen
+    from evenkeel.measure.percentile import upper_edge
+
+    if not spread.samples:
+        return
+    edges = [(bucket.high_ns, bucket.count) for bucket in spread.buckets]
+    shares = [(f"{share:.10g} %", upper_edge(edges, spread.samples, share / 100)) for share in (50, 90, 99, 99.9, 100)]
+    mean = spread.total_ns // spread.samples
+    columns = ("mean", *(f"{name} <=" for name, _ in shares))
+    cells = (_time(mean), *(_time(edge or 0) for _, edge in shares))
+    screen.out().print(screen.table(columns, [cells], right=columns))
+    screen.out().print()
+
+
+def _time(nanoseconds: int) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds} ns"
+
+
+def _print_stacks(answer: Answer) -> None:
+    """The functions in which samples were, the most frequent first."""
+    from evenkeel.cli import output as screen
+
+    own: dict[tuple[str, str], int] = {}
+    for stack in answer.stacks:
+        key = (stack.frames[-1] if len(stack.frames) > 1 else "[unknown]", stack.frames[0])
+        own[key] = own.get(key, 0) + stack.count
+    total = sum(own.values())
+    best = sorted(own.items(), key=lambda item: (-item[1], item[0]))[:15]
+    rows = [(f"{100 * count / total:.1f} %", name, command) for (name, command), count in best]
+    screen.out().print(screen.table(("of busy time", "function", "command"), rows, right=("of busy time",)))
+    screen.out().print()
 
 
 def _account(answer: Answer) -> list[str]:

@@ -12,7 +12,7 @@ from evenkeel.documents.base import Document, Model
 from evenkeel.documents.cpuset import CpuSet
 from evenkeel.documents.evidence import Conditions
 
-Kind = Literal["count", "top"]
+Kind = Literal["count", "top", "latency", "wakeups", "profile"]
 #: What a count can be broken down by.
 By = Literal["process", "thread", "command", "user", "cgroup", "cpu", "vcpu", "guest"]
 
@@ -23,6 +23,9 @@ class Question(Model):
     kind: Kind
     events: tuple[str, ...] = ()
     by: By | None = None
+    #: What joins a beginning to its end: ``thread``, ``process``, ``cpu``, a field of both, or ``FIELD=FIELD``.
+    key: str | None = None
+    frequency_hz: int = 99
     at_least: int = 1
     cpus: CpuSet | None = None  # only what happens there
     seconds: float = 5.0
@@ -49,6 +52,37 @@ class Row(Model):
     key: str
     label: str
     count: int
+    total_ns: int | None = None
+    longest_ns: int | None = None
+
+
+class Bucket(Model):
+    """``count`` durations of at least ``low_ns`` and less than ``high_ns``."""
+
+    low_ns: int
+    high_ns: int
+    count: int
+
+
+class Spread(Model):
+    """A log-linear histogram: a bucket is at most 1/64 of its value wide; buckets without a count are left out."""
+
+    total_ns: int
+    buckets: tuple[Bucket, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        return sum(bucket.count for bucket in self.buckets)
+
+
+class Stack(Model):
+    """So many samples of the same stack: the command, then from the outermost function to the innermost.
+
+    A function of the kernel has ``_[k]`` behind its name.
+    """
+
+    frames: tuple[str, ...]
+    count: int
 
 
 class Answer(Document):
@@ -65,5 +99,7 @@ class Answer(Document):
     predicted: TraceCost | None = None
     measured: TraceCost | None = None
     rows: tuple[Row, ...] = ()
+    spread: Spread | None = None
+    stacks: tuple[Stack, ...] = ()
     conditions: Conditions
     notes: tuple[str, ...] = ()

@@ -57,6 +57,25 @@ def test_the_answer_says_how_and_what_it_cost() -> None:
         assert word in done.stdout
 
 
+def test_durations_have_shares_and_who_waited_longest() -> None:
+    done = trace("wakeups", "--for", "500ms", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(done.stdout, file="stdout")
+    assert answer.spread is not None
+    assert answer.spread.samples == answer.events == sum(row.count for row in answer.rows)
+    longest = [row.longest_ns or 0 for row in answer.rows]
+    assert longest == sorted(longest, reverse=True)
+    assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout
+
+
+def test_where_the_time_goes_is_one_line(tmp_path: Path) -> None:
+    target = tmp_path / "flame.html"
+    done = trace("profile", "--flame", str(target), "--for", "500ms")
+    assert done.returncode == 0, done.stderr
+    assert "of busy time" in done.stdout
+    assert "Flame graph" in target.read_text()
+
+
 def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
     target = tmp_path / "answer.json"
     done = trace("count", "software:context-switches", "--for", "200ms", "-o", str(target))
@@ -75,8 +94,10 @@ def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
         (("count", "hardware:nonsense"), 2, "cycles"),
         (("count", "sched:sched_switch", "--for", "0s"), 2, "--for"),
         (("count", "sched:sched_switch", "--cpus", "x"), 2, "--cpus"),
-        (("count", "sched:sched_switch", "--source", "magic"), 2, "--source"),
-        (("top", "sched:sched_switch", "--source", "perf"), 2, "--source"),
+        (("count", "sched:sched_switch", "--source", "magic"), 2, "magic cannot answer"),
+        (("top", "sched:sched_switch", "--source", "perf"), 2, "perf cannot answer"),
+        (("latency", "sched:sched_waking", "sched:nothing"), 2, "sched:nothing"),
+        (("latency", "sched:sched_waking", "sched:sched_switch", "--key", "colour"), 2, "no field colour"),
         (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
     ],
 )

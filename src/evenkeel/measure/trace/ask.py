@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evenkeel.documents.answer import Answer, Question, Refused, Row, TraceCost
+from evenkeel.documents.answer import Answer, Bucket, Question, Refused, Row, Spread, Stack, TraceCost
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.evidence import Conditions
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.errors import NotAsWanted, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.trace import planner
@@ -32,17 +32,22 @@ def ask(
     *,
     host: str,
     conditions: Conditions,
+    online: int,
     stop: threading.Event | None = None,
     source: str | None = None,
     on_progress: OnProgress | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> Answer:
-    """The answer to ``question``.  ``stop``: end early, with what there is by then.  ``source``: this one and no other.
-    ``on_start`` is called with the source as soon as events are seen.
+    """The answer to ``question``.
+
+    ``online``: how many CPUs the machine has.  ``stop``: end early, with what there is by then.  ``source``: this one
+    and no other.  ``on_start`` is called with the source as soon as events are seen.
     Raises WrongInput for an event that the machine does not have, NotAsWanted when no source works there.
     """
     stop = stop or threading.Event()
     rates = pilot(probe, question)
+    if question.kind == "profile":
+        rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
     candidates, unable = planner.ladder(question, rates)
     if source is not None:
         candidates = tuple(one for one in candidates if one.source == source)
@@ -66,8 +71,10 @@ def ask(
         predicted=chosen.cost,
         measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
         rows=_rows(found, question),
+        spread=_spread(found),
+        stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
         conditions=conditions,
-        notes=_notes(question, stop),
+        notes=_notes(question, stop, found, conditions),
     )
 
 
@@ -109,6 +116,9 @@ def start(
             refused.append(Refused(source=candidate.source, why=error.said, errno=error.errno))
             continue
         return candidate, tuple(refused), started["finish_s"]
+    wrong = next((one for one in refused if one.errno in _FINAL and one.source in planner.SEES_FIELDS), None)
+    if wrong is not None:
+        raise WrongInput(wrong.why)
     reasons = "; ".join(f"{one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}" for one in refused)
     raise NotAsWanted(
         f"no source works for this question there: {reasons}",
@@ -161,8 +171,25 @@ def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
     return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] >= question.at_least)
 
 
-def _notes(question: Question, stop: threading.Event) -> tuple[str, ...]:
+def _spread(found: dict[str, Any]) -> Spread | None:
+    if "buckets" not in found:
+        return None
+    buckets = tuple(Bucket(low_ns=low, high_ns=high, count=count) for low, high, count in found["buckets"])
+    return Spread(total_ns=found["total_ns"], buckets=buckets)
+
+
+def _notes(question: Question, stop: threading.Event, found: dict[str, Any], conditions: Conditions) -> tuple[str, ...]:
     notes = []
+    if "buckets" in found:
+        if conditions.emulated:
+            notes.append(EMULATION_NOTE)
+        left = found["starts"] - found["events"]
+        if left > 0:
+            notes.append(f"{left:,} of {found['starts']:,} beginnings have no end: under way, or begun anew")
+    if "idle" in found:
+        notes.append(
+            f"{found['idle']:,} of {found['events']:,} samples found their CPU idle; they are not in the stacks"
+        )
     if stop.is_set():
         notes.append("ended early by the user")
     if question.cpus is not None:

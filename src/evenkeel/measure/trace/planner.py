@@ -19,14 +19,13 @@ TABLE = "the table (Linux 6.18, x86)"
 
 @dataclass(frozen=True)
 class Source:
-    """One way to see an event.  ``count_ns``, ``top_ns``: what one event costs; None: it cannot answer that.
+    """One way to see an event.  ``ns``: kind of question -> what one event costs; it cannot answer other kinds.
 
     ``other_ns``: what every other system call costs besides, where the source sees them all.
     """
 
     name: str
-    count_ns: float
-    top_ns: float | None
+    ns: Mapping[str, float]
     other_ns: float = 0.0
     cannot: str = ""
 
@@ -36,16 +35,29 @@ class Source:
 SOURCES = {
     one.name: one
     for one in (
-        Source("raw_tp", 28, 33, other_ns=8),
-        Source("tp_btf", 28, 33, other_ns=8),
-        Source("perf", 32, None, cannot="a counter does not tell by whom"),
-        Source("tracepoint", 44, 49),
-        Source("ring", 66, None, cannot="it would write a record for each event, to be read and sorted outside"),
+        Source("raw_tp", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
+        Source("tp_btf", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
+        Source("perf", {"count": 32}, cannot="a counter tells neither by whom nor when"),
+        Source("tracepoint", {"count": 44, "top": 49, "latency": 72, "wakeups": 101}),
+        Source("ring", {"count": 66}, cannot="it would write a record for each event, to be read and sorted outside"),
+        # With a user's and a kernel's stack.
+        Source("sampling", {"profile": 4000}),
     )
 }
+#: Sources that have all of an event's record: what they do not find there does not exist.
+SEES_FIELDS = ("tracepoint",)
 #: What each kind of event can be seen by.
 _ON_TRACEPOINT = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
 _ON_COUNTER = ("perf",)
+
+
+def sources_of(question: Question) -> tuple[str, ...]:
+    """What can be tried at all."""
+    if question.kind == "profile":
+        return ("sampling",)
+    if question.events[0].partition(":")[0] in ("software", "hardware"):
+        return _ON_COUNTER
+    return _ON_TRACEPOINT
 
 
 @dataclass(frozen=True)
@@ -56,26 +68,23 @@ class Candidate:
     cost: TraceCost
 
 
-def ns_per_event(question: Question, source: Source) -> float | None:
-    return source.count_ns if question.kind == "count" else source.top_ns
-
-
 def ladder(
     question: Question, rates: Mapping[str, float], measured_ns: Mapping[str, float] | None = None
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[float, Refused], ...]]:
     """Candidates, cheapest first; and what cannot answer by its nature, each with the cost that it would have had.
 
-    ``rates``: events a second, as far as they are known.  ``measured_ns``: source -> ns an event as calibrated on the
-    machine itself, in place of the table.
+    ``rates``: events a second, as far as they are known; of samples by the kind of question.  ``measured_ns``: source
+    -> ns an event as calibrated on the machine itself, in place of the table.
     """
-    event = question.events[0]
-    rate = rates.get(event, NOMINAL_RATE)
-    others = max(0.0, rates.get(SYSCALLS, rate) - rate) if event.startswith("syscalls:") else 0.0
+    known_rates = [rates[event] for event in question.events if event in rates]
+    rate = sum(known_rates) if known_rates else rates.get(question.kind, NOMINAL_RATE)
+    sees_all = any(event.startswith("syscalls:") for event in question.events)
+    others = max(0.0, rates.get(SYSCALLS, rate) - rate) if sees_all else 0.0
     candidates, unable = [], []
-    for name in _ON_COUNTER if event.partition(":")[0] in ("software", "hardware") else _ON_TRACEPOINT:
+    for name in sources_of(question):
         source = SOURCES[name]
-        known = ns_per_event(question, source)
-        each = (measured_ns or {}).get(name, known if known is not None else source.count_ns)
+        known = source.ns.get(question.kind)
+        each = (measured_ns or {}).get(name, known if known is not None else source.ns["count"])
         share = (each * rate + source.other_ns * others) / 1e9
         if known is None:
             unable.append((share, Refused(source=name, why=source.cannot)))
@@ -83,7 +92,7 @@ def ladder(
         how = "calibrated here" if name in (measured_ns or {}) else TABLE
         if others and source.other_ns:
             how += f", and {source.other_ns:.0f} ns for each of {others:,.0f} other system calls a second"
-        if event not in rates:
+        if not known_rates and question.kind not in rates:
             how += f", at an assumed {NOMINAL_RATE:,.0f} events a second"
         cost = TraceCost(ns_per_event=each, events_per_s=round(rate, 1), share_of_core=share, how=how)
         candidates.append(Candidate(name, cost))

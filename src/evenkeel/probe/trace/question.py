@@ -13,11 +13,14 @@ import time
 from typing import Any, Callable
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, keys, templates
+from evenkeel.probe.trace import bpf, keys, stacks, templates
 from evenkeel.probe.trace.sources import COUNTERS, HOOKS, Hook
 
 #: How long the kernel times our programs at the end of a run.
 STATISTICS_S = 0.2
+#: Between two looks at who was sampled.
+LOOK_S = 0.2
+SWITCH = "sched:sched_switch"
 
 _run: Run | None = None
 
@@ -105,14 +108,14 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Stop, and the answer: events, lost, seconds, cost, CPU time of the reader, and what was asked for."""
-        cost = self.cost()
+        cost, mechanism = self.cost(), self.mechanism()
         self.detach()
         answer = {
             "events": self.events(),
             "lost": self.lost(),
             "seconds": round(self.attached_s, 4),
             "cost": cost,
-            "mechanism": self.mechanism(),
+            "mechanism": mechanism,
             **self.result(),
         }
         answer["reader_cpu_s"] = round(time.process_time() - self._cpu_s, 4)
@@ -155,7 +158,96 @@ class Top(Run):
         return {"rows": self.names.rows(templates.read_table(self.rows))}
 
 
-KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {"count": Count, "top": Top}
+class Latency(Run):
+    """How long from one event to the other, of the same thread, CPU or number in both?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        first, last = question["events"]
+        key = question.get("key") or "thread"
+        at_first, _, at_last = key.partition("=")
+        self.spans, self.spread = self.keep(templates.open_spans()), self.keep(templates.histogram())
+        self.rows = self.keep(templates.durations()) if question["kind"] == "wakeups" else None
+        end = self.hook(last)
+        begin = self.hook(first)
+        name = void = None
+        if last == SWITCH and at_last == "next_pid":
+            void = templates.Void(end.field("prev_pid"), end.switched_out())
+            name = end.text("next_comm") if self.rows is not None else None
+        code = templates.end_span(
+            self.numbers,
+            self.spans,
+            self.spread,
+            _key(end, at_last or at_first),
+            end.select,
+            rows=self.rows,
+            name=name,
+            void=void,
+        )
+        end.load(code, last)
+        begin.load(templates.begin_span(self.numbers, self.spans, _key(begin, at_first), begin.select), first)
+
+    def result(self) -> dict[str, Any]:
+        total_ns, counts = templates.read_histogram(self.spread)
+        found: dict[str, Any] = {
+            "total_ns": total_ns,
+            "buckets": [[*templates.bucket_edges(index), count] for index, count in counts],
+            "starts": templates.total(self.numbers, templates.STARTS),
+            "unmatched": templates.total(self.numbers, templates.UNMATCHED),
+        }
+        if self.rows is not None:
+            found["rows"] = [
+                {
+                    "key": str(row.key),
+                    "label": row.name,
+                    "count": row.times,
+                    "total_ns": row.total_ns,
+                    "longest_ns": row.longest_ns,
+                }
+                for row in templates.read_durations(self.rows)
+            ]
+        return found
+
+
+class Profile(Run):
+    """Where is the time of the CPUs?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        self.traces = self.keep(templates.stack_traces()), self.keep(templates.stack_traces())
+        self.counts = self.keep(templates.stack_counts())
+        self.maps = stacks.Maps()
+        self._looked = 0.0
+        hook = self.hook(str(question["frequency_hz"]))
+        hook.load(templates.stacks(self.numbers, *self.traces, self.counts), "the profile")
+
+    def events(self) -> int:
+        now = time.monotonic()
+        if now > self._looked + LOOK_S:
+            self._looked = now
+            self.maps.see(stacks.processes(self.counts))
+        return super().events()
+
+    def result(self) -> dict[str, Any]:
+        samples = stacks.read_samples(self.traces, self.counts)
+        self.maps.see({one.process for one in samples})
+        busy = [one for one in samples if one.process]
+        idle = sum(one.times for one in samples if not one.process)
+        return {"stacks": stacks.fold(busy, self.maps), "idle": idle}
+
+
+def _key(hook: Hook, name: str) -> templates.Value:
+    """``thread``, ``process``, ``cpu``: whoever runs; anything else is a field of the event."""
+    return templates.Current(name) if name in ("thread", "process", "cpu") else hook.field(name)
+
+
+KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {
+    "count": Count,
+    "top": Top,
+    "latency": Latency,
+    "wakeups": Latency,
+    "profile": Profile,
+}
 
 
 def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:

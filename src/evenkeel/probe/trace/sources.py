@@ -24,7 +24,11 @@ _ENTER = "syscalls:sys_enter_"
 #: Event -> its fields that lie behind pointers in the arguments: field -> (argument, structure, field there).
 #: Arguments of a raw tracepoint are no promise of the kernel, so BTF must say the same, or the source is refused.
 _BEHIND = {
-    "sched:sched_switch": {"prev_pid": (1, "task_struct", "pid"), "next_pid": (2, "task_struct", "pid")},
+    "sched:sched_switch": {
+        "prev_pid": (1, "task_struct", "pid"),
+        "next_pid": (2, "task_struct", "pid"),
+        "next_comm": (2, "task_struct", "comm"),
+    },
     "sched:sched_waking": {"pid": (0, "task_struct", "pid")},
     "sched:sched_wakeup": {"pid": (0, "task_struct", "pid")},
     "sched:sched_wakeup_new": {"pid": (0, "task_struct", "pid")},
@@ -63,6 +67,16 @@ class Hook:
     def field(self, name: str) -> templates.Value:
         """How a program reads a field of the event.  Raises StepFailed where it cannot."""
         raise StepFailed("%s does not have the fields of %s" % (self.name, self.event), errno.EOPNOTSUPP)
+
+    def switched_out(self) -> templates.Value:
+        """Of sched_switch: the state in which it leaves its thread behind.  Raises StepFailed."""
+        return self.field("prev_state")
+
+    def text(self, name: str) -> templates.Text:
+        """Where a field of text begins.  Raises StepFailed."""
+        found = self.field(name)
+        assert isinstance(found, (templates.Record, templates.Pointed))
+        return found
 
     def load(self, code: bytes, purpose: str) -> None:
         """Raises StepFailed with the verifier's words."""
@@ -159,6 +173,12 @@ class BtfTracepoint(RawTracepoint):
             raise StepFailed("argument %d of %s is no %s here" % (argument, self.event, structure), errno.EOPNOTSUPP)
         return templates.Pointed(argument, *place)
 
+    def switched_out(self) -> templates.Value:
+        assert self._id is not None
+        if _vmlinux().pointer_arguments(self._id) != ["", "task_struct", "task_struct", ""]:
+            raise StepFailed("sched_switch does not pass the state here, as it does since 5.18", errno.EOPNOTSUPP)
+        return templates.SwitchedOut(0, 3)
+
     def load(self, code: bytes, purpose: str) -> None:
         self.program = bpf.Program(
             bpf.TRACING, code, name="ek_tp_btf", expected=bpf.TRACE_RAW_TP, btf_id=self._id or 0, purpose=purpose
@@ -194,6 +214,9 @@ class Tracepoint(Hook):
             raise StepFailed("%s of %s is no number" % (name, self.event), errno.EINVAL)
         return templates.Record(found.offset, found.size)
 
+    def text(self, name: str) -> templates.Text:
+        return templates.Record(tracefs.fields(self.event)[name].offset, 0)
+
     def load(self, code: bytes, purpose: str) -> None:
         self.program = bpf.Program(bpf.TRACEPOINT, code, name="ek_tracepoint", purpose=purpose)
 
@@ -208,6 +231,36 @@ class Tracepoint(Hook):
         except OSError as error:
             self.detach()
             raise refused(error, "cannot attach to the tracepoint %s" % self.event) from None
+
+
+class Samples(Hook):
+    """Not an event but a clock: the program sees what runs on each CPU so many times a second."""
+
+    name = "sampling"
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
+        """``event``: the frequency in hertz."""
+        super().__init__(event, cpus)
+        self._hertz = int(event)
+
+    def load(self, code: bytes, purpose: str) -> None:
+        self.program = bpf.Program(bpf.PERF_EVENT, code, name="ek_samples", purpose=purpose)
+
+    def attach(self) -> None:
+        assert self.program is not None
+        clock = perf.SOFTWARE_EVENTS["cpu-clock"]
+        try:
+            events = perf.on_every_cpu(perf.SOFTWARE, clock, cpus=self.cpus, frequency_hz=self._hertz)
+            self._held += events.values()
+            for event in events.values():
+                event.attach(self.program)
+                event.enable()
+        except OSError as error:
+            self.detach()
+            raise refused(error, "cannot sample by the CPU's clock") from None
+
+    def mechanism(self) -> str:
+        return "BPF on the CPU clock of perf, %d times a second on each of %d CPUs" % (self._hertz, len(self._held))
 
 
 # -- counters ---------------------------------------------------------------------------------------------------------
@@ -309,6 +362,7 @@ HOOKS: dict[str, Callable[..., Hook]] = {
     "raw_tp": RawTracepoint,
     "tp_btf": BtfTracepoint,
     "tracepoint": Tracepoint,
+    "sampling": Samples,
 }
 COUNTERS: dict[str, Callable[..., Any]] = {"perf": PerfCounter, "ring": Ring}
 
@@ -349,7 +403,8 @@ TRIAL = "sched:sched_process_exec"
 def trials() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     """(source, on what, something that makes it) for each source that can be tried."""
     for name, hook in HOOKS.items():
-        yield name, TRIAL, lambda hook=hook: _counting(hook(TRIAL))  # type: ignore[misc]
+        event = "1" if hook is Samples else TRIAL
+        yield name, TRIAL if event == TRIAL else "the CPU clock", lambda hook=hook, event=event: _counting(hook(event))  # type: ignore[misc]
     for name, counter in COUNTERS.items():
         yield name, TRIAL, lambda counter=counter: counter(TRIAL)  # type: ignore[misc]
     yield "perf", "hardware:cycles", lambda: PerfCounter("hardware:cycles")
