@@ -28,6 +28,9 @@ For = Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 500ms
 Cpus = Annotated[
     str | None, typer.Option("--cpus", metavar="LIST", help="Only what happens on these: 2-3,6.", show_default=False)
 ]
+Process = Annotated[
+    int | None, typer.Option("--process", metavar="PID", min=1, help="Only what its threads do.", show_default=False)
+]
 From = Annotated[
     str | None,
     typer.Option("--source", metavar="NAME", help="Use this source and no other.", show_default=False),
@@ -59,6 +62,7 @@ def count(
     duration: For = "5s",
     on: On = "local",
     cpus: Cpus = None,
+    process: Process = None,
     source: From = None,
     output: Save = None,
     as_json: Json = False,
@@ -69,7 +73,7 @@ def count(
 
     evenkeel trace count kvm:kvm_exit --on ssh://root@plc-host --cpus 2-3
     """
-    question = _question("count", duration, cpus, events=(event,))
+    question = _question("count", duration, cpus, process=process, events=(event,))
     return _answer(question, on, source, output, as_json)
 
 
@@ -81,6 +85,7 @@ def top(
     duration: For = "5s",
     on: On = "local",
     cpus: Cpus = None,
+    process: Process = None,
     source: From = None,
     output: Save = None,
     as_json: Json = False,
@@ -91,7 +96,7 @@ def top(
 
     evenkeel trace top irq:irq_handler_entry --by cpu --on virtual:lab
     """
-    question = _question("top", duration, cpus, events=(event,), by=by.value, at_least=at_least)
+    question = _question("top", duration, cpus, process=process, events=(event,), by=by.value, at_least=at_least)
     return _answer(question, on, source, output, as_json)
 
 
@@ -110,6 +115,7 @@ def latency(
     duration: For = "5s",
     on: On = "local",
     cpus: Cpus = None,
+    process: Process = None,
     source: From = None,
     output: Save = None,
     as_json: Json = False,
@@ -122,7 +128,9 @@ def latency(
     """
     from evenkeel.measure.trace.questions import joined_by
 
-    question = _question("latency", duration, cpus, events=(start, end), key=key or joined_by(start, end))
+    question = _question(
+        "latency", duration, cpus, process=process, events=(start, end), key=key or joined_by(start, end)
+    )
     return _answer(question, on, source, output, as_json)
 
 
@@ -147,6 +155,45 @@ def wakeups(
 
 
 @app.command()
+def noise(
+    cpu: Annotated[str, typer.Argument(metavar="CPU", help="One, or a list: 3, 2-3,6.", show_default=False)],
+    duration: For = "5s",
+    on: On = "local",
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """What disturbs a CPU: interrupts, softirqs, threads; how often, how long?
+
+    evenkeel trace noise 3 --on ssh://root@plc-host --for 30s
+    """
+    from evenkeel.measure.trace.questions import NOISE
+
+    return _answer(_question("noise", duration, cpu, events=NOISE), on, None, output, as_json)
+
+
+@app.command()
+def exits(
+    guest: Annotated[str, typer.Argument(metavar="GUEST", help="The name of a running guest.", show_default=False)],
+    duration: For = "5s",
+    on: On = "local",
+    source: From = None,
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """Why, and how often, do the vCPUs of a guest leave it?
+
+    KVM's own counters are free, and tell kinds of exits; --source tracepoint tells the processor's reasons.
+
+      evenkeel trace exits plc --on ssh://root@plc-host
+
+      evenkeel trace exits plc --source tracepoint
+    """
+    from evenkeel.measure.trace.questions import EXIT
+
+    return _answer(_question("exits", duration, None, events=(EXIT,), guest=guest), on, source, output, as_json)
+
+
+@app.command()
 def profile(
     flame: Annotated[
         str | None, typer.Option("--flame", metavar="FILE", help="Write a flame graph, one HTML page.")
@@ -155,6 +202,7 @@ def profile(
     duration: For = "5s",
     on: On = "local",
     cpus: Cpus = None,
+    process: Process = None,
     output: Save = None,
     as_json: Json = False,
 ) -> int:
@@ -162,7 +210,7 @@ def profile(
 
     evenkeel trace profile --flame flame.html --for 10s
     """
-    question = _question("profile", duration, cpus, frequency_hz=hertz)
+    question = _question("profile", duration, cpus, process=process, frequency_hz=hertz)
     return _answer(question, on, None, output, as_json, flame)
 
 
@@ -357,6 +405,8 @@ def _print(answer: Answer) -> None:
         _print_rows(answer)
     elif answer.question.kind == "top":
         console.print(f"nobody did it {answer.question.at_least} times or more")
+    elif answer.question.kind == "exits":
+        console.print("no exits")
     if answer.stacks:
         _print_stacks(answer)
     for line in _account(answer):
@@ -367,7 +417,9 @@ def _print(answer: Answer) -> None:
 
 def _headline(answer: Answer) -> str:
     rate = answer.events / answer.seconds if answer.seconds else 0.0
-    subject = " to ".join(answer.question.events) or answer.question.kind
+    question = answer.question
+    names = {"noise": "noise", "exits": f"exits of {question.guest}", "wakeups": "wake-ups", "profile": "profile"}
+    subject = names.get(question.kind) or " to ".join(question.events)
     return f"{answer.host}: {subject}: {answer.events:,} in {answer.seconds:.1f} s, {rate:,.0f} a second"
 
 
@@ -380,16 +432,22 @@ def _print_rows(answer: Answer) -> None:
 
     console = screen.out()
     timed = any(row.longest_ns is not None for row in answer.rows)
-    columns = ("count", *(("longest", "mean") if timed else ()), answer.question.by or "thread", "")
+    columns = ("count", *(("longest", "mean", "in all") if timed else ()), _subject(answer.question), "")
     rows = [_row(row) for row in answer.rows[:_MOST_ROWS]]
-    console.print(screen.table(columns, rows, right=("count", "longest", "mean")))
+    console.print(screen.table(columns, rows, right=("count", "longest", "mean", "in all")))
     if len(answer.rows) > _MOST_ROWS:
         console.print(f"and {len(answer.rows) - _MOST_ROWS} more, see --json")
     console.print()
 
 
+def _subject(question: Question) -> str:
+    return question.by or {"noise": "what", "exits": "who"}.get(question.kind, "thread")
+
+
 def _row(row: Row) -> tuple[str, ...]:
-    timed = () if row.longest_ns is None else (_time(row.longest_ns), _time((row.total_ns or 0) // max(1, row.count)))
+    timed: tuple[str, ...] = ()
+    if row.longest_ns is not None and row.total_ns is not None:
+        timed = (_time(row.longest_ns), _time(row.total_ns // max(1, row.count)), _time(row.total_ns))
     return f"{row.count:,}", *timed, row.key, row.label if row.label != row.key else ""
 
 
@@ -433,7 +491,9 @@ def _print_stacks(answer: Answer) -> None:
 
 def _account(answer: Answer) -> list[str]:
     """How it was found out, why not cheaper, and what it cost."""
-    lines = [f"source     {answer.source}: {'; '.join(answer.mechanism)}"]
+    shown, more = answer.mechanism[:3], len(answer.mechanism) - 3
+    how = "; ".join(shown) + (f"; and {more} more of the kind" if more > 0 else "")
+    lines = [f"source     {answer.source}: {how}"]
     for one in answer.refused:
         lines.append(f"not        {one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}")
     if answer.predicted:

@@ -12,7 +12,7 @@ from evenkeel.documents.base import Document, Model
 from evenkeel.documents.cpuset import CpuSet
 from evenkeel.documents.evidence import Conditions
 
-Kind = Literal["count", "top", "latency", "wakeups", "profile"]
+Kind = Literal["count", "top", "latency", "wakeups", "profile", "noise", "exits"]
 #: What a count can be broken down by.
 By = Literal["process", "thread", "command", "user", "cgroup", "cpu", "vcpu", "guest"]
 
@@ -28,6 +28,8 @@ class Question(Model):
     frequency_hz: int = 99
     at_least: int = 1
     cpus: CpuSet | None = None  # only what happens there
+    process: int | None = None  # only what its threads do
+    guest: str | None = None
     seconds: float = 5.0
 
 

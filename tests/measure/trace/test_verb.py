@@ -68,6 +68,14 @@ def test_durations_have_shares_and_who_waited_longest() -> None:
     assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout
 
 
+def test_what_disturbs_a_cpu() -> None:
+    done = trace("noise", "0", "--for", "500ms", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(done.stdout, file="stdout")
+    assert {row.key for row in answer.rows} >= {"CPU 0 thread", "CPU 0 vector"}
+    assert "in all" in trace("noise", "0", "--for", "300ms").stdout
+
+
 def test_where_the_time_goes_is_one_line(tmp_path: Path) -> None:
     target = tmp_path / "flame.html"
     done = trace("profile", "--flame", str(target), "--for", "500ms")
@@ -98,6 +106,8 @@ def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
         (("top", "sched:sched_switch", "--source", "perf"), 2, "perf cannot answer"),
         (("latency", "sched:sched_waking", "sched:nothing"), 2, "sched:nothing"),
         (("latency", "sched:sched_waking", "sched:sched_switch", "--key", "colour"), 2, "no field colour"),
+        (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
+        (("noise", "x"), 2, "--cpus"),
         (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
     ],
 )

@@ -89,7 +89,7 @@ def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
     rates = {}
     for event in wanted:
         try:
-            counting = {**_request(question), "kind": "count", "events": [event]}
+            counting = {**_request(question), "kind": "count", "events": [event], "process": None}
             probe.call("trace_start", question=counting, source="perf")
             found = probe.call("trace_wait", within_s=PILOT_S)
             probe.call("trace_close")
@@ -192,6 +192,12 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
         )
     if stop.is_set():
         notes.append("ended early by the user")
+    if found.get("only_userspace"):
+        notes.append("this KVM has no event for an exit: only those that reach QEMU are counted")
+    if question.kind == "noise":
+        notes.append("an interrupt inside of a softirq is in both: times of different kinds overlap")
+    if question.process is not None:
+        notes.append(f"only process {question.process}")
     if question.cpus is not None:
         notes.append(f"only on CPU {format_cpus(question.cpus)}")
     return tuple(notes)

@@ -38,14 +38,17 @@ SOURCES = {
         Source("raw_tp", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
         Source("tp_btf", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
         Source("perf", {"count": 32}, cannot="a counter tells neither by whom nor when"),
-        Source("tracepoint", {"count": 44, "top": 49, "latency": 72, "wakeups": 101}),
+        Source("tracepoint", {"count": 44, "top": 49, "latency": 72, "wakeups": 101, "noise": 101, "exits": 49}),
         Source("ring", {"count": 66}, cannot="it would write a record for each event, to be read and sorted outside"),
         # With a user's and a kernel's stack.
         Source("sampling", {"profile": 4000}),
+        # Counters that KVM keeps anyway, read twice.
+        Source("debugfs", {"exits": 0}),
+        Source("libvirt", {"exits": 0}),
     )
 }
 #: Sources that have all of an event's record: what they do not find there does not exist.
-SEES_FIELDS = ("tracepoint",)
+SEES_FIELDS = ("tracepoint", "debugfs", "function", "uprobe")
 #: What each kind of event can be seen by.
 _ON_TRACEPOINT = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
 _ON_COUNTER = ("perf",)
@@ -55,6 +58,10 @@ def sources_of(question: Question) -> tuple[str, ...]:
     """What can be tried at all."""
     if question.kind == "profile":
         return ("sampling",)
+    if question.kind == "exits":
+        return ("debugfs", "libvirt", "tracepoint")
+    if question.kind == "noise":
+        return ("tracepoint",)  # the others do not have the number of an interrupt
     if question.events[0].partition(":")[0] in ("software", "hardware"):
         return _ON_COUNTER
     return _ON_TRACEPOINT

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 SWITCH = "sched:sched_switch"
 WAKEUP = ("sched:sched_waking", SWITCH)
+#: What happens most often of what disturbs a CPU: their rate is counted beforehand.
+NOISE = (SWITCH, "irq:irq_handler_entry", "irq:softirq_entry")
+EXIT = "kvm:kvm_exit"
 _WAKES = ("sched:sched_waking", "sched:sched_wakeup", "sched:sched_wakeup_new")
 
 

@@ -13,7 +13,7 @@ import time
 from typing import Any, Callable
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, keys, stacks, templates
+from evenkeel.probe.trace import bpf, exits, keys, noise, stacks, templates
 from evenkeel.probe.trace.sources import COUNTERS, HOOKS, Hook
 
 #: How long the kernel times our programs at the end of a run.
@@ -48,12 +48,12 @@ class Run:
         name = source or self.source
         if name not in HOOKS:
             raise StepFailed("%s cannot answer %s" % (name, self.question["kind"]), errno.EOPNOTSUPP)
-        made: Hook = self.keep(HOOKS[name](event, self.question.get("cpus")))
+        made: Hook = self.keep(HOOKS[name](event, self.question.get("cpus"), self.question.get("process")))
         self.hooks.append(made)
         return made
 
     def counter(self, event: str) -> Any:
-        made = self.keep(COUNTERS[self.source](event, self.question.get("cpus")))
+        made = self.keep(COUNTERS[self.source](event, self.question.get("cpus"), self.question.get("process")))
         self.counters.append(made)
         return made
 
@@ -219,7 +219,7 @@ class Profile(Run):
         self.maps = stacks.Maps()
         self._looked = 0.0
         hook = self.hook(str(question["frequency_hz"]))
-        hook.load(templates.stacks(self.numbers, *self.traces, self.counts), "the profile")
+        hook.load(templates.stacks(self.numbers, *self.traces, self.counts, hook.select), "the profile")
 
     def events(self) -> int:
         now = time.monotonic()
@@ -236,6 +236,49 @@ class Profile(Run):
         return {"stacks": stacks.fold(busy, self.maps), "idle": idle}
 
 
+class Noise(Run):
+    """What runs on a CPU besides its thread: interrupts, softirqs, other threads; how often, how long."""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        self.noise = noise.Noise(self)
+
+    def result(self) -> dict[str, Any]:
+        return {"rows": self.noise.rows()}
+
+
+class Exits(Run):
+    """Why, and how often, do the vCPUs of a guest leave it?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        if source in exits.COUNTERS:
+            self.counters.append(self.keep(exits.COUNTERS[source](question["guest"])))
+            return
+        question["process"] = exits.process_of(question["guest"])
+        self.table = self.keep(templates.table(8))
+        hook = self.hook(exits.EVENT)
+        key = exits.reason_key(hook)
+        hook.load(templates.top(self.numbers, self.table, key, hook.select), "the exits of " + question["guest"])
+        self.outside = self.keep(templates.table(8))
+        out = self.hook(exits.USERSPACE)
+        key = exits.userspace_key(out)
+        out.load(templates.top(self.numbers, self.outside, key, out.select), "the exits to QEMU")
+
+    def events(self) -> int:
+        """Every exit; where KVM has no event for it, those that reach QEMU."""
+        if self.counters:
+            return super().events()
+        return sum(row.times for row in templates.read_table(self.table) or templates.read_table(self.outside))
+
+    def result(self) -> dict[str, Any]:
+        if self.counters:
+            return {"rows": self.counters[0].rows()}
+        inside, outside = templates.read_table(self.table), templates.read_table(self.outside)
+        rows = exits.reason_rows(inside) + exits.userspace_rows(outside)
+        return {"rows": rows, "only_userspace": bool(outside) and not inside}
+
+
 def _key(hook: Hook, name: str) -> templates.Value:
     """``thread``, ``process``, ``cpu``: whoever runs; anything else is a field of the event."""
     return templates.Current(name) if name in ("thread", "process", "cpu") else hook.field(name)
@@ -247,6 +290,8 @@ KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {
     "latency": Latency,
     "wakeups": Latency,
     "profile": Profile,
+    "noise": Noise,
+    "exits": Exits,
 }
 
 

@@ -45,15 +45,23 @@ class Hook:
 
     name = ""
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
-        """``cpus``: only what happens there; None: everywhere.  Raises StepFailed where there is no such event."""
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        """``cpus``: only what happens there; ``process``: only what its threads do; None: everything.
+
+        Raises StepFailed where there is no such event.
+        """
         self.event = event
         self.cpus = cpus
+        self.process = process
         self.program: bpf.Program | None = None
         self._held: list[Any] = []
 
     def select(self, asm: Assembler) -> None:
-        """Code that jumps to "out" when it is not this event, or not on one of the CPUs."""
+        """Code that jumps to "out" when it is not this event, not on one of the CPUs, or somebody else."""
+        if self.process is not None:
+            asm.call(bpf.HELPERS["get_current_pid_tgid"])
+            asm.alu("rsh", R0, 32)
+            asm.jump_if(R0, "!=", self.process, "out")
         if self.cpus is not None:
             asm.call(bpf.HELPERS["get_smp_processor_id"])
             for first, last in ranges(self.cpus):
@@ -107,8 +115,8 @@ class RawTracepoint(Hook):
 
     name = "raw_tp"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
-        super().__init__(event, cpus)
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
         self._call: int | None = None
         tracefs.event_id(event)  # there is such an event at all
         self.point = event.partition(":")[2]
@@ -152,8 +160,8 @@ class BtfTracepoint(RawTracepoint):
 
     name = "tp_btf"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
-        super().__init__(event, cpus)
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
         self._id = _vmlinux().tracepoint(self.point)
         if self._id is None:
             raise StepFailed("BTF has no tracepoint %s" % self.point, errno.ENOENT)
@@ -200,8 +208,8 @@ class Tracepoint(Hook):
 
     name = "tracepoint"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
-        super().__init__(event, cpus)
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
         self._id = tracefs.event_id(event)
 
     def field(self, name: str) -> templates.Value:
@@ -232,15 +240,18 @@ class Tracepoint(Hook):
             self.detach()
             raise refused(error, "cannot attach to the tracepoint %s" % self.event) from None
 
+    def mechanism(self) -> str:
+        return "BPF on the tracepoint %s" % self.event
+
 
 class Samples(Hook):
     """Not an event but a clock: the program sees what runs on each CPU so many times a second."""
 
     name = "sampling"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """``event``: the frequency in hertz."""
-        super().__init__(event, cpus)
+        super().__init__(event, cpus, process)
         self._hertz = int(event)
 
     def load(self, code: bytes, purpose: str) -> None:
@@ -271,8 +282,10 @@ class PerfCounter:
 
     name = "perf"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """Raises StepFailed."""
+        if process is not None:
+            raise StepFailed("%s sees everybody, and not one process" % self.name, errno.EOPNOTSUPP)
         self.event = event
         kind, config = self._resolve(event)
         try:
@@ -320,8 +333,10 @@ class Ring:
 
     name = "ring"
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None) -> None:
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """Raises StepFailed."""
+        if process is not None:
+            raise StepFailed("%s sees everybody, and not one process" % self.name, errno.EOPNOTSUPP)
         self.event = event
         tracefs.event_id(event)
         try:

@@ -87,6 +87,30 @@ class Current(NamedTuple):
         asm.mov(dst, R0)
 
 
+class Constant(NamedTuple):
+    """A number that is known beforehand, below 2^31."""
+
+    value: int
+
+    def emit(self, asm: Assembler, dst: Reg) -> None:
+        asm.mov(dst, self.value)
+
+
+class Packed(NamedTuple):
+    """Several small numbers in one: each value, and by how many bits it is shifted to the left.  Uses R8 and R9."""
+
+    parts: tuple[tuple[Union[Record, Current, Constant], int], ...]
+
+    def emit(self, asm: Assembler, dst: Reg) -> None:
+        asm.mov(R8, 0)
+        for value, shift in self.parts:
+            value.emit(asm, R9)
+            if shift:
+                asm.alu("lsh", R9, shift)
+            asm.alu("or", R8, R9)
+        asm.mov(dst, R8)
+
+
 _CURRENT = {
     "process": ("get_current_pid_tgid", 32),
     "thread": ("get_current_pid_tgid", 0),
@@ -94,7 +118,7 @@ _CURRENT = {
     "cgroup": ("get_current_cgroup_id", 0),
     "cpu": ("get_smp_processor_id", 0),
 }
-Value = Union[Record, Pointed, SwitchedOut, Current]
+Value = Union[Record, Pointed, SwitchedOut, Current, Constant, Packed]
 Text = Union[Record, Pointed]
 
 
@@ -252,12 +276,7 @@ def begin_span(numbers: Map, spans: Map, key: Value, select: Select) -> bytes:
     key.emit(asm, R0)
     asm.store(8, R10, at_key, R0)
     asm.call(HELPERS["ktime_get_ns"])
-    asm.store(8, R10, at_time, R0)
-    asm.map(R1, spans.fd)
-    asm.stack(R2, at_key)
-    asm.stack(R3, at_time)
-    asm.mov(R4, 0)
-    asm.call(HELPERS["map_update_elem"])
+    _stamp(asm, spans, at_key, at_time)
     asm.jump_if(R0, "==", 0, "began")
     _bump(asm, numbers, LOST)
     asm.label("began")
@@ -286,9 +305,14 @@ def end_span(
     rows: Map | None = None,
     name: Text | None = None,
     void: Void | None = None,
+    row_key: Value | None = None,
+    restart: bool = False,
 ) -> bytes:
-    """Put the time since the beginning of the same key into the histogram, and by key into ``rows``."""
-    at_key, at_void = -16, -24
+    """Put the time since the beginning of the same key into the histogram, and by ``row_key`` into ``rows``.
+
+    ``restart``: the end of one is the beginning of the next.
+    """
+    at_key, at_void, at_time = -16, -24, -24
     asm = _begin(select)
     if void is not None:
         void.state.emit(asm, R0)
@@ -305,23 +329,45 @@ def end_span(
     _lookup(asm, spans, at_key)
     asm.jump_if(R0, "!=", 0, "known")
     _bump(asm, numbers, UNMATCHED)
+    if restart:
+        asm.call(HELPERS["ktime_get_ns"])
+        _stamp(asm, spans, at_key, at_time)
     asm.jump("out")
     asm.label("known")
     asm.load(8, R7, R0, 0)
     asm.call(HELPERS["ktime_get_ns"])
+    if restart:
+        asm.store(8, R10, at_time, R0)
     asm.alu("sub", R0, R7)
     asm.mov(R7, R0)
     asm.jump_if(R7, "s>=", 0, "forwards")
     asm.mov(R7, 0)
     asm.label("forwards")
-    asm.map(R1, spans.fd)
-    asm.stack(R2, at_key)
-    asm.call(HELPERS["map_delete_elem"])
+    if restart:
+        asm.load(8, R0, R10, at_time)
+        _stamp(asm, spans, at_key, at_time)
+    else:
+        asm.map(R1, spans.fd)
+        asm.stack(R2, at_key)
+        asm.call(HELPERS["map_delete_elem"])
     _into_histogram(asm, spread, R7, R8)
     _bump(asm, numbers, EVENTS)
     if rows is not None:
+        if row_key is not None:
+            row_key.emit(asm, R0)
+            asm.store(8, R10, at_key, R0)
         _into_rows(asm, numbers, rows, at_key, R7, name)
     return _end(asm)
+
+
+def _stamp(asm: Assembler, spans: Map, at_key: int, at_time: int) -> None:
+    """Remember R0 as the beginning of the key on the stack."""
+    asm.store(8, R10, at_time, R0)
+    asm.map(R1, spans.fd)
+    asm.stack(R2, at_key)
+    asm.stack(R3, at_time)
+    asm.mov(R4, 0)
+    asm.call(HELPERS["map_update_elem"])
 
 
 def _into_histogram(asm: Assembler, spread: Map, value: Reg, scratch: Reg) -> None:
@@ -456,13 +502,13 @@ def stack_counts() -> Map:
     return Map(HASH, STACK_KEY.size, 8, _STACK_KEYS)
 
 
-def stacks(numbers: Map, traces: Map, second: Map, counts: Map) -> bytes:
+def stacks(numbers: Map, traces: Map, second: Map, counts: Map, select: Select) -> bytes:
     """Count the stack of whatever runs.
 
     Two stacks can get the same number; the later one goes to the ``second`` map.  A third is a lost event.
     """
     at_key, at_one = -48, -56
-    asm = _begin(lambda _: None)
+    asm = _begin(select)
     asm.call(HELPERS["get_current_pid_tgid"])
     asm.alu("rsh", R0, 32)
     asm.store(4, R10, at_key, R0)
