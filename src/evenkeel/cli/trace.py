@@ -35,12 +35,20 @@ From = Annotated[
     str | None,
     typer.Option("--source", metavar="NAME", help="Use this source and no other.", show_default=False),
 ]
+Budget = Annotated[
+    float,
+    typer.Option(
+        metavar="PERCENT", min=0.001, max=100.0, help="What it may take of one core before it looks only now and then."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the Answer as JSON on stdout.")]
 Save = Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Save the Answer.")]
 Event = Annotated[
     str,
     typer.Argument(
-        metavar="EVENT", help="SYSTEM:NAME, as in sched:sched_switch or software:page-faults.", show_default=False
+        metavar="EVENT",
+        help="SYSTEM:NAME, software:page-faults, function:NAME[+0x10], or uprobe:/FILE:FUNCTION.",
+        show_default=False,
     ),
 ]
 
@@ -63,6 +71,7 @@ def count(
     on: On = "local",
     cpus: Cpus = None,
     process: Process = None,
+    budget: Budget = 1.0,
     source: From = None,
     output: Save = None,
     as_json: Json = False,
@@ -73,7 +82,7 @@ def count(
 
     evenkeel trace count kvm:kvm_exit --on ssh://root@plc-host --cpus 2-3
     """
-    question = _question("count", duration, cpus, process=process, events=(event,))
+    question = _question("count", duration, cpus, process=process, budget=budget / 100, events=(event,))
     return _answer(question, on, source, output, as_json)
 
 
@@ -86,6 +95,7 @@ def top(
     on: On = "local",
     cpus: Cpus = None,
     process: Process = None,
+    budget: Budget = 1.0,
     source: From = None,
     output: Save = None,
     as_json: Json = False,
@@ -96,7 +106,9 @@ def top(
 
     evenkeel trace top irq:irq_handler_entry --by cpu --on virtual:lab
     """
-    question = _question("top", duration, cpus, process=process, events=(event,), by=by.value, at_least=at_least)
+    question = _question(
+        "top", duration, cpus, process=process, budget=budget / 100, events=(event,), by=by.value, at_least=at_least
+    )
     return _answer(question, on, source, output, as_json)
 
 
@@ -418,6 +430,12 @@ def _print(answer: Answer) -> None:
 def _headline(answer: Answer) -> str:
     rate = answer.events / answer.seconds if answer.seconds else 0.0
     question = answer.question
+    if answer.sampled < 1:
+        about = round(answer.events / answer.sampled)
+        return (
+            f"{answer.host}: {' '.join(question.events)}: about {about:,}, {rate:,.0f} a second; "
+            f"seen {answer.events:,} in {100 * answer.sampled:.2g} % of the time"
+        )
     names = {"noise": "noise", "exits": f"exits of {question.guest}", "wakeups": "wake-ups", "profile": "profile"}
     subject = names.get(question.kind) or " to ".join(question.events)
     return f"{answer.host}: {subject}: {answer.events:,} in {answer.seconds:.1f} s, {rate:,.0f} a second"

@@ -31,6 +31,8 @@ class Question(Model):
     process: int | None = None  # only what its threads do
     guest: str | None = None
     seconds: float = 5.0
+    #: What it may take of one core before it is sampled.
+    budget: float = 0.01
 
 
 class Refused(Model):
@@ -98,6 +100,8 @@ class Answer(Document):
     events: int
     lost: int
     seconds: float  # during which it was attached
+    #: Share of the time in which it was attached.  Below 1 ``events`` and counts of rows are those that were seen.
+    sampled: float = 1.0
     predicted: TraceCost | None = None
     measured: TraceCost | None = None
     rows: tuple[Row, ...] = ()

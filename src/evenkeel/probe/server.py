@@ -52,10 +52,11 @@ OPERATIONS = {
     "guest_state": "evenkeel.probe.sample_guest:guest_state",
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
     # tracing (evenkeel.probe.trace): counts in the kernel, changes no setting, and is gone with this process
-    "trace_sources": "evenkeel.probe.trace.sources:try_sources",
+    "trace_sources": "evenkeel.probe.trace.capabilities:try_sources",
     "trace_calibrate": "evenkeel.probe.trace.calibrate:calibrate",
     "trace_start": "evenkeel.probe.trace.question:trace_start",
     "trace_wait": "evenkeel.probe.trace.question:trace_wait",
+    "trace_pace": "evenkeel.probe.trace.question:trace_pace",
     "trace_finish": "evenkeel.probe.trace.question:trace_finish",
     "trace_close": "evenkeel.probe.trace.question:trace_close",
     "trace_events": "evenkeel.probe.trace.tracefs:events",

@@ -83,3 +83,19 @@ def test_costs_never_fall_along_the_ladder(rate: float, all_calls: float) -> Non
 def test_every_source_of_the_table_is_a_candidate_or_has_a_reason(question: Question) -> None:
     candidates, unable = planner.ladder(question, {})
     assert {one.source for one in candidates} | {one.source for _, one in unable} >= {"raw_tp", "perf", "ring"}
+
+
+def test_the_ladder_of_a_function() -> None:
+    event = "function:vfs_read"
+    assert names(count(event), {}) == ["fentry", "function", "kprobe"]
+    assert names(top(event), {}) == ["fentry", "kprobe"]
+    assert names(count("uprobe:/bin/true:main"), {}) == ["uprobe"]
+
+
+def test_the_budget_is_kept_by_windows_and_durations_are_never_cut() -> None:
+    question = count(SWITCH)  # 1 % of a core
+    assert planner.pace(question, 28, 350_000) == 1
+    assert planner.pace(question, 28, 3_571_428) == pytest.approx(0.1, rel=0.01)
+    assert planner.pace(question, 1e6, 1e9) == 0.001, "there is a least"
+    latency = Question(kind="latency", events=(SWITCH, SWITCH))
+    assert planner.pace(latency, 28, 3_571_428) == 1

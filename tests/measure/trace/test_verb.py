@@ -68,6 +68,22 @@ def test_durations_have_shares_and_who_waited_longest() -> None:
     assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout
 
 
+def test_a_budget_makes_it_look_only_now_and_then() -> None:
+    """A loop of getuid costs more than a thousandth of a percent of a core: what it did is worked out from windows."""
+    loop = subprocess.Popen([sys.executable, "-S", "-c", "import os\nwhile True: os.getuid()"])
+    try:
+        done = trace("count", "syscalls:sys_enter_getuid", "--budget", "0.1", "--for", "2s", "--json")
+        whole = trace("count", "syscalls:sys_enter_getuid", "--budget", "100", "--for", "500ms", "--json")
+    finally:
+        loop.kill()
+        loop.wait()
+    answer, all_of_it = (Answer.from_json(one.stdout, file="stdout") for one in (done, whole))
+    assert answer.sampled < 0.6
+    assert any(note.startswith("sampled") for note in answer.notes)
+    assert all_of_it.sampled == 1
+    assert not any(note.startswith("sampled") for note in all_of_it.notes)
+
+
 def test_what_disturbs_a_cpu() -> None:
     done = trace("noise", "0", "--for", "500ms", "--json")
     assert done.returncode == 0, done.stderr
@@ -106,6 +122,8 @@ def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
         (("top", "sched:sched_switch", "--source", "perf"), 2, "perf cannot answer"),
         (("latency", "sched:sched_waking", "sched:nothing"), 2, "sched:nothing"),
         (("latency", "sched:sched_waking", "sched:sched_switch", "--key", "colour"), 2, "no field colour"),
+        (("count", "function:no_such_function_here"), 2, "no function no_such_function_here"),
+        (("count", "uprobe:/no/such/file:main"), 2, "no file"),
         (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
         (("noise", "x"), 2, "--cpus"),
         (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import calibrate, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import calibrate, capabilities, question, sources, syscalls, tracefs
 from tests.probe.trace.load import caller
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -193,9 +193,9 @@ def test_what_cannot_be_is_refused_with_its_errno() -> None:
 
 
 def test_every_source_was_really_tried() -> None:
-    found = {(row["source"], row["event"]): row for row in sources.try_sources()}
+    found = {(row["source"], row["event"]): row for row in capabilities.try_sources()}
     for name in EVERYWHERE:
-        assert found[name, sources.TRIAL]["works"], found[name, sources.TRIAL]
+        assert found[name, capabilities.TRIAL]["works"], found[name, capabilities.TRIAL]
     for row in found.values():
         assert row["works"] or row["errno"], "a no has the kernel's errno"
 

@@ -57,8 +57,13 @@ def ask(
     chosen, refused, finish_s = start(probe, question, candidates)
     if on_start:
         on_start(chosen.source)
-    _wait(probe, question.seconds - finish_s, stop, on_progress)
+    rate = _wait(probe, question, chosen.cost.ns_per_event, finish_s, stop, on_progress)
     found = probe.call("trace_finish", timeout_s=120.0)
+    cost = chosen.cost
+    if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
+        share = cost.ns_per_event * rate / 1e9
+        how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"
+        cost = TraceCost(ns_per_event=cost.ns_per_event, events_per_s=round(rate, 1), share_of_core=share, how=how)
     return Answer(
         host=host,
         question=question,
@@ -68,7 +73,8 @@ def ask(
         events=found["events"],
         lost=found["lost"],
         seconds=found["seconds"],
-        predicted=chosen.cost,
+        sampled=round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0,
+        predicted=cost,
         measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
         rows=_rows(found, question),
         spread=_spread(found),
@@ -83,7 +89,7 @@ def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
 
     Raises WrongInput for an event that does not exist.
     """
-    wanted = list(dict.fromkeys(question.events))
+    wanted = [event for event in dict.fromkeys(question.events) if not event.startswith(("function:", "uprobe:"))]
     if any(event.startswith("syscalls:") for event in wanted):
         wanted.append(planner.SYSCALLS)
     rates = {}
@@ -122,7 +128,8 @@ def start(
     reasons = "; ".join(f"{one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}" for one in refused)
     raise NotAsWanted(
         f"no source works for this question there: {reasons}",
-        hint="root, or CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN are needed; `evenkeel trace sources` shows what works",
+        hint="root is needed, and a locked-down kernel lets nobody trace its functions; "
+        "`evenkeel trace sources` shows what works",
     )
 
 
@@ -133,14 +140,36 @@ def _request(question: Question) -> dict[str, Any]:
     return data
 
 
-def _wait(probe: Probe, seconds: float, stop: threading.Event, on_progress: OnProgress | None) -> None:
-    """Until the time is over or the user has seen enough."""
+def _paced(found: dict[str, Any]) -> bool:
+    """Whether it was taken off on purpose for a part of the time; attaching and reading takes a little of it always."""
+    return bool(found["share"] < 1)
+
+
+def _wait(
+    probe: Probe,
+    question: Question,
+    ns_per_event: float,
+    finish_s: float,
+    stop: threading.Event,
+    on_progress: OnProgress | None,
+) -> float | None:
+    """Until the time is over or the user has seen enough.  The first moment tells whether it has to be sampled.
+
+    Returns the events a second of that moment; None when it was over before.
+    """
+    seconds, rate = question.seconds - finish_s, None
     end = time.monotonic() + seconds
     while not stop.is_set() and (left := end - time.monotonic()) > 0:
         found = probe.call("trace_wait", within_s=min(STEP_S, left))
+        if rate is None and found["seconds"]:
+            rate = found["events"] / found["seconds"]
+            share = planner.pace(question, ns_per_event, rate)
+            if share < 1:
+                probe.call("trace_pace", share=share)
         if on_progress:
             done = seconds - max(0.0, end - time.monotonic())
             on_progress(round(done * 10), round(seconds * 10), f"{found['events']:,} events")
+    return rate
 
 
 def _timed(found: dict[str, Any]) -> TraceCost:
@@ -168,7 +197,9 @@ def _calibrated(probe: Probe, source: str, found: dict[str, Any]) -> TraceCost |
 
 
 def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
-    return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] >= question.at_least)
+    """Those that did it often enough; in a sample as many as there must have been."""
+    whole = found["elapsed"] / found["seconds"] if _paced(found) else 1.0
+    return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] * whole >= question.at_least)
 
 
 def _spread(found: dict[str, Any]) -> Spread | None:
@@ -192,6 +223,8 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
         )
     if stop.is_set():
         notes.append("ended early by the user")
+    if _paced(found):
+        notes.append(f"sampled: it would have taken more than {question.budget:.3g} of a core, see --budget")
     if found.get("only_userspace"):
         notes.append("this KVM has no event for an exit: only those that reach QEMU are counted")
     if question.kind == "noise":

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import time
 from typing import Any, Callable
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, exits, keys, noise, stacks, templates
-from evenkeel.probe.trace.sources import COUNTERS, HOOKS, Hook
+from evenkeel.probe.trace import bpf, exits, functions, keys, noise, sources, stacks, templates
+from evenkeel.probe.trace.sources import Hook
 
 #: How long the kernel times our programs at the end of a run.
 STATISTICS_S = 0.2
 #: Between two looks at who was sampled.
 LOOK_S = 0.2
 SWITCH = "sched:sched_switch"
+
+#: A window of sampling is no shorter, or attaching would be most of it.
+WINDOW_S = 0.02
+
+HOOKS: dict[str, Callable[..., Hook]] = {**sources.HOOKS, **functions.HOOKS}
+COUNTERS: dict[str, Callable[..., Any]] = {**sources.COUNTERS, **functions.COUNTERS}
 
 _run: Run | None = None
 
@@ -36,6 +43,8 @@ class Run:
         self.numbers = self.keep(templates.statistics())
         self.attached_s = 0.0
         self._since: float | None = None
+        self._began = time.monotonic()
+        self.share = 1.0
         self._cpu_s = time.process_time()
 
     def keep(self, thing: Any) -> Any:
@@ -58,16 +67,36 @@ class Run:
         return made
 
     def attach(self) -> None:
-        self._since = time.monotonic()
+        """It takes its time, and events are seen from some moment of it on: half of it is counted."""
+        before = time.monotonic()
         for one in (*self.hooks, *self.counters):
             one.attach()
+        self._since = (before + time.monotonic()) / 2
 
     def detach(self) -> None:
+        before = time.monotonic()
         for one in (*self.hooks, *self.counters):
             one.detach()
         if self._since is not None:
-            self.attached_s += time.monotonic() - self._since
+            self.attached_s += (before + time.monotonic()) / 2 - self._since
             self._since = None
+
+    def wait(self, within_s: float) -> None:
+        """Attached all the time, or for windows that make up ``share`` of it."""
+        if self.share >= 1:
+            time.sleep(within_s)
+            return
+        end = time.monotonic() + within_s
+        window_s = max(WINDOW_S, self.share * 0.25)
+        pause_s = window_s * (1 / self.share - 1)
+        while True:
+            self.detach()
+            # Not the same moment of every second: what happens then would be seen always, or never.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            self.attach()
+            time.sleep(window_s)
+            if time.monotonic() >= end:
+                return
 
     def seconds(self) -> float:
         """How long it has been attached."""
@@ -114,6 +143,8 @@ class Run:
             "events": self.events(),
             "lost": self.lost(),
             "seconds": round(self.attached_s, 4),
+            "share": self.share,
+            "elapsed": round(time.monotonic() - self._began, 4),
             "cost": cost,
             "mechanism": mechanism,
             **self.result(),
@@ -320,8 +351,15 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
 def trace_wait(within_s: float) -> dict[str, Any]:
     """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds"}``."""
     run = _running()
-    time.sleep(within_s)
+    run.wait(within_s)
     return {"events": run.events(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+
+
+def trace_pace(share: float) -> None:
+    """Operation: from here on, be attached for this share of the time only, in windows at random moments."""
+    if not 0 < share <= 1:
+        raise StepFailed("%r is no share of the time" % share, errno.EINVAL)
+    _running().share = share
 
 
 def trace_finish() -> dict[str, Any]:

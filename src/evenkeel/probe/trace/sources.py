@@ -7,10 +7,9 @@ a StepFailed with the kernel's errno, never a guess from its version.  Which one
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 from evenkeel.probe.facts.cpulist import format_mask, ranges
 from evenkeel.probe.failure import StepFailed
@@ -162,7 +161,7 @@ class BtfTracepoint(RawTracepoint):
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         super().__init__(event, cpus, process)
-        self._id = _vmlinux().tracepoint(self.point)
+        self._id = vmlinux().tracepoint(self.point)
         if self._id is None:
             raise StepFailed("BTF has no tracepoint %s" % self.point, errno.ENOENT)
 
@@ -175,15 +174,15 @@ class BtfTracepoint(RawTracepoint):
             )
         argument, structure, path = behind
         assert self._id is not None
-        types = _vmlinux().pointer_arguments(self._id)
-        place = _vmlinux().field(structure, path)
+        types = vmlinux().pointer_arguments(self._id)
+        place = vmlinux().field(structure, path)
         if types[argument : argument + 1] != [structure] or place is None:
             raise StepFailed("argument %d of %s is no %s here" % (argument, self.event, structure), errno.EOPNOTSUPP)
         return templates.Pointed(argument, *place)
 
     def switched_out(self) -> templates.Value:
         assert self._id is not None
-        if _vmlinux().pointer_arguments(self._id) != ["", "task_struct", "task_struct", ""]:
+        if vmlinux().pointer_arguments(self._id) != ["", "task_struct", "task_struct", ""]:
             raise StepFailed("sched_switch does not pass the state here, as it does since 5.18", errno.EOPNOTSUPP)
         return templates.SwitchedOut(0, 3)
 
@@ -396,67 +395,14 @@ def _compat_status() -> tuple[int, int]:
     machine = os.uname().machine
     if machine != "x86_64":
         raise StepFailed("32-bit calls cannot be told from others on %s" % machine, errno.EOPNOTSUPP)
-    place = _vmlinux().field("task_struct", "thread_info.status")
+    place = vmlinux().field("task_struct", "thread_info.status")
     if place is None:
         raise StepFailed("the kernel does not say which calls are 32-bit ones", errno.EOPNOTSUPP)
     return place
 
 
-def _vmlinux() -> btf.Btf:
+def vmlinux() -> btf.Btf:
     try:
         return btf.vmlinux()
     except OSError as error:
         raise StepFailed("this kernel has no BTF: %s" % error.strerror, error.errno, btf.VMLINUX) from None
-
-
-# -- what works here --------------------------------------------------------------------------------------------------
-
-#: What every kernel with tracing has, and what happens seldom enough to be tried anywhere.
-TRIAL = "sched:sched_process_exec"
-
-
-def trials() -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """(source, on what, something that makes it) for each source that can be tried."""
-    for name, hook in HOOKS.items():
-        event = "1" if hook is Samples else TRIAL
-        yield name, TRIAL if event == TRIAL else "the CPU clock", lambda hook=hook, event=event: _counting(hook(event))  # type: ignore[misc]
-    for name, counter in COUNTERS.items():
-        yield name, TRIAL, lambda counter=counter: counter(TRIAL)  # type: ignore[misc]
-    yield "perf", "hardware:cycles", lambda: PerfCounter("hardware:cycles")
-
-
-def _counting(hook: Hook) -> Hook:
-    numbers = templates.statistics()
-    try:
-        hook.load(templates.count(numbers, hook.select), "a trial")
-        return hook
-    except StepFailed:
-        hook.close()
-        raise
-    finally:
-        numbers.close()  # the program holds it
-
-
-def try_sources(names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Operation: each source on an event that hardly ever happens: attached, taken off again, and what the kernel said.
-
-    ``[{"source", "event", "works", "mechanism" | "message", "errno"}]``.
-    """
-    found = []
-    for name, event, make in trials():
-        if names and name not in names:
-            continue
-        row: dict[str, Any] = {"source": name, "event": event, "works": False}
-        try:
-            with contextlib.closing(make()) as source:
-                source.attach()
-                row.update(works=True, mechanism=source.mechanism())
-                source.detach()
-        except StepFailed as error:
-            row["message"] = error.message
-            row["errno"] = errno.errorcode.get(error.code, str(error.code)) if error.code else None
-        except OSError as error:
-            row["message"] = error.strerror or str(error)
-            row["errno"] = errno.errorcode.get(error.errno or 0)
-        found.append(row)
-    return found

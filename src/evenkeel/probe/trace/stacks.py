@@ -38,6 +38,9 @@ class Table:
         self._starts = sorted(symbols)
         self._symbols = symbols
 
+    def address(self, name: str) -> int | None:
+        return next((start for start in self._starts if self._symbols[start][1] == name), None)
+
     def find(self, address: int) -> str | None:
         place = bisect.bisect_right(self._starts, address) - 1
         if place < 0:
