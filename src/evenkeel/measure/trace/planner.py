@@ -41,11 +41,11 @@ SOURCES = {
         Source("tracepoint", {"count": 44, "top": 49, "latency": 72, "wakeups": 101, "noise": 101, "exits": 49}),
         Source("ring", {"count": 66}, cannot="it would write a record for each event, to be read and sorted outside"),
         # In a virtual machine without KVM only their order could be measured; an int3 kprobe costs some 300.
-        Source("fentry", {"count": 30, "top": 35}),
+        Source("fentry", {"count": 30, "top": 35, "latency": 58}),
         Source("function", {"count": 60}, cannot="it would write a record for each call"),
-        Source("kprobe", {"count": 70, "top": 75}),
+        Source("kprobe", {"count": 70, "top": 75, "latency": 98}),
         # 14.6 us were measured under nested virtualisation.
-        Source("uprobe", {"count": 1500, "top": 1505}),
+        Source("uprobe", {"count": 1500, "top": 1505, "latency": 1528}),
         # With a user's and a kernel's stack.
         Source("sampling", {"profile": 4000}),
         # Counters that KVM keeps anyway, read twice.

@@ -26,20 +26,20 @@ def calibrate(source: str, kind: str = "count", by: str = "process") -> dict[str
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        base = _quickest()
+        base = quickest()
         question.trace_start({"kind": kind, "events": [EVENT], "by": by}, source)
         try:
-            with_it = _quickest()
+            with_it = quickest()
             events = question.trace_wait(0.0)["events"]
         finally:
             question.trace_close()
-        base = min(base, _quickest())
+        base = min(base, quickest())
     finally:
         os.sched_setaffinity(0, allowed)
     return {"ns_per_event": round(max(0.0, with_it - base), 1), "base_ns": round(base, 1), "events": events}
 
 
-def _quickest() -> float:
+def quickest() -> float:
     """Nanoseconds of one call, in the quickest chunk."""
     call, clock = os.getuid, time.perf_counter_ns
     best = float("inf")
