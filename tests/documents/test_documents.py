@@ -55,7 +55,8 @@ def facts(**changes: Any) -> Facts:
 
 
 def test_the_documents_are_the_ones_of_the_design() -> None:
-    assert set(DOCUMENTS) == {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost", "Comparison"}
+    names = {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost", "Comparison", "Answer"}
+    assert set(DOCUMENTS) == names
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS.values(), ids=DOCUMENTS.keys())

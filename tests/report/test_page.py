@@ -65,15 +65,18 @@ class Seen:
     requests: set[str]
 
 
-def browse(page: str, folder: Path, *arguments: str) -> Seen:
-    """Open ``page`` at each width and use it.  Returns what the browser saw, said and asked for."""
+def browse(page: str, folder: Path, *arguments: str, wrapper_page: str = WRAPPER) -> Seen:
+    """Open ``page`` at each width and use it as ``wrapper_page`` does.
+
+    Returns what the browser saw, said and asked for.
+    """
     assert CHROMIUM is not None
     frames = "\n".join(
         f'<iframe width="{width}" height="800" style="border:0" srcdoc="{html.escape(page)}"></iframe>'
         for width in WIDTHS
     )
     wrapper, log = folder / "wrapper.html", folder / "net.json"
-    wrapper.write_text(WRAPPER % frames)
+    wrapper.write_text(wrapper_page % frames)
     done = subprocess.run(
         [
             CHROMIUM,

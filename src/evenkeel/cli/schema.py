@@ -25,6 +25,7 @@ KINDS = {
     "Findings": "findings",
     "Evidence": "evidence",
     "Comparison": "comparison",
+    "Answer": "answer",
 }
 
 
@@ -111,4 +112,5 @@ _PURPOSES = {
     "Findings": "every check of reality against the plan",
     "Evidence": "histograms and counters, with the conditions they were taken under",
     "Comparison": "what differs between two pieces of evidence by more than chance",
+    "Answer": "what was asked of a running kernel, how it was found out, what it cost",
 }

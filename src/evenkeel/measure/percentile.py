@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from evenkeel.documents.histogram import Histogram
 
@@ -16,14 +17,19 @@ def percentile(histogram: Histogram, fraction: float) -> int | None:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"{fraction} is no share: above 0, at most 1")
-    total = histogram.samples
+    edges = ((histogram.upper_ns(bucket), histogram.counts[bucket]) for bucket in sorted(histogram.counts))
+    return upper_edge(edges, histogram.samples, fraction)
+
+
+def upper_edge(edges: Iterable[tuple[int, int]], total: int, fraction: float) -> int | None:
+    """Of ``(upper edge, count)`` in rising order the first edge up to which there is ``fraction`` of ``total``."""
     if not total:
         return None
     # Of 1000 samples 99.9 % are 999, although 0.999 * 1000 in floating point may be a hair more.
     wanted = max(1, math.ceil(round(total * fraction, 6)))
     seen = 0
-    for bucket in sorted(histogram.counts):
-        seen += histogram.counts[bucket]
+    for edge, count in edges:
+        seen += count
         if seen >= wanted:
-            return histogram.upper_ns(bucket)
+            return edge
     return None

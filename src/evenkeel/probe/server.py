@@ -51,6 +51,16 @@ OPERATIONS = {
     "dma_latency": "evenkeel.probe.sample_dma_latency:dma_latency",
     "guest_state": "evenkeel.probe.sample_guest:guest_state",
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
+    # tracing (evenkeel.probe.trace): counts in the kernel, changes no setting, and is gone with this process
+    "trace_sources": "evenkeel.probe.trace.capabilities:try_sources",
+    "trace_calibrate": "evenkeel.probe.trace.calibrate:calibrate",
+    "trace_start": "evenkeel.probe.trace.question:trace_start",
+    "trace_wait": "evenkeel.probe.trace.question:trace_wait",
+    "trace_pace": "evenkeel.probe.trace.question:trace_pace",
+    "trace_finish": "evenkeel.probe.trace.question:trace_finish",
+    "trace_close": "evenkeel.probe.trace.question:trace_close",
+    "trace_events": "evenkeel.probe.trace.tracefs:events",
+    "trace_orphans": "evenkeel.probe.trace.tracefs:remove_orphans",
     # watching (evenkeel.probe.watch): waits and looks, never writes
     "watch": "evenkeel.probe.watch:watch",
     "watch_look": "evenkeel.probe.watch_look:look",
@@ -118,12 +128,21 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             send({"id": number, "error": _describe(error)})
 
 
+def close_all() -> None:
+    """Let go of what would outlive this process: only tracing has such a thing, and only while it was asked for."""
+    question = sys.modules.get("evenkeel.probe.trace.question")
+    if question is not None:
+        question.trace_close()
+
+
 def main() -> None:
     """Keep stdout for answers alone: whatever an operation or its child prints by mistake goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
         serve(sys.stdin.buffer, answers)
+        close_all()
     except (BrokenPipeError, KeyboardInterrupt):
         # The other side went away.  What was being written is in the journal; there is nobody left to tell.
+        close_all()
         os._exit(1)

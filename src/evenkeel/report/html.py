@@ -6,14 +6,10 @@ which escapes it.  Judges nothing: verdicts are :mod:`evenkeel.report.verdict`'s
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from itertools import groupby
 
-import evenkeel
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Deadline, Evidence, Latency
 from evenkeel.documents.facts import Facts
@@ -26,6 +22,7 @@ from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.percentiles import percentiles_svg
+from evenkeel.report.page import package_file, whole_page
 from evenkeel.report.picture import machine_svg
 from evenkeel.report.verdict import HostRun, Run, Verdict, judge
 
@@ -92,42 +89,20 @@ def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
             if body:
                 sections.append((prefix + name, heading + suffix, body))
     sections.append(("limits", "Not covered", _limits(run, verdict)))
-    script = files("evenkeel.report").joinpath("page.js").read_text(encoding="utf-8")
-    style = files("evenkeel.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = join(
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="referrer", content="no-referrer"),
-        el("title", f"{title}: {', '.join(host.name for host in run.plan.hosts)}, {verdict.state}"),
-        # An empty icon, so that no browser asks for one.
-        el("link", rel="icon", href="data:,"),
-        el("style", trusted(style)),
-    )
     body = join(
-        el("a", "Skip to the content", class_="skip", href="#content"),
         _head(run, verdict, sections, title),
         el(
             "main",
             *(el("section", el("h2", heading), body, id=name) for name, heading, body in sections),
             id="content",
         ),
-        el(
-            "footer",
-            f"Made by Evenkeel {evenkeel.__version__} from the documents of this run. "
-            "This page loads nothing from anywhere.",
-        ),
-        el("script", trusted(script)),
     )
-    return f"<!DOCTYPE html>\n{el('html', el('head', head), el('body', body), lang='en')}\n"
-
-
-def _policy(script: str) -> str:
-    # No network at all.  Styles are inline because pictures bring their own; the one script is named by its hash.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+    names = ", ".join(host.name for host in run.plan.hosts)
+    return whole_page(
+        f"{title}: {names}, {verdict.state}",
+        body,
+        made_from="the documents of this run",
+        script=package_file("page.js"),
     )
 
 

@@ -36,17 +36,24 @@ def parse_mask(text: str | None) -> frozenset[int]:
     return frozenset(cpus)
 
 
+def ranges(cpus: Iterable[int]) -> list[tuple[int, int]]:
+    """{0, 1, 2, 5} -> [(0, 2), (5, 5)]."""
+    found: list[tuple[int, int]] = []
+    for cpu in sorted(set(cpus)):
+        if found and cpu == found[-1][1] + 1:
+            found[-1] = (found[-1][0], cpu)
+        else:
+            found.append((cpu, cpu))
+    return found
+
+
 def format_list(cpus: Iterable[int]) -> str:
     """{0, 1, 2, 5} -> ``"0-2,5"``."""
-    parts: list[list[int]] = []
-    run: list[int] = []
-    for cpu in sorted(set(cpus)):
-        if run and cpu == run[1] + 1:
-            run[1] = cpu
-            continue
-        if run:
-            parts.append(run)
-        run = [cpu, cpu]
-    if run:
-        parts.append(run)
-    return ",".join("%d" % low if low == high else "%d-%d" % (low, high) for low, high in parts)
+    return ",".join("%d" % low if low == high else "%d-%d" % (low, high) for low, high in ranges(cpus))
+
+
+def format_mask(cpus: Iterable[int]) -> str:
+    """{0, 32} -> ``"1,00000001"``, what :func:`parse_mask` reads."""
+    value = sum(1 << cpu for cpu in set(cpus))
+    groups = ["%08x" % (value >> place & 0xFFFFFFFF) for place in range(0, max(1, value.bit_length()), 32)]
+    return ",".join(reversed(groups))

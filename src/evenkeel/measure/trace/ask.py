@@ -1,0 +1,236 @@
+"""Ask a machine a question: count the rate first, try the sources from the cheapest on, wait, and make the Answer.
+
+Must not print, and must not choose: the order is :mod:`evenkeel.measure.trace.planner`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evenkeel.documents.answer import Answer, Bucket, Question, Refused, Row, Spread, Stack, TraceCost
+from evenkeel.documents.cpuset import format_cpus
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
+from evenkeel.errors import NotAsWanted, WrongInput
+from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+from evenkeel.measure.trace import planner
+from evenkeel.measure.trace.planner import Candidate
+
+#: The rate of an event is counted for so long before a source is chosen.
+PILOT_S = 0.2
+#: Between two looks at whether the user wants to stop.
+STEP_S = 0.25
+#: Errors that every source would meet again: the event does not exist, or the question is wrong.
+_FINAL = ("ENOENT", "EINVAL")
+
+
+def ask(
+    probe: Probe,
+    question: Question,
+    *,
+    host: str,
+    conditions: Conditions,
+    online: int,
+    stop: threading.Event | None = None,
+    source: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> Answer:
+    """The answer to ``question``.
+
+    ``online``: how many CPUs the machine has.  ``stop``: end early, with what there is by then.  ``source``: this one
+    and no other.  ``on_start`` is called with the source as soon as events are seen.
+    Raises WrongInput for an event that the machine does not have, NotAsWanted when no source works there.
+    """
+    stop = stop or threading.Event()
+    rates = pilot(probe, question)
+    if question.kind == "profile":
+        rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
+    candidates, unable = planner.ladder(question, rates)
+    if source is not None:
+        candidates = tuple(one for one in candidates if one.source == source)
+        unable = ()
+        if not candidates:
+            raise WrongInput(f"{source} cannot answer `{question.kind}`", hint="leave --source out, and it is chosen")
+    chosen, refused, finish_s = start(probe, question, candidates)
+    if on_start:
+        on_start(chosen.source)
+    rate = _wait(probe, question, chosen.cost.ns_per_event, finish_s, stop, on_progress)
+    found = probe.call("trace_finish", timeout_s=120.0)
+    cost = chosen.cost
+    if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
+        share = cost.ns_per_event * rate / 1e9
+        how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"
+        cost = TraceCost(ns_per_event=cost.ns_per_event, events_per_s=round(rate, 1), share_of_core=share, how=how)
+    return Answer(
+        host=host,
+        question=question,
+        source=chosen.source,
+        mechanism=tuple(found["mechanism"]),
+        refused=planner.cheaper(chosen, candidates, unable, refused),
+        events=found["events"],
+        lost=found["lost"],
+        seconds=found["seconds"],
+        sampled=round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0,
+        predicted=cost,
+        measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
+        rows=_rows(found, question),
+        spread=_spread(found),
+        stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
+        conditions=conditions,
+        notes=_notes(question, stop, found, conditions),
+    )
+
+
+def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
+    """Events a second by perf counters, which every question can afford; what they cannot count is left out.
+
+    Raises WrongInput for an event that does not exist.
+    """
+    wanted = [event for event in dict.fromkeys(question.events) if not event.startswith(("function:", "uprobe:"))]
+    if any(event.startswith("syscalls:") for event in wanted):
+        wanted.append(planner.SYSCALLS)
+    rates = {}
+    for event in wanted:
+        try:
+            counting = {**_request(question), "kind": "count", "events": [event], "process": None}
+            probe.call("trace_start", question=counting, source="perf")
+            found = probe.call("trace_wait", within_s=PILOT_S)
+            probe.call("trace_close")
+        except ProbeError as error:
+            if error.errno in _FINAL and event in question.events:
+                raise WrongInput(error.said, hint="`evenkeel trace events WORD` lists what there is") from None
+            continue
+        rates[event] = found["events"] / found["seconds"]
+    return rates
+
+
+def start(
+    probe: Probe, question: Question, candidates: tuple[Candidate, ...]
+) -> tuple[Candidate, tuple[Refused, ...], float]:
+    """Start at the first source that the kernel lets us, and say what it refused before.
+
+    The last that comes back is how long the finish goes on counting, in seconds.  Raises NotAsWanted.
+    """
+    refused: list[Refused] = []
+    for candidate in candidates:
+        try:
+            started = probe.call("trace_start", question=_request(question), source=candidate.source)
+        except ProbeError as error:
+            refused.append(Refused(source=candidate.source, why=error.said, errno=error.errno))
+            continue
+        return candidate, tuple(refused), started["finish_s"]
+    wrong = next((one for one in refused if one.errno in _FINAL and one.source in planner.SEES_FIELDS), None)
+    if wrong is not None:
+        raise WrongInput(wrong.why)
+    reasons = "; ".join(f"{one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}" for one in refused)
+    raise NotAsWanted(
+        f"no source works for this question there: {reasons}",
+        hint="root is needed, and a locked-down kernel lets nobody trace its functions; "
+        "`evenkeel trace sources` shows what works",
+    )
+
+
+def _request(question: Question) -> dict[str, Any]:
+    data = question.model_dump(mode="json")
+    if question.cpus is not None:
+        data["cpus"] = sorted(question.cpus)
+    return data
+
+
+def _paced(found: dict[str, Any]) -> bool:
+    """Whether it was taken off on purpose for a part of the time; attaching and reading takes a little of it always."""
+    return bool(found["share"] < 1)
+
+
+def _wait(
+    probe: Probe,
+    question: Question,
+    ns_per_event: float,
+    finish_s: float,
+    stop: threading.Event,
+    on_progress: OnProgress | None,
+) -> float | None:
+    """Until the time is over or the user has seen enough.  The first moment tells whether it has to be sampled.
+
+    Returns the events a second of that moment; None when it was over before.
+    """
+    seconds, rate = question.seconds - finish_s, None
+    end = time.monotonic() + seconds
+    while not stop.is_set() and (left := end - time.monotonic()) > 0:
+        found = probe.call("trace_wait", within_s=min(STEP_S, left))
+        if rate is None and found["seconds"]:
+            rate = found["events"] / found["seconds"]
+            share = planner.pace(question, ns_per_event, rate)
+            if share < 1:
+                probe.call("trace_pace", share=share)
+        if on_progress:
+            done = seconds - max(0.0, end - time.monotonic())
+            on_progress(round(done * 10), round(seconds * 10), f"{found['events']:,} events")
+    return rate
+
+
+def _timed(found: dict[str, Any]) -> TraceCost:
+    """From the time that the kernel took of our programs' runs."""
+    timed = found["cost"]
+    runs_per_s = timed["runs"] / timed["seconds"]
+    return TraceCost(
+        ns_per_event=round(timed["ns_per_run"], 1),
+        events_per_s=round(runs_per_s, 1),
+        share_of_core=timed["ns_per_run"] * runs_per_s / 1e9,
+        how=f"the kernel timed {timed['runs']:,} runs in {timed['seconds']} s, some 15 ns of each are the timing; "
+        "without the slow path of traced system calls",
+    )
+
+
+def _calibrated(probe: Probe, source: str, found: dict[str, Any]) -> TraceCost | None:
+    """From a loop of system calls with the source and without it, where it can see system calls."""
+    try:
+        each = probe.call("trace_calibrate", source=source)["ns_per_event"]
+    except ProbeError:
+        return None
+    rate = found["events"] / found["seconds"] if found["seconds"] else 0.0
+    how = "from a loop of system calls with this source and without it, just now, and the events that came"
+    return TraceCost(ns_per_event=each, events_per_s=round(rate, 1), share_of_core=each * rate / 1e9, how=how)
+
+
+def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
+    """Those that did it often enough; in a sample as many as there must have been."""
+    whole = found["elapsed"] / found["seconds"] if _paced(found) else 1.0
+    return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] * whole >= question.at_least)
+
+
+def _spread(found: dict[str, Any]) -> Spread | None:
+    if "buckets" not in found:
+        return None
+    buckets = tuple(Bucket(low_ns=low, high_ns=high, count=count) for low, high, count in found["buckets"])
+    return Spread(total_ns=found["total_ns"], buckets=buckets)
+
+
+def _notes(question: Question, stop: threading.Event, found: dict[str, Any], conditions: Conditions) -> tuple[str, ...]:
+    notes = []
+    if "buckets" in found:
+        if conditions.emulated:
+            notes.append(EMULATION_NOTE)
+        left = found["starts"] - found["events"]
+        if left > 0:
+            notes.append(f"{left:,} of {found['starts']:,} beginnings have no end: under way, or begun anew")
+    if "idle" in found:
+        notes.append(
+            f"{found['idle']:,} of {found['events']:,} samples found their CPU idle; they are not in the stacks"
+        )
+    if stop.is_set():
+        notes.append("ended early by the user")
+    if _paced(found):
+        notes.append(f"sampled: it would have taken more than {question.budget:.3g} of a core, see --budget")
+    if found.get("only_userspace"):
+        notes.append("this KVM has no event for an exit: only those that reach QEMU are counted")
+    if question.kind == "noise":
+        notes.append("an interrupt inside of a softirq is in both: times of different kinds overlap")
+    if question.process is not None:
+        notes.append(f"only process {question.process}")
+    if question.cpus is not None:
+        notes.append(f"only on CPU {format_cpus(question.cpus)}")
+    return tuple(notes)

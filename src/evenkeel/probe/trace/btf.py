@@ -1,0 +1,162 @@
+"""BTF of the running kernel: ids of types, and at which offset a field of a structure is.
+
+Only as much of an index as is asked for: one pass over the types, comparing numbers, looks for all names at once.
+Format: Documentation/bpf/btf.rst.  Must not load programs.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import struct
+from typing import Iterator, NamedTuple
+
+from evenkeel.probe.failure import StepFailed
+
+VMLINUX = "/sys/kernel/btf/vmlinux"
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = 1, 2, 3, 4, 5, 6, 7, 8
+_VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = 9, 10, 11, 12, 13, 14, 15
+_TYPE_TAG, _ENUM64 = 18, 19
+#: Bytes behind a type's twelve, by kind: (fixed, for each of vlen).
+_EXTRA = {
+    **{_INT: (4, 0), _ARRAY: (12, 0), _STRUCT: (0, 12), _UNION: (0, 12), _ENUM: (0, 8), _FUNC_PROTO: (0, 8)},
+    **{_VAR: (4, 0), _DATASEC: (0, 12), 17: (4, 0), _ENUM64: (0, 12)},
+}
+_SEE_THROUGH = (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG)
+
+
+class Type(NamedTuple):
+    """One type.  ``size``: bytes, or for a pointer and the like the id of what it is about."""
+
+    id: int
+    name: str
+    kind: int
+    size: int
+    vlen: int
+    place: int  # of what follows the twelve bytes
+    flag: bool
+
+
+class Btf:
+    """All types of one BTF file.  Raises OSError when there is none, StepFailed when it is no BTF."""
+
+    def __init__(self, path: str = VMLINUX) -> None:
+        with open(path, "rb") as file:
+            self._data = file.read()
+        if len(self._data) < 24 or self._data[:2] != b"\x9f\xeb":
+            raise StepFailed("%s is no BTF of this machine's byte order" % path, errno.ENOEXEC, path)
+        head, types, size, strings, length = struct.unpack_from("=IIIII", self._data, 4)
+        self._types, self._end = head + types, head + types + size
+        self._strings = self._data[head + strings : head + strings + length]
+        self._places: list[int] = []
+
+    def _index(self) -> list[int]:
+        """The place of every type by id; id 0 is void."""
+        if not self._places:
+            places, place, data, extra = [0], self._types, self._data, _EXTRA
+            unpack = struct.Struct("=I").unpack_from
+            while place < self._end:
+                places.append(place)
+                (info,) = unpack(data, place + 4)
+                fixed, each = extra.get(info >> 24 & 0x1F, (0, 0))
+                place += 12 + fixed + each * (info & 0xFFFF)
+            self._places = places
+        return self._places
+
+    def _name(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode("utf-8", "replace")
+
+    def get(self, number: int) -> Type:
+        place = self._index()[number]
+        name, info, size = struct.unpack_from("=III", self._data, place)
+        return Type(number, self._name(name), info >> 24 & 0x1F, size, info & 0xFFFF, place + 12, bool(info >> 31))
+
+    def find(self, name: str, kind: int) -> Type | None:
+        """A type by name and kind."""
+        wanted = set(self._offsets(name))
+        if not wanted:
+            return None
+        unpack = struct.Struct("=II").unpack_from
+        for number, place in enumerate(self._index()):
+            if number:
+                offset, info = unpack(self._data, place)
+                if offset in wanted and info >> 24 & 0x1F == kind:
+                    return self.get(number)
+        return None
+
+    def _offsets(self, name: str) -> Iterator[int]:
+        """Where the name stands in the strings: whole ones only."""
+        needle = b"\0" + name.encode() + b"\0"
+        place = self._strings.find(needle)
+        while place >= 0:
+            yield place + 1
+            place = self._strings.find(needle, place + 1)
+
+    def resolved(self, number: int) -> Type | None:
+        """The type behind typedefs and qualifiers; None for void."""
+        while number:
+            found = self.get(number)
+            if found.kind not in _SEE_THROUGH:
+                return found
+            number = found.size
+        return None
+
+    def function(self, name: str) -> int | None:
+        """The id of a kernel function, which fentry programs are loaded for."""
+        found = self.find(name, _FUNC)
+        return found.id if found else None
+
+    def tracepoint(self, name: str) -> int | None:
+        """The id of ``btf_trace_NAME``, which tp_btf programs are loaded for."""
+        found = self.find("btf_trace_" + name, _TYPEDEF)
+        return found.id if found else None
+
+    def pointer_arguments(self, typedef: int) -> list[str]:
+        """Of a ``btf_trace_NAME``: for each argument the structure that it points to, or "".  The first is left out.
+
+        It is a pointer of the tracing code itself and no argument of the tracepoint.
+        """
+        pointer = self.resolved(typedef)
+        proto = self.resolved(pointer.size) if pointer and pointer.kind == _PTR else None
+        if proto is None or proto.kind != _FUNC_PROTO:
+            return []
+        found = []
+        for number in range(proto.vlen):
+            _, kind = struct.unpack_from("=II", self._data, proto.place + 8 * number)
+            argument = self.resolved(kind)
+            target = self.resolved(argument.size) if argument and argument.kind == _PTR else None
+            found.append(target.name if target and target.kind == _STRUCT else "")
+        return found[1:]
+
+    def field(self, structure: str, path: str) -> tuple[int, int] | None:
+        """(offset, size) in bytes of ``path`` (``thread_info.status``) in a structure; None: it has no such field."""
+        found = self.find(structure, _STRUCT)
+        offset, size = 0, 0
+        for name in path.split("."):
+            member = self._member(found, name) if found else None
+            if member is None:
+                return None
+            found = self.resolved(member[1])
+            offset += member[0]
+            size = 8 if found is None or found.kind == _PTR else found.size
+        return offset, size
+
+    def _member(self, structure: Type, name: str) -> tuple[int, int] | None:
+        """(offset, type id), also of a member of a nameless structure or union inside."""
+        for number in range(structure.vlen):
+            label, kind, bits = struct.unpack_from("=III", self._data, structure.place + 12 * number)
+            offset = (bits & 0xFFFFFF if structure.flag else bits) // 8
+            if self._name(label) == name:
+                return offset, kind
+            inner = self.resolved(kind) if not self._name(label) else None
+            if inner is not None and inner.kind in (_STRUCT, _UNION):
+                found = self._member(inner, name)
+                if found:
+                    return offset + found[0], found[1]
+        return None
+
+
+@functools.lru_cache(maxsize=None)
+def vmlinux() -> Btf:
+    """The running kernel's, read once.  Raises OSError ENOENT for a kernel without BTF."""
+    return Btf()

@@ -1,0 +1,263 @@
+"""Functions as events: of the kernel (``function:NAME``, ``function:NAME+0x10``), of programs (``uprobe:FILE:NAME``).
+
+The kernel's ways are fentry, its function tracer, and a kprobe, which is one of two things: hung into the same place as
+the function tracer, or a breakpoint (int3) that costs many times more.  Which one it became is read, not assumed.
+
+Names are resolved before anything is switched on: two names can share an address and only one of them be known to the
+tracer, and a filter that matches nothing traces every function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+from typing import Any, Sequence
+
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import bpf, perf, stacks, tracefs
+from evenkeel.probe.trace.sources import Hook, refused, vmlinux
+
+_FUNCTION = re.compile(r"function:([A-Za-z_][\w.]*)(?:\+(0x[0-9a-fA-F]+|\d+))?\Z")
+_UPROBE = re.compile(r"uprobe:(/[^:]+):([A-Za-z_][\w.@]*|0x[0-9a-fA-F]+)\Z")
+_KPROBES = "/sys/kernel/debug/kprobes/list"
+
+
+def parse_function(event: str) -> tuple[str, int]:
+    """(name, offset) of ``function:NAME+OFFSET``.  Raises StepFailed."""
+    match = _FUNCTION.match(event)
+    if match is None:
+        raise StepFailed("%r is no function; write function:NAME or function:NAME+0x10" % event, errno.EINVAL)
+    return match.group(1), int(match.group(2) or "0", 0)
+
+
+def same_address(name: str) -> list[str]:
+    """All names of the function, itself first, from /proc/kallsyms; only itself where addresses are hidden."""
+    wanted, others = None, []
+    with open("/proc/kallsyms") as file:
+        text = file.read()
+    match = re.search(r"^([0-9a-f]+) \w %s$" % re.escape(name), text, re.MULTILINE)
+    if match:
+        wanted = match.group(1)
+        if wanted.strip("0"):
+            others = re.findall(r"^%s \w (\S+)$" % wanted, text, re.MULTILINE)
+    return [name, *sorted(one for one in set(others) if one != name)] if wanted is not None else []
+
+
+def traceable(name: str) -> str:
+    """The name by which the function tracer knows the function.  Raises StepFailed, also where it cannot be told."""
+    names = same_address(name)
+    if not names:
+        raise StepFailed("the kernel has no function %s" % name, errno.ENOENT)
+    try:
+        known = {line.split()[0] for line in tracefs.read("available_filter_functions").splitlines() if line}
+    except OSError as error:
+        raise refused(error, "cannot read which functions can be traced") from None
+    for one in names:
+        if one in known:
+            return one
+    raise StepFailed("%s cannot be traced: it is inlined, or marked notrace" % name, errno.EOPNOTSUPP)
+
+
+class Fentry(Hook):
+    """A program called from the first instruction of a kernel function, by a trampoline.  Since Linux 5.5."""
+
+    name = "fentry"
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
+        name, offset = parse_function(event)
+        if offset:
+            raise StepFailed("fentry is at the entry of a function only", errno.EOPNOTSUPP)
+        names = same_address(name)
+        if not names:
+            raise StepFailed("the kernel has no function %s" % name, errno.ENOENT)
+        found = ((one, vmlinux().function(one)) for one in names)
+        self.function, self._id = next(((one, number) for one, number in found if number), ("", 0))
+        if not self._id:
+            raise StepFailed("the kernel's type information has no function %s" % name, errno.EOPNOTSUPP)
+
+    def load(self, code: bytes, purpose: str) -> None:
+        self.program = bpf.Program(
+            bpf.TRACING, code, name="ek_fentry", expected=bpf.TRACE_FENTRY, btf_id=self._id or 0, purpose=purpose
+        )
+
+    def attach(self) -> None:
+        assert self.program is not None
+        try:
+            self._held.append(bpf.attach_raw(self.program, None))
+        except OSError as error:
+            raise refused(error, "cannot attach to the entry of %s" % self.function) from None
+
+    def mechanism(self) -> str:
+        return "BPF on the entry of %s, by a trampoline" % self.function
+
+
+class _Probe(Hook):
+    """A probe of perf: kprobe or uprobe."""
+
+    _pmu = ""
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
+        try:
+            with open("/sys/bus/event_source/devices/%s/type" % self._pmu) as file:
+                self._type = int(file.read())
+        except OSError as error:
+            raise refused(error, "this kernel has no %ss" % self._pmu) from None
+        self._text, self._offset = "", 0
+
+    def load(self, code: bytes, purpose: str) -> None:
+        self.program = bpf.Program(bpf.KPROBE, code, name="ek_probe", purpose=purpose)
+
+    def attach(self) -> None:
+        assert self.program is not None
+        held = ctypes.create_string_buffer(self._text.encode())
+        try:
+            event = perf.Event(
+                self._type, 0, perf.online_cpus()[0], config1=ctypes.addressof(held), config2=self._offset
+            )
+            self._held.append(event)
+            event.attach(self.program)
+            event.enable()
+        except OSError as error:
+            self.detach()
+            raise refused(error, "cannot put a probe on %s" % self.event) from None
+
+
+class Kprobe(_Probe):
+    """A probe on any instruction of the kernel."""
+
+    name = "kprobe"
+    _pmu = "kprobe"
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
+        self._text, self._offset = parse_function(event)
+        if not same_address(self._text):
+            raise StepFailed("the kernel has no function %s" % self._text, errno.ENOENT)
+
+    def mechanism(self) -> str:
+        return "BPF on a kprobe, which the kernel made %s" % probe_kind(self._text, self._offset)
+
+
+def probe_kind(name: str, offset: int) -> str:
+    """What a kprobe became, in the words of the kernel's own list: ``[FTRACE]``, ``[OPTIMIZED]``, or an int3."""
+    text = None
+    for place in (_KPROBES, None):
+        with contextlib.suppress(OSError):
+            with open(place or tracefs.detached("debugfs") + "/kprobes/list") as file:
+                text = file.read()
+            break
+    if text is None:
+        return "an ftrace or an int3 probe: its list cannot be read"
+    names = same_address(name)
+    for line in text.splitlines():
+        words = line.split(None, 3)
+        if len(words) < 3:
+            continue
+        symbol, _, place = words[2].partition("+")
+        # At an entry with an endbr64 the probe is behind it, so its offset is not the one that was asked for.
+        if symbol in names and (not offset or int(place or "0", 16) == offset):
+            for word in ("FTRACE", "OPTIMIZED"):
+                if "[%s]" % word in line:
+                    return "%s [%s]" % (words[2], word)
+            return "%s, a breakpoint (int3)" % words[2]
+    return "something that is not in its list"
+
+
+class Uprobe(_Probe):
+    """A breakpoint in a program's file: every process that runs it stops there for microseconds."""
+
+    name = "uprobe"
+    _pmu = "uprobe"
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        super().__init__(event, cpus, process)
+        match = _UPROBE.match(event)
+        if match is None:
+            raise StepFailed("%r is no uprobe; write uprobe:/FILE:FUNCTION" % event, errno.EINVAL)
+        self._text, self.symbol = match.groups()
+        if not os.path.isfile(self._text):
+            raise StepFailed("there is no file %s" % self._text, errno.ENOENT)
+        self._offset = int(self.symbol, 16) if self.symbol.startswith("0x") else _offset_in(self._text, self.symbol)
+
+    def mechanism(self) -> str:
+        return "BPF on a uprobe at %s of %s, a breakpoint (int3)" % (self.symbol, self._text)
+
+
+def _offset_in(path: str, name: str) -> int:
+    """Where a function begins in its file.  Raises StepFailed."""
+    table, segments = stacks.elf_functions(path)
+    address = table.address(name)
+    for place, size, virtual in segments:
+        if address is not None and virtual <= address < virtual + size:
+            return address - virtual + place
+    raise StepFailed("%s has no function %s; is it stripped?" % (path, name), errno.ENOENT)
+
+
+class FunctionTracer:
+    """The kernel's function tracer in an instance of our own: a record for each call, of which the number is taken."""
+
+    name = "function"
+
+    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+        """Raises StepFailed."""
+        if process is not None:
+            raise StepFailed("the function tracer here sees everybody, and not one process", errno.EOPNOTSUPP)
+        self.event = event
+        name, offset = parse_function(event)
+        if offset:
+            raise StepFailed("the function tracer is at the entry of a function only", errno.EOPNOTSUPP)
+        self.function = traceable(name)
+        try:
+            self._instance = tracefs.Instance(buffer_kb=64, clock="local")
+        except OSError as error:
+            raise refused(error, "cannot make a trace buffer") from None
+        try:
+            self._set_up(cpus)
+        except OSError as error:
+            self.close()
+            raise refused(error, "the function tracer") from None
+        except StepFailed:
+            self.close()
+            raise
+
+    def _set_up(self, cpus: Sequence[int] | None) -> None:
+        if cpus is not None:
+            self._instance.set("tracing_cpumask", "%x" % sum(1 << cpu for cpu in cpus))
+        set_filter(self._instance, self.function)
+        self._instance.set("current_tracer", "function")
+
+    def attach(self) -> None:
+        self._instance.set("tracing_on", "1")
+
+    def detach(self) -> None:
+        self._instance.set("tracing_on", "0")
+
+    def total(self) -> int:
+        stats = self._instance.stats()
+        return stats["entries"] + stats["overrun"] + stats["dropped"] + stats["read"]
+
+    def lost(self) -> int:
+        return 0
+
+    def mechanism(self) -> str:
+        return "function tracer on %s, %s" % (self.function, self._instance.name)
+
+    def close(self) -> None:
+        self._instance.close()
+
+
+def set_filter(instance: Any, function: str) -> None:
+    """Trace this function and no other, read back: an empty filter is "all functions".  Raises OSError, StepFailed."""
+    instance.set("set_ftrace_filter", function)
+    found = [line.split()[0] for line in instance.get("set_ftrace_filter").splitlines() if line.strip()]
+    if found != [function]:
+        raise StepFailed("the filter became %r and not %s" % (" ".join(found)[:80], function), errno.EINVAL)
+
+
+HOOKS = {"fentry": Fentry, "kprobe": Kprobe, "uprobe": Uprobe}
+COUNTERS = {"function": FunctionTracer}

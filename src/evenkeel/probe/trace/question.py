@@ -1,0 +1,385 @@
+"""The operations: a question is started at one source, waited for, and finished with its answer.
+
+One question at a time in a probe.  ``trace_start`` tries exactly the source it is told; a refusal is its error, and the
+other side goes on to the next.  Between the calls nothing here runs; the kernel counts.
+Must not choose a source and must not judge a cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import time
+from typing import Any, Callable
+
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import bpf, exits, functions, keys, noise, sources, stacks, templates
+from evenkeel.probe.trace.sources import Hook
+
+#: How long the kernel times our programs at the end of a run.
+STATISTICS_S = 0.2
+#: Between two looks at who was sampled.
+LOOK_S = 0.2
+SWITCH = "sched:sched_switch"
+
+#: A window of sampling is no shorter, or attaching would be most of it.
+WINDOW_S = 0.02
+
+HOOKS: dict[str, Callable[..., Hook]] = {**sources.HOOKS, **functions.HOOKS}
+COUNTERS: dict[str, Callable[..., Any]] = {**sources.COUNTERS, **functions.COUNTERS}
+
+_run: Run | None = None
+
+
+class Run:
+    """A question under way.  Subclasses fill ``hooks`` and ``counters`` and say what came out."""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        self.question, self.source = question, source
+        self.stack = contextlib.ExitStack()
+        self.hooks: list[Hook] = []
+        self.counters: list[Any] = []
+        self.numbers = self.keep(templates.statistics())
+        self.attached_s = 0.0
+        self._since: float | None = None
+        self._began = time.monotonic()
+        self.share = 1.0
+        self._cpu_s = time.process_time()
+
+    def keep(self, thing: Any) -> Any:
+        """Close it in the end."""
+        self.stack.callback(thing.close)
+        return thing
+
+    def hook(self, event: str, source: str | None = None) -> Hook:
+        """A hook on one event of the question.  Raises StepFailed."""
+        name = source or self.source
+        if name not in HOOKS:
+            raise StepFailed("%s cannot answer %s" % (name, self.question["kind"]), errno.EOPNOTSUPP)
+        made: Hook = self.keep(HOOKS[name](event, self.question.get("cpus"), self.question.get("process")))
+        self.hooks.append(made)
+        return made
+
+    def counter(self, event: str) -> Any:
+        made = self.keep(COUNTERS[self.source](event, self.question.get("cpus"), self.question.get("process")))
+        self.counters.append(made)
+        return made
+
+    def attach(self) -> None:
+        """It takes its time, and events are seen from some moment of it on: half of it is counted."""
+        before = time.monotonic()
+        for one in (*self.hooks, *self.counters):
+            one.attach()
+        self._since = (before + time.monotonic()) / 2
+
+    def detach(self) -> None:
+        before = time.monotonic()
+        for one in (*self.hooks, *self.counters):
+            one.detach()
+        if self._since is not None:
+            self.attached_s += (before + time.monotonic()) / 2 - self._since
+            self._since = None
+
+    def wait(self, within_s: float) -> None:
+        """Attached all the time, or for windows that make up ``share`` of it."""
+        if self.share >= 1:
+            time.sleep(within_s)
+            return
+        end = time.monotonic() + within_s
+        window_s = max(WINDOW_S, self.share * 0.25)
+        pause_s = window_s * (1 / self.share - 1)
+        while True:
+            self.detach()
+            # Not the same moment of every second: what happens then would be seen always, or never.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            self.attach()
+            time.sleep(window_s)
+            if time.monotonic() >= end:
+                return
+
+    def seconds(self) -> float:
+        """How long it has been attached."""
+        return self.attached_s + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    def events(self) -> int:
+        if self.counters:
+            return sum(int(one.total()) for one in self.counters)
+        return templates.total(self.numbers, templates.EVENTS)
+
+    def lost(self) -> int:
+        """Events that were seen and not counted; runs that the kernel left out because the program ran already."""
+        missed = sum(hook.program.runs()[2] for hook in self.hooks if hook.program is not None)
+        return templates.total(self.numbers, templates.LOST) + missed + sum(int(one.lost()) for one in self.counters)
+
+    def result(self) -> dict[str, Any]:
+        return {}
+
+    def mechanism(self) -> list[str]:
+        return [one.mechanism() for one in (*self.hooks, *self.counters)]
+
+    def cost(self) -> dict[str, Any]:
+        """``{"ns_per_run", "runs"}`` as the kernel timed it for a moment, where it can."""
+        programs = [hook.program for hook in self.hooks if hook.program is not None]
+        if not programs:
+            return {}
+        try:
+            statistics = bpf.enable_stats()
+        except OSError:
+            return {}  # before 5.8
+        before = [program.runs() for program in programs]
+        time.sleep(STATISTICS_S)
+        after = [program.runs() for program in programs]
+        statistics.close()
+        spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
+        runs = sum(new[1] - old[1] for old, new in zip(before, after))  # noqa: B905
+        return {"ns_per_run": spent / runs if runs else 0.0, "runs": runs, "seconds": STATISTICS_S}
+
+    def finish(self) -> dict[str, Any]:
+        """Stop, and the answer: events, lost, seconds, cost, CPU time of the reader, and what was asked for."""
+        cost, mechanism = self.cost(), self.mechanism()
+        self.detach()
+        answer = {
+            "events": self.events(),
+            "lost": self.lost(),
+            "seconds": round(self.attached_s, 4),
+            "share": self.share,
+            "elapsed": round(time.monotonic() - self._began, 4),
+            "cost": cost,
+            "mechanism": mechanism,
+            **self.result(),
+        }
+        answer["reader_cpu_s"] = round(time.process_time() - self._cpu_s, 4)
+        return answer
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+class Count(Run):
+    """How often?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        event = question["events"][0]
+        if source in COUNTERS:
+            self.counter(event)
+        else:
+            hook = self.hook(event)
+            hook.load(templates.count(self.numbers, hook.select), event)
+
+
+class Top(Run):
+    """How often, by whom?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        event, by = question["events"][0], question["by"]
+        if by not in keys.KEYS:
+            raise StepFailed("%r is nothing to count by" % by, errno.EINVAL)
+        self.names = keys.Names(by)
+        self.rows = self.keep(templates.table(keys.key_bytes(by)))
+        hook = self.hook(event)
+        hook.load(templates.top(self.numbers, self.rows, keys.KEYS[by], hook.select), event)
+
+    def events(self) -> int:
+        return sum(row.times for row in templates.read_table(self.rows))
+
+    def result(self) -> dict[str, Any]:
+        return {"rows": self.names.rows(templates.read_table(self.rows))}
+
+
+class Latency(Run):
+    """How long from one event to the other, of the same thread, CPU or number in both?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        first, last = question["events"]
+        key = question.get("key") or "thread"
+        at_first, _, at_last = key.partition("=")
+        self.spans, self.spread = self.keep(templates.open_spans()), self.keep(templates.histogram())
+        self.rows = self.keep(templates.durations()) if question["kind"] == "wakeups" else None
+        end = self.hook(last)
+        begin = self.hook(first)
+        name = void = None
+        if last == SWITCH and at_last == "next_pid":
+            void = templates.Void(end.field("prev_pid"), end.switched_out())
+            name = end.text("next_comm") if self.rows is not None else None
+        code = templates.end_span(
+            self.numbers,
+            self.spans,
+            self.spread,
+            _key(end, at_last or at_first),
+            end.select,
+            rows=self.rows,
+            name=name,
+            void=void,
+        )
+        end.load(code, last)
+        begin.load(templates.begin_span(self.numbers, self.spans, _key(begin, at_first), begin.select), first)
+
+    def result(self) -> dict[str, Any]:
+        total_ns, counts = templates.read_histogram(self.spread)
+        found: dict[str, Any] = {
+            "total_ns": total_ns,
+            "buckets": [[*templates.bucket_edges(index), count] for index, count in counts],
+            "starts": templates.total(self.numbers, templates.STARTS),
+            "unmatched": templates.total(self.numbers, templates.UNMATCHED),
+        }
+        if self.rows is not None:
+            found["rows"] = [
+                {
+                    "key": str(row.key),
+                    "label": row.name,
+                    "count": row.times,
+                    "total_ns": row.total_ns,
+                    "longest_ns": row.longest_ns,
+                }
+                for row in templates.read_durations(self.rows)
+            ]
+        return found
+
+
+class Profile(Run):
+    """Where is the time of the CPUs?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        self.traces = self.keep(templates.stack_traces()), self.keep(templates.stack_traces())
+        self.counts = self.keep(templates.stack_counts())
+        self.maps = stacks.Maps()
+        self._looked = 0.0
+        hook = self.hook(str(question["frequency_hz"]))
+        hook.load(templates.stacks(self.numbers, *self.traces, self.counts, hook.select), "the profile")
+
+    def events(self) -> int:
+        now = time.monotonic()
+        if now > self._looked + LOOK_S:
+            self._looked = now
+            self.maps.see(stacks.processes(self.counts))
+        return super().events()
+
+    def result(self) -> dict[str, Any]:
+        samples = stacks.read_samples(self.traces, self.counts)
+        self.maps.see({one.process for one in samples})
+        busy = [one for one in samples if one.process]
+        idle = sum(one.times for one in samples if not one.process)
+        return {"stacks": stacks.fold(busy, self.maps), "idle": idle}
+
+
+class Noise(Run):
+    """What runs on a CPU besides its thread: interrupts, softirqs, other threads; how often, how long."""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        self.noise = noise.Noise(self)
+
+    def result(self) -> dict[str, Any]:
+        return {"rows": self.noise.rows()}
+
+
+class Exits(Run):
+    """Why, and how often, do the vCPUs of a guest leave it?"""
+
+    def __init__(self, question: dict[str, Any], source: str) -> None:
+        super().__init__(question, source)
+        if source in exits.COUNTERS:
+            self.counters.append(self.keep(exits.COUNTERS[source](question["guest"])))
+            return
+        question["process"] = exits.process_of(question["guest"])
+        self.table = self.keep(templates.table(8))
+        hook = self.hook(exits.EVENT)
+        key = exits.reason_key(hook)
+        hook.load(templates.top(self.numbers, self.table, key, hook.select), "the exits of " + question["guest"])
+        self.outside = self.keep(templates.table(8))
+        out = self.hook(exits.USERSPACE)
+        key = exits.userspace_key(out)
+        out.load(templates.top(self.numbers, self.outside, key, out.select), "the exits to QEMU")
+
+    def events(self) -> int:
+        """Every exit; where KVM has no event for it, those that reach QEMU."""
+        if self.counters:
+            return super().events()
+        return sum(row.times for row in templates.read_table(self.table) or templates.read_table(self.outside))
+
+    def result(self) -> dict[str, Any]:
+        if self.counters:
+            return {"rows": self.counters[0].rows()}
+        inside, outside = templates.read_table(self.table), templates.read_table(self.outside)
+        rows = exits.reason_rows(inside) + exits.userspace_rows(outside)
+        return {"rows": rows, "only_userspace": bool(outside) and not inside}
+
+
+def _key(hook: Hook, name: str) -> templates.Value:
+    """``thread``, ``process``, ``cpu``: whoever runs; anything else is a field of the event."""
+    return templates.Current(name) if name in ("thread", "process", "cpu") else hook.field(name)
+
+
+KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {
+    "count": Count,
+    "top": Top,
+    "latency": Latency,
+    "wakeups": Latency,
+    "profile": Profile,
+    "noise": Noise,
+    "exits": Exits,
+}
+
+
+def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
+    """Operation: begin to answer a question at this source, and at no other.
+
+    ``question``: ``kind``, ``events``, and what the kind needs.
+    Returns ``{"mechanism": [...], "finish_s"}``, the last of them the time that ``trace_finish`` goes on counting.
+    Raises StepFailed with the errno of a source that this kernel refuses.
+    """
+    global _run
+    trace_close()
+    try:
+        run = KINDS[question["kind"]](question, source)
+    except OSError as error:
+        raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
+    try:
+        run.attach()
+    except BaseException:
+        run.close()
+        raise
+    _run = run
+    return {"mechanism": run.mechanism(), "finish_s": STATISTICS_S if run.hooks else 0.0}
+
+
+def trace_wait(within_s: float) -> dict[str, Any]:
+    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds"}``."""
+    run = _running()
+    run.wait(within_s)
+    return {"events": run.events(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+
+
+def trace_pace(share: float) -> None:
+    """Operation: from here on, be attached for this share of the time only, in windows at random moments."""
+    if not 0 < share <= 1:
+        raise StepFailed("%r is no share of the time" % share, errno.EINVAL)
+    _running().share = share
+
+
+def trace_finish() -> dict[str, Any]:
+    """Operation: stop it, and give the answer."""
+    run = _running()
+    try:
+        return run.finish()
+    finally:
+        trace_close()
+
+
+def trace_close() -> None:
+    """Operation: stop without an answer; nothing is left attached."""
+    global _run
+    if _run is not None:
+        run, _run = _run, None
+        run.close()
+
+
+def _running() -> Run:
+    if _run is None:
+        raise StepFailed("no question was asked", errno.EINVAL)
+    return _run

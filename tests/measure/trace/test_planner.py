@@ -1,0 +1,101 @@
+"""The planner: order by cost, reasons against what is cheaper, and what the rate of other system calls changes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenkeel.documents.answer import Question, Refused
+from evenkeel.measure.trace import planner
+
+SWITCH, GETUID = "sched:sched_switch", "syscalls:sys_enter_getuid"
+
+
+def count(event: str) -> Question:
+    return Question(kind="count", events=(event,))
+
+
+def top(event: str) -> Question:
+    return Question(kind="top", events=(event,), by="process")
+
+
+def names(question: Question, rates: dict[str, float]) -> list[str]:
+    return [one.source for one in planner.ladder(question, rates)[0]]
+
+
+def test_the_cheapest_comes_first() -> None:
+    assert names(count(SWITCH), {SWITCH: 1e5}) == ["raw_tp", "tp_btf", "perf", "tracepoint", "ring"]
+
+
+def test_what_cannot_tell_by_whom_is_no_candidate_and_has_its_reason() -> None:
+    candidates, unable = planner.ladder(top(SWITCH), {SWITCH: 1e5})
+    assert [one.source for one in candidates] == ["raw_tp", "tp_btf", "tracepoint"]
+    tracepoint = candidates[-1]
+    told = planner.cheaper(tracepoint, candidates, unable, ())
+    assert told[0].source == "perf", "cheaper, and says why not"
+    assert "by whom" in told[0].why
+    assert "ring" not in {one.source for one in told}, "dearer than what was taken: nobody asks why not"
+
+
+def test_other_system_calls_make_a_raw_tracepoint_dear() -> None:
+    """It is called for each of them; a million other calls a second cost more than the event itself."""
+    alone = {GETUID: 1e5, planner.SYSCALLS: 1e5}
+    busy = {GETUID: 1e5, planner.SYSCALLS: 1.1e6}
+    assert names(count(GETUID), alone)[0] == "raw_tp"
+    assert names(count(GETUID), busy)[0] == "perf"
+    candidates, unable = planner.ladder(count(GETUID), busy)
+    told = {one.source: one.why for one in planner.cheaper(candidates[0], candidates, unable, ())}
+    assert "1,000,000 other system calls" in told["raw_tp"]
+
+
+def test_the_kernels_refusals_are_told_with_their_errno() -> None:
+    candidates, unable = planner.ladder(count(SWITCH), {SWITCH: 1e5})
+    no = Refused(source="raw_tp", why="not permitted", errno="EPERM")
+    assert no in planner.cheaper(candidates[1], candidates, unable, (no,))
+
+
+def test_what_was_calibrated_on_the_machine_goes_before_the_table() -> None:
+    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 1e5}, {"perf": 5.0})
+    assert candidates[0].source == "perf"
+    assert candidates[0].cost.how == "calibrated here"
+
+
+def test_an_unknown_rate_is_said() -> None:
+    candidates, _ = planner.ladder(count(SWITCH), {})
+    assert "assumed" in candidates[0].cost.how
+
+
+def test_counters_are_asked_of_perf_alone() -> None:
+    assert names(count("software:page-faults"), {}) == ["perf"]
+
+
+@given(st.floats(0, 1e8), st.floats(0, 1e8))
+def test_costs_never_fall_along_the_ladder(rate: float, all_calls: float) -> None:
+    for event in (SWITCH, GETUID):
+        found = planner.ladder(count(event), {event: rate, planner.SYSCALLS: all_calls})[0]
+        shares = [one.cost.share_of_core for one in found]
+        assert shares == sorted(shares)
+        assert all(share >= 0 for share in shares)
+
+
+@pytest.mark.parametrize("question", [count(SWITCH), top(SWITCH), count(GETUID), top(GETUID)])
+def test_every_source_of_the_table_is_a_candidate_or_has_a_reason(question: Question) -> None:
+    candidates, unable = planner.ladder(question, {})
+    assert {one.source for one in candidates} | {one.source for _, one in unable} >= {"raw_tp", "perf", "ring"}
+
+
+def test_the_ladder_of_a_function() -> None:
+    event = "function:vfs_read"
+    assert names(count(event), {}) == ["fentry", "function", "kprobe"]
+    assert names(top(event), {}) == ["fentry", "kprobe"]
+    assert names(count("uprobe:/bin/true:main"), {}) == ["uprobe"]
+
+
+def test_the_budget_is_kept_by_windows_and_durations_are_never_cut() -> None:
+    question = count(SWITCH)  # 1 % of a core
+    assert planner.pace(question, 28, 350_000) == 1
+    assert planner.pace(question, 28, 3_571_428) == pytest.approx(0.1, rel=0.01)
+    assert planner.pace(question, 1e6, 1e9) == 0.001, "there is a least"
+    latency = Question(kind="latency", events=(SWITCH, SWITCH))
+    assert planner.pace(latency, 28, 3_571_428) == 1

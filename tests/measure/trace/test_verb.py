@@ -1,0 +1,167 @@
+"""`evenkeel trace` as a user runs it, on this machine: answers, refusals, Ctrl-C, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.probe.trace.load import caller
+
+from evenkeel.documents.answer import Answer
+from evenkeel.probe.trace import tracefs
+
+
+def trace(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evenkeel", "trace", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_who_calls_getuid_at_least_a_hundred_times() -> None:
+    """The talk's question, and Ctrl-C."""
+    rest = ("--at-least", "100", "--for", "60s", "--json")
+    with caller(3000, "ek-verb") as one:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evenkeel", "trace", "top", "syscalls:sys_enter_getuid", *rest],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        while "watching by" not in process.stderr.readline():
+            assert process.poll() is None, "it did not begin"
+        one.go()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        answer = Answer.from_json(process.communicate(timeout=60)[0], file="stdout")
+    assert process.returncode == 0, "Ctrl-C ends it early, and the answer is printed"
+    assert "ended early by the user" in answer.notes
+    row = next(row for row in answer.rows if row.key == str(one.pid))
+    assert (row.label, row.count) == ("ek-verb", 3000)
+    assert all(row.count >= 100 for row in answer.rows)
+    assert answer.lost == 0
+    assert answer.seconds < 60
+    assert answer.predicted and answer.measured
+    assert answer.mechanism[0].startswith("BPF on")
+
+
+def test_the_answer_says_how_and_what_it_cost() -> None:
+    done = trace("count", "sched:sched_switch", "--for", "500ms")
+    assert done.returncode == 0, done.stderr
+    for word in ("source ", "predicted ", "measured ", "lost ", "a second"):
+        assert word in done.stdout
+
+
+def test_durations_have_shares_and_who_waited_longest() -> None:
+    done = trace("wakeups", "--for", "500ms", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(done.stdout, file="stdout")
+    assert answer.spread is not None
+    assert answer.spread.samples == answer.events == sum(row.count for row in answer.rows)
+    longest = [row.longest_ns or 0 for row in answer.rows]
+    assert longest == sorted(longest, reverse=True)
+    assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout
+
+
+def test_a_budget_makes_it_look_only_now_and_then() -> None:
+    """A loop of getuid costs more than a thousandth of a percent of a core: what it did is worked out from windows."""
+    loop = subprocess.Popen([sys.executable, "-S", "-c", "import os\nwhile True: os.getuid()"])
+    try:
+        done = trace("count", "syscalls:sys_enter_getuid", "--budget", "0.1", "--for", "2s", "--json")
+        whole = trace("count", "syscalls:sys_enter_getuid", "--budget", "100", "--for", "500ms", "--json")
+    finally:
+        loop.kill()
+        loop.wait()
+    answer, all_of_it = (Answer.from_json(one.stdout, file="stdout") for one in (done, whole))
+    assert answer.sampled < 0.6
+    assert any(note.startswith("sampled") for note in answer.notes)
+    assert all_of_it.sampled == 1
+    assert not any(note.startswith("sampled") for note in all_of_it.notes)
+
+
+def test_what_disturbs_a_cpu() -> None:
+    done = trace("noise", "0", "--for", "500ms", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(done.stdout, file="stdout")
+    assert {row.key for row in answer.rows} >= {"CPU 0 thread", "CPU 0 vector"}
+    assert "in all" in trace("noise", "0", "--for", "300ms").stdout
+
+
+def test_where_the_time_goes_is_one_line(tmp_path: Path) -> None:
+    target = tmp_path / "flame.html"
+    done = trace("profile", "--flame", str(target), "--for", "500ms")
+    assert done.returncode == 0, done.stderr
+    assert "of busy time" in done.stdout
+    assert "Flame graph" in target.read_text()
+
+
+def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
+    target = tmp_path / "answer.json"
+    done = trace("count", "software:context-switches", "--for", "200ms", "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(target.read_text(), file=str(target))
+    assert answer.source == "perf"
+    assert answer.events > 0
+    assert answer.conditions.kernel
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("count", "sched:sched_swich"), 2, "sched:sched_switch"),
+        (("count", "nonsense"), 2, "SYSTEM:NAME"),
+        (("count", "hardware:nonsense"), 2, "cycles"),
+        (("count", "sched:sched_switch", "--for", "0s"), 2, "--for"),
+        (("count", "sched:sched_switch", "--cpus", "x"), 2, "--cpus"),
+        (("count", "sched:sched_switch", "--source", "magic"), 2, "magic cannot answer"),
+        (("top", "sched:sched_switch", "--source", "perf"), 2, "perf cannot answer"),
+        (("latency", "sched:sched_waking", "sched:nothing"), 2, "sched:nothing"),
+        (("latency", "sched:sched_waking", "sched:sched_switch", "--key", "colour"), 2, "no field colour"),
+        (("count", "function:no_such_function_here"), 2, "no function no_such_function_here"),
+        (("count", "uprobe:/no/such/file:main"), 2, "no file"),
+        (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
+        (("noise", "x"), 2, "--cpus"),
+        (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
+    ],
+)
+def test_a_mistake_is_said_without_a_traceback(words: tuple[str, ...], code: int, says: str) -> None:
+    done = trace(*words)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_sources_and_events() -> None:
+    done = trace("sources", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {row["source"] for row in json.loads(done.stdout) if row["works"]} >= {"raw_tp", "perf", "ring"}
+    assert "syscalls:sys_enter_getuid" in trace("events", "getuid").stdout.split()
+
+
+def test_a_killed_asker_leaves_nothing() -> None:
+    """The connection ends, so the probe ends, and with it what it had attached."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "trace", "count", "sched:sched_switch", "--source", "ring", "--for", "60s"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (mine := instances()):
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while instances() & mine:
+        assert time.monotonic() < deadline, "an instance stayed"
+        time.sleep(0.1)
+
+
+def instances() -> set[str]:
+    return {path.name for path in Path(tracefs.root(), "instances").iterdir() if path.name.startswith("evenkeel-")}

@@ -1,0 +1,251 @@
+"""Counting on this kernel: every source to the last event, and the same as perf and bpftrace in the same run."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import calibrate, capabilities, question, sources, syscalls, tracefs
+from tests.probe.trace.load import caller
+
+GETUID = "syscalls:sys_enter_getuid"
+#: What must work on any kernel that tests run on: nothing here patches kernel text.
+EVERYWHERE = ("raw_tp", "tp_btf", "tracepoint", "perf", "ring")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    yield
+    question.trace_close()
+    assert tracefs.orphans() == []
+
+
+def ask(kind: str, source: str, **more: Any) -> None:
+    question.trace_start({"kind": kind, "events": [GETUID], **more}, source)
+
+
+def with_tracefs(*argv: str) -> list[str]:
+    """The oracles want tracefs mounted: in a mount namespace of their own, so that there is nothing to put back."""
+    script = 'test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, "sh", *argv]
+
+
+def row_of(pid: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["key"] == str(pid))
+
+
+@pytest.mark.parametrize("source", EVERYWHERE)
+def test_a_count_is_exact(source: str) -> None:
+    """On one CPU of our own, so that nobody else's calls are in it."""
+    cpu = min(os.sched_getaffinity(0))
+    with caller(20_000, "ek-exact") as one:
+        ask("top" if source in sources.HOOKS else "count", source, by="process", cpus=None)
+        one.go()
+        found = question.trace_finish()
+    if source in sources.HOOKS:
+        assert row_of(one.pid, found["rows"]) == {"key": str(one.pid), "label": "ek-exact", "count": 20_000}
+    else:
+        assert 20_000 <= found["events"] < 30_000, f"counts everybody's calls, CPU {cpu} and others"
+    assert found["lost"] == 0
+
+
+def test_all_sources_agree_with_perf_and_bpftrace_in_the_same_run() -> None:
+    """One loop of 50,000 calls, watched by six at once; each may also see other processes, so all see at least it."""
+    with caller(50_000, "ek-oracle") as one:
+        counting = f'tracepoint:{GETUID} /pid == {one.pid}/ {{ @ = count(); }} BEGIN {{ printf("on\\n"); }}'
+        perf = subprocess.Popen(
+            with_tracefs("perf", "stat", "-x,", "-e", GETUID, "-p", str(one.pid)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        bpftrace = subprocess.Popen(
+            with_tracefs("bpftrace", "-B", "line", "-e", counting),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert bpftrace.stdout
+            while "on" not in bpftrace.stdout.readline():
+                assert bpftrace.poll() is None, "bpftrace did not start"
+            time.sleep(0.5)  # perf does not say when it has begun
+            ask("top", "raw_tp", by="process")
+            one.go()
+            ours = row_of(one.pid, question.trace_finish()["rows"])["count"]
+        finally:
+            perf.send_signal(2)
+            bpftrace.send_signal(2)
+        counted = int(perf.communicate(timeout=30)[1].splitlines()[-1].split(",")[0])
+        traced = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=30)[0])[0])
+    assert ours == counted == traced == 50_000
+
+
+@pytest.mark.parametrize("source", ["raw_tp", "tp_btf", "tracepoint"])
+def test_a_32_bit_call_of_the_same_number_is_another_call(source: str) -> None:
+    """Trap: number 102 is getuid, and socketcall by int 0x80.  A filter on the number alone would count both."""
+    number = syscalls.number("getuid")
+    assert number is not None
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # mov eax, NUMBER; xor ebx, ebx; int 0x80; ret, with rbx kept as the ABI wants it
+    page.write(b"\x53\xb8" + number.to_bytes(4, "little") + b"\x31\xdb\xcd\x80\x5b\xc3")
+    call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    assert call() == -errno.EINVAL, "it is socketcall(0), on a kernel with IA32 emulation"
+    ask("top", source, by="process")
+    for _ in range(500):
+        call()
+    for _ in range(300):
+        os.getuid()
+    assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 300
+
+
+def test_only_the_cpus_that_were_asked_for() -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one CPU only")
+    here, there = sorted(allowed)[:2]
+    for source in ("raw_tp", "tracepoint"):
+        ask("top", source, by="process", cpus=[here])
+        try:
+            for cpu, times in ((here, 400), (there, 700)):
+                os.sched_setaffinity(0, {cpu})
+                for _ in range(times):
+                    os.getuid()
+        finally:
+            os.sched_setaffinity(0, allowed)
+        assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 400, source
+
+
+@pytest.mark.parametrize(
+    ("by", "key", "label"),
+    [
+        ("user", "0", "root"),
+        ("command", "ek-by", "ek-by"),
+        ("guest", "no guest", "no guest"),
+    ],
+)
+def test_by_what_it_is_counted(by: str, key: str, label: str) -> None:
+    with caller(1000, "ek-by") as one:
+        ask("top", "raw_tp", by=by)
+        one.go()
+        rows = {row["key"]: row for row in question.trace_finish()["rows"]}
+    assert rows[key]["label"] == label
+    assert rows[key]["count"] >= 1000
+
+
+def test_by_cgroup_has_its_path() -> None:
+    ask("top", "raw_tp", by="cgroup")
+    for _ in range(100):
+        os.getuid()
+    rows = question.trace_finish()["rows"]
+    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    assert not own or own[0] in {row["label"] for row in rows}
+
+
+def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evenkeel.probe.trace.templates._MOST_ROWS", 8)
+    monkeypatch.setattr("evenkeel.probe.trace.templates._FEWEST_ROWS", 8)
+    ask("top", "raw_tp", by="thread")
+    begin, end = threading.Barrier(41), threading.Barrier(41)
+
+    def work() -> None:
+        begin.wait()
+        for _ in range(100):
+            os.getuid()
+        end.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    end.wait()
+    for thread in threads:
+        thread.join()
+    found = question.trace_finish()
+    assert found["lost"] > 0
+    assert found["lost"] + sum(row["count"] for row in found["rows"]) >= 4000
+
+
+def test_what_cannot_be_is_refused_with_its_errno() -> None:
+    for event, source, code in (
+        ("sched:sched_swich", "perf", errno.ENOENT),
+        ("sched:../../etc", "tracepoint", errno.EINVAL),
+        ("syscalls:sys_exit_getuid", "raw_tp", errno.EOPNOTSUPP),
+        ("software:nonsense", "perf", errno.ENOENT),
+    ):
+        with pytest.raises(StepFailed) as caught:
+            question.trace_start({"kind": "count", "events": [event]}, source)
+        assert caught.value.code == code, event
+    with pytest.raises(StepFailed, match="sched_switch"):
+        question.trace_start({"kind": "count", "events": ["sched:switch"]}, "perf")
+
+
+def test_every_source_was_really_tried() -> None:
+    found = {(row["source"], row["event"]): row for row in capabilities.try_sources()}
+    for name in EVERYWHERE:
+        assert found[name, capabilities.TRIAL]["works"], found[name, capabilities.TRIAL]
+    for row in found.values():
+        assert row["works"] or row["errno"], "a no has the kernel's errno"
+
+
+def test_the_numbers_of_system_calls_are_those_of_this_kernel() -> None:
+    """The record has the number; a few calls without arguments, each counted by its number and by its own event."""
+    libc, pid = ctypes.CDLL(None), os.getpid()
+    for name in ("getpid", "getppid", "geteuid", "sched_yield", "gettid"):
+        question.trace_start({"kind": "top", "events": [f"syscalls:sys_enter_{name}"], "by": "process"}, "raw_tp")
+        for _ in range(50):
+            libc.syscall(syscalls.number(name))
+        ours = row_of(pid, question.trace_finish()["rows"])["count"]
+        question.trace_start({"kind": "top", "events": [f"syscalls:sys_enter_{name}"], "by": "process"}, "tracepoint")
+        for _ in range(50):
+            libc.syscall(syscalls.number(name))
+        assert ours == row_of(pid, question.trace_finish()["rows"])["count"] == 50, name
+
+
+def test_calibration_counts_its_own_loop() -> None:
+    found = calibrate.calibrate("raw_tp")
+    assert found["events"] >= calibrate.CALLS * calibrate.CHUNKS
+    assert found["ns_per_event"] > 0
+    assert found["base_ns"] > 0
+
+
+def test_no_instance_of_tracefs_outlives_a_killed_process() -> None:
+    """Kill one that has an instance: the next one removes it, and only it."""
+    program = (
+        "from evenkeel.probe.trace import tracefs; import sys\n"
+        "one = tracefs.Instance(); print(one.name, flush=True); sys.stdin.readline()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    name = child.stdout.readline().strip().rpartition("/")[2]
+    assert os.path.isdir(f"{tracefs.root()}/instances/{name}")  # noqa: PTH112
+    assert tracefs.orphans() == [], "its process lives"
+    child.kill()
+    child.communicate()
+    assert tracefs.orphans() == [name]
+    assert tracefs.remove_orphans() == [name]
+    assert not os.path.isdir(f"{tracefs.root()}/instances/{name}")  # noqa: PTH112
+
+
+def test_a_refused_write_is_an_error_at_once() -> None:
+    """Trap: open().write() keeps the text in a buffer, and the refusal is lost in the interpreter's end."""
+    instance = tracefs.Instance()
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            instance.set("trace_clock", "sundial")
+        with pytest.raises(FileNotFoundError):
+            instance.set("events/sched/sched_nonsense/enable", "1")
+    finally:
+        instance.close()
