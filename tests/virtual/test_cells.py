@@ -4,8 +4,6 @@ elsewhere is found.  One host for all, because none of it needs another boot.
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Iterator
 
@@ -17,7 +15,9 @@ from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.findings import Check, Findings
 from evenkeel.documents.plan import GuestPlan
 from evenkeel.documents.site import GuestWish, HostWish, Site
+from evenkeel.errors import EvenkeelError
 from evenkeel.machines.virtual.spec import MIB
+from evenkeel.measure.guest import guest_exec
 from evenkeel.verify import Options, verify_host
 from evenkeel.verify.doctor import examine
 
@@ -53,23 +53,18 @@ def failed(findings: Findings) -> dict[str, Check]:
 
 def in_guest(host: TunedHost, script: str) -> str:
     """Output of a shell script inside the guest, through its agent; waits for the guest to have booted."""
-
-    def agent(command: dict[str, object]) -> dict[str, object]:
-        text = host.run(f"virsh -q qemu-agent-command wide '{json.dumps(command)}' 2>&1 || true")
-        found: dict[str, object] = json.loads(text)["return"] if text.startswith("{") else {}
-        return found
-
-    arguments = {"path": "/bin/busybox", "arg": ["sh", "-c", script], "capture-output": True}
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        pid = agent({"execute": "guest-exec", "arguments": arguments}).get("pid")
-        while pid and time.monotonic() < deadline:
-            done = agent({"execute": "guest-exec-status", "arguments": {"pid": pid}})
-            if done.get("exited"):
-                return base64.b64decode(str(done.get("out-data", ""))).decode()
-            time.sleep(1)
-        time.sleep(3)
-    raise AssertionError("the guest's agent does not answer")
+    with host.machine.probe() as probe:
+        while True:
+            try:
+                ran = guest_exec(probe, "wide", ["sh", "-c", script])
+            except EvenkeelError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(3)
+                continue
+            assert ran.exit == 0, ran
+            return ran.stdout
 
 
 def restart(host: TunedHost, change: str) -> None:
