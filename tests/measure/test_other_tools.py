@@ -118,4 +118,5 @@ def test_a_host_without_timerlat_is_a_note() -> None:
     evidence = measure(Replay(timerlat_host="ENOENT"), Wish(tools=("cyclictest", "timerlat")), on_note=notes.append)
     assert {one.tool for one in evidence.latencies} == {"cyclictest"}
     assert len(notes) == 1 and notes[0].startswith("no timerlat on the host:")
+    assert "install" not in notes[0], "it is a part of the kernel"
     assert CPU in {cpu for one in evidence.latencies for cpu in one.cpus}
