@@ -61,7 +61,7 @@ def measure(
         str,
         typer.Option(
             metavar="NAMES",
-            help="cyclictest, timerlat (the host's kernel), oslat: one after the other, each for that long.",
+            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long.",
         ),
     ] = "cyclictest",
     load: Annotated[
@@ -105,8 +105,8 @@ def measure(
     """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
     Each tool runs at the same time on the CPUs of real-time vCPUs, where it pre-empts their guests for some
-    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat needs
-    a kernel that has it. Naming a GUEST leaves the host in peace.
+    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat and
+    osnoise need a kernel that has them. Naming a GUEST leaves the host in peace.
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or

@@ -14,7 +14,7 @@ from evenkeel.probe.sample import OnProgress
 from evenkeel.probe.sample_dma_latency import Holders
 from evenkeel.probe.sample_load import under_load
 from evenkeel.probe.sample_rttests import InGuest, OnHost
-from evenkeel.probe.sample_timerlat import Timerlat
+from evenkeel.probe.sample_tracer import Tracer
 
 #: What an agent in a guest costs is a process of virsh each time.
 _ASK_GUEST_S = 1.0
@@ -28,9 +28,9 @@ def together(
     live: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Run ``jobs`` for ``seconds``: ``{"tool": "cyclictest" | "oslat" | "timerlat", "cpus": [...], "isolate": [...],
-    "cgroups": {...}}`` on the host, or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  ``live``: tell
-    once a second how it stands, behind ``what``, each place after a `` | ``.
+    """Run ``jobs`` for ``seconds``: ``{"tool": ..., "cpus": [...], "isolate": [...], "cgroups": {...}}`` on the host, or
+    ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
+    timerlat or osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
     :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
@@ -80,13 +80,13 @@ def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, inter
         return InGuest(job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
     place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
     own = stack.enter_context(contextlib.ExitStack())
-    if tool == "timerlat":
-        return Timerlat(own, interval_us=interval_us, **place)
+    if tool in ("timerlat", "osnoise"):
+        return Tracer(own, tool, interval_us=interval_us, **place)
     return OnHost(own, tool, seconds, interval_us=interval_us, **place)
 
 
 def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: dict[int, float], number: int) -> bool:
-    if isinstance(tool, Timerlat):
+    if isinstance(tool, Tracer):
         tool.look()
         return spent >= seconds
     if isinstance(tool, InGuest):
