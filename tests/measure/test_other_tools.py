@@ -123,7 +123,7 @@ def test_osnoise_goes_only_where_no_guest_runs() -> None:
     (found,) = tracer_latencies(
         {"argv": ["osnoise"], "cpus": {"5": {"noise": ONE}}}, kernel="x", interval_us=1000, seconds=7, emulated=True
     )
-    assert (found.tool, found.interval_ns, found.expected) == ("osnoise", 1_000_000_000, 7)
+    assert (found.tool, found.interval_ns, found.expected, found.lost) == ("osnoise", 1_000_000_000, 7, None)
 
 
 def test_a_host_without_timerlat_is_a_note() -> None:

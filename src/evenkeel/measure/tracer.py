@@ -42,7 +42,7 @@ def tracer_latencies(
                 cpus=frozenset({int(cpu)}),
                 interval_ns=_interval_us(context, interval_us) * NS_PER_US,
                 samples=one["samples"],
-                lost=one["lost"],
+                lost=None if context == "noise" else one["lost"],  # its lines have no number
                 expected=seconds * US_PER_S // _interval_us(context, interval_us),
                 min_ns=one["min"],
                 avg_ns=one["sum"] // one["samples"],

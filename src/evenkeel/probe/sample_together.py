@@ -28,8 +28,8 @@ def together(
     live: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Run ``jobs`` for ``seconds``: ``{"tool": ..., "cpus": [...], "isolate": [...], "cgroups": {...}}`` on the host, or
-    ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
+    """Run ``jobs`` for ``seconds``: ``{"tool": ..., "cpus": [...], "isolate": [...], "cgroups": {...}}`` on the host,
+    or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
     timerlat or osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of

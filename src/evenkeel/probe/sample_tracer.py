@@ -1,8 +1,8 @@
 """The kernel's own tracers through tracefs.  timerlat: how late a timer interrupt came, and the thread that it woke.
 osnoise: for how long a busy loop was stopped, at most, in each second.
 
-They measure in the kernel, so they need no program.  Their settings are put back and their instance removed by a process
-of its own, which outlives a probe that was killed.  Must not interpret the result: `evenkeel.measure` does.
+They measure in the kernel, so they need no program.  Their settings are put back, and their instance is removed, by a
+process of its own, which outlives a probe that was killed.  Must not interpret the result: `evenkeel.measure` does.
 
 Source: Documentation/trace/timerlat-tracer.rst, osnoise-tracer.rst (5.14 and newer, where the kernel has them).
 """
@@ -115,10 +115,7 @@ class Counts:
         for match in _LINE.finditer(text, 0, end):
             self._add(int(match[1]), int(match[2]), match[3].decode(), int(match[4]))
         for match in _NOISE.finditer(text, 0, end):
-            # One line a second: where one is missing, the next one says nothing about it, so they are numbered here.
-            cpu = int(match[1])
-            number = self.found.get(cpu, {}).get("noise", {}).get("samples", 0)
-            self._add(cpu, number, "noise", 1000 * int(match[2]))
+            self._add(int(match[1]), 0, "noise", 1000 * int(match[2]))  # it has no number
 
     def _add(self, cpu: int, number: int, context: str, latency: int) -> None:
         kinds = self.found.setdefault(cpu, {})
@@ -130,21 +127,20 @@ class Counts:
         one["sum"] += latency
         one["now"] = latency
         one["min"], one["max"] = min(one["min"], latency), max(one["max"], latency)
-        one["first"] = min(one.get("first", number), number)
         one["last"] = max(one.get("last", number), number)
 
     def result(self) -> dict[str, dict[str, Any]]:
         """CPU (as text) -> irq and thread, or noise: ``counts`` (lower edge in ns -> samples), and ``samples, sum, min,
         max, lost``.
 
-        The kernel numbers each activation, so what is missing between the first and the last number was lost.
+        The kernel numbers each activation from 1 on, so what is missing up to the last number was lost.
         """
         answer: dict[str, dict[str, Any]] = {}
         for cpu, kinds in sorted(self.found.items()):
             answer[str(cpu)] = {
                 context: {
                     **{key: one[key] for key in ("counts", "samples", "sum", "min", "max")},
-                    "lost": max(0, one["last"] - one["first"] + 1 - one["samples"]),
+                    "lost": max(0, one["last"] - one["samples"]),
                 }
                 for context, one in kinds.items()
             }
