@@ -77,7 +77,7 @@ def together(
 def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int) -> Any:
     tool = job["tool"]
     if "guest" in job:
-        return InGuest(job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
+        return InGuest(stack, job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
     place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
     own = stack.enter_context(contextlib.ExitStack())
     if tool in ("timerlat", "osnoise"):
