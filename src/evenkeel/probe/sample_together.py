@@ -34,7 +34,8 @@ def together(
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
     :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
-    a job is the tool's result, or ``{"error": {"message": text, "errno": name}}``.
+    a job is the tool's result with ``spent_s``, which it took by the clock of the host, or
+    ``{"error": {"message": text, "errno": name}}``.
     """
     answers: list[dict[str, Any]] = [{} for _ in jobs]
     holders = Holders()
@@ -55,7 +56,7 @@ def together(
             for number in list(started):
                 with _kept(answers, number, started):
                     if _ended(jobs[number], started[number], spent, seconds, asked_s, number):
-                        answers[number] = started.pop(number).result()
+                        answers[number] = {**started.pop(number).result(), "spent_s": round(spent, 1)}
                     elif spent > seconds * 3 + 60:
                         raise OSError(
                             errno.ETIMEDOUT,
