@@ -164,3 +164,15 @@ def test_the_verb_compares_two_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     document = Comparison.from_json(json.dumps(json.loads(capsys.readouterr().out)), file="x")
     assert document.shown == "worse" and document.host == "plc"
     assert main(["measure", after, "--against", str(tmp_path / "none.json")]) == 2
+
+
+def test_in_emulation_worse_is_no_reason_to_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    emulated = {"emulated": True}
+    (tmp_path / "old").mkdir()
+    old = saved(
+        tmp_path / "old", evidence(run({5: 40_000}), conditions=emulated).model_copy(update={"moment": "before"})
+    )
+    new = saved(tmp_path, evidence(run({50: 40_000}), conditions=emulated).model_copy(update={"moment": "before"}))
+    assert main(["measure", new, "--against", old]) == 0
+    printed = capsys.readouterr().out
+    assert "\nworse: " in printed and EMULATION_NOTE in printed

@@ -111,6 +111,17 @@ def test_a_guest_alone_leaves_the_host_in_peace() -> None:
     assert {latency.guest for latency in evidence.latencies} == {"plc"}
 
 
+def test_a_guest_that_was_paused_meanwhile_has_periods_without_a_sample() -> None:
+    """Its clock stood still, so its cyclictest missed nothing; by the host's clock it took a minute for two seconds."""
+
+    class Paused(Replay):
+        def job(self, job: dict[str, Any]) -> Any:
+            return {**super().job(job), "spent_s": 60.0 if "guest" in job else 2.3}
+
+    expected = {one.where: one.expected for one in measure(Paused(), Wish(seconds=2)).latencies}
+    assert expected == {"host": 2000, "guest": 60_000}, "which the verdict says, and calls it not provable"
+
+
 def test_no_load_is_no_load() -> None:
     probe = Replay()
     measure(probe)

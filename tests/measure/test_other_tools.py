@@ -15,7 +15,7 @@ from evenkeel.documents.evidence import EMULATION_NOTE
 from evenkeel.errors import EvenkeelError
 from evenkeel.measure.host import Wish
 from evenkeel.measure.oslat import oslat_latencies
-from evenkeel.measure.timerlat import timerlat_latencies
+from evenkeel.measure.tracer import tracer_latencies
 from tests.measure.test_cyclictest import JSON
 from tests.measure.test_host import CPU, Replay, measure
 
@@ -34,12 +34,12 @@ def test_oslat_counts_the_turns_of_a_loop() -> None:
 
 
 def test_timerlat_tells_the_interrupt_from_the_thread() -> None:
-    thread, irq = timerlat_latencies(TIMERLAT, kernel="6.12", interval_us=1000, seconds=2, emulated=False)
+    thread, irq = tracer_latencies(TIMERLAT, kernel="6.12", interval_us=1000, seconds=2, emulated=False)
     assert (thread.tool, irq.tool) == ("timerlat", "timerlat irq")
     assert (thread.samples, thread.lost, thread.expected, thread.min_ns, thread.max_ns) == (2000, 2, 2000, 903, 1799)
     assert thread.avg_ns == 945 and thread.histogram.bucket_ns == 1 and thread.label == ""
     with pytest.raises(EvenkeelError, match="took no sample"):
-        timerlat_latencies({"argv": [], "cpus": {}}, kernel="x", interval_us=1000, seconds=1, emulated=False)
+        tracer_latencies({"argv": [], "cpus": {}}, kernel="x", interval_us=1000, seconds=1, emulated=False)
 
 
 @given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "max", "avg"]))
@@ -67,9 +67,9 @@ def test_any_other_shape_of_timerlat_is_told(value: Any, place: str) -> None:
         holder = holder[key]
     holder[place] = value
     try:
-        timerlat_latencies(answer, kernel="x", interval_us=1000, seconds=1, emulated=None)
+        tracer_latencies(answer, kernel="x", interval_us=1000, seconds=1, emulated=None)
     except EvenkeelError as error:
-        assert "timerlat" in error.message
+        assert "tracer" in error.message or "took no sample" in error.message
 
 
 # -- which tool goes where ----------------------------------------------------------------------------------------
@@ -113,9 +113,23 @@ def test_a_busy_loop_never_stands_beside_a_vcpu() -> None:
     assert jobs(off) == [["oslat"]]
 
 
+def test_osnoise_goes_only_where_no_guest_runs() -> None:
+    probe = Replay()
+    measure(probe, Wish(tools=("cyclictest", "osnoise")))
+    assert jobs(probe) == [["cyclictest", "cyclictest in plc"]]
+    off = Replay(threads="ESRCH", osnoise_host="ENOENT")
+    measure(off, Wish(tools=("osnoise",)))
+    assert jobs(off) == [["osnoise"]]
+    (found,) = tracer_latencies(
+        {"argv": ["osnoise"], "cpus": {"5": {"noise": ONE}}}, kernel="x", interval_us=1000, seconds=7, emulated=True
+    )
+    assert (found.tool, found.interval_ns, found.expected, found.lost) == ("osnoise", 1_000_000_000, 7, None)
+
+
 def test_a_host_without_timerlat_is_a_note() -> None:
     notes: list[str] = []
     evidence = measure(Replay(timerlat_host="ENOENT"), Wish(tools=("cyclictest", "timerlat")), on_note=notes.append)
     assert {one.tool for one in evidence.latencies} == {"cyclictest"}
     assert len(notes) == 1 and notes[0].startswith("no timerlat on the host:")
+    assert "install" not in notes[0], "it is a part of the kernel"
     assert CPU in {cpu for one in evidence.latencies for cpu in one.cpus}

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.histogram import BITS, bucket_of
 from evenkeel.machines.local import LocalMachine
-from evenkeel.probe import sample_timerlat
+from evenkeel.probe import sample_tracer
 from evenkeel.probe.sample_rttests import arguments
-from evenkeel.probe.sample_timerlat import Counts, put_back
+from evenkeel.probe.sample_tracer import Counts, put_back
 
 CPU = max(os.sched_getaffinity(0))
 #: Documentation/trace/timerlat-tracer.rst, one line of another event, and a gap in the numbers of CPU 1.
@@ -47,6 +47,17 @@ def test_the_text_of_the_kernel_is_counted() -> None:
     thread = found["1"]["thread"]
     assert (thread["samples"], thread["min"], thread["max"], thread["sum"]) == (2, 3070, 9820, 12890)
     assert thread["lost"] == 2, "of the numbers 1 to 4 two are missing"
+
+
+def test_the_summary_of_osnoise_is_counted() -> None:
+    """Documentation/trace/osnoise-tracer.rst: the fourth number is the longest single noise, in microseconds."""
+    task = b"           <...>-859     [000] ....    "
+    found = counted(
+        task + b"81.637220: 1000000        190  99.98100       9     18      0   1007     18      1\n",
+        task + b"82.638154: 1000000        656  99.93440      74     23      0   1006     16      3\n",
+    )
+    noise = found["0"]["noise"]
+    assert (noise["samples"], noise["min"], noise["max"], noise["lost"]) == (2, 9_000, 74_000, 0)
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=8))
@@ -81,7 +92,7 @@ def test_the_keeper_works_when_told_and_when_its_probe_is_killed(end: str, tmp_p
     setting.write_text("1\n")
     pid = os.fork()
     if pid == 0:
-        done = sample_timerlat._keeper(str(tmp_path / "instance"), {str(setting): "0-3"})
+        done = sample_tracer._keeper(str(tmp_path / "instance"), {str(setting): "0-3"})
         if end == "told":
             done()
             os._exit(0)
@@ -116,6 +127,7 @@ def test_two_tools_at_once_here_and_one_that_fails() -> None:
         answer = probe.call("together", jobs=jobs, seconds=2, load={"kinds": ["irq"], "cpus": [CPU]})
         spent = time.monotonic() - begin
     cyclictest, oslat, guest, disco = answer["jobs"]
+    assert cyclictest["spent_s"] >= 1.9
     assert list(cyclictest["json"]["thread"]) == ["0"] and oslat["json"]["thread"]["0"]["cpu"] == CPU
     assert "error" in guest and "error" in disco, "what fails takes nothing else with it"
     assert answer["load"] == f"irq on {CPU}" and answer["loads"][0]["operations"] > 0

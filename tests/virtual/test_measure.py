@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,26 @@ def test_a_placed_load_stays_off_the_real_time_cpus_while_tools_run(tuned_host: 
     assert found.conditions.dma_latency_holders == ()
     left = tuned_host.run("ls /sys/kernel/tracing/instances /sys/fs/cgroup; ps -eo comm")
     assert "evenkeel-" not in left and "evk-load" not in left
+
+
+def test_an_interrupted_measurement_ends_in_the_guest_too(tuned_host: TunedHost) -> None:
+    probe = tuned_host.machine.probe()
+
+    def run() -> None:
+        with contextlib.suppress(EvenkeelError):
+            probe.call("together", jobs=[{"tool": "cyclictest", "guest": "plc", "vcpus": [1]}], seconds=600)
+
+    def inside(wanted: bool) -> None:
+        deadline = time.monotonic() + 120
+        with tuned_host.machine.probe() as other:
+            while (guest_exec(other, "plc", ["pidof", "cyclictest"]).exit == 0) != wanted:
+                assert time.monotonic() < deadline
+                time.sleep(1.0)
+
+    threading.Thread(target=run, daemon=True).start()
+    inside(True)
+    probe.close()
+    inside(False)
 
 
 def test_who_keeps_the_cpus_awake_is_named(tuned_host: TunedHost) -> None:

@@ -6,18 +6,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.virtual.conftest import on_host, remove_orphans, running_host
+from tests.virtual.conftest import on_host
 
 from evenkeel.machines.protocol import ProbeError
 from evenkeel.machines.virtual import VirtualMachine
-from evenkeel.machines.virtual.spec import BUILT_IN
 from evenkeel.measure.oslat import oslat_latencies
-from evenkeel.measure.timerlat import timerlat_latencies
+from evenkeel.measure.tracer import tracer_latencies
 
 pytestmark = [pytest.mark.virtual, pytest.mark.timeout(1800)]
 
@@ -26,21 +24,14 @@ STATE = f"cat {TRACING}/osnoise/cpus {TRACING}/osnoise/timerlat_period_us; ls {T
 JOBS: list[dict[str, Any]] = [{"tool": "timerlat", "cpus": [1]}]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[VirtualMachine]:
-    remove_orphans()
-    with running_host("timerlat", BUILT_IN["tiny"]) as machine:
-        yield machine
-
-
-def test_timerlat_cyclictest_and_oslat_at_once_beside_a_placed_load(machine: VirtualMachine) -> None:
-    before = on_host(machine, STATE)
+def test_timerlat_cyclictest_and_oslat_at_once_beside_a_placed_load(virtual_host: VirtualMachine) -> None:
+    before = on_host(virtual_host, STATE)
     jobs = [*JOBS, {"tool": "cyclictest", "cpus": [0]}, {"tool": "oslat", "cpus": [0]}, {"tool": "oslat", "cpus": [99]}]
-    with machine.probe() as probe:
+    with virtual_host.probe() as probe:
         answer = probe.call("together", jobs=jobs, seconds=3, load={"kinds": ["irq", "io"], "cpus": [0]})
-    assert on_host(machine, STATE) == before
+    assert on_host(virtual_host, STATE) == before
     timerlat, cyclictest, oslat, refused = answer["jobs"]
-    found = timerlat_latencies(timerlat, kernel="x", interval_us=1000, seconds=3, emulated=True)
+    found = tracer_latencies(timerlat, kernel="x", interval_us=1000, seconds=3, emulated=True)
     assert [one.tool for one in found] == ["timerlat", "timerlat irq"]
     for one in found:
         assert one.cpus == frozenset({1}) and one.samples > 100 and one.histogram.samples == one.samples
@@ -53,20 +44,29 @@ def test_timerlat_cyclictest_and_oslat_at_once_beside_a_placed_load(machine: Vir
     assert answer["holders"] is not None
 
 
-def test_a_tracer_that_somebody_uses_is_left_alone(machine: VirtualMachine) -> None:
+def test_osnoise_sums_up_each_second(virtual_host: VirtualMachine) -> None:
+    before = on_host(virtual_host, STATE)
+    with virtual_host.probe() as probe:
+        (answer,) = probe.call("together", jobs=[{"tool": "osnoise", "cpus": [1]}], seconds=5)["jobs"]
+    assert on_host(virtual_host, STATE) == before
+    (found,) = tracer_latencies(answer, kernel="x", interval_us=1000, seconds=5, emulated=True)
+    assert found.tool == "osnoise" and 1 <= found.samples <= 8 and found.max_ns > 0
+
+
+def test_a_tracer_that_somebody_uses_is_left_alone(virtual_host: VirtualMachine) -> None:
     own = f"{TRACING}/instances/mine"
-    on_host(machine, f"mkdir {own}; echo timerlat >{own}/current_tracer")
+    on_host(virtual_host, f"mkdir {own}; echo timerlat >{own}/current_tracer")
     try:
-        with machine.probe() as probe:
+        with virtual_host.probe() as probe:
             (found,) = probe.call("together", jobs=JOBS, seconds=1)["jobs"]
         assert found["error"]["errno"] == "EBUSY"
-        assert on_host(machine, f"cat {own}/current_tracer") == "timerlat"
+        assert on_host(virtual_host, f"cat {own}/current_tracer") == "timerlat"
     finally:
-        on_host(machine, f"echo nop >{own}/current_tracer; rmdir {own}")
+        on_host(virtual_host, f"echo nop >{own}/current_tracer; rmdir {own}")
 
 
-def test_a_probe_that_is_killed_leaves_no_tracer_behind(machine: VirtualMachine) -> None:
-    before = on_host(machine, STATE)
+def test_a_probe_that_is_killed_leaves_no_tracer_behind(virtual_host: VirtualMachine) -> None:
+    before = on_host(virtual_host, STATE)
     program = (
         "import json, sys\n"
         "from evenkeel.machines.virtual import VirtualMachine\n"
@@ -74,24 +74,24 @@ def test_a_probe_that_is_killed_leaves_no_tracer_behind(machine: VirtualMachine)
         "    print(probe.call('hello')['pid'], flush=True)\n"
         "    probe.call('together', jobs=json.loads(sys.argv[2]), seconds=300)\n"
     )
-    name = machine.address.partition(":")[2]
+    name = virtual_host.address.partition(":")[2]
     victim = subprocess.Popen(
         [sys.executable, "-c", program, name, json.dumps(JOBS)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert victim.stdout
         pid = int(victim.stdout.readline())
-        _wait(machine, lambda state: "evenkeel-" in state)
-        on_host(machine, f"kill -9 {pid}")
-        _wait(machine, lambda state: state == before)
+        _wait(virtual_host, lambda state: "evenkeel-" in state)
+        on_host(virtual_host, f"kill -9 {pid}")
+        _wait(virtual_host, lambda state: state == before)
     finally:
         victim.kill()
         victim.wait()
 
 
-def _wait(machine: VirtualMachine, wanted: Any) -> None:
+def _wait(virtual_host: VirtualMachine, wanted: Any) -> None:
     deadline = time.monotonic() + 60
-    while not wanted(state := on_host(machine, STATE)):
+    while not wanted(state := on_host(virtual_host, STATE)):
         assert time.monotonic() < deadline, state
         time.sleep(0.5)
 

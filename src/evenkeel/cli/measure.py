@@ -61,7 +61,7 @@ def measure(
         str,
         typer.Option(
             metavar="NAMES",
-            help="cyclictest, timerlat (the host's kernel), oslat: one after the other, each for that long.",
+            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long.",
         ),
     ] = "cyclictest",
     load: Annotated[
@@ -105,12 +105,12 @@ def measure(
     """Take latency histograms on a host and in its guests, and say whether deadlines are kept. Changes no setting.
 
     Each tool runs at the same time on the CPUs of real-time vCPUs, where it pre-empts their guests for some
-    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat needs
-    a kernel that has it. Naming a GUEST leaves the host in peace.
+    microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat and
+    osnoise need a kernel that has them. Naming a GUEST leaves the host in peace.
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
-    --against shows that something got worse; 3: a host does not answer.
+    --against shows, not in emulation, that something got worse; 3: a host does not answer.
 
       evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
 
@@ -151,7 +151,8 @@ def measure(
         return EXIT_DONE if good else EXIT_NOT_AS_WANTED
     comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
     if comparison:
-        good &= comparison.shown != "worse"
+        # In emulation a difference means as little as the latencies do.
+        good &= comparison.shown != "worse" or bool(comparison.label)
         if not as_json:
             _print_comparison(comparison)
     if as_json:
@@ -336,7 +337,8 @@ def _print(evidence: Evidence) -> None:
         )
         for label in sorted({one.label for one in evidence.latencies if one.label}):
             console.print(label, style="bold yellow")
-        loads = [load for one in evidence.latencies for load in one.loads]
+        # CPUs of one run share their load.
+        loads = list(dict.fromkeys(load for one in evidence.latencies for load in one.loads))
         if loads:
             columns = ("load", "on CPU", "ran on", "processes", "work done", "CPU time", "")
             console.print()

@@ -21,6 +21,7 @@ from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, La
 from evenkeel.documents.histogram import Histogram
 from evenkeel.documents.quantity import format_duration
 from evenkeel.measure.binomial import CONFIDENCE, quantile_ranks
+from evenkeel.measure.verdict import NOISE_TOOLS
 
 SHARES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 #: Largest samples of one run that may all be beyond the other one's largest: more are not needed at any level.
@@ -79,8 +80,14 @@ def fisher(events: int, samples: int, other_events: int, other_samples: int) -> 
     def logarithm(k: int) -> float:
         return _choose(samples, k) + _choose(other_samples, all_events - k) - _choose(total, all_events)
 
-    most = min(samples, all_events)
-    return min(1.0, sum(math.exp(logarithm(k)) for k in range(max(events, all_events - other_samples), most + 1)))
+    chance = 0.0
+    for k in range(max(events, all_events - other_samples), min(samples, all_events) + 1):
+        term = math.exp(logarithm(k))
+        chance += term
+        # Beyond the most likely number terms only fall, and of millions few are more than nothing.
+        if k * total > all_events * samples and term < 1e-20:
+            break
+    return min(1.0, chance)
 
 
 def _choose(n: int, k: int) -> float:
@@ -106,7 +113,11 @@ def _shares(one: Latency, other: Latency) -> list[float]:
 
 
 def _questions(one: Latency, other: Latency, goals: dict[str, int]) -> int:
-    return len(_shares(one, other)) + 1 + (one.guest in goals)
+    return len(_shares(one, other)) + 1 + _has_goal(one, goals)
+
+
+def _has_goal(run: Latency, goals: dict[str, int]) -> bool:
+    return run.guest is not None and run.guest in goals and run.tool not in NOISE_TOOLS
 
 
 def _compare(one: Latency, other: Latency, goals: dict[str, int], level: float) -> Iterator[Difference]:
@@ -114,8 +125,8 @@ def _compare(one: Latency, other: Latency, goals: dict[str, int], level: float) 
     for share in _shares(one, other):
         yield _quantile(place, share, one.histogram, other.histogram, level)
     yield _largest(place, one, other, level)
-    if other.guest is not None and other.guest in goals:
-        yield _misses(place, goals[other.guest], one, other, level)
+    if _has_goal(other, goals):
+        yield _misses(place, goals[other.guest or ""], one, other, level)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from evenkeel.measure.cyclictest import latencies
 from evenkeel.measure.guest import cure, guest_call
 from evenkeel.measure.load import load_runs
 from evenkeel.measure.oslat import oslat_latencies
-from evenkeel.measure.timerlat import timerlat_latencies
+from evenkeel.measure.tracer import tracer_latencies
 from evenkeel.measure.verdict import MISS_RATE, deadlines
 from evenkeel.verify.observe import GuestSeen, spin_places
 from evenkeel.verify.steps import Steps
@@ -28,7 +28,9 @@ from evenkeel.verify.steps import Steps
 Moment = Literal["before", "after"]
 #: cyclictest: on the host and in guests.  timerlat: of the host's kernel, beside cyclictest in guests.  oslat: a busy
 #: loop, in guests, and on those CPUs of the host whose guest does not run.
-TOOLS = ("cyclictest", "timerlat", "oslat")
+#: osnoise: of the host's kernel, a busy loop too.
+TOOLS = ("cyclictest", "timerlat", "oslat", "osnoise")
+TRACERS = ("timerlat", "osnoise")
 INTERVAL_US = 1000
 SPIN_S = 4.0
 #: How long a guest that boots is waited for, so that before and after compare.
@@ -217,9 +219,9 @@ class _Run:
         is a note, too.
         """
         jobs = self._host_jobs(tool) if self.wish.guest is None else []
-        # timerlat is of the host's kernel; what it finds there is of use beside what the guests see meanwhile.
-        inside = "cyclictest" if tool == "timerlat" else tool
-        if tool != "timerlat" or "cyclictest" not in self.wish.tools:
+        # Tracers are of the host's kernel; what they find there is of use beside what the guests see meanwhile.
+        inside = "cyclictest" if tool in TRACERS else tool
+        if tool not in TRACERS or "cyclictest" not in self.wish.tools:
             jobs += [
                 {"tool": inside, "guest": guest.name, "vcpus": list(guest.realtime_vcpus)}
                 for guest in guests
@@ -261,14 +263,11 @@ class _Run:
         places = self._places()
         if not places:
             return []
-        if tool == "timerlat":
-            return [{"tool": tool, **places}]
-        jobs = []
-        for cpus in self._groups(places):
-            # A busy loop beside a vCPU would take its CPU, or never get it.
-            if tool != "oslat" or not any(str(cpu) in places["cgroups"] for cpu in cpus):
-                jobs.append({"tool": tool, **places, "cpus": cpus})
-        return jobs
+        if tool in ("oslat", "osnoise"):  # a busy loop beside a vCPU would take its CPU, or never get it
+            places["cpus"] = [cpu for cpu in places["cpus"] if str(cpu) not in places["cgroups"]]
+        if tool in TRACERS:
+            return [{"tool": tool, **places}] if places["cpus"] else []
+        return [{"tool": tool, **places, "cpus": cpus} for cpus in self._groups(places)]
 
     def _groups(self, places: dict[str, Any]) -> list[list[int]]:
         """CPUs that one run of a tool can be on: those in the same cgroup."""
@@ -284,9 +283,10 @@ class _Run:
         if "error" in found:
             error = ProbeError(self.host.name, job["tool"], found["error"])
             hint = cure(guest, error) if guest else _CURES.get(error.errno or "")
-            raise EvenkeelError(error.message, hint=hint)
-        if job["tool"] == "timerlat":
-            self.latencies += timerlat_latencies(
+            # It is a part of the kernel: there is nothing to install, and it may be in use by no fault of this plan.
+            raise EvenkeelError(error.message, hint=hint if job["tool"] not in TRACERS else None)
+        if job["tool"] in TRACERS:
+            self.latencies += tracer_latencies(
                 found,
                 kernel=self.facts.kernel.release,
                 interval_us=INTERVAL_US,
@@ -305,7 +305,7 @@ class _Run:
             guest=guest,
             interval_us=INTERVAL_US,
             emulated=emulated,
-            seconds=self.wish.seconds,
+            seconds=_by_the_hosts_clock(self.wish.seconds, found.get("spent_s", 0.0)),
             loads=loads,
         )
 
@@ -368,6 +368,13 @@ _CURES = {
     "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
     "EBUSY": "does another tool own these CPUs? see evenkeel verify",
 }
+
+
+def _by_the_hosts_clock(seconds: int, spent_s: float) -> int:
+    """How long a run was to take samples.  The clock of a guest stands still while the guest is paused, and its tool
+    misses nothing; the host's clock goes on.  A guest agent may be some seconds late by itself.
+    """
+    return seconds if spent_s <= 1.02 * seconds + 5 else int(spent_s)
 
 
 def _is_at(job: dict[str, Any], name: str) -> bool:

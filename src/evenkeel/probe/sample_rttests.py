@@ -132,18 +132,32 @@ class OnHost:
 
 
 class InGuest:
-    """In the guest, one thread on each of ``vcpus``.
+    """In the guest, one thread on each of ``vcpus``.  Ended with ``stack``, so that a measurement that is interrupted
+    does not go on there for an hour; of a probe that is killed it goes on to its end.
 
     Raises ENOTCONN without a guest agent, EPROTO when the tool is not installed in the guest.
     """
 
     def __init__(
-        self, guest: str, tool: str, seconds: int, vcpus: Sequence[int], priority: int = 95, interval_us: int = 1000
+        self,
+        stack: contextlib.ExitStack,
+        guest: str,
+        tool: str,
+        seconds: int,
+        vcpus: Sequence[int],
+        priority: int = 95,
+        interval_us: int = 1000,
     ) -> None:
         self._guest, self._tool = guest, tool
         self._argv = arguments(tool, vcpus, seconds, priority, interval_us, "/proc/self/fd/1")
         self._pid = guest_start(guest, self._argv)
         self._ran: dict[str, Any] | None = None
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        if self._ran is None:
+            with contextlib.suppress(OSError):  # the guest may be gone
+                guest_start(self._guest, ["kill", str(self._pid)])
 
     def running(self) -> bool:
         if self._ran is None:

@@ -14,7 +14,7 @@ from evenkeel.probe.sample import OnProgress
 from evenkeel.probe.sample_dma_latency import Holders
 from evenkeel.probe.sample_load import under_load
 from evenkeel.probe.sample_rttests import InGuest, OnHost
-from evenkeel.probe.sample_timerlat import Timerlat
+from evenkeel.probe.sample_tracer import Tracer
 
 #: What an agent in a guest costs is a process of virsh each time.
 _ASK_GUEST_S = 1.0
@@ -28,13 +28,14 @@ def together(
     live: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Run ``jobs`` for ``seconds``: ``{"tool": "cyclictest" | "oslat" | "timerlat", "cpus": [...], "isolate": [...],
-    "cgroups": {...}}`` on the host, or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  ``live``: tell
-    once a second how it stands, behind ``what``, each place after a `` | ``.
+    """Run ``jobs`` for ``seconds``: ``{"tool": ..., "cpus": [...], "isolate": [...], "cgroups": {...}}`` on the host,
+    or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
+    timerlat or osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
     :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
-    a job is the tool's result, or ``{"error": {"message": text, "errno": name}}``.
+    a job is the tool's result with ``spent_s``, which it took by the clock of the host, or
+    ``{"error": {"message": text, "errno": name}}``.
     """
     answers: list[dict[str, Any]] = [{} for _ in jobs]
     holders = Holders()
@@ -55,7 +56,9 @@ def together(
             for number in list(started):
                 with _kept(answers, number, started):
                     if _ended(jobs[number], started[number], spent, seconds, asked_s, number):
-                        answers[number] = started.pop(number).result()
+                        # By now: asking the guests takes its time.
+                        ended = {"spent_s": round(time.monotonic() - begin, 1)}
+                        answers[number] = {**started.pop(number).result(), **ended}
                     elif spent > seconds * 3 + 60:
                         raise OSError(
                             errno.ETIMEDOUT,
@@ -77,16 +80,16 @@ def together(
 def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int) -> Any:
     tool = job["tool"]
     if "guest" in job:
-        return InGuest(job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
+        return InGuest(stack, job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
     place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
     own = stack.enter_context(contextlib.ExitStack())
-    if tool == "timerlat":
-        return Timerlat(own, interval_us=interval_us, **place)
+    if tool in ("timerlat", "osnoise"):
+        return Tracer(own, tool, interval_us=interval_us, **place)
     return OnHost(own, tool, seconds, interval_us=interval_us, **place)
 
 
 def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: dict[int, float], number: int) -> bool:
-    if isinstance(tool, Timerlat):
+    if isinstance(tool, Tracer):
         tool.look()
         return spent >= seconds
     if isinstance(tool, InGuest):

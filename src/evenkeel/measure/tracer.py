@@ -1,7 +1,8 @@
-"""What the kernel's timerlat tracer counted, as :class:`~evenkeel.documents.evidence.Latency`.  Pure.
+"""What the kernel's tracers counted, as :class:`~evenkeel.documents.evidence.Latency`.  Pure.
 
-Two of each CPU: ``timerlat``, until the woken thread ran, which is what a deadline is about; ``timerlat irq``, until
-the timer interrupt came, so that one sees on which side of it the time was lost.
+Of timerlat two of each CPU: ``timerlat``, until the woken thread ran, which is what a deadline is about; ``timerlat
+irq``, until the timer interrupt came, so that one sees on which side of it the time was lost.  Of osnoise one: the
+longest time in each second for which a busy loop was stopped.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from evenkeel.documents.histogram import BITS, Histogram
 from evenkeel.errors import EvenkeelError
 
 NS_PER_US, US_PER_S = 1000, 1_000_000
-_TOOLS = {"thread": "timerlat", "irq": "timerlat irq"}
+_TOOLS = {"thread": "timerlat", "irq": "timerlat irq", "noise": "osnoise"}
+_NOISE_INTERVAL_US = US_PER_S
 
 
-def timerlat_latencies(
+def tracer_latencies(
     answer: Mapping[str, Any],
     *,
     kernel: str,
@@ -38,10 +40,10 @@ def timerlat_latencies(
                 argv=tuple(answer["argv"]),
                 where="host",
                 cpus=frozenset({int(cpu)}),
-                interval_ns=interval_us * NS_PER_US,
+                interval_ns=_interval_us(context, interval_us) * NS_PER_US,
                 samples=one["samples"],
-                lost=one["lost"],
-                expected=seconds * US_PER_S // interval_us,
+                lost=None if context == "noise" else one["lost"],  # its lines have no number
+                expected=seconds * US_PER_S // _interval_us(context, interval_us),
                 min_ns=one["min"],
                 avg_ns=one["sum"] // one["samples"],
                 max_ns=one["max"],
@@ -55,10 +57,15 @@ def timerlat_latencies(
             for context, one in sorted(contexts.items(), reverse=True)
         ]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise EvenkeelError(f"timerlat's result cannot be read: {type(error).__name__} {error}") from None
+        raise EvenkeelError(f"a tracer's result cannot be read: {type(error).__name__} {error}") from None
     if not made:
         raise EvenkeelError(
-            "timerlat took no sample",
+            f"{(*answer['argv'], 'the tracer')[0]} took no sample",
             hint="does something of higher priority keep these CPUs busy? see evenkeel verify",
         )
     return tuple(made)
+
+
+def _interval_us(context: str, interval_us: int) -> int:
+    """osnoise sums up once a second, whatever the interval of the others is."""
+    return _NOISE_INTERVAL_US if context == "noise" else interval_us

@@ -1,7 +1,8 @@
-"""The kernel's timerlat tracer through tracefs: how late a timer interrupt came, and the thread that it woke.
+"""The kernel's own tracers through tracefs.  timerlat: how late a timer interrupt came, and the thread that it woke.
+osnoise: for how long a busy loop was stopped, at most, in each second.
 
-It measures in the kernel, so it needs no program.  Its settings are put back and its instance removed by a process of
-its own, which outlives a probe that was killed.  Must not interpret the result: `evenkeel.measure` does.
+They measure in the kernel, so they need no program.  Their settings are put back, and their instance is removed, by a
+process of its own, which outlives a probe that was killed.  Must not interpret the result: `evenkeel.measure` does.
 
 Source: Documentation/trace/timerlat-tracer.rst, osnoise-tracer.rst (5.14 and newer, where the kernel has them).
 """
@@ -24,38 +25,45 @@ TRACEFS = "/sys/kernel/tracing"
 BITS = 7
 _BUFFER_KB = 4096
 _TRACERS = ("timerlat", "osnoise")
+#: RUNTIME in us, NOISE in us, % OF CPU AVAILABLE, MAX SINGLE NOISE in us, then HW, NMI, IRQ, SIRQ, THREAD.
+_NOISE = re.compile(rb"\[(\d+)\][^#\n]*: +\d+ +\d+ +\d+\.\d+ +(\d+)(?: +\d+){5} *$", re.MULTILINE)
 _LINE = re.compile(rb"\[(\d+)\][^#\n]*#(\d+)\s+context\s+(irq|thread)\s+timer_latency\s+(\d+) ns")
 
 
-class Timerlat:
-    """timerlat on each of ``cpus``, woken each ``interval_us``, as threads of the kernel at FIFO 95.
+class Tracer:
+    """A tracer on each of ``cpus``: ``timerlat``, woken each ``interval_us``, as threads of the kernel at FIFO 95; or
+    ``osnoise``, as threads of the kernel at ordinary priority that take all of the CPU.
 
-    Raises ENOENT where the kernel has no timerlat, EBUSY while somebody else uses it, EPERM when not root.
+    Raises ENOENT where the kernel has no such tracer, EBUSY while somebody else uses one, EPERM when not root.
     """
 
     def __init__(
         self,
         stack: contextlib.ExitStack,
+        tool: str,
         cpus: Sequence[int],
         isolate: Sequence[int] = (),
         cgroups: dict[str, str] | None = None,
         interval_us: int = 1000,
     ) -> None:
-        if "timerlat" not in (read(TRACEFS + "/available_tracers") or "").split():
-            raise OSError(errno.ENOENT, "this kernel has no timerlat tracer", TRACEFS)
+        if tool not in (read(TRACEFS + "/available_tracers") or "").split():
+            raise OSError(errno.ENOENT, "this kernel has no %s tracer" % tool, TRACEFS)
         _refuse_when_used()
         stack.enter_context(places(cpus, isolate, cgroups or {}))
         self._counts = Counts()
+        self._tool = tool
         self._instance = "%s/instances/evenkeel-%d" % (TRACEFS, os.getpid())
         text = ",".join(str(cpu) for cpu in sorted(cpus))
-        wanted = {TRACEFS + "/osnoise/cpus": text, TRACEFS + "/osnoise/timerlat_period_us": str(interval_us)}
-        self._argv = ["timerlat", "cpus=%s" % text, "timerlat_period_us=%d" % interval_us]
+        wanted = {TRACEFS + "/osnoise/cpus": text}
+        if tool == "timerlat":
+            wanted[TRACEFS + "/osnoise/timerlat_period_us"] = str(interval_us)
+        self._argv = [tool, *("%s=%s" % (os.path.basename(path), value) for path, value in wanted.items())]
         stack.callback(_keeper(self._instance, {path: (read(path) or "").strip() for path in wanted}))
         os.mkdir(self._instance)
         for path, value in wanted.items():
             _write(path, value)
         _write(self._instance + "/buffer_size_kb", str(_BUFFER_KB))
-        _write(self._instance + "/current_tracer", "timerlat")
+        _write(self._instance + "/current_tracer", tool)
         self._pipe = os.open(self._instance + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         stack.callback(os.close, self._pipe)
         self._on = True
@@ -73,11 +81,12 @@ class Timerlat:
         """How it stands, one line a CPU."""
         found = []
         for cpu, kinds in sorted(self._counts.found.items()):
-            one = kinds.get("thread")
-            if one:
+            for context, one in sorted(kinds.items()):
+                if context == "irq":
+                    continue
                 mean = one["sum"] // one["samples"]
                 numbers = [number // 1000 for number in (one["min"], one["now"], mean, one["max"])]
-                found.append(line("CPU %d, timerlat" % cpu, one["samples"], *numbers))
+                found.append(line("CPU %d, %s" % (cpu, self._tool), one["samples"], *numbers))
         return found
 
     def stop(self) -> None:
@@ -87,7 +96,7 @@ class Timerlat:
             self.look()
 
     def result(self) -> dict[str, Any]:
-        """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "lost": n}}}``, see :meth:`Counts.result`."""
+        """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "noise": {...}}}}``, see Counts.result()."""
         self.stop()
         return {"argv": self._argv, "cpus": self._counts.result()}
 
@@ -104,30 +113,34 @@ class Counts:
         end = text.rfind(b"\n") + 1
         self._rest = text[end:]
         for match in _LINE.finditer(text, 0, end):
-            cpu, number, context, latency = int(match[1]), int(match[2]), match[3].decode(), int(match[4])
-            kinds = self.found.setdefault(cpu, {})
-            one = kinds.setdefault(context, {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency})
-            shift = max(0, latency.bit_length() - 1 - BITS)
-            low = latency >> shift << shift
-            one["counts"][low] = one["counts"].get(low, 0) + 1
-            one["samples"] += 1
-            one["sum"] += latency
-            one["now"] = latency
-            one["min"], one["max"] = min(one["min"], latency), max(one["max"], latency)
-            one["first"] = min(one.get("first", number), number)
-            one["last"] = max(one.get("last", number), number)
+            self._add(int(match[1]), int(match[2]), match[3].decode(), int(match[4]))
+        for match in _NOISE.finditer(text, 0, end):
+            self._add(int(match[1]), 0, "noise", 1000 * int(match[2]))  # it has no number
+
+    def _add(self, cpu: int, number: int, context: str, latency: int) -> None:
+        kinds = self.found.setdefault(cpu, {})
+        one = kinds.setdefault(context, {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency})
+        shift = max(0, latency.bit_length() - 1 - BITS)
+        low = latency >> shift << shift
+        one["counts"][low] = one["counts"].get(low, 0) + 1
+        one["samples"] += 1
+        one["sum"] += latency
+        one["now"] = latency
+        one["min"], one["max"] = min(one["min"], latency), max(one["max"], latency)
+        one["last"] = max(one.get("last", number), number)
 
     def result(self) -> dict[str, dict[str, Any]]:
-        """CPU (as text) -> irq and thread: ``counts`` (lower edge in ns -> samples), ``samples, sum, min, max, lost``.
+        """CPU (as text) -> irq and thread, or noise: ``counts`` (lower edge in ns -> samples), and ``samples, sum, min,
+        max, lost``.
 
-        The kernel numbers each activation, so what is missing between the first and the last number was lost.
+        The kernel numbers each activation from 1 on, so what is missing up to the last number was lost.
         """
         answer: dict[str, dict[str, Any]] = {}
         for cpu, kinds in sorted(self.found.items()):
             answer[str(cpu)] = {
                 context: {
                     **{key: one[key] for key in ("counts", "samples", "sum", "min", "max")},
-                    "lost": max(0, one["last"] - one["first"] + 1 - one["samples"]),
+                    "lost": max(0, one["last"] - one["samples"]),
                 }
                 for context, one in kinds.items()
             }
