@@ -518,6 +518,7 @@ def _account(answer: Answer) -> list[str]:
         lines.append(f"predicted  {_cost(answer.predicted)}")
     if answer.measured:
         lines.append(f"measured   {_cost(answer.measured)}")
+    lines.append(f"reader     {answer.reader_cpu_s:.2f} s of CPU")
     lines.append(f"lost       {answer.lost:,}")
     lines += [f"note       {note}" for note in answer.notes]
     return lines

@@ -104,6 +104,7 @@ class Answer(Document):
     sampled: float = 1.0
     predicted: TraceCost | None = None
     measured: TraceCost | None = None
+    reader_cpu_s: float = 0.0  # what the probe itself used, with the names that it looked up in the end
     rows: tuple[Row, ...] = ()
     spread: Spread | None = None
     stacks: tuple[Stack, ...] = ()

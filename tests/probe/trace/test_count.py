@@ -249,3 +249,19 @@ def test_a_refused_write_is_an_error_at_once() -> None:
             instance.set("events/sched/sched_nonsense/enable", "1")
     finally:
         instance.close()
+
+
+def test_a_costly_look_is_taken_seldom() -> None:
+    looks: list[float] = []
+
+    def look() -> int:
+        looks.append(time.monotonic())
+        time.sleep(0.01)
+        return len(looks)
+
+    seldom = question.Seldom(look)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        last = seldom()
+        time.sleep(0.001)
+    assert len(looks) == last == 1, "ten milliseconds of looking are paid for in a second"

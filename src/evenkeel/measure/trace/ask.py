@@ -76,6 +76,7 @@ def ask(
         sampled=round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0,
         predicted=cost,
         measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
+        reader_cpu_s=found["reader_cpu_s"],
         rows=_rows(found, question),
         spread=_spread(found),
         stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
@@ -89,6 +90,8 @@ def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
 
     Raises WrongInput for an event that does not exist.
     """
+    if question.kind == "exits":
+        return {}  # the first sources cost nothing, whatever the rate
     wanted = [event for event in dict.fromkeys(question.events) if not event.startswith(("function:", "uprobe:"))]
     if any(event.startswith("syscalls:") for event in wanted):
         wanted.append(planner.SYSCALLS)

@@ -30,7 +30,7 @@ def calibrate(source: str, kind: str = "count", by: str = "process") -> dict[str
         question.trace_start({"kind": kind, "events": [EVENT], "by": by}, source)
         try:
             with_it = quickest()
-            events = question.trace_wait(0.0)["events"]
+            events = question.trace_finish()["events"]
         finally:
             question.trace_close()
         base = min(base, quickest())

@@ -19,7 +19,7 @@ from evenkeel.probe.trace.sources import Hook
 
 #: How long the kernel times our programs at the end of a run.
 STATISTICS_S = 0.2
-#: Between two looks at who was sampled.
+#: Between two looks at a table, at least.
 LOOK_S = 0.2
 SWITCH = "sched:sched_switch"
 
@@ -30,6 +30,23 @@ HOOKS: dict[str, Callable[..., Hook]] = {**sources.HOOKS, **functions.HOOKS}
 COUNTERS: dict[str, Callable[..., Any]] = {**sources.COUNTERS, **functions.COUNTERS}
 
 _run: Run | None = None
+
+
+class Seldom:
+    """A look that costs, repeated only when a hundred times as long has passed: one per cent of a core at most."""
+
+    def __init__(self, look: Callable[[], int], *, every: float = 100.0) -> None:
+        self._look, self._every = look, every
+        self._next, self._last = 0.0, 0
+
+    def __call__(self) -> int:
+        """What the last look saw."""
+        if time.monotonic() >= self._next:
+            before = time.monotonic()
+            self._last = self._look()
+            now = time.monotonic()
+            self._next = now + max(LOOK_S, self._every * (now - before))
+        return self._last
 
 
 class Run:
@@ -107,6 +124,10 @@ class Run:
             return sum(int(one.total()) for one in self.counters)
         return templates.total(self.numbers, templates.EVENTS)
 
+    def progress(self) -> int:
+        """Events so far, to be shown while it goes on; may be a little old."""
+        return self.events()
+
     def lost(self) -> int:
         """Events that were seen and not counted; runs that the kernel left out because the program ran already."""
         missed = sum(hook.program.runs()[2] for hook in self.hooks if hook.program is not None)
@@ -178,6 +199,7 @@ class Top(Run):
         if by not in keys.KEYS:
             raise StepFailed("%r is nothing to count by" % by, errno.EINVAL)
         self.names = keys.Names(by)
+        self.progress = Seldom(self.events)  # type: ignore[method-assign]
         self.rows = self.keep(templates.table(keys.key_bytes(by)))
         hook = self.hook(event)
         hook.load(templates.top(self.numbers, self.rows, keys.KEYS[by], hook.select), event)
@@ -248,16 +270,19 @@ class Profile(Run):
         self.traces = self.keep(templates.stack_traces()), self.keep(templates.stack_traces())
         self.counts = self.keep(templates.stack_counts())
         self.maps = stacks.Maps()
-        self._looked = 0.0
+        # Twenty times: a process that ends before it was looked at has no names.
+        self._see = Seldom(self._look, every=20.0)
         hook = self.hook(str(question["frequency_hz"]))
         hook.load(templates.stacks(self.numbers, *self.traces, self.counts, hook.select), "the profile")
 
-    def events(self) -> int:
-        now = time.monotonic()
-        if now > self._looked + LOOK_S:
-            self._looked = now
-            self.maps.see(stacks.processes(self.counts))
-        return super().events()
+    def _look(self) -> int:
+        seen = stacks.processes(self.counts)
+        self.maps.see(seen)
+        return len(seen)
+
+    def progress(self) -> int:
+        self._see()
+        return self.events()
 
     def result(self) -> dict[str, Any]:
         samples = stacks.read_samples(self.traces, self.counts)
@@ -291,6 +316,7 @@ class Exits(Run):
         hook = self.hook(exits.EVENT)
         key = exits.reason_key(hook)
         hook.load(templates.top(self.numbers, self.table, key, hook.select), "the exits of " + question["guest"])
+        self.progress = Seldom(self.events)  # type: ignore[method-assign]
         self.outside = self.keep(templates.table(8))
         out = self.hook(exits.USERSPACE)
         key = exits.userspace_key(out)
@@ -352,7 +378,7 @@ def trace_wait(within_s: float) -> dict[str, Any]:
     """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds"}``."""
     run = _running()
     run.wait(within_s)
-    return {"events": run.events(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+    return {"events": run.progress(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
 
 
 def trace_pace(share: float) -> None:

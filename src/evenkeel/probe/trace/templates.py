@@ -11,7 +11,17 @@ import struct
 from typing import Callable, NamedTuple, Union
 
 from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R4, R6, R7, R8, R9, R10, Assembler, Reg
-from evenkeel.probe.trace.bpf import HASH, HELPERS, NOEXIST, PERCPU_ARRAY, PERCPU_HASH, STACK_TRACE, Map, possible_cpus
+from evenkeel.probe.trace.bpf import (
+    HASH,
+    HELPERS,
+    NOEXIST,
+    PERCPU_ARRAY,
+    PERCPU_HASH,
+    RINGBUF,
+    STACK_TRACE,
+    Map,
+    possible_cpus,
+)
 
 Select = Callable[[Assembler], None]
 
@@ -552,3 +562,43 @@ def _stack_number(asm: Assembler, traces: Map, flags: int) -> None:
     asm.map(R2, traces.fd)
     asm.mov(R3, flags)
     asm.call(HELPERS["get_stackid"])
+
+
+# -- every event as a record ------------------------------------------------------------------------------------------
+
+#: Nanoseconds of the monotonic clock, thread, process, the value that was asked for, CPU, nothing.
+RECORD = struct.Struct("=QIIQII")
+#: In the ring each record has eight bytes in front: its length with two flags, and where it is.
+RECORD_STRIDE = RECORD.size + 8
+_NO_WAKEUP = 1
+
+
+def ring(size: int) -> Map:
+    """``size``: bytes, a power of two and whole pages."""
+    return Map(RINGBUF, 0, 0, size)
+
+
+def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
+    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks."""
+    at = -40
+    asm = _begin(select)
+    asm.call(HELPERS["get_current_pid_tgid"])
+    asm.store(8, R10, at + 8, R0)
+    asm.call(HELPERS["get_smp_processor_id"])
+    asm.store(4, R10, at + 24, R0)
+    asm.store(4, R10, at + 28, 0)
+    value.emit(asm, R0)
+    asm.store(8, R10, at + 16, R0)
+    asm.call(HELPERS["ktime_get_ns"])
+    asm.store(8, R10, at, R0)
+    asm.map(R1, ring.fd)
+    asm.stack(R2, at)
+    asm.mov(R3, RECORD.size)
+    asm.mov(R4, _NO_WAKEUP)
+    asm.call(HELPERS["ringbuf_output"])
+    asm.jump_if(R0, "==", 0, "written")
+    _bump(asm, numbers, LOST)
+    asm.jump("out")
+    asm.label("written")
+    _bump(asm, numbers, EVENTS)
+    return _end(asm)
