@@ -51,6 +51,15 @@ OPERATIONS = {
     "cyclictest_guest": "evenkeel.probe.sample_cyclictest:cyclictest_guest",
     "guest_state": "evenkeel.probe.sample_guest:guest_state",
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
+    # recording (evenkeel.probe.recording*): trace instances of its own, always removed again
+    "recording": "evenkeel.probe.recording:record",
+    "recording_fetch": "evenkeel.probe.recording:fetch",
+    "recording_drop": "evenkeel.probe.recording:drop",
+    "recording_guest_start": "evenkeel.probe.recording_guest:start",
+    "recording_guest_stop": "evenkeel.probe.recording_guest:stop",
+    "recording_guest_file": "evenkeel.probe.recording_guest:file",
+    "recording_guest_clean": "evenkeel.probe.recording_guest:clean",
+    "recording_guest_clock": "evenkeel.probe.recording_guest:clock",
     # watching (evenkeel.probe.watch): waits and looks, never writes
     "watch": "evenkeel.probe.watch:watch",
     "watch_look": "evenkeel.probe.watch_look:look",
