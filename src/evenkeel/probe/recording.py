@@ -233,15 +233,15 @@ def record(
     }
 
 
-def mark(place: str) -> dict[str, int]:
+def mark(place: str, tries: int = 10) -> dict[str, int]:
     """Write a mark into the trace, with the monotonic time before and after: binds the trace clock to nanoseconds.
 
-    The record is told by its text, ``evenkeel BEFORE``.  Of ten tries the quickest is kept.
+    The record is told by its text, ``evenkeel BEFORE``.  Of all tries the quickest is kept.
     """
     best: tuple[int, int] | None = None
     descriptor = os.open(place + "/trace_marker", os.O_WRONLY)
     try:
-        for _ in range(10):
+        for _ in range(tries):
             before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
             os.write(descriptor, b"evenkeel %d\n" % before)
             after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
@@ -251,6 +251,14 @@ def mark(place: str) -> dict[str, int]:
         os.close(descriptor)
     assert best is not None
     return {"before": best[0], "after": best[1]}
+
+
+def mark_of(pid: int) -> dict[str, int]:
+    """Operation: a mark in the trace instance of another probe of this machine, which records meanwhile.
+
+    Raises ENOENT when it does not record.
+    """
+    return mark("%s/instances/evenkeel-%d" % (tracing_folder(), int(pid)), 1)
 
 
 def fetch(id: int, cpu: int, offset: int) -> dict[str, Any]:

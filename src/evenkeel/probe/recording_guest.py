@@ -14,7 +14,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from evenkeel.probe.sample import qemu_pid
-from evenkeel.probe.sample_guest import agent, guest_start
+from evenkeel.probe.sample_guest import agent, guest_exec, guest_start
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -127,6 +127,12 @@ def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress |
             on_progress(int(spent * 10), int(limit_s * 10), "the guest ends its recording")
         time.sleep(0.3)
     return {"full": _exists(guest, "full")}
+
+
+def files(guest: str) -> list[str]:
+    """Operation: the names of the files of a recording."""
+    answer = guest_exec(guest, ["/bin/ls", FOLDER])
+    return sorted(name for name in answer["stdout"].split() if name not in ("started", "stop", "done", "full"))
 
 
 def file(guest: str, name: str, offset: int = 0) -> dict[str, Any]:

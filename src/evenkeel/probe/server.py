@@ -54,9 +54,11 @@ OPERATIONS = {
     # recording (evenkeel.probe.recording*): trace instances of its own, always removed again
     "recording": "evenkeel.probe.recording:record",
     "recording_fetch": "evenkeel.probe.recording:fetch",
+    "recording_mark": "evenkeel.probe.recording:mark_of",
     "recording_drop": "evenkeel.probe.recording:drop",
     "recording_guest_start": "evenkeel.probe.recording_guest:start",
     "recording_guest_stop": "evenkeel.probe.recording_guest:stop",
+    "recording_guest_files": "evenkeel.probe.recording_guest:files",
     "recording_guest_file": "evenkeel.probe.recording_guest:file",
     "recording_guest_clean": "evenkeel.probe.recording_guest:clean",
     "recording_guest_clock": "evenkeel.probe.recording_guest:clock",

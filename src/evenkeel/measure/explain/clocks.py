@@ -94,33 +94,38 @@ def by_round_trips(host: Clock, trips: Iterable[tuple[int, int, int]]) -> tuple[
 
 
 def narrowed(
-    host: Clock, bound: Alignment, clock: Clock, absent: Sequence[tuple[int, int]], stamps: Ints
+    host: Clock,
+    bound: Alignment,
+    clock: Clock,
+    absent: Mapping[int, Sequence[tuple[int, int]]],
+    stamps: Mapping[int, Ints],
 ) -> tuple[Clock, Alignment]:
     """Narrow an offset by what is impossible: a CPU that was taken away writes no event meanwhile.
 
-    ``absent``: stretches (raw, of the outer machine) in which the CPU did not run; ``stamps``: raw times of events of
-    that CPU.  Of all offsets within the bound those are kept that put the fewest events into an absence.
+    ``absent``: CPU -> stretches (raw, of the outer machine) in which it did not run; ``stamps``: CPU -> raw times of
+    its events.  Of all offsets within the bound those are kept that put the fewest events into an absence.
     """
     reach = round(bound.error_ns / host.ns_per_tick)
-    if reach <= 1 or not len(stamps) or not absent:
-        return clock, bound
-    moved = np.sort(stamps - np.int64(_signed(clock.offset)))
-    # An event at e is within (a, b) when it is moved by a - e < d < b - e: count for every d how many are.
     begins, ends = [], []
-    for start, end in absent:
-        near = moved[np.searchsorted(moved, start - reach) : np.searchsorted(moved, end + reach)]
-        begins.append(start - near)
-        ends.append(end - near)
-    begin, end_ = np.concatenate(begins), np.concatenate(ends)
-    if not len(begin):
+    for cpu, stretches in absent.items():
+        if cpu not in stamps:
+            continue
+        moved = np.sort(stamps[cpu] - np.int64(_signed(clock.offset)))
+        # An event at e is in the absence (a, b) when the offset is changed by a - e < d < b - e.
+        for start, end in stretches:
+            near = moved[np.searchsorted(moved, start - reach) : np.searchsorted(moved, end + reach)]
+            begins.append(start - near)
+            ends.append(end - near)
+    if reach <= 1 or not begins:
         return clock, bound
-    edges = np.concatenate([[-reach, reach], np.clip(begin, -reach, reach), np.clip(end_, -reach, reach)])
-    change = np.concatenate([[0, 0], np.ones(len(begin), np.int64), -np.ones(len(end_), np.int64)])
-    order = np.lexsort((change, edges))
-    places, counts = edges[order], np.cumsum(change[order])
-    least = counts[:-1][np.diff(places) > 0].min()
-    kept = np.flatnonzero((counts[:-1] == least) & (np.diff(places) > 0))
+    begin, until = np.concatenate(begins), np.concatenate(ends)
+    # Count for every change how many events it makes impossible: +1 where a range begins, -1 where it ends.
+    edges = np.concatenate([[-reach, reach], np.clip(begin, -reach, reach), np.clip(until, -reach, reach)])
+    step = np.concatenate([[0, 0], np.ones(len(begin), np.int64), -np.ones(len(until), np.int64)])
+    order = np.argsort(edges, kind="stable")
+    places, counts = edges[order], np.cumsum(step[order])[:-1]
+    wide = np.diff(places) > 0
+    kept = np.flatnonzero((counts == counts[wide].min()) & wide)
     low, high = int(places[kept[0]]), int(places[kept[-1] + 1])
-    middle = (low + high) // 2
-    better = Clock(clock.base, clock.ns_per_tick, clock.offset - middle, clock.unscale)
+    better = Clock(clock.base, clock.ns_per_tick, clock.offset - (low + high) // 2, clock.unscale)
     return better, Alignment(method=bound.method, error_ns=int((high - low) / 2 * host.ns_per_tick) + 1)

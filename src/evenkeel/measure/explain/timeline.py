@@ -49,6 +49,11 @@ class Steps:
             if begin < until:
                 yield Span(begin, until, int(self.what[n]), int(self.cpu[n]))
 
+    def absences(self) -> Iterator[tuple[int, int]]:
+        """Of a thread: the stretches in which it did not run."""
+        for n in np.flatnonzero(self.what[:-1] != RUNS).tolist():
+            yield int(self.at[n]), int(self.at[n + 1])
+
 
 @dataclass(frozen=True)
 class Spans:
@@ -318,7 +323,7 @@ class Below:
     names: dict[int, str]
 
 
-def below(trace: Trace, clock: Clock, tids: Mapping[int, int], timer_tid: int) -> Below:
+def below_timeline(trace: Trace, clock: Clock, tids: Mapping[int, int], timer_tid: int) -> Below:
     """``tids``: CPU of the host -> thread of the machine under it."""
     switches = Switches.of(trace, clock)
     waits, sleeps = {}, {}
