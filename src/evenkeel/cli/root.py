@@ -43,6 +43,7 @@ VERBS = {
     "watch": "Say at once what drifts on the hosts, and put it back",
     "lint": "Say what of a guest leaves the envelope of SAP HANA on KVM",
     "measure": "Take latency histograms and count disturbances",
+    "spikes": "Say why samples in a guest were late, and what allowed it",
     "report": "Write one self-contained HTML report",
     "demo": "Run the whole river on a virtual host",
     "schema": "Print the JSON Schema of a document",

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from evenkeel.documents.cpuset import parse_cpus
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
+from evenkeel.documents.evidence import EMULATION_NOTE
 from evenkeel.documents.explanation import (
     NO_CAUSE,
     Alignment,
-    Allowed,
     Cause,
     Explanation,
     Kind,
@@ -157,28 +156,8 @@ def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int
 # -- the document -------------------------------------------------------------------------------------------------
 
 
-def attribute(
-    recording: Recording,
-    *,
-    host: str,
-    conditions: Conditions,
-    over_ns: int,
-    allowed: Mapping[tuple[Kind, str], tuple[Allowed, ...]] | None = None,
-) -> Explanation:
-    """Explain every sample of at least ``over_ns``.  Raises as :func:`stage`."""
-    on = stage(recording)
-    return explanation(on, recording, host=host, conditions=conditions, over_ns=over_ns, allowed=allowed or {})
-
-
-def explanation(
-    on: Stage,
-    recording: Recording,
-    *,
-    host: str,
-    conditions: Conditions,
-    over_ns: int,
-    allowed: Mapping[tuple[Kind, str], tuple[Allowed, ...]],
-) -> Explanation:
+def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation:
+    """Explain every sample of at least ``over_ns``.  What allowed the causes is not said yet: that is .allowed."""
     lost = Lost(host=on.host.lost, guest=on.guest.lost, below=on.below_lost)
     found: list[tuple[Spike, Sequence[Painted]]] = []
     samples = worst = 0
@@ -188,13 +167,8 @@ def explanation(
             worst = max(worst, latency)
             if latency >= over_ns:
                 painted = explain(scene, at - latency, at)
-                spike = Spike(
-                    at_ns=at,
-                    vcpu=vcpu,
-                    latency_ns=latency,
-                    charges=charges(painted),
-                    lossy=bool(lost.host or lost.guest or lost.below),
-                )
+                lossy = bool(lost.host or lost.guest or lost.below)
+                spike = Spike(at_ns=at, vcpu=vcpu, latency_ns=latency, charges=charges(painted), lossy=lossy)
                 found.append((spike, painted))
     pictured = sorted(range(len(found)), key=lambda n: -found[n][0].latency_ns)[:_PICTURED]
     spikes = [
@@ -203,10 +177,10 @@ def explanation(
     ]
     spikes.sort(key=lambda spike: (spike.at_ns, spike.vcpu))
     return Explanation(
-        host=host,
+        host=recording.host_name,
         guest=recording.guest_name,
-        conditions=conditions,
-        label=EMULATION_NOTE if conditions.emulated else "",
+        conditions=recording.conditions,
+        label=EMULATION_NOTE if recording.conditions.emulated else "",
         seconds=round(on.end_ns / 1e9, 3),
         period_ns=recording.period_ns,
         threshold_ns=over_ns,
@@ -216,7 +190,7 @@ def explanation(
         below=on.below_alignment,
         lost=lost,
         spikes=tuple(spikes),
-        causes=rank(spikes, allowed),
+        causes=rank(spikes),
     )
 
 
@@ -234,7 +208,7 @@ def _pieces(painted: Iterable[Painted]) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def rank(spikes: Iterable[Spike], allowed: Mapping[tuple[Kind, str], tuple[Allowed, ...]]) -> tuple[Cause, ...]:
+def rank(spikes: Iterable[Spike]) -> tuple[Cause, ...]:
     """Causes over all spikes, largest first; slack and the unexplained stand last, whatever their size."""
     total: dict[tuple[Kind, str], list[int]] = {}
     for spike in spikes:
@@ -243,13 +217,6 @@ def rank(spikes: Iterable[Spike], allowed: Mapping[tuple[Kind, str], tuple[Allow
                 total.setdefault((charge.kind, charge.who), []).append(charge.ns)
     ranked = sorted(total.items(), key=lambda item: (item[0][0] in NO_CAUSE, -sum(item[1]), item[0]))
     return tuple(
-        Cause(
-            kind=kind,
-            who=who,
-            ns=sum(parts),
-            spikes=len(parts),
-            worst_ns=max(parts),
-            allowed=allowed.get((kind, who), ()),
-        )
+        Cause(kind=kind, who=who, ns=sum(parts), spikes=len(parts), worst_ns=max(parts))
         for (kind, who), parts in ranked
     )

@@ -13,12 +13,13 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evenkeel.documents.evidence import Conditions
 from evenkeel.errors import EvenkeelError, Where, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.guest import guest_call
@@ -72,7 +73,9 @@ class Recording:
     ``trips``: time here before, mark of the host, time here after.
     """
 
+    host_name: str
     guest_name: str
+    conditions: Conditions
     seconds: float
     period_ns: int
     host: Raw
@@ -99,9 +102,11 @@ class Under:
 
 def record(
     probe: Probe,
+    host: str,
     guest: str,
-    vcpus: list[int],
+    vcpus: Sequence[int],
     *,
+    conditions: Conditions,
     seconds: float,
     period_us: int = 1000,
     under: Under | None = None,
@@ -121,7 +126,7 @@ def record(
         probe,
         guest,
         "recording_guest_start",
-        vcpus=vcpus,
+        vcpus=list(vcpus),
         seconds=seconds + _GUEST_ALONE_S,
         period_us=period_us,
         most_mb=guest_mb,
@@ -129,7 +134,7 @@ def record(
     )
     with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips):
         other = pool.submit(during) if during else None
-        host = _call(
+        recorded = _call(
             probe,
             "recording",
             on_progress=on_progress,
@@ -144,17 +149,19 @@ def record(
         under_raw = below.result() if below else None
     try:
         return Recording(
+            host_name=host,
             guest_name=guest,
+            conditions=conditions,
             seconds=seconds,
             period_ns=period_us * 1000,
-            host=_fetch(probe, host, on_progress),
+            host=_fetch(probe, recorded, on_progress),
             guest=_fetch_guest(probe, guest, on_progress),
             threads=tuple(threads),
             told=told,
             below=under_raw[0] if under_raw else None,
             below_threads=under_raw[1] if under_raw else {},
             trips=tuple(trips),
-            full=tuple(name for name, full in (("host", host["full"]), ("guest", ended["full"])) if full),
+            full=tuple(name for name, full in (("host", recorded["full"]), ("guest", ended["full"])) if full),
         )
     finally:
         guest_call(probe, guest, "recording_guest_clean")
@@ -278,9 +285,8 @@ def _time_trips(there: Probe, pid: int, seconds: float, trips: list[tuple[int, i
 
 def to_bytes(recording: Recording) -> bytes:
     """One zip archive; the same recording gives the same bytes."""
-    about = {key: value for key, value in asdict(recording).items() if key not in ("host", "guest", "below")} | {
-        "kind": _KIND
-    }
+    about = {key: value for key, value in asdict(recording).items() if key not in ("host", "guest", "below")}
+    about |= {"conditions": recording.conditions.model_dump(mode="json"), "kind": _KIND}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
 
@@ -311,6 +317,7 @@ def from_bytes(data: bytes, file: str) -> Recording:
         for key in ("threads", "full"):
             about[key] = tuple(about[key])
         about["trips"] = tuple((before, stamp, after) for before, stamp, after in about["trips"])
+        about["conditions"] = Conditions.model_validate(about["conditions"])
         return Recording(**about, host=raws["host"], guest=raws["guest"], below=raws.get("below"))
     except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
         raise WrongInput(f"no recording of host and guest: {error}", where=Where(file)) from None
