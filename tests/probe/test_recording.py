@@ -52,7 +52,7 @@ def kept(answer: dict[str, object]) -> Trace:
     drop(number)
     formats, overrun = answer["formats"], answer["overrun"]
     assert isinstance(formats, dict) and isinstance(overrun, dict)
-    return make_trace(pages, formats, str(answer["header_page"]), sum(overrun.values()))
+    return make_trace(pages, formats, str(answer["header_page"]), {int(cpu): count for cpu, count in overrun.items()})
 
 
 def test_a_process_that_sleeps_and_wakes_is_in_the_recording() -> None:

@@ -14,7 +14,10 @@ import os
 import re
 import time
 import zlib
+from contextlib import closing
 from typing import Any, Callable, Iterator, Mapping, Sequence
+
+from evenkeel.probe import recording_guest
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -26,6 +29,9 @@ CLOCKS = ("x86-tsc", "mono", "mono_raw", "boot", "local", "global")
 PAGE = 4096
 #: Between two readings of the rings; a ring must hold what comes meanwhile.
 DRAIN_S = 0.1
+#: Between two looks of the flight recorder.
+_LOOK_S = 0.5
+_MOST_MARKS = 200
 #: What one answer carries of a recording, before compression.
 PIECE = 1 << 20
 
@@ -187,37 +193,84 @@ def record(
 
     ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  Ends early, and says
     so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
-    says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``, ``threads``: pid -> name.
+    says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``.
     """
     folder = tracing_folder()
+    wanted = _available(folder, events, optional)
+    with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, most_bytes)) as rings:
+        _write(place + "/tracing_on", "1")
+        marks = [mark(place)]
+        start = time.monotonic()
+        while not rings.full:
+            spent = time.monotonic() - start
+            if on_progress:  # also notices a lost connection
+                on_progress(int(min(spent, seconds) * 10), int(seconds * 10), "recording")
+            if spent >= seconds:
+                break
+            time.sleep(min(DRAIN_S, seconds - spent))
+            rings.drain()
+        marks.append(mark(place))
+        return _keep(folder, place, wanted, rings, marks)
+
+
+def fly(
+    limit_s: float,
+    events: Mapping[str, str],
+    guest: str,
+    clock: str = "x86-tsc",
+    buffer_kb: int = 4096,
+    cpus: Sequence[int] | None = None,
+    optional: Mapping[str, str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Operation: record over and over into rings of ``buffer_kb`` a CPU, and freeze them when something has happened.
+
+    That is a late sample in ``guest`` (whose recorder was started with a threshold), a guest that does not answer or
+    run any more, or an oops of this kernel; ``reason`` says which, None after ``limit_s`` without any.  Memory is what
+    the rings have.  Returns as :func:`record` does.
+    """
+    folder = tracing_folder()
+    wanted = _available(folder, events, optional)
+    with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, 1 << 40)) as rings:
+        oopses, reason = _oopses(), None
+        _write(place + "/tracing_on", "1")
+        marks, start = [mark(place)], time.monotonic()
+        while reason is None:
+            spent = time.monotonic() - start
+            if on_progress:
+                on_progress(int(min(spent, limit_s) * 10), int(limit_s * 10), "waiting for a late sample")
+            if spent >= limit_s:
+                break
+            time.sleep(_LOOK_S)
+            # A mark at each look: whatever part of the trace is left has two of them.
+            marks = [*marks[-_MOST_MARKS:], mark(place)]
+            reason = "host oops" if _oopses() != oopses else recording_guest.happened(guest)
+        return {**_keep(folder, place, wanted, rings, marks), "reason": reason}
+
+
+def _oopses() -> int:
+    """Bit 7 of the taint: this kernel has died a little."""
+    return int(_read("/proc/sys/kernel/tainted")) & 1 << 7
+
+
+def _available(folder: str, events: Mapping[str, str], optional: Mapping[str, str] | None) -> dict[str, str]:
     wanted = dict(events)
     for event, condition in (optional or {}).items():
         if os.path.isdir("%s/events/%s" % (folder, event)):
             wanted[event] = condition
-    with instance(folder, wanted, clock, buffer_kb, cpus) as place:
-        rings = Rings(place, most_bytes)
-        try:
-            _write(place + "/tracing_on", "1")
-            marks = [mark(place)]
-            start = time.monotonic()
-            while not rings.full:
-                spent = time.monotonic() - start
-                if on_progress:  # also notices a lost connection
-                    on_progress(int(min(spent, seconds) * 10), int(seconds * 10), "recording")
-                if spent >= seconds:
-                    break
-                time.sleep(min(DRAIN_S, seconds - spent))
-                rings.drain()
-            marks.append(mark(place))
-            _write(place + "/tracing_on", "0")
-            rings.drain()
-            overrun = {}
-            for cpu in rings.pages:
-                match = re.search(r"^overrun: (\d+)", _read("%s/per_cpu/cpu%d/stats" % (place, cpu)), re.MULTILINE)
-                overrun[str(cpu)] = int(match.group(1)) if match else 0
-        finally:
-            rings.close()
-        formats = {event: _read("%s/events/%s/format" % (place, event)) for event in wanted}
+    return wanted
+
+
+def _keep(
+    folder: str, place: str, events: Mapping[str, str], rings: Rings, marks: Sequence[Mapping[str, int]]
+) -> dict[str, Any]:
+    _write(place + "/tracing_on", "0")
+    rings.drain()
+    overrun = {}
+    for cpu in rings.pages:
+        match = re.search(r"^overrun: (\d+)", _read("%s/per_cpu/cpu%d/stats" % (place, cpu)), re.MULTILINE)
+        overrun[str(cpu)] = int(match.group(1)) if match else 0
+    formats = {event: _read("%s/events/%s/format" % (place, event)) for event in events}
     formats["ftrace/print"] = _read(folder + "/events/ftrace/print/format")
     number = max(_kept, default=0) + 1
     _kept[number] = rings.pages
@@ -228,8 +281,7 @@ def record(
         "full": rings.full,
         "formats": formats,
         "header_page": _read(folder + "/events/header_page"),
-        "marks": marks,
-        "clock": clock,
+        "marks": list(marks),
     }
 
 

@@ -14,7 +14,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from evenkeel.probe.sample import qemu_pid
-from evenkeel.probe.sample_guest import agent, guest_exec, guest_start
+from evenkeel.probe.sample_guest import agent, guest_exec, guest_start, guest_state
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -24,10 +24,11 @@ _PIECE = 1 << 20
 #: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
 _EVENTS = "nmi_noise irq_noise softirq_noise thread_noise"
 
-#: Arguments: seconds, period in us, vCPUs as a list, kB of ring a CPU, MB of files at most.
+#: Arguments: seconds, period in us, vCPUs as a list, kB of ring a CPU, MB of files at most; in us, how late a sample
+#: must be to end the recording, 0: none, and then what the rings hold is written out now and then.
 SCRIPT = r"""
 set -u
-seconds=$1 period=$2 cpus=$3 ring=$4 most=$5
+seconds=$1 period=$2 cpus=$3 ring=$4 most=$5 late=$6
 T=/sys/kernel/tracing
 [ -d $T/instances ] || T=/sys/kernel/debug/tracing
 out=%(folder)s
@@ -41,8 +42,10 @@ done
 I=$T/instances/evenkeel-$$
 mkdir $I || fail "cannot make a trace instance"
 kept_cpus=$(cat $T/osnoise/cpus) kept_period=$(cat $T/osnoise/timerlat_period_us)
+kept_late=$(cat $T/osnoise/stop_tracing_total_us)
 ended() {
 	echo 0 >$I/tracing_on; echo nop >$I/current_tracer; rmdir $I
+	echo $kept_late >$T/osnoise/stop_tracing_total_us
 	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
 }
 trap ended EXIT
@@ -51,6 +54,7 @@ echo 0 >$I/tracing_on
 echo x86-tsc >$I/trace_clock || fail "the kernel of the guest has no x86-tsc trace clock"
 echo $ring >$I/buffer_size_kb
 echo "$cpus" >$T/osnoise/cpus && echo $period >$T/osnoise/timerlat_period_us || fail "timerlat takes no CPUs $cpus"
+echo $late >$T/osnoise/stop_tracing_total_us || fail "timerlat takes no threshold $late"
 for e in %(events)s; do echo 1 >$I/events/osnoise/$e/enable || fail "no event osnoise:$e"; done
 echo timerlat >$I/current_tracer || fail "timerlat does not start"
 for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
@@ -74,6 +78,11 @@ echo started >$out/started
 now() { cut -d. -f1 /proc/uptime; }
 until=$(($(now) + seconds))
 while [ $(now) -lt $until ] && [ ! -e $out/stop ]; do
+	if [ $late -gt 0 ]; then
+		sleep 0.2
+		[ "$(cat $I/tracing_on)" = 1 ] || { echo late >$out/late; break; }
+		continue
+	fi
 	sleep 1
 	drain full
 	[ $(du -sm $out | cut -f1) -lt $most ] || { echo "full" >$out/full; break; }
@@ -95,14 +104,18 @@ def start(
     period_us: int = 1000,
     buffer_kb: int = 2048,
     most_mb: int = 64,
+    late_us: int = 0,
     limit_s: float = 60.0,
 ) -> dict[str, Any]:
     """Operation: start recording in ``guest`` and return when it records.  It stops by itself after ``seconds``.
 
+    ``late_us``: freeze the rings at the first sample that is later, and keep what they hold; 0: keep everything.
+
     Raises ENOTCONN without an agent, EOPNOTSUPP with the guest's words when its kernel or image cannot.
     """
     words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
-    pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words, str(int(buffer_kb)), str(int(most_mb))])
+    words += [str(int(number)) for number in (buffer_kb, most_mb, late_us)]
+    pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words])
     begun = time.monotonic()
     while True:
         _check(guest, pid)
@@ -129,10 +142,24 @@ def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress |
     return {"full": _exists(guest, "full")}
 
 
+def happened(guest: str) -> str | None:
+    """What ends a flight: ``late sample`` in the guest, ``guest gone`` when it neither answers nor runs; else None."""
+    try:
+        return "late sample" if _exists(guest, "late") else None
+    except OSError:
+        # One answer may come too late on a loaded host; a guest that runs gets a second chance.
+        if guest_state(guest)["state"] == "running":
+            try:
+                return "late sample" if _exists(guest, "late") else None
+            except OSError:
+                pass
+        return "guest gone"
+
+
 def files(guest: str) -> list[str]:
     """Operation: the names of the files of a recording."""
     answer = guest_exec(guest, ["/bin/ls", FOLDER])
-    return sorted(name for name in answer["stdout"].split() if name not in ("started", "stop", "done", "full"))
+    return sorted(name for name in answer["stdout"].split() if name not in ("started", "stop", "done", "full", "late"))
 
 
 def file(guest: str, name: str, offset: int = 0) -> dict[str, Any]:

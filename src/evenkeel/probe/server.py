@@ -53,6 +53,7 @@ OPERATIONS = {
     "guest_exec": "evenkeel.probe.sample_guest:guest_exec",
     # recording (evenkeel.probe.recording*): trace instances of its own, always removed again
     "recording": "evenkeel.probe.recording:record",
+    "recording_flight": "evenkeel.probe.recording:fly",
     "recording_fetch": "evenkeel.probe.recording:fetch",
     "recording_mark": "evenkeel.probe.recording:mark_of",
     "recording_drop": "evenkeel.probe.recording:drop",

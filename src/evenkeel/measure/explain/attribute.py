@@ -50,7 +50,7 @@ _NOTICED_NS = 20_000
 
 @dataclass(frozen=True)
 class Stage:
-    """A recording on one axis of time.  ``scenes``: vCPU -> what is known about it; ``end_ns``: of the recording."""
+    """A recording on one axis.  ``scenes``: vCPU -> what is known; ``begin_ns``, ``end_ns``: what both recorded."""
 
     scenes: Mapping[int, Scene]
     host: Trace
@@ -58,6 +58,7 @@ class Stage:
     host_clock: Clock
     guest_clock: Clock
     alignment: Alignment
+    begin_ns: int
     end_ns: int
     below_alignment: Alignment | None = None
     below_lost: int = 0
@@ -65,7 +66,7 @@ class Stage:
 
 def stage(recording: Recording) -> Stage:
     """Decode and align.  Raises WrongInput for damaged pages, EvenkeelError when the clocks cannot be aligned."""
-    host, guest = _trace(recording.host), _trace(recording.guest)
+    host, guest = _trace(recording.host, recording.flight), _trace(recording.guest, recording.flight)
     clock = host_clock(host, recording.host.marks)
     aligned = guest_clock(clock, recording.told)
     if aligned is None:
@@ -75,6 +76,7 @@ def stage(recording: Recording) -> Stage:
         )
     moved, alignment = aligned
     end = int(clock.ns(host.table("ftrace/print")["at"][-1:])[0])
+    begin = _begin(host, clock, guest, moved)
     under, under_alignment, under_lost = _below(recording, host, clock)
     family = frozenset(thread["tid"] for thread in recording.threads)
     names = _exit_names(host)
@@ -94,11 +96,20 @@ def stage(recording: Recording) -> Stage:
                 exit_names=names,
                 below=under,
             )
-    return Stage(scenes, host, guest, clock, moved, alignment, end, under_alignment, under_lost)
+    return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost)
 
 
-def _trace(raw: Raw) -> Trace:
-    return make_trace(raw.pages, raw.formats, raw.header_page, raw.overrun)
+def _trace(raw: Raw, flight: bool = False) -> Trace:
+    return make_trace(raw.pages, raw.formats, raw.header_page, raw.overrun, flight)
+
+
+def _begin(host: Trace, host_clock: Clock, guest: Trace, guest_clock: Clock) -> int:
+    """From when on neither side misses anything; 0 unless rings were overwritten on purpose."""
+    begins = [0]
+    for trace, clock in ((host, host_clock), (guest, guest_clock)):
+        if trace.whole_from is not None:
+            begins.append(int(clock.ns(np.array([trace.whole_from]))[0]))
+    return max(begins)
 
 
 def _exit_names(host: Trace) -> Mapping[int, str]:
@@ -162,7 +173,7 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
     found: list[tuple[Spike, Sequence[Painted]]] = []
     samples = worst = 0
     for vcpu, scene in sorted(on.scenes.items()):
-        for at, latency in _samples(scene.guest, on.end_ns):
+        for at, latency in _samples(scene.guest, on.begin_ns, on.end_ns):
             samples += 1
             worst = max(worst, latency)
             if latency >= over_ns:
@@ -181,7 +192,7 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         guest=recording.guest_name,
         conditions=recording.conditions,
         label=EMULATION_NOTE if recording.conditions.emulated else "",
-        seconds=round(on.end_ns / 1e9, 3),
+        seconds=round((on.end_ns - on.begin_ns) / 1e9, 3),
         period_ns=recording.period_ns,
         threshold_ns=over_ns,
         samples=samples,
@@ -194,9 +205,9 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
     )
 
 
-def _samples(guest: GuestTimeline, end_ns: int) -> Iterable[tuple[int, int]]:
+def _samples(guest: GuestTimeline, begin_ns: int, end_ns: int) -> Iterable[tuple[int, int]]:
     """Time and latency of the samples whose whole window both sides recorded."""
-    whole = (guest.sample_at - guest.sample_latency >= 0) & (guest.sample_at <= end_ns)
+    whole = (guest.sample_at - guest.sample_latency >= begin_ns) & (guest.sample_at <= end_ns)
     return zip(guest.sample_at[whole].tolist(), guest.sample_latency[whole].tolist(), strict=True)
 
 

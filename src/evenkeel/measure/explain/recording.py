@@ -15,8 +15,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evenkeel.documents.evidence import Conditions
@@ -46,7 +46,11 @@ _OPTIONAL = (
     "kvm/kvm_entry",
     "kvm/kvm_exit",
 )
-#: Before the host stops, the guest has stopped: its last sample is covered.
+#: What a recording may take: of the memory of the host's probe, and of the guest's.
+_HOST_BYTES, _GUEST_MB = 256 << 20, 64
+#: Rings of the flight recorder a CPU: for each second that it is to hold, and at most.
+_RING_KB_S, _MOST_RING_KB = 1024, 64 * 1024
+#: The machine below begins this much before the host, and ends after it.
 _LEAD_S = 0.5
 #: How much longer a guest records that nobody ends.
 _GUEST_ALONE_S = 300
@@ -62,7 +66,7 @@ class Raw:
     pages: Mapping[int, bytes]
     formats: Mapping[str, str]
     header_page: str
-    overrun: int = 0
+    overrun: Mapping[int, int] = field(default_factory=dict)  # a CPU: what the kernel says that it overwrote
     marks: tuple[Mapping[str, int], ...] = ()
 
 
@@ -86,6 +90,9 @@ class Recording:
     below_threads: Mapping[str, int] = field(default_factory=dict)
     trips: tuple[tuple[int, int, int], ...] = ()
     full: tuple[str, ...] = ()  # of which machines the limit of memory ended the recording
+    #: Of a flight recorder: its rings were overwritten on purpose; ``reason``: what froze them.
+    flight: bool = False
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,6 @@ def record(
     seconds: float,
     period_us: int = 1000,
     under: Under | None = None,
-    host_mb: int = 256,
-    guest_mb: int = 64,
     on_progress: OnProgress | None = None,
     during: Callable[[], None] | None = None,
 ) -> Recording:
@@ -119,57 +124,127 @@ def record(
 
     Raises EvenkeelError when the guest has no agent or no timerlat, or the host no tracefs.
     """
-    threads = _call(probe, "threads", guest=guest)["threads"]
-    told = _call(probe, "recording_guest_clock", guest=guest)
-    tids = sorted(thread["tid"] for thread in threads if thread["vcpu"] is not None)
-    start = guest_call(
-        probe,
-        guest,
-        "recording_guest_start",
-        vcpus=list(vcpus),
-        seconds=seconds + _GUEST_ALONE_S,
-        period_us=period_us,
-        most_mb=guest_mb,
-        timeout_s=120.0,
-    )
-    with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips):
-        other = pool.submit(during) if during else None
-        recorded = _call(
-            probe,
-            "recording",
-            on_progress=on_progress,
+    session = _Session(probe, host, guest, conditions, period_us, on_progress)
+    with session.guest(vcpus, seconds + _GUEST_ALONE_S):
+        with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips):
+            other = pool.submit(during) if during else None
+            recorded = session.host("recording", seconds=seconds, most_bytes=_HOST_BYTES)
+            session.stop()
+            if other:
+                other.result()
+            under_raw = below.result() if below else None
+        kept = session.keep(recorded, seconds)
+    if under_raw is None:
+        return kept
+    return replace(kept, below=under_raw[0], below_threads=under_raw[1], trips=tuple(trips))
+
+
+def fly(
+    probe: Probe,
+    host: str,
+    guest: str,
+    vcpus: Sequence[int],
+    *,
+    conditions: Conditions,
+    keep_s: float,
+    late_us: int,
+    limit_s: float,
+    period_us: int = 1000,
+    on_progress: OnProgress | None = None,
+) -> Recording:
+    """Keep the last ``keep_s`` or so in rings, until a sample is later than ``late_us``, and return what they hold.
+
+    ``reason`` says what ended it, None when nothing had within ``limit_s``.  The rings have a fixed size: a busy host
+    overwrites sooner.  A guest that is gone leaves only the trace of its host.  Raises as :func:`record`.
+    """
+    session = _Session(probe, host, guest, conditions, period_us, on_progress)
+    ring_kb = round(min(_MOST_RING_KB, max(1024, keep_s * _RING_KB_S)))
+    with session.guest(vcpus, limit_s + _GUEST_ALONE_S, late_us=late_us, buffer_kb=ring_kb):
+        recorded = session.host("recording_flight", guest=guest, limit_s=limit_s, buffer_kb=ring_kb)
+        gone = recorded["reason"] == "guest gone"
+        if not gone:
+            session.stop()
+        return replace(session.keep(recorded, limit_s, with_guest=not gone), reason=recorded["reason"], flight=True)
+
+
+class _Session:
+    """One recording under way: what host and guest are asked, in the order in which they must be."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        host: str,
+        guest: str,
+        conditions: Conditions,
+        period_us: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.probe, self.on_progress = probe, on_progress
+        self.host_name, self.guest_name, self.conditions, self.period_us = host, guest, conditions, period_us
+        self.threads = _call(probe, "threads", guest=guest)["threads"]
+        self.told = _call(probe, "recording_guest_clock", guest=guest)
+        self.full: list[str] = []
+        self._pid = 0
+
+    @contextmanager
+    def guest(self, vcpus: Sequence[int], seconds: float, **more: int) -> Iterator[None]:
+        """The guest records meanwhile.  Its recorder is ended, and its files are removed, whatever happens."""
+        started = guest_call(
+            self.probe,
+            self.guest_name,
+            "recording_guest_start",
+            vcpus=list(vcpus),
             seconds=seconds,
-            events=_EVENTS,
-            optional={**dict.fromkeys(_OPTIONAL, ""), **_of_threads(tids)},
-            most_bytes=host_mb << 20,
+            period_us=self.period_us,
+            most_mb=_GUEST_MB,
+            timeout_s=120.0,
+            **more,
         )
-        if other:
-            other.result()
-        ended = guest_call(probe, guest, "recording_guest_stop", on_progress, pid=start["pid"])
-        under_raw = below.result() if below else None
-    try:
+        self._pid = started["pid"]
+        try:
+            yield
+        finally:
+            with suppress(EvenkeelError):  # a guest that is gone, a connection that is lost: it ends by itself
+                if self._pid:
+                    self.stop()
+                guest_call(self.probe, self.guest_name, "recording_guest_clean")
+
+    def stop(self) -> None:
+        pid, self._pid = self._pid, 0
+        ended = guest_call(self.probe, self.guest_name, "recording_guest_stop", self.on_progress, pid=pid)
+        self.full += ["guest"] * ended["full"]
+
+    def host(self, op: str, **arguments: Any) -> Any:
+        tids = sorted(thread["tid"] for thread in self.threads if thread["vcpu"] is not None)
+        condition = " || ".join(f"pid == {tid}" for tid in tids)
+        optional = {
+            **dict.fromkeys(_OPTIONAL, ""),
+            "sched/sched_waking": condition,
+            "sched/sched_migrate_task": condition,
+        }
+        answer = _call(self.probe, op, on_progress=self.on_progress, events=_EVENTS, optional=optional, **arguments)
+        self.full += ["host"] * answer["full"]
+        return answer
+
+    def keep(self, recorded: Mapping[str, Any], seconds: float, *, with_guest: bool = True) -> Recording:
+        """Fetch what both have."""
+        host = _fetch(self.probe, recorded, self.on_progress)
+        if with_guest:
+            guest = _fetch_guest(self.probe, self.guest_name, self.on_progress)
+        else:
+            guest = Raw({}, {}, host.header_page)
         return Recording(
-            host_name=host,
-            guest_name=guest,
-            conditions=conditions,
+            host_name=self.host_name,
+            guest_name=self.guest_name,
+            conditions=self.conditions,
             seconds=seconds,
-            period_ns=period_us * 1000,
-            host=_fetch(probe, recorded, on_progress),
-            guest=_fetch_guest(probe, guest, on_progress),
-            threads=tuple(threads),
-            told=told,
-            below=under_raw[0] if under_raw else None,
-            below_threads=under_raw[1] if under_raw else {},
-            trips=tuple(trips),
-            full=tuple(name for name, full in (("host", recorded["full"]), ("guest", ended["full"])) if full),
+            period_ns=self.period_us * 1000,
+            host=host,
+            guest=guest,
+            threads=tuple(self.threads),
+            told=self.told,
+            full=tuple(self.full),
         )
-    finally:
-        guest_call(probe, guest, "recording_guest_clean")
-
-
-def _of_threads(tids: list[int]) -> dict[str, str]:
-    condition = " || ".join(f"pid == {tid}" for tid in tids)
-    return {"sched/sched_waking": condition, "sched/sched_migrate_task": condition}
 
 
 def _call(probe: Probe, op: str, *, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
@@ -202,7 +277,7 @@ def _fetch(probe: Probe, answer: Mapping[str, Any], on_progress: OnProgress | No
         pages=pages,
         formats=answer["formats"],
         header_page=answer["header_page"],
-        overrun=sum(answer["overrun"].values()),
+        overrun={int(cpu): count for cpu, count in answer["overrun"].items()},
         marks=tuple(answer["marks"]),
     )
 
@@ -210,7 +285,8 @@ def _fetch(probe: Probe, answer: Mapping[str, Any], on_progress: OnProgress | No
 def _fetch_guest(probe: Probe, guest: str, on_progress: OnProgress | None) -> Raw:
     pages: dict[int, bytes] = {}
     formats: dict[str, str] = {}
-    header, overrun = "", 0
+    header = ""
+    overrun: dict[int, int] = {}
     names = guest_call(probe, guest, "recording_guest_files")
     for number, name in enumerate(names):
         if on_progress:
@@ -227,7 +303,7 @@ def _fetch_guest(probe: Probe, guest: str, on_progress: OnProgress | None) -> Ra
             formats[stem.replace(":", "/")] = data.decode()
         elif kind == "stats":
             lines = dict(line.partition(": ")[::2] for line in data.decode().splitlines())
-            overrun += int(lines.get("overrun", 0))
+            overrun[int(stem[3:])] = int(lines.get("overrun", 0))
         elif name == "header_page":
             header = data.decode()
     return Raw(pages=pages, formats=formats, header_page=header, overrun=overrun)
@@ -298,7 +374,7 @@ def to_bytes(recording: Recording) -> bytes:
             raw: Raw | None = getattr(recording, name)
             if raw is None:
                 continue
-            meta = {"formats": dict(raw.formats), "header_page": raw.header_page, "overrun": raw.overrun}
+            meta = {"formats": dict(raw.formats), "header_page": raw.header_page, "overrun": dict(raw.overrun)}
             add(f"{name}/about.json", json.dumps({**meta, "marks": list(raw.marks)}, indent=1, sort_keys=True).encode())
             for cpu, pages in sorted(raw.pages.items()):
                 add(f"{name}/cpu{cpu}.raw", pages)
@@ -326,9 +402,10 @@ def from_bytes(data: bytes, file: str) -> Recording:
 def _raw(archive: zipfile.ZipFile, name: str) -> Raw:
     meta = json.loads(archive.read(f"{name}/about.json"))
     prefix = f"{name}/cpu"
+    overrun = {int(cpu): count for cpu, count in meta["overrun"].items()}
     pages = {
         int(item.removeprefix(prefix).removesuffix(".raw")): archive.read(item)
         for item in archive.namelist()
         if item.startswith(prefix)
     }
-    return Raw(pages, meta["formats"], meta["header_page"], meta["overrun"], tuple(meta["marks"]))
+    return Raw(pages, meta["formats"], meta["header_page"], overrun, tuple(meta["marks"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,17 +12,29 @@ from evenkeel.measure.pages import Format, Ints, Loss, Records, Rows, decode, pa
 
 @dataclass(frozen=True)
 class Trace:
-    """``events``: ``sched/sched_switch`` -> its format; ``overrun``: what the kernel says that it overwrote."""
+    """``events``: ``sched/sched_switch`` -> its format; ``overrun`` a CPU: what the kernel says that it overwrote.
+
+    ``flight``: it was overwritten on purpose, over and over, so the trace of a CPU is whole from its first record on.
+    """
 
     cpus: Mapping[int, Records]
     events: Mapping[str, Format]
-    overrun: int = 0
+    overrun: Mapping[int, int] = field(default_factory=dict)
+    flight: bool = False
 
     @property
     def lost(self) -> int:
         """Events that are missing: as the kernel counted them, or as the pages tell, whichever is more."""
+        if self.flight:
+            return 0
         loss = sum((records.loss for records in self.cpus.values()), Loss())
-        return max(self.overrun, loss.events + loss.unknown)
+        return max(sum(self.overrun.values()), loss.events + loss.unknown)
+
+    @property
+    def whole_from(self) -> int | None:
+        """Raw time from which on no CPU misses anything; None: from the begin."""
+        firsts = [int(self.cpus[cpu].at[0]) for cpu, count in self.overrun.items() if count and len(self.cpus[cpu])]
+        return max(firsts, default=None) if self.flight else None
 
     def rows(self, event: str) -> list[Rows]:
         """The records of an event, one item a CPU that has some.  None where it was not recorded."""
@@ -60,11 +72,18 @@ class Trace:
         return found
 
 
-def make_trace(pages: Mapping[int, bytes], formats: Mapping[str, str], header_page: str, overrun: int = 0) -> Trace:
+def make_trace(
+    pages: Mapping[int, bytes],
+    formats: Mapping[str, str],
+    header_page: str,
+    overrun: Mapping[int, int] | None = None,
+    flight: bool = False,
+) -> Trace:
     """From raw pages a CPU and the texts of the format files.  Raises WrongInput when they are damaged."""
     layout = parse_header_page(header_page)
     return Trace(
         {cpu: decode(bytes(raw), layout, cpu) for cpu, raw in sorted(pages.items())},
         {event: parse_format(text) for event, text in formats.items()},
-        overrun,
+        overrun or {},
+        flight,
     )
