@@ -98,6 +98,13 @@ def test_nothing_late_is_said_as_well() -> None:
     assert "No sample was late." in said and "0 of 10000 samples" in said
 
 
+def test_a_flight_recorder_that_froze_without_a_late_sample_shows_its_end() -> None:
+    frozen = explanation(spikes=(), causes=(), reason="guest gone", ending=(spike(),))
+    said = text(render_explanation(frozen))
+    assert "Before it was frozen: guest gone" in said and "The last 10 ms of vCPU 1" in said
+    assert "Before it was frozen" not in text(render_explanation(explanation(reason="late sample")))
+
+
 def test_the_same_document_gives_the_same_bytes_and_loads_nothing() -> None:
     page = render_explanation(explanation())
     assert page == render_explanation(explanation())

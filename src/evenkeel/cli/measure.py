@@ -52,6 +52,15 @@ def measure(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
     ] = None,
+    flight_recorder: Annotated[
+        str | None,
+        typer.Option(
+            "--flight-recorder", metavar="TIME", help="Keep this much of a trace, until a miss.", show_default=False
+        ),
+    ] = None,
+    on_miss: Annotated[
+        str, typer.Option("--on-miss", metavar="TIME", help="With --flight-recorder: a sample later than this.")
+    ] = "100us",
     as_json: Annotated[bool, typer.Option("--json", help="Print the Evidence as JSON on stdout.")] = False,
 ) -> int:
     """Take latency histograms on a host and in its guests, and count what disturbs a spinner. Changes no setting.
@@ -62,11 +71,26 @@ def measure(
       evenkeel measure plan.json --moment before -o before.json
 
       evenkeel measure plan.json plc --for 5min --load hackbench
+
+    As a flight recorder it measures with timerlat instead, keeps the last seconds of traces of guest and host in
+    rings, and freezes them at the first late sample, when the guest dies, or at an oops of the host. What it saves,
+    evenkeel spikes explains.
+
+      evenkeel measure plan.json plc --for 8h --flight-recorder 5s --on-miss 100us -o miss.zip
+
+      evenkeel spikes plan.json plc --from miss.zip --report miss.html
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
+    from evenkeel.errors import WrongInput
     from evenkeel.measure.host import Wish
 
+    if flight_recorder is not None:
+        from evenkeel.cli.spikes import fly
+
+        if guest is None or output is None or as_json:
+            raise WrongInput("a flight recorder needs a guest and a file: GUEST -o FILE.zip, and has no --json")
+        return fly(plan_of(source), guest, _seconds(duration), flight_recorder, on_miss, output)
     wish = Wish(seconds=_seconds(duration), load=load.value, guest=guest)
     plan = _of_guest(plan_of(source), guest)
     found = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +13,10 @@ import typer
 from evenkeel.cli.plan import plan_of
 
 if TYPE_CHECKING:
+    from evenkeel.documents.evidence import Conditions
     from evenkeel.documents.explanation import Explanation
     from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
-    from evenkeel.machines.protocol import Machine
+    from evenkeel.machines.protocol import Machine, OnProgress, Probe
     from evenkeel.measure.explain.recording import Recording, Under
 
 SHORTEST_NS, LONGEST_NS = 1_000_000_000, 3_600_000_000_000
@@ -113,35 +117,86 @@ def _time(option: str, text: str) -> int:
         raise WrongInput(f"{option}: {error}") from None
 
 
-def _record(plan: Plan, guest: str, length_ns: int, period_ns: int) -> Recording:
-    from evenkeel.apply.hosts import read_facts
+def fly(plan: Plan, guest: str, limit_s: int, keep: str, on_miss: str, output: str) -> int:
+    """The flight recorder of `evenkeel measure`: save what its rings held.  1 when nothing happened in time."""
+    from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.errors import WrongInput
-    from evenkeel.machines.address import resolve
-    from evenkeel.measure.conditions import conditions
+    from evenkeel.measure.explain.recording import fly as wait
+    from evenkeel.measure.explain.recording import to_bytes
+
+    keep_ns, late_ns = _time("--flight-recorder", keep), _time("--on-miss", on_miss)
+    if not SHORTEST_NS <= keep_ns <= 60 * SHORTEST_NS:
+        raise WrongInput("--flight-recorder: from 1s to 60s, please")
+    if not PERIOD_NS[0] // 100 <= late_ns <= PERIOD_NS[1]:
+        raise WrongInput("--on-miss: from 1us to 1s, please")
+    with _session(plan, guest) as session:
+        found = wait(
+            session.probe,
+            session.host.name,
+            guest,
+            session.vcpus,
+            conditions=session.conditions,
+            keep_s=keep_ns / 1e9,
+            late_us=late_ns // 1000,
+            limit_s=limit_s,
+            on_progress=session.on_progress,
+        )
+    if found.reason is None:
+        screen.note(f"no sample was later than {on_miss}; nothing is saved")
+        return 1
+    files.save_bytes(output, to_bytes(found))
+    screen.note(f"{found.reason}: wrote {output}")
+    return 0
+
+
+def _record(plan: Plan, guest: str, length_ns: int, period_ns: int) -> Recording:
+    from evenkeel.errors import WrongInput
     from evenkeel.measure.explain.recording import record
-    from evenkeel.measure.host import realtime_vcpus
 
     if not SHORTEST_NS <= length_ns <= LONGEST_NS:
         raise WrongInput("--for: from 1s to 1h, please")
     if not PERIOD_NS[0] <= period_ns <= PERIOD_NS[1]:
         raise WrongInput("--period: from 100us to 1s, please")
+    with _session(plan, guest) as session:
+        return record(
+            session.probe,
+            session.host.name,
+            guest,
+            session.vcpus,
+            conditions=session.conditions,
+            seconds=length_ns / 1e9,
+            period_us=period_ns // 1000,
+            under=_under(session.machine, session.conditions.emulated),
+            on_progress=session.on_progress,
+        )
+
+
+@dataclass(frozen=True)
+class _Session:
+    machine: Machine
+    probe: Probe
+    host: HostPlan
+    vcpus: list[int]
+    conditions: Conditions
+    on_progress: OnProgress
+
+
+@contextmanager
+def _session(plan: Plan, guest: str) -> Iterator[_Session]:
+    """A conversation with the host of ``guest``, and what a recording is bound to."""
+    from evenkeel.apply.hosts import read_facts
+    from evenkeel.cli import output as screen
+    from evenkeel.machines.address import resolve
+    from evenkeel.measure.conditions import conditions
+    from evenkeel.measure.host import realtime_vcpus
+
     host, wanted = _find(plan, guest)
     machine = resolve(host.address)
     try:
         with machine.probe() as probe, screen.progress(f"recording {guest} on {host.name}") as on_progress:
-            facts = read_facts(probe)
-            return record(
-                probe,
-                host.name,
-                guest,
-                realtime_vcpus(wanted),
-                conditions=conditions(facts, load="what runs there", plan_sha256=plan.sha256()),
-                seconds=length_ns / 1e9,
-                period_us=period_ns // 1000,
-                under=_under(machine, facts.identity.emulated),
-                on_progress=on_progress,
-            )
+            bound = conditions(read_facts(probe), load="what runs there", plan_sha256=plan.sha256())
+            yield _Session(machine, probe, host, realtime_vcpus(wanted), bound, on_progress)
     finally:
         machine.close()
 
@@ -165,7 +220,7 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
     from evenkeel.probe.recording import tracing_folder
 
     kind, _, name = machine.address.partition(":")
-    if kind != "virtual":
+    if kind != "virtual" or not emulated:
         return None
     try:
         tracing_folder()

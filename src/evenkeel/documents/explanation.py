@@ -120,5 +120,8 @@ class Explanation(Document):
     #: How the machine under the host was bound to it; None: not recorded.
     below: Alignment | None = None
     lost: Lost = Lost()
+    #: Of a flight recorder: what froze it, and where the time just before went, a vCPU.
+    reason: str | None = None
+    ending: tuple[Spike, ...] = ()
     spikes: tuple[Spike, ...] = ()
     causes: tuple[Cause, ...] = ()  # largest first

@@ -105,18 +105,25 @@ def start(
     buffer_kb: int = 2048,
     most_mb: int = 64,
     late_us: int = 0,
-    limit_s: float = 60.0,
+    limit_s: float = 90.0,
 ) -> dict[str, Any]:
-    """Operation: start recording in ``guest`` and return when it records.  It stops by itself after ``seconds``.
+    """Operation: start recording in ``guest`` and return when it records; one that still boots is waited for.
 
-    ``late_us``: freeze the rings at the first sample that is later, and keep what they hold; 0: keep everything.
+    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, and keep what they hold; 0: keep everything.
 
     Raises ENOTCONN without an agent, EOPNOTSUPP with the guest's words when its kernel or image cannot.
     """
     words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
     words += [str(int(number)) for number in (buffer_kb, most_mb, late_us)]
-    pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words])
     begun = time.monotonic()
+    pid = None
+    while pid is None:
+        try:
+            pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words])
+        except OSError as error:  # a guest that boots has no agent yet
+            if error.errno != errno.ENOTCONN or time.monotonic() - begun > limit_s:
+                raise
+            time.sleep(1.0)
     while True:
         _check(guest, pid)
         if _exists(guest, "started"):

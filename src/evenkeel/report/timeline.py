@@ -83,6 +83,11 @@ def render_explanation(explanation: Explanation) -> str:
         el("style", trusted(style)),
     )
     sections = [
+        *(
+            [("ending", f"Before it was frozen: {explanation.reason}", _ending(explanation))]
+            if explanation.ending
+            else []
+        ),
         ("causes", "Causes", _causes(explanation)),
         ("timelines", "The worst samples", _timelines(explanation)),
         ("conditions", "How it was taken", _conditions(explanation)),
@@ -164,8 +169,18 @@ def _timelines(explanation: Explanation) -> Markup:
     return join(el("p", lead, class_="lead"), *(_figure(spike) for spike in shown))
 
 
-def _figure(spike: Spike) -> Markup:
-    caption = f"{format_ns(spike.latency_ns)} late on vCPU {spike.vcpu}, {spike.at_ns / 1e9:.3f} s after the begin"
+def _ending(explanation: Explanation) -> Markup:
+    return join(
+        *(
+            _figure(spike, f"The last {format_ns(spike.latency_ns)} of vCPU {spike.vcpu}")
+            for spike in explanation.ending
+        )
+    )
+
+
+def _figure(spike: Spike, caption: str = "") -> Markup:
+    late = f"{format_ns(spike.latency_ns)} late on vCPU {spike.vcpu}, {spike.at_ns / 1e9:.3f} s after the begin"
+    caption = caption or late
     listed = [
         el("li", f"{format_ns(charge.ns)}: {words(charge.kind, charge.who)}")
         for charge in spike.charges

@@ -44,6 +44,8 @@ from evenkeel.measure.explain.trace import Trace, make_trace
 #: Spikes that carry their pieces, for the picture.
 _PICTURED = 12
 _GUEST_KINDS = frozenset({Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread})
+#: Before a flight recorder was frozen by something else than a late sample: what is shown of it.
+_ENDING_NS = 200_000_000
 #: A charge this small is the noise of measuring: it is in the sums, and makes no cause.
 _NOTICED_NS = 20_000
 
@@ -86,7 +88,7 @@ def stage(recording: Recording) -> Stage:
         if vcpu is None:
             continue
         seen = guest_timeline(guest, moved, vcpu)
-        if len(seen.sample_at):
+        if len(seen.sample_at) or recording.reason == "guest gone":
             scenes[vcpu] = Scene(
                 host=host_timeline(host, clock, thread["tid"]),
                 guest=seen,
@@ -200,9 +202,23 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         alignment=on.alignment,
         below=on.below_alignment,
         lost=lost,
+        reason=recording.reason,
+        ending=_ending(on) if recording.reason not in (None, "late sample") else (),
         spikes=tuple(spikes),
         causes=rank(spikes),
     )
+
+
+def _ending(on: Stage) -> tuple[Spike, ...]:
+    """The last moments of each vCPU, as the host saw them."""
+    found = []
+    for vcpu, scene in sorted(on.scenes.items()):
+        painted = explain(scene, max(on.begin_ns, on.end_ns - _ENDING_NS), on.end_ns)
+        length = sum(part.end - part.start for part in painted)
+        found.append(
+            Spike(at_ns=on.end_ns, vcpu=vcpu, latency_ns=length, charges=charges(painted), pieces=_pieces(painted))
+        )
+    return tuple(found)
 
 
 def _samples(guest: GuestTimeline, begin_ns: int, end_ns: int) -> Iterable[tuple[int, int]]:

@@ -197,7 +197,7 @@ class _Session:
             seconds=seconds,
             period_us=self.period_us,
             most_mb=_GUEST_MB,
-            timeout_s=120.0,
+            timeout_s=180.0,
             **more,
         )
         self._pid = started["pid"]
