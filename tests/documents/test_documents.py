@@ -53,7 +53,7 @@ def facts(**changes: Any) -> Facts:
 
 
 def test_the_documents_are_the_ones_of_the_design() -> None:
-    assert set(DOCUMENTS) == {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost"}
+    assert set(DOCUMENTS) == {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Explanation", "Cost"}
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS.values(), ids=DOCUMENTS.keys())

@@ -24,6 +24,7 @@ KINDS = {
     "Journal": "journal",
     "Findings": "findings",
     "Evidence": "evidence",
+    "Explanation": "explanation",
 }
 
 
@@ -109,4 +110,5 @@ _PURPOSES = {
     "Journal": "what was really written: old value, new value, value read back",
     "Findings": "every check of reality against the plan",
     "Evidence": "histograms and counters, with the conditions they were taken under",
+    "Explanation": "where the time of late samples in a guest went, cause by cause",
 }

@@ -109,8 +109,8 @@ def start(
 ) -> dict[str, Any]:
     """Operation: start recording in ``guest`` and return when it records; one that still boots is waited for.
 
-    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, and keep what they hold; 0: keep everything.
-
+    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, and keep
+    what they hold; 0: keep everything.
     Raises ENOTCONN without an agent, EOPNOTSUPP with the guest's words when its kernel or image cannot.
     """
     words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
