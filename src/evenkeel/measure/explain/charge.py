@@ -130,7 +130,12 @@ def _below(below: Below, states: Iterable[Span]) -> Layer:
             if spans is None or (asleep and state.what == SLEEPS):
                 continue
             for span in spans.cut(state.start, state.end):
-                yield span.start, span.end, Kind.below, "its own lock" if asleep else below.names.get(span.what, "?")
+                yield (
+                    span.start,
+                    span.end,
+                    Kind.below,
+                    "nothing: it slept" if asleep else below.names.get(span.what, "?"),
+                )
         if state.what == SLEEPS:
             for span in below.timer.cut(state.start, state.end):
                 yield span.start, span.end, Kind.below, below.names.get(span.what, "?")
@@ -179,7 +184,8 @@ def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
     if inside is None:
         return
     for state in states:
-        if state.what != RUNS:
+        # A vCPU that sleeps after HLT idles; one that sleeps after another exit waits for who handles it.
+        if state.what not in (RUNS, SLEEPS):
             continue
         for span in inside.cut(state.start, state.end):
             if span.what < 0:
