@@ -146,7 +146,12 @@ class Switches:
         running = {}
         for cpu in np.unique(table["cpu"]).tolist():
             here = table["cpu"] == cpu
-            running[cpu] = Steps(table["at"][here], table["next_pid"][here], table["cpu"][here])
+            # Before its first switch a CPU ran what it then left.
+            running[cpu] = Steps(
+                np.concatenate([table["at"][:1], table["at"][here]]),
+                np.concatenate([table["prev_pid"][here][:1], table["next_pid"][here]]),
+                np.full(int(here.sum()) + 1, cpu, np.int64),
+            )
         names = trace.named("sched/sched_switch", "next_pid", "next_comm")
         priorities = dict(zip(table["next_pid"].tolist(), table["next_prio"].tolist(), strict=True))
         return Switches(table, waking, running, {**names, IDLE: "idle"}, priorities)
@@ -167,7 +172,13 @@ class Switches:
         # A wake-up of a thread that runs or waits already changes nothing.
         before = np.concatenate([[SLEEPS], what[:-1]])
         kept = (what != WOKEN) | (before == SLEEPS)
-        return Steps(times[kept], what[kept], cpu[kept])
+        times, what, cpu = times[kept], what[kept], cpu[kept]
+        # Before its first event a thread that then left its CPU ran, and one that was then woken slept.
+        first = {WOKEN: SLEEPS, PREEMPTED: RUNS, SLEEPS: RUNS}.get(int(what[0])) if len(what) else None
+        if first is None:
+            return Steps(times, what, cpu)
+        begin = min(int(times[0]), int(table["at"][0]))
+        return Steps(np.concatenate([[begin], times]), np.concatenate([[first], what]), np.concatenate([cpu[:1], cpu]))
 
 
 def _of_thread(trace: Trace, clock: Clock, event: str, tid: int) -> Ints:
