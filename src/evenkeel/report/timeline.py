@@ -53,10 +53,10 @@ STYLE = """
 .share.no{background:none;border:1px dashed var(--muted)}
 """
 _PATTERNS = (
-    '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path d="M0 0V6" stroke="#808894" stroke-width="2"/></pattern>'
     '<pattern id="dots" width="6" height="6" patternUnits="userSpaceOnUse">'
-    '<circle cx="2" cy="2" r="1" fill="#808894"/></pattern></defs>'
+    '<circle cx="2" cy="2" r="1" fill="#808894"/></pattern></defs></svg>'
 )
 
 
@@ -93,6 +93,7 @@ def render_explanation(explanation: Explanation) -> str:
         ("conditions", "How it was taken", _conditions(explanation)),
     ]
     body = join(
+        trusted(_PATTERNS),
         _head(explanation, title),
         el("main", *(el("section", el("h2", name), content, id=place) for place, name, content in sections)),
         el("footer", f"Made by Evenkeel {evenkeel.__version__}. This page loads nothing from anywhere."),
@@ -195,14 +196,14 @@ def _figure(spike: Spike, caption: str = "") -> Markup:
 
 
 def lanes_svg(spike: Spike) -> Markup:
-    """The two lanes of one spike."""
+    """The two lanes of one spike; the patterns that it fills with are once in the page."""
     start, length = spike.at_ns - spike.latency_ns, max(1, spike.latency_ns)
     height = TOP + 2 * LANE + 30
 
     def x(at: int) -> float:
         return round(LEFT + (WIDTH - LEFT - 8) * (at - start) / length, 1)
 
-    parts: list[Content] = [trusted(_PATTERNS)]
+    parts: list[Content] = []
     for number, lane in enumerate(("host", "guest")):
         y = TOP + number * LANE
         parts.append(el("text", lane, x=4, y=y + 18))
