@@ -53,7 +53,8 @@ STYLE = """
 .share.no{background:none;border:1px dashed var(--muted)}
 """
 _PATTERNS = (
-    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
+    '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path d="M0 0V6" stroke="#808894" stroke-width="2"/></pattern>'
     '<pattern id="dots" width="6" height="6" patternUnits="userSpaceOnUse">'
     '<circle cx="2" cy="2" r="1" fill="#808894"/></pattern></defs></svg>'
