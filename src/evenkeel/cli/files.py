@@ -96,6 +96,14 @@ def load_plan_or_site(path: str | Path) -> Plan | Site:
     return parse_site(text, file=str(path))
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """A whole file.  Raises WrongInput when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(Path(path), error) from None
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file, or of stdin for ``-``.  Raises WrongInput that names the nearest file of that name."""
     try:
@@ -139,24 +147,29 @@ def save_document(path: str | Path, document: Document) -> None:
 
 
 def save_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8; ``-`` is stdout.  Raises as :func:`save_bytes`."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        save_bytes(path, text.encode())
+
+
+def save_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all: a reader, a full disk or a kill never leaves half of one.
 
     Raises WrongInput for a place that cannot be written to and EvenkeelError for a full disk.
     """
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
     target = Path(path).resolve()  # through a symbolic link: replace what it points to, keep the link
     temporary: Path | None = None
     try:
         if target.exists() and not target.is_file():  # a device or a pipe, as in -o /dev/stdout
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(data)
             return
         mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         temporary = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(mode)

@@ -90,6 +90,15 @@ def measure(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
     ] = None,
+    flight_recorder: Annotated[
+        str | None,
+        typer.Option(
+            "--flight-recorder", metavar="TIME", help="Keep this much of a trace, until a miss.", show_default=False
+        ),
+    ] = None,
+    on_miss: Annotated[
+        str, typer.Option("--on-miss", metavar="TIME", help="With --flight-recorder: a sample later than this.")
+    ] = "100us",
     form: Annotated[
         Format,
         typer.Option(
@@ -121,13 +130,27 @@ def measure(
       evenkeel measure evidence.json --against earlier.json
 
       evenkeel measure evidence.json plc --format hgrm
+
+    As a flight recorder it measures with timerlat instead, keeps the last seconds of traces of guest and host in
+    rings, and freezes them at the first late sample, when the guest dies, or at an oops of the host. What it saves,
+    evenkeel spikes explains.
+
+      evenkeel measure plan.json plc --for 8h --flight-recorder 5s --on-miss 100us -o miss.zip
+
+      evenkeel spikes plan.json plc --from miss.zip --report miss.html
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
     from evenkeel.measure.difference import compare
     from evenkeel.measure.verdict import proven
 
+    if flight_recorder is not None:
+        from evenkeel.cli.spikes import fly
+
+        if guest is None or output is None or as_json:
+            raise WrongInput("a flight recorder needs a guest and a file: GUEST -o FILE.zip, and has no --json")
+        return fly(plan_of(source), guest, _seconds(duration), flight_recorder, on_miss, output)
     earlier = _earlier(against) if against else None
     saved = _saved(source)
     found = (

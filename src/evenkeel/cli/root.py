@@ -44,6 +44,7 @@ VERBS = {
     "lint": "Say what of a guest leaves the envelope of SAP HANA on KVM",
     "measure": "Take latency histograms and count disturbances",
     "trace": "Ask the running kernel: how often, who, how long, where",
+    "spikes": "Say why samples in a guest were late, and what allowed it",
     "report": "Write one self-contained HTML report",
     "demo": "Run the whole river on a virtual host",
     "schema": "Print the JSON Schema of a document",

@@ -26,6 +26,7 @@ KINDS = {
     "Evidence": "evidence",
     "Comparison": "comparison",
     "Answer": "answer",
+    "Explanation": "explanation",
 }
 
 
@@ -113,4 +114,5 @@ _PURPOSES = {
     "Evidence": "histograms and counters, with the conditions they were taken under",
     "Comparison": "what differs between two pieces of evidence by more than chance",
     "Answer": "what was asked of a running kernel, how it was found out, what it cost",
+    "Explanation": "where the time of late samples in a guest went, cause by cause",
 }

@@ -61,6 +61,18 @@ OPERATIONS = {
     "trace_close": "evenkeel.probe.trace.question:trace_close",
     "trace_events": "evenkeel.probe.trace.tracefs:events",
     "trace_orphans": "evenkeel.probe.trace.tracefs:remove_orphans",
+    # recording (evenkeel.probe.recording*): trace instances of its own, always removed again
+    "recording": "evenkeel.probe.recording:record",
+    "recording_flight": "evenkeel.probe.recording:fly",
+    "recording_fetch": "evenkeel.probe.recording:fetch",
+    "recording_mark": "evenkeel.probe.recording:mark_of",
+    "recording_drop": "evenkeel.probe.recording:drop",
+    "recording_guest_start": "evenkeel.probe.recording_guest:start",
+    "recording_guest_stop": "evenkeel.probe.recording_guest:stop",
+    "recording_guest_files": "evenkeel.probe.recording_guest:files",
+    "recording_guest_file": "evenkeel.probe.recording_guest:file",
+    "recording_guest_clean": "evenkeel.probe.recording_guest:clean",
+    "recording_guest_clock": "evenkeel.probe.recording_guest:clock",
     # watching (evenkeel.probe.watch): waits and looks, never writes
     "watch": "evenkeel.probe.watch:watch",
     "watch_look": "evenkeel.probe.watch_look:look",

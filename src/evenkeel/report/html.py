@@ -21,8 +21,8 @@ from evenkeel.measure.percentile import percentile
 from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
-from evenkeel.report.percentiles import percentiles_svg
 from evenkeel.report.page import package_file, whole_page
+from evenkeel.report.percentiles import percentiles_svg
 from evenkeel.report.picture import machine_svg
 from evenkeel.report.verdict import HostRun, Run, Verdict, judge
 

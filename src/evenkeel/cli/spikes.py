@@ -1,0 +1,278 @@
+"""`evenkeel spikes PLAN|SITE GUEST`: why samples in a guest were late, as an Explanation.  Thin: parse, call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evenkeel.cli.plan import plan_of
+
+if TYPE_CHECKING:
+    from evenkeel.documents.evidence import Conditions
+    from evenkeel.documents.explanation import Explanation
+    from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
+    from evenkeel.machines.protocol import Machine, OnProgress, Probe
+    from evenkeel.measure.explain.recording import Recording, Under
+
+SHORTEST_NS, LONGEST_NS = 1_000_000_000, 3_600_000_000_000
+PERIOD_NS = 100_000, 1_000_000_000
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="spikes")(spikes)
+
+
+def spikes(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PLAN|SITE", help="A saved plan, or a site to be planned first.", show_default=False),
+    ],
+    guest: Annotated[str, typer.Argument(metavar="GUEST", help="Explain samples in this guest.", show_default=False)],
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="How long to record: 10s, 5min.")] = "10s",
+    over: Annotated[
+        str, typer.Option("--over", metavar="TIME", help="Explain samples that are later than this.")
+    ] = "100us",
+    period: Annotated[str, typer.Option("--period", metavar="TIME", help="Between two samples.")] = "1ms",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Save the Explanation.", show_default=False)
+    ] = None,
+    pftrace: Annotated[
+        Path | None,
+        typer.Option("--pftrace", metavar="FILE", help="Save the timeline for ui.perfetto.dev.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Save a page with timelines.", show_default=False)
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="FILE", help="Save the raw recording, to explain it again.", show_default=False),
+    ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Explain a kept recording; nothing is recorded.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the Explanation as JSON on stdout.")] = False,
+) -> int:
+    """Say why samples in a guest were late: who ran instead, in the guest and on the host, and what allowed it.
+
+    timerlat runs in the guest meanwhile, on its real-time vCPUs at FIFO 95. The guest needs its agent, a shell, and a
+    kernel with timerlat (5.14 or newer); the host needs tracefs. Sleep without a cause is shown as slack, never as a
+    cause.
+
+      evenkeel spikes plan.json plc --for 60s --over 100us --report spikes.html
+
+      evenkeel spikes plan.json plc --from kept.zip --pftrace plc.pftrace
+    """
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.measure.explain.allowed import allowed
+    from evenkeel.measure.explain.attribute import explanation, stage
+    from evenkeel.measure.explain.perfetto import pftrace as draw
+    from evenkeel.measure.explain.recording import from_bytes, to_bytes
+
+    over_ns = _time("--over", over)
+    if from_file:
+        recording = from_bytes(files.read_bytes(from_file), str(from_file))
+    else:
+        recording = _record(plan_of(source), guest, _time("--for", duration), _time("--period", period))
+    if keep:
+        files.save_bytes(keep, to_bytes(recording))
+        screen.note(f"wrote {keep}")
+    on = stage(recording)
+    found = allowed(on, recording, explanation(on, recording, over_ns=over_ns))
+    if output:
+        files.save_document(output, found)
+        if output != "-":
+            screen.note(f"wrote {output}")
+    if pftrace:
+        files.save_bytes(pftrace, draw(on, found))
+        screen.note(f"wrote {pftrace}")
+    if report:
+        from evenkeel.report.timeline import render_explanation
+
+        files.save_text(report, render_explanation(found))
+        screen.note(f"wrote {report}")
+    if as_json:
+        screen.emit_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _time(option: str, text: str) -> int:
+    """Nanoseconds.  Raises WrongInput."""
+    from evenkeel.documents.quantity import parse_duration
+    from evenkeel.errors import WrongInput
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise WrongInput(f"{option}: {error}") from None
+
+
+def fly(plan: Plan, guest: str, limit_s: int, keep: str, on_miss: str, output: str) -> int:
+    """The flight recorder of `evenkeel measure`: save what its rings held.  1 when nothing happened in time."""
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.explain.recording import fly as wait
+    from evenkeel.measure.explain.recording import to_bytes
+
+    keep_ns, late_ns = _time("--flight-recorder", keep), _time("--on-miss", on_miss)
+    if not SHORTEST_NS <= keep_ns <= 60 * SHORTEST_NS:
+        raise WrongInput("--flight-recorder: from 1s to 60s, please")
+    if not PERIOD_NS[0] // 100 <= late_ns <= PERIOD_NS[1]:
+        raise WrongInput("--on-miss: from 1us to 1s, please")
+    with _session(plan, guest) as session:
+        found = wait(
+            session.probe,
+            session.host.name,
+            guest,
+            session.vcpus,
+            conditions=session.conditions,
+            keep_s=keep_ns / 1e9,
+            late_us=late_ns // 1000,
+            limit_s=limit_s,
+            on_progress=session.on_progress,
+        )
+    if found.reason is None:
+        screen.note(f"no sample was later than {on_miss}; nothing is saved")
+        return 1
+    files.save_bytes(output, to_bytes(found))
+    screen.note(f"{found.reason}: wrote {output}")
+    return 0
+
+
+def _record(plan: Plan, guest: str, length_ns: int, period_ns: int) -> Recording:
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.explain.recording import record
+
+    if not SHORTEST_NS <= length_ns <= LONGEST_NS:
+        raise WrongInput("--for: from 1s to 1h, please")
+    if not PERIOD_NS[0] <= period_ns <= PERIOD_NS[1]:
+        raise WrongInput("--period: from 100us to 1s, please")
+    with _session(plan, guest) as session:
+        return record(
+            session.probe,
+            session.host.name,
+            guest,
+            session.vcpus,
+            conditions=session.conditions,
+            seconds=length_ns / 1e9,
+            period_us=period_ns // 1000,
+            under=_under(session.machine, session.conditions.emulated),
+            on_progress=session.on_progress,
+        )
+
+
+@dataclass(frozen=True)
+class _Session:
+    machine: Machine
+    probe: Probe
+    host: HostPlan
+    vcpus: list[int]
+    conditions: Conditions
+    on_progress: OnProgress
+
+
+@contextmanager
+def _session(plan: Plan, guest: str) -> Iterator[_Session]:
+    """A conversation with the host of ``guest``, and what a recording is bound to."""
+    from evenkeel.apply.hosts import read_facts
+    from evenkeel.cli import output as screen
+    from evenkeel.machines.address import resolve
+    from evenkeel.measure.conditions import conditions
+
+    host, wanted = _find(plan, guest)
+    machine = resolve(host.address)
+    try:
+        with machine.probe() as probe, screen.progress(f"recording {guest} on {host.name}") as on_progress:
+            bound = conditions(read_facts(probe), load="what runs there", plan_sha256=plan.sha256())
+            yield _Session(machine, probe, host, list(wanted.realtime_vcpus), bound, on_progress)
+    finally:
+        machine.close()
+
+
+def _find(plan: Plan, guest: str) -> tuple[HostPlan, GuestPlan]:
+    from evenkeel.errors import WrongInput
+
+    for host in plan.hosts:
+        for one in host.guests:
+            if one.name == guest:
+                return host, one
+    known = sorted(one.name for host in plan.hosts for one in host.guests)
+    raise WrongInput(f"the plan has no guest {guest}", hint=f"its guests: {', '.join(known) or 'none'}")
+
+
+def _under(machine: Machine, emulated: bool | None) -> Under | None:
+    """This machine, where the host is a virtual one on it: what it does to the host is part of the truth."""
+    from evenkeel.cli import output as screen
+    from evenkeel.machines.local import LocalMachine
+    from evenkeel.measure.explain.recording import Under
+    from evenkeel.probe.recording import tracing_folder
+
+    kind, _, name = machine.address.partition(":")
+    if kind != "virtual" or not emulated:
+        return None
+    try:
+        tracing_folder()
+    except OSError:
+        screen.warn(f"what this machine does to {machine.address} is not recorded: tracefs is not mounted here")
+        return None
+    return Under(name, LocalMachine().probe, machine.probe)
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _print(found: Explanation) -> None:
+    from evenkeel.cli import output as screen
+    from evenkeel.report.histogram import format_ns
+    from evenkeel.report.timeline import explained_share, words
+
+    console = screen.out()
+    late = len(found.spikes)
+    console.print(
+        f"guest {found.guest} on {found.host}: {late} of {found.samples} samples later than "
+        f"{format_ns(found.threshold_ns)}, worst {format_ns(found.max_latency_ns)}",
+        style="bold",
+    )
+    if found.label:
+        console.print(f"latencies: {found.label}; what took the time is exact", style="bold yellow")
+    alignment = found.alignment
+    console.print(f"clocks of host and guest: by {alignment.method}, off by {format_ns(alignment.error_ns)} at most")
+    if found.below:
+        console.print(
+            f"machine under the host: by {found.below.method}, off by {format_ns(found.below.error_ns)} at most"
+        )
+    lost = found.lost
+    if lost.host or lost.guest or lost.below:
+        console.print(
+            f"events lost: host {lost.host}, guest {lost.guest}, under the host {lost.below}", style="bold red"
+        )
+    if not found.causes:
+        return
+    whole = sum(spike.latency_ns for spike in found.spikes) or 1
+    columns = ("what took the time", "time", "share", "samples", "worst", "what allowed it", "rule")
+    rows = [
+        (
+            words(cause.kind, cause.who),
+            format_ns(cause.ns),
+            f"{cause.ns / whole:.0%}",
+            str(cause.spikes),
+            format_ns(cause.worst_ns),
+            "\n".join(one.fact for one in cause.allowed),
+            "\n".join(one.rule or "" for one in cause.allowed),
+        )
+        for cause in found.causes
+    ]
+    console.print()
+    console.print(screen.table(columns, rows, title="causes", right=("time", "share", "samples", "worst")))
+    console.print(f"{explained_share(found.spikes):.0%} of the time of late samples is charged to causes")

@@ -1,0 +1,127 @@
+"""Explanation: where the time of each late sample of a guest went, cause by cause.
+
+Every nanosecond of a spike is charged once at most.  What nobody can be blamed for is told apart: ``asleep`` is slack
+and ``unexplained`` is unexplained; neither counts as explained.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from evenkeel.documents.base import Document, Model
+from evenkeel.documents.evidence import Conditions
+
+
+class Kind(StrEnum):
+    """What took the time.  The order is that of charging: of two that cover an instant the first is charged."""
+
+    below = "below"  # the machine under the host gave its CPU to somebody else
+    migrated = "migrated"  # the vCPU waited on a CPU that it was moved to
+    throttled = "throttled"  # the vCPU could have run, and the kernel ran a lesser task or none
+    emulator = "emulator"  # the vCPU waited for another thread of its own QEMU
+    waits = "waits"  # the vCPU waited for a task on the host
+    host_nmi = "host_nmi"
+    host_irq = "host_irq"
+    page_fault = "page_fault"  # the host had to fetch or map memory of the guest
+    exits = "exits"  # the host handled what the guest cannot do by itself
+    guest_nmi = "guest_nmi"
+    guest_irq = "guest_irq"
+    guest_softirq = "guest_softirq"
+    guest_thread = "guest_thread"
+    asleep = "asleep"  # slack: the vCPU slept and no cause of it was seen
+    unexplained = "unexplained"
+
+
+#: Never a cause: shown, and not counted as explained.
+NO_CAUSE = frozenset({Kind.asleep, Kind.unexplained})
+
+
+class Charge(Model):
+    """``who``: the task, interrupt or exit reason, as the kernel calls it."""
+
+    kind: Kind
+    who: str
+    ns: int
+
+
+class Piece(Model):
+    """What one lane of the picture shows from ``start_ns`` to ``end_ns``, counted from the begin of the recording."""
+
+    start_ns: int
+    end_ns: int
+    lane: Literal["host", "guest"]
+    kind: Kind | None  # None: the vCPU ran the guest
+    who: str
+
+
+class Spike(Model):
+    """One late sample of timerlat: the time from when its timer was due to when its thread ran."""
+
+    at_ns: int  # of the sample, from the begin of the recording
+    vcpu: int
+    latency_ns: int
+    charges: tuple[Charge, ...]  # largest first; their sum is latency_ns
+    #: Some events of this stretch were lost: what is charged is true, what is not may have had a cause.
+    lossy: bool = False
+    pieces: tuple[Piece, ...] = ()  # of the worst spikes only
+
+    @property
+    def explained_ns(self) -> int:
+        return sum(charge.ns for charge in self.charges if charge.kind not in NO_CAUSE)
+
+
+class Allowed(Model):
+    """A fact that made a cause possible, and the rule that would have prevented it."""
+
+    fact: str
+    rule: str | None = None
+
+
+class Cause(Model):
+    """One cause over all spikes, with what allowed it."""
+
+    kind: Kind
+    who: str
+    ns: int
+    spikes: int  # that it had a part in
+    worst_ns: int
+    allowed: tuple[Allowed, ...] = ()
+
+
+class Alignment(Model):
+    """How the guest's clock was bound to the host's, and how far it can be off."""
+
+    method: Literal["tsc-offset", "round trips"]
+    error_ns: int
+
+
+class Lost(Model):
+    """Events that were overwritten before they were read."""
+
+    host: int = 0
+    guest: int = 0
+    below: int = 0
+
+
+class Explanation(Document):
+    kind: Literal["Explanation"] = "Explanation"
+    version: Literal[1] = 1
+    host: str
+    guest: str
+    conditions: Conditions
+    label: str = ""  # EMULATION_NOTE where it applies
+    seconds: float
+    period_ns: int
+    threshold_ns: int
+    samples: int
+    max_latency_ns: int
+    alignment: Alignment
+    #: How the machine under the host was bound to it; None: not recorded.
+    below: Alignment | None = None
+    lost: Lost = Lost()
+    #: Of a flight recorder: what froze it, and where the time just before went, a vCPU.
+    reason: str | None = None
+    ending: tuple[Spike, ...] = ()
+    spikes: tuple[Spike, ...] = ()
+    causes: tuple[Cause, ...] = ()  # largest first

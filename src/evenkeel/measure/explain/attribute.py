@@ -1,0 +1,249 @@
+"""From a recording of host and guest to an Explanation: decode, align, charge late samples, rank causes.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evenkeel.documents.cpuset import parse_cpus
+from evenkeel.documents.evidence import EMULATION_NOTE
+from evenkeel.documents.explanation import (
+    NO_CAUSE,
+    Alignment,
+    Cause,
+    Explanation,
+    Kind,
+    Lost,
+    Piece,
+    Spike,
+)
+from evenkeel.errors import EvenkeelError
+from evenkeel.measure.explain.charge import (
+    SVM_EXITS,
+    VMX_EXITS,
+    Painted,
+    Scene,
+    charges,
+    explain,
+)
+from evenkeel.measure.explain.clocks import Clock, by_round_trips, guest_clock, host_clock, narrowed
+from evenkeel.measure.explain.recording import Raw, Recording
+from evenkeel.measure.explain.timeline import (
+    Below,
+    GuestTimeline,
+    Switches,
+    below_timeline,
+    guest_timeline,
+    host_timeline,
+)
+from evenkeel.measure.explain.trace import Trace, make_trace
+
+#: Spikes that carry their pieces, for the picture.
+_PICTURED = 12
+_GUEST_KINDS = frozenset({Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread})
+#: Before a flight recorder was frozen by something else than a late sample: what is shown of it.
+_ENDING_NS = 200_000_000
+#: A charge this small is the noise of measuring: it is in the sums, and makes no cause.
+_NOTICED_NS = 20_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A recording on one axis.  ``scenes``: vCPU -> what is known; ``begin_ns``, ``end_ns``: what both recorded."""
+
+    scenes: Mapping[int, Scene]
+    host: Trace
+    guest: Trace
+    host_clock: Clock
+    guest_clock: Clock
+    alignment: Alignment
+    begin_ns: int
+    end_ns: int
+    below_alignment: Alignment | None = None
+    below_lost: int = 0
+
+
+def stage(recording: Recording) -> Stage:
+    """Decode and align.  Raises WrongInput for damaged pages, EvenkeelError when the clocks cannot be aligned."""
+    host, guest = _trace(recording.host, recording.flight), _trace(recording.guest, recording.flight)
+    clock = host_clock(host, recording.host.marks)
+    aligned = guest_clock(clock, recording.told)
+    if aligned is None:
+        raise EvenkeelError(
+            f"KVM tells no clock offset of guest {recording.guest_name}",
+            hint="mount debugfs on the host: mount -t debugfs debugfs /sys/kernel/debug",
+        )
+    moved, alignment = aligned
+    end = int(clock.ns(host.table("ftrace/print")["at"][-1:])[0])
+    begin = _begin(host, clock, guest, moved)
+    under, under_alignment, under_lost = _below(recording, host, clock)
+    family = frozenset(thread["tid"] for thread in recording.threads)
+    names = _exit_names(host)
+    scenes = {}
+    for thread in recording.threads:
+        vcpu = thread["vcpu"]
+        if vcpu is None:
+            continue
+        seen = guest_timeline(guest, moved, vcpu)
+        if len(seen.sample_at) or recording.reason == "guest gone":
+            scenes[vcpu] = Scene(
+                host=host_timeline(host, clock, thread["tid"]),
+                guest=seen,
+                tid=thread["tid"],
+                home=parse_cpus(thread["cpus"]),
+                family=family - {thread["tid"]},
+                exit_names=names,
+                below=under,
+            )
+    return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost)
+
+
+def _trace(raw: Raw, flight: bool = False) -> Trace:
+    return make_trace(raw.pages, raw.formats, raw.header_page, raw.overrun, flight)
+
+
+def _begin(host: Trace, host_clock: Clock, guest: Trace, guest_clock: Clock) -> int:
+    """From when on neither side misses anything; 0 unless rings were overwritten on purpose."""
+    begins = [0]
+    for trace, clock in ((host, host_clock), (guest, guest_clock)):
+        if trace.whole_from is not None:
+            begins.append(int(clock.ns(np.array([trace.whole_from]))[0]))
+    return max(begins)
+
+
+def _exit_names(host: Trace) -> Mapping[int, str]:
+    """``isa`` of kvm_exit: 1 for Intel, 2 for AMD."""
+    isa = host.table("kvm/kvm_exit", "isa")["isa"] if host.rows("kvm/kvm_exit") else np.zeros(0)
+    return VMX_EXITS if len(isa) and isa[0] == 1 else SVM_EXITS
+
+
+def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | None, Alignment | None, int]:
+    """The machine under the host, on the axis of the host: bound by round trips, narrowed by what is impossible."""
+    if recording.below is None:
+        return None, None, 0
+    under = _trace(recording.below)
+    own = host_clock(under, recording.below.marks)
+    # Trips are told in nanoseconds of this machine; its counter at that time is what the host's is compared with.
+    zero_ns = recording.below.marks[0]["before"]
+    stamps = _marks(host)
+    trips = [
+        (
+            own.base + round((before - zero_ns) / own.ns_per_tick),
+            stamps[stamp],
+            own.base + round((after - zero_ns) / own.ns_per_tick),
+        )
+        for before, stamp, after in recording.trips
+        if stamp in stamps
+    ]
+    # The host's counter seen from below: as a guest's from its host, so the two change places.
+    found = by_round_trips(own, trips)
+    if found is None:
+        return None, None, 0
+    host_from_below, alignment = found
+    tids = {int(cpu): tid for cpu, tid in recording.below_threads.items() if cpu != "timer"}
+    absent, seen = _absences(under, tids), {cpu: records.at for cpu, records in host.cpus.items()}
+    host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
+    axis = Clock(clock.base, clock.ns_per_tick, -host_from_below.offset)
+    return below_timeline(under, axis, tids, recording.below_threads["timer"]), alignment, under.lost
+
+
+def _marks(trace: Trace) -> dict[int, int]:
+    """Text of each mark -> its raw time."""
+    found = {}
+    for at, text in zip(trace.table("ftrace/print")["at"].tolist(), trace.texts("ftrace/print", "buf"), strict=True):
+        word, _, number = text.strip().partition(" ")
+        if word == "evenkeel" and number.isdecimal():
+            found[int(number)] = at
+    return found
+
+
+def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
+    """CPU of the host -> stretches, in the raw clock, in which its thread did not run."""
+    switches = Switches.of(under, Clock(0, 1.0))
+    return {cpu: list(switches.states(tid).absences()) for cpu, tid in tids.items()}
+
+
+# -- the document -------------------------------------------------------------------------------------------------
+
+
+def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation:
+    """Explain every sample of at least ``over_ns``.  What allowed the causes is not said yet: that is .allowed."""
+    lost = Lost(host=on.host.lost, guest=on.guest.lost, below=on.below_lost)
+    found: list[tuple[Spike, Sequence[Painted]]] = []
+    samples = worst = 0
+    for vcpu, scene in sorted(on.scenes.items()):
+        for at, latency in _samples(scene.guest, on.begin_ns, on.end_ns):
+            samples += 1
+            worst = max(worst, latency)
+            if latency >= over_ns:
+                painted = explain(scene, at - latency, at)
+                lossy = bool(lost.host or lost.guest or lost.below)
+                spike = Spike(at_ns=at, vcpu=vcpu, latency_ns=latency, charges=charges(painted), lossy=lossy)
+                found.append((spike, painted))
+    pictured = sorted(range(len(found)), key=lambda n: -found[n][0].latency_ns)[:_PICTURED]
+    spikes = [
+        spike.model_copy(update={"pieces": _pieces(painted)}) if n in pictured else spike
+        for n, (spike, painted) in enumerate(found)
+    ]
+    spikes.sort(key=lambda spike: (spike.at_ns, spike.vcpu))
+    return Explanation(
+        host=recording.host_name,
+        guest=recording.guest_name,
+        conditions=recording.conditions,
+        label=EMULATION_NOTE if recording.conditions.emulated else "",
+        seconds=round((on.end_ns - on.begin_ns) / 1e9, 3),
+        period_ns=recording.period_ns,
+        threshold_ns=over_ns,
+        samples=samples,
+        max_latency_ns=worst,
+        alignment=on.alignment,
+        below=on.below_alignment,
+        lost=lost,
+        reason=recording.reason,
+        ending=_ending(on) if recording.reason not in (None, "late sample") else (),
+        spikes=tuple(spikes),
+        causes=rank(spikes),
+    )
+
+
+def _ending(on: Stage) -> tuple[Spike, ...]:
+    """The last moments of each vCPU, as the host saw them."""
+    found = []
+    for vcpu, scene in sorted(on.scenes.items()):
+        painted = explain(scene, max(on.begin_ns, on.end_ns - _ENDING_NS), on.end_ns)
+        length = sum(part.end - part.start for part in painted)
+        found.append(
+            Spike(at_ns=on.end_ns, vcpu=vcpu, latency_ns=length, charges=charges(painted), pieces=_pieces(painted))
+        )
+    return tuple(found)
+
+
+def _samples(guest: GuestTimeline, begin_ns: int, end_ns: int) -> Iterable[tuple[int, int]]:
+    """Time and latency of the samples whose whole window both sides recorded."""
+    whole = (guest.sample_at - guest.sample_latency >= begin_ns) & (guest.sample_at <= end_ns)
+    return zip(guest.sample_at[whole].tolist(), guest.sample_latency[whole].tolist(), strict=True)
+
+
+def _pieces(painted: Iterable[Painted]) -> tuple[Piece, ...]:
+    pieces = []
+    for part in painted:
+        lane: Any = "guest" if part.kind in _GUEST_KINDS or part.kind == Kind.unexplained else "host"
+        pieces.append(Piece(start_ns=part.start, end_ns=part.end, lane=lane, kind=part.kind, who=part.who))
+    return tuple(pieces)
+
+
+def rank(spikes: Iterable[Spike]) -> tuple[Cause, ...]:
+    """Causes over all spikes, largest first; slack and the unexplained stand last, whatever their size."""
+    total: dict[tuple[Kind, str], list[int]] = {}
+    for spike in spikes:
+        for charge in spike.charges:
+            if charge.ns >= _NOTICED_NS:
+                total.setdefault((charge.kind, charge.who), []).append(charge.ns)
+    ranked = sorted(total.items(), key=lambda item: (item[0][0] in NO_CAUSE, -sum(item[1]), item[0]))
+    return tuple(
+        Cause(kind=kind, who=who, ns=sum(parts), spikes=len(parts), worst_ns=max(parts))
+        for (kind, who), parts in ranked
+    )

@@ -1,0 +1,212 @@
+"""Charge the time of one late sample: split the window from timer to thread among what took it.  Pure.
+
+Layers are painted one over the other, from the hardware upwards: what the vCPU did not get cannot be the guest's
+fault.  Each instant belongs to the first layer that covers it, so the charges can never exceed the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evenkeel.documents.explanation import Charge, Kind
+from evenkeel.measure.explain.timeline import (
+    IDLE,
+    IRQ,
+    NMI,
+    PREEMPTED,
+    RUNS,
+    SLEEPS,
+    SOFTIRQ,
+    THREAD,
+    WOKEN,
+    Below,
+    GuestTimeline,
+    HostTimeline,
+    Interrupts,
+    Span,
+)
+
+#: Exit reasons of AMD (SVM) and Intel (VMX) that are worth a name; from arch/x86/include/uapi/asm/{svm,vmx}.h.
+SVM_EXITS = {
+    0x60: "interrupt", 0x61: "NMI", 0x64: "interrupt window", 0x72: "CPUID", 0x73: "RSM", 0x74: "IRET",
+    0x77: "PAUSE", 0x78: "HLT", 0x7B: "I/O port", 0x7C: "MSR", 0x81: "VMMCALL", 0x400: "page fault",
+    0x401: "AVIC", 0x402: "AVIC",
+}  # fmt: skip
+VMX_EXITS = {
+    0: "exception or NMI", 1: "interrupt", 7: "interrupt window", 10: "CPUID", 12: "HLT", 18: "VMCALL",
+    28: "control register", 30: "I/O port", 31: "MSR", 32: "MSR", 40: "PAUSE", 44: "APIC access", 48: "page fault",
+    49: "MMIO", 52: "preemption timer", 56: "APIC write",
+}  # fmt: skip
+#: The host takes its own interrupts, and sleeps for the guest: neither is work for the guest.
+_OWN = frozenset({"interrupt", "NMI", "HLT", "preemption timer"})
+#: A move counts for what happened within this time after it.
+MOVED_NS = 20_000_000
+#: A lesser task, or none, runs while the vCPU could: a cause only when it lasts longer than a switch takes.
+SWITCH_NS = 200_000
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A part of the window that belongs to one cause."""
+
+    start: int
+    end: int
+    kind: Kind
+    who: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is known about one vCPU.  ``home``: the host CPUs that it belongs on; ``family``: threads of its QEMU."""
+
+    host: HostTimeline
+    guest: GuestTimeline
+    tid: int
+    home: frozenset[int]
+    family: frozenset[int]
+    exit_names: Mapping[int, str]
+    below: Below | None = None
+
+
+Layer = Iterable[tuple[int, int, Kind, str]]
+
+
+def paint(start: int, end: int, layers: Iterable[Layer]) -> list[Painted]:
+    """Split ``start`` to ``end`` among the layers, the first that covers an instant wins; the rest is unexplained.
+
+    What comes back is in order, without gaps or overlaps, whatever the layers say.
+    """
+    free = [(start, end)] if start < end else []
+    painted: list[Painted] = []
+    for layer in layers:
+        for begin, until, kind, who in layer:
+            left: list[tuple[int, int]] = []
+            for gap_begin, gap_end in free:
+                a, b = max(begin, gap_begin), min(until, gap_end)
+                if a >= b:
+                    left.append((gap_begin, gap_end))
+                    continue
+                painted.append(Painted(a, b, kind, who))
+                left += [(x, y) for x, y in ((gap_begin, a), (b, gap_end)) if x < y]
+            free = left
+    painted += [Painted(a, b, Kind.unexplained, "") for a, b in free]
+    return sorted(painted, key=lambda part: part.start)
+
+
+def charges(painted: Iterable[Painted]) -> tuple[Charge, ...]:
+    """Sums, largest first."""
+    total: dict[tuple[Kind, str], int] = {}
+    for part in painted:
+        total[part.kind, part.who] = total.get((part.kind, part.who), 0) + part.end - part.start
+    ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Charge(kind=kind, who=who, ns=ns) for (kind, who), ns in ranked)
+
+
+def explain(scene: Scene, start: int, end: int) -> list[Painted]:
+    """Where the time from ``start`` (the timer was due) to ``end`` (the thread ran) went."""
+    states = list(scene.host.thread.cut(start, end))
+    return paint(
+        start,
+        end,
+        [
+            _below(scene.below, states) if scene.below else (),
+            _waiting(scene, states),
+            _host_interrupts(scene.host.nmis, states, Kind.host_nmi),
+            _host_interrupts(scene.host.interrupts, states, Kind.host_irq),
+            _exits(scene, states),
+            ((state.start, state.end, Kind.asleep, "") for state in states if state.what == SLEEPS),
+            *(_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST),
+        ],
+    )
+
+
+def _below(below: Below, states: Iterable[Span]) -> Layer:
+    for state in states:
+        for spans, asleep in ((below.waits.get(state.cpu), False), (below.sleeps.get(state.cpu), True)):
+            # A CPU of the host that sleeps while the vCPU sleeps is as it should be.
+            if spans is None or (asleep and state.what == SLEEPS):
+                continue
+            for span in spans.cut(state.start, state.end):
+                yield (
+                    span.start,
+                    span.end,
+                    Kind.below,
+                    "nothing: it slept" if asleep else below.names.get(span.what, "?"),
+                )
+        if state.what == SLEEPS:
+            for span in below.timer.cut(state.start, state.end):
+                yield span.start, span.end, Kind.below, below.names.get(span.what, "?")
+
+
+def _waiting(scene: Scene, states: Iterable[Span]) -> Layer:
+    host = scene.host
+    for state in states:
+        running = host.running.get(state.cpu)
+        if state.what not in (PREEMPTED, WOKEN) or running is None:
+            continue
+        away = state.cpu not in scene.home or bool(
+            np.searchsorted(host.moves, state.start - MOVED_NS) < np.searchsorted(host.moves, state.end)
+        )
+        for span in running.cut(state.start, state.end):
+            kind = _why(scene, span, state.what == PREEMPTED, away)
+            if kind:
+                yield span.start, span.end, kind, host.names.get(span.what, f"pid {span.what}")
+
+
+def _why(scene: Scene, span: Span, preempted: bool, away: bool) -> Kind | None:
+    """Why the vCPU waited while ``span.what`` ran; None: no cause, as when an idle CPU takes its time to wake."""
+    if span.what == scene.tid:
+        return None
+    if away:
+        return Kind.migrated
+    priorities = scene.host.priorities
+    lesser = span.what == IDLE or priorities.get(span.what, 0) > priorities.get(scene.tid, 999)
+    if lesser and preempted:
+        return Kind.throttled if span.end - span.start >= SWITCH_NS else None
+    if span.what == IDLE:
+        return None
+    return Kind.emulator if span.what in scene.family else Kind.waits
+
+
+def _host_interrupts(interrupts: Mapping[int, Interrupts], states: Iterable[Span], kind: Kind) -> Layer:
+    for state in states:
+        here = interrupts.get(state.cpu)
+        if here and state.what == RUNS:
+            for span in here.spans.cut(state.start, state.end):
+                yield span.start, span.end, kind, here.names[span.what]
+
+
+def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
+    inside = scene.host.inside
+    if inside is None:
+        return
+    for state in states:
+        # A vCPU that sleeps after HLT idles; one that sleeps after another exit waits for who handles it.
+        if state.what not in (RUNS, SLEEPS):
+            continue
+        for span in inside.cut(state.start, state.end):
+            if span.what < 0:
+                continue
+            reason = int(scene.host.exits[span.what])
+            name = scene.exit_names.get(reason, f"reason {reason}")
+            if name not in _OWN:
+                kind = Kind.page_fault if name == "page fault" else Kind.exits
+                yield span.start, span.end, kind, "" if kind == Kind.page_fault else name
+
+
+def _noise(guest: GuestTimeline, number: int, kind: Kind, start: int, end: int) -> Layer:
+    spans = guest.noise.get(number)
+    if spans:
+        for span in spans.cut(start, end):
+            yield span.start, span.end, kind, guest.names[number][span.what]
+
+
+_GUEST = (
+    (NMI, Kind.guest_nmi),
+    (IRQ, Kind.guest_irq),
+    (SOFTIRQ, Kind.guest_softirq),
+    (THREAD, Kind.guest_thread),
+)

@@ -1,0 +1,90 @@
+"""Score an Explanation against injections of known time and cause: precision and recall, strictly.  Pure.
+
+Slack earns nothing.  A cause counts as named in a spike from :data:`NAMED_NS` on, and is true only when an injection of
+that very cause was under way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from evenkeel.documents.explanation import NO_CAUSE, Charge, Explanation, Kind, Spike
+
+#: A charge from this size on is a verdict: "this made the sample late".
+NAMED_NS = 300_000
+#: What the machine under the host does is not injected; it is told apart and not scored.
+_NOT_SCORED = frozenset({*NO_CAUSE, Kind.below})
+
+
+@dataclass(frozen=True)
+class Injection:
+    """From ``start_ns`` to ``end_ns`` on the axis of the recording.  ``who``: a regular expression, from its begin."""
+
+    name: str
+    kinds: frozenset[Kind]
+    who: str
+    start_ns: int
+    end_ns: int
+
+    def is_named_by(self, charge: Charge) -> bool:
+        return charge.kind in self.kinds and re.match(self.who, charge.who) is not None
+
+    def touches(self, spike: Spike) -> bool:
+        return spike.at_ns - spike.latency_ns < self.end_ns and self.start_ns < spike.at_ns
+
+
+@dataclass(frozen=True)
+class Score:
+    """``found`` of ``injected``, ``true`` of ``named``; ``missed``: not found; ``wrong``: named and not true."""
+
+    name: str
+    injected: int
+    found: int
+    named: int
+    true: int
+    missed: tuple[Injection, ...] = ()
+    wrong: tuple[tuple[Spike, Charge], ...] = ()
+
+    @property
+    def recall(self) -> float | None:
+        return self.found / self.injected if self.injected else None
+
+    @property
+    def precision(self) -> float | None:
+        return self.true / self.named if self.named else None
+
+
+def named(spike: Spike, least_ns: int = NAMED_NS) -> Iterable[Charge]:
+    return (charge for charge in spike.charges if charge.ns >= least_ns and charge.kind not in _NOT_SCORED)
+
+
+def score(explanation: Explanation, injections: Sequence[Injection], name: str, least_ns: int = NAMED_NS) -> Score:
+    """Of one run.  An injection is found when a spike that it touches names it."""
+    verdicts = [(spike, charge) for spike in explanation.spikes for charge in named(spike, least_ns)]
+    missed = [
+        one
+        for one in injections
+        if not any(one.touches(spike) and one.is_named_by(charge) for spike, charge in verdicts)
+    ]
+    wrong = [
+        (spike, charge)
+        for spike, charge in verdicts
+        if not any(one.touches(spike) and one.is_named_by(charge) for one in injections)
+    ]
+    return Score(
+        name=name,
+        injected=len(injections),
+        found=len(injections) - len(missed),
+        named=len(verdicts),
+        true=len(verdicts) - len(wrong),
+        missed=tuple(missed),
+        wrong=tuple(wrong),
+    )
+
+
+def explained(spikes: Iterable[Spike], over_ns: int, share: float = 0.8) -> tuple[int, int]:
+    """How many spikes over ``over_ns`` have ``share`` of their time charged to causes at least, and how many are."""
+    late = [spike for spike in spikes if spike.latency_ns > over_ns]
+    return sum(spike.explained_ns >= share * spike.latency_ns for spike in late), len(late)

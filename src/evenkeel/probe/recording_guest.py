@@ -1,0 +1,249 @@
+"""Record timerlat and osnoise inside a guest, as raw pages, with nothing in the guest but a shell and dd.
+
+A shell script does it, started through the guest agent.  It ends by itself at its deadline and removes its trace
+instance, also when host and guest lose each other.  Its files lie in the guest's /run until they are fetched, through
+the agent too.  Must not decode.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import time
+from typing import Any, Callable, Sequence
+
+from evenkeel.probe.sample import qemu_pid
+from evenkeel.probe.sample_guest import agent, guest_exec, guest_start, guest_state
+
+OnProgress = Callable[[int, int, str], None]
+
+FOLDER = "/run/evenkeel-spikes"
+#: What one reading through the agent carries; libvirt refuses answers of 4 MiB and more.
+_PIECE = 1 << 20
+#: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
+_EVENTS = "nmi_noise irq_noise softirq_noise thread_noise"
+
+#: Arguments: seconds, period in us, vCPUs as a list, kB of ring a CPU, MB of files at most; in us, how late a sample
+#: must be to end the recording, 0: none, and then what the rings hold is written out now and then.
+SCRIPT = r"""
+set -u
+seconds=$1 period=$2 cpus=$3 ring=$4 most=$5 late=$6
+T=/sys/kernel/tracing
+[ -d $T/instances ] || T=/sys/kernel/debug/tracing
+out=%(folder)s
+rm -rf $out; mkdir -p $out || exit 1
+fail() { echo "$1" >$out/failed; exit 1; }
+[ -d $T/instances ] || fail "no tracefs in the guest"
+grep -qw timerlat $T/available_tracers || fail "the kernel of the guest has no timerlat tracer"
+for old in $T/instances/evenkeel-*; do
+	[ -d "$old" ] && [ ! -d /proc/${old##*-} ] && { echo nop >$old/current_tracer; rmdir $old; }
+done
+I=$T/instances/evenkeel-$$
+mkdir $I || fail "cannot make a trace instance"
+kept_cpus=$(cat $T/osnoise/cpus) kept_period=$(cat $T/osnoise/timerlat_period_us)
+kept_late=$(cat $T/osnoise/stop_tracing_total_us)
+ended() {
+	echo 0 >$I/tracing_on; echo nop >$I/current_tracer; rmdir $I
+	echo $kept_late >$T/osnoise/stop_tracing_total_us
+	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
+}
+trap ended EXIT
+trap 'exit 1' HUP INT TERM
+echo 0 >$I/tracing_on
+echo x86-tsc >$I/trace_clock || fail "the kernel of the guest has no x86-tsc trace clock"
+echo $ring >$I/buffer_size_kb
+echo "$cpus" >$T/osnoise/cpus && echo $period >$T/osnoise/timerlat_period_us || fail "timerlat takes no CPUs $cpus"
+echo $late >$T/osnoise/stop_tracing_total_us || fail "timerlat takes no threshold $late"
+for e in %(events)s; do echo 1 >$I/events/osnoise/$e/enable || fail "no event osnoise:$e"; done
+echo timerlat >$I/current_tracer || fail "timerlat does not start"
+for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
+for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
+cp $T/events/header_page $out/
+# A read of what is there never waits, and every dd knows how to count, not every one how not to wait.
+drain() {
+	for c in $list; do
+		while :; do
+			stats=$I/per_cpu/cpu$c/stats
+			pages=$(($(sed -n 's/^bytes: //p' $stats) / 4096))
+			[ "$1$pages" = all0 ] && grep -q '^entries: [1-9]' $stats && pages=1
+			[ $pages -gt 0 ] || break
+			dd if=$I/per_cpu/cpu$c/trace_pipe_raw bs=4096 count=$pages 2>/dev/null >>$out/cpu$c.raw || break
+		done
+	done
+}
+list=$(cd $I/per_cpu && echo cpu* | sed 's/cpu//g')
+echo 1 >$I/tracing_on
+echo started >$out/started
+now() { cut -d. -f1 /proc/uptime; }
+until=$(($(now) + seconds))
+while [ $(now) -lt $until ] && [ ! -e $out/stop ]; do
+	if [ $late -gt 0 ]; then
+		sleep 0.2
+		[ "$(cat $I/tracing_on)" = 1 ] || { echo late >$out/late; break; }
+		continue
+	fi
+	sleep 1
+	drain full
+	[ $(du -sm $out | cut -f1) -lt $most ] || { echo "full" >$out/full; break; }
+done
+echo 0 >$I/tracing_on
+drain all
+for c in $list; do cp $I/per_cpu/cpu$c/stats $out/cpu$c.stats; done
+trap - EXIT
+ended
+for c in $list; do gzip -1 $out/cpu$c.raw 2>/dev/null; done
+echo done >$out/done
+""" % {"folder": FOLDER, "events": _EVENTS}
+
+
+def start(
+    guest: str,
+    seconds: float,
+    vcpus: Sequence[int],
+    period_us: int = 1000,
+    buffer_kb: int = 2048,
+    most_mb: int = 64,
+    late_us: int = 0,
+    limit_s: float = 90.0,
+) -> dict[str, Any]:
+    """Operation: start recording in ``guest`` and return when it records; one that still boots is waited for.
+
+    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, and keep
+    what they hold; 0: keep everything.
+    Raises ENOTCONN without an agent, EOPNOTSUPP with the guest's words when its kernel or image cannot.
+    """
+    words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
+    words += [str(int(number)) for number in (buffer_kb, most_mb, late_us)]
+    begun = time.monotonic()
+    pid = None
+    while pid is None:
+        try:
+            pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words])
+        except OSError as error:  # a guest that boots has no agent yet
+            if error.errno != errno.ENOTCONN or time.monotonic() - begun > limit_s:
+                raise
+            time.sleep(1.0)
+    while True:
+        _check(guest, pid)
+        if _exists(guest, "started"):
+            return {"pid": pid}
+        if time.monotonic() - begun > limit_s:
+            raise OSError(errno.ETIMEDOUT, "timerlat did not start within %.0f s in guest %s" % (limit_s, guest))
+        time.sleep(0.2)
+
+
+def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Operation: end the recording now and wait for its files: ``{"cpus": [...], "full": bool}``."""
+    handle = agent(guest, "guest-file-open", path=FOLDER + "/stop", mode="w")
+    agent(guest, "guest-file-close", handle=handle)
+    begun = time.monotonic()
+    while not _exists(guest, "done"):
+        _check(guest, pid)
+        spent = time.monotonic() - begun
+        if spent > limit_s:
+            raise OSError(errno.ETIMEDOUT, "the recording did not end within %.0f s in guest %s" % (limit_s, guest))
+        if on_progress:
+            on_progress(int(spent * 10), int(limit_s * 10), "the guest ends its recording")
+        time.sleep(0.3)
+    return {"full": _exists(guest, "full")}
+
+
+def happened(guest: str) -> str | None:
+    """What ends a flight: ``late sample`` in the guest, ``guest gone`` when it neither answers nor runs; else None."""
+    try:
+        return "late sample" if _exists(guest, "late") else None
+    except OSError:
+        # One answer may come too late on a loaded host; a guest that runs gets a second chance.
+        if guest_state(guest)["state"] == "running":
+            try:
+                return "late sample" if _exists(guest, "late") else None
+            except OSError:
+                pass
+        return "guest gone"
+
+
+def files(guest: str) -> list[str]:
+    """Operation: the names of the files of a recording."""
+    answer = guest_exec(guest, ["/bin/ls", FOLDER])
+    return sorted(name for name in answer["stdout"].split() if name not in ("started", "stop", "done", "full", "late"))
+
+
+def file(guest: str, name: str, offset: int = 0) -> dict[str, Any]:
+    """Operation: a piece of a file of the recording: ``data`` (base64) and ``next`` offset, None at the end.
+
+    Raises ENOENT when there is no such file.
+    """
+    if "/" in name:
+        raise OSError(errno.EINVAL, "not the name of a file of a recording: %r" % name)
+    try:
+        handle = agent(guest, "guest-file-open", path="%s/%s" % (FOLDER, name), mode="r")
+    except OSError as error:
+        raise OSError(errno.ENOENT if error.errno == errno.EPROTO else error.errno, error.strerror, name) from None
+    try:
+        if offset:
+            agent(guest, "guest-file-seek", handle=handle, offset=offset, whence="set")
+        answer = agent(guest, "guest-file-read", handle=handle, count=_PIECE)
+    finally:
+        agent(guest, "guest-file-close", handle=handle)
+    size = len(base64.b64decode(answer["buf-b64"]))
+    return {"data": answer["buf-b64"], "next": offset + size if size == _PIECE else None}
+
+
+def clean(guest: str) -> None:
+    """Operation: remove the files of a recording from the guest."""
+    guest_start(guest, ["/bin/rm", "-rf", FOLDER])
+
+
+def clock(guest: str) -> dict[str, Any]:
+    """Operation: how KVM makes the time stamp counter of a guest from that of the host.
+
+    ``offsets``: vCPU -> number to be added (modulo 2**64) after scaling; ``ratio`` and ``fraction_bits``: None where
+    the counter is not scaled.  Empty offsets without KVM, or without debugfs.
+    """
+    pid = qemu_pid(guest)
+    if pid is None:
+        raise OSError(errno.ESRCH, "no QEMU process of a guest named %r" % guest)
+    root = "/sys/kernel/debug/kvm"
+    offsets: dict[str, int] = {}
+    ratio = bits = None
+    for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+        if not name.startswith("%d-" % pid):
+            continue
+        for vcpu in sorted(os.listdir("%s/%s" % (root, name))):
+            folder = "%s/%s/%s" % (root, name, vcpu)
+            if not vcpu.startswith("vcpu"):
+                continue
+            offset = _number(folder + "/tsc-offset")
+            if offset is not None:
+                offsets[vcpu[4:]] = offset
+            ratio = _number(folder + "/tsc-scaling-ratio")
+            bits = _number(folder + "/tsc-scaling-ratio-frac-bits")
+    return {"offsets": offsets, "ratio": ratio, "fraction_bits": bits}
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path) as handle:
+            return int(handle.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _exists(guest: str, name: str) -> bool:
+    try:
+        file(guest, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _check(guest: str, pid: int) -> None:
+    """Raise EOPNOTSUPP with the guest's own words when its script has failed."""
+    status = agent(guest, "guest-exec-status", pid=pid)
+    if status.get("exited") and status.get("exitcode") != 0:
+        try:
+            said = base64.b64decode(file(guest, "failed")["data"]).decode(errors="replace").strip()
+        except OSError:
+            said = base64.b64decode(status.get("err-data", "")).decode(errors="replace").strip() or "no reason given"
+        raise OSError(errno.EOPNOTSUPP, "guest %s: %s" % (guest, said))

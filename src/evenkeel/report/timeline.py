@@ -1,0 +1,262 @@
+"""The page of an Explanation: ranked causes, and for the worst spikes a timeline in two lanes, host and guest.
+
+Pure: a document in, a self-contained page out, the same bytes for the same document.  A cause is told by its words and
+its pattern, never by its colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import evenkeel
+from evenkeel.documents.explanation import NO_CAUSE, Alignment, Cause, Explanation, Kind, Piece, Spike
+from evenkeel.report.histogram import format_ns
+from evenkeel.report.markup import Content, Markup, el, join, trusted
+
+#: What a reader calls each kind; ``{who}`` is the task or interrupt.
+WORDS = {
+    Kind.below: "machine under the host ran {who}",
+    Kind.migrated: "vCPU moved to a CPU where {who} ran",
+    Kind.throttled: "vCPU had to leave its CPU to {who}",
+    Kind.emulator: "vCPU waited for its own QEMU: {who}",
+    Kind.waits: "vCPU waited for {who} on the host",
+    Kind.host_nmi: "NMI on the host",
+    Kind.host_irq: "interrupt on the host: {who}",
+    Kind.page_fault: "host mapped memory of the guest",
+    Kind.exits: "host handled exits: {who}",
+    Kind.guest_nmi: "NMI in the guest",
+    Kind.guest_irq: "interrupt in the guest: {who}",
+    Kind.guest_softirq: "soft interrupt in the guest: {who}",
+    Kind.guest_thread: "thread in the guest: {who}",
+    Kind.asleep: "asleep, no cause seen (slack)",
+    Kind.unexplained: "unexplained",
+}
+_CLASS = {
+    Kind.below: "below",
+    Kind.asleep: "slack",
+    Kind.unexplained: "open",
+    **dict.fromkeys((Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread), "guest"),
+}
+LEFT, WIDTH, LANE, TOP = 52, 760, 34, 8
+_CHARACTER = 6.2  # px of a letter of the labels
+STYLE = """
+.lanes{width:100%;min-width:620px;height:auto;font:11px system-ui,sans-serif}
+.lanes text{fill:var(--text)}.lanes .axis{fill:var(--muted)}.lanes .tick{stroke:var(--line)}
+.lanes .lane{fill:var(--panel)}
+.lanes .host{fill:var(--new);fill-opacity:.30;stroke:var(--new)}
+.lanes .guest{fill:var(--warn);fill-opacity:.30;stroke:var(--warn)}
+.lanes .below{fill:url(#hatch);stroke:var(--muted)}
+.lanes .slack{fill:url(#dots);stroke:var(--muted);stroke-dasharray:2 2}
+.lanes .open{fill:none;stroke:var(--muted);stroke-dasharray:4 3}
+.share{display:inline-block;height:9px;background:var(--new);border-radius:2px;vertical-align:baseline}
+.share.no{background:none;border:1px dashed var(--muted)}
+"""
+_PATTERNS = (
+    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
+    '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+    '<path d="M0 0V6" stroke="#808894" stroke-width="2"/></pattern>'
+    '<pattern id="dots" width="6" height="6" patternUnits="userSpaceOnUse">'
+    '<circle cx="2" cy="2" r="1" fill="#808894"/></pattern></defs></svg>'
+)
+
+
+def words(kind: Kind, who: str) -> str:
+    """A cause in words: ``vCPU waited for ktimers/3 on the host``."""
+    return WORDS[kind].format(who=who or "something")
+
+
+def render_explanation(explanation: Explanation) -> str:
+    """The page: HTML that needs nothing beside it."""
+    style = files("evenkeel.report").joinpath("page.css").read_text(encoding="utf-8") + STYLE
+    title = f"Late samples of {explanation.guest} on {explanation.host}"
+    head = join(
+        el("meta", charset="utf-8"),
+        el(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+        ),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="referrer", content="no-referrer"),
+        el("title", title),
+        el("link", rel="icon", href="data:,"),
+        el("style", trusted(style)),
+    )
+    sections = [
+        *(
+            [("ending", f"Before it was frozen: {explanation.reason}", _ending(explanation))]
+            if explanation.ending
+            else []
+        ),
+        ("causes", "Causes", _causes(explanation)),
+        ("timelines", "The worst samples", _timelines(explanation)),
+        ("conditions", "How it was taken", _conditions(explanation)),
+    ]
+    body = join(
+        trusted(_PATTERNS),
+        _head(explanation, title),
+        el("main", *(el("section", el("h2", name), content, id=place) for place, name, content in sections)),
+        el("footer", f"Made by Evenkeel {evenkeel.__version__}. This page loads nothing from anywhere."),
+    )
+    return f"<!DOCTYPE html>\n{el('html', el('head', head), el('body', body), lang='en')}\n"
+
+
+def _head(explanation: Explanation, title: str) -> Markup:
+    late = len(explanation.spikes)
+    lost = explanation.lost
+    notes: list[Content] = []
+    if explanation.label:
+        notes.append(
+            el("div", el("p", f"Latencies: {explanation.label}. What took the time is exact."), class_="note warn")
+        )
+    if lost.host or lost.guest or lost.below:
+        said = f"Events were lost: host {lost.host}, guest {lost.guest}, machine under the host {lost.below}."
+        notes.append(
+            el("div", el("p", said, " What is charged is true; what is not may have had a cause."), class_="note bad")
+        )
+    facts = [
+        f"{late} of {explanation.samples} samples over {format_ns(explanation.threshold_ns)}",
+        f"worst {format_ns(explanation.max_latency_ns)}",
+        f"{explained_share(explanation.spikes):.0%} of their time charged to causes",
+        f"{explanation.seconds:.0f} s",
+    ]
+    return el("header", el("h1", title), el("ul", *(el("li", fact) for fact in facts), class_="facts"), *notes)
+
+
+def explained_share(spikes: Sequence[Spike]) -> float:
+    """Of the time of all spikes, how much is charged to causes; slack and the unexplained are none.  1.0 for none."""
+    whole = sum(spike.latency_ns for spike in spikes)
+    return sum(spike.explained_ns for spike in spikes) / whole if whole else 1.0
+
+
+def _causes(explanation: Explanation) -> Markup:
+    if not explanation.causes:
+        return el("p", "No sample was late.", class_="lead")
+    whole = sum(spike.latency_ns for spike in explanation.spikes) or 1
+    rows = [_cause(cause, whole) for cause in explanation.causes]
+    head = el("tr", *(el("th", name, scope="col", class_="num" if name in _NUMBERS else None) for name in _COLUMNS))
+    return el("div", el("table", el("thead", head), el("tbody", *rows), class_="cards"), class_="scroll")
+
+
+_COLUMNS = ("What took the time", "Time", "Share", "Samples", "Worst", "What allowed it")
+_NUMBERS = ("Time", "Share", "Samples", "Worst")
+
+
+def _cause(cause: Cause, whole: int) -> Markup:
+    share = cause.ns / whole
+    bar = el(
+        "span", class_="share no" if cause.kind in NO_CAUSE else "share", style=f"width:{max(2, round(70 * share))}px"
+    )
+    why = [
+        el("div", one.fact, el("span", " ", el("code", one.rule), class_="muted") if one.rule else None)
+        for one in cause.allowed
+    ]
+    return el(
+        "tr",
+        el("td", words(cause.kind, cause.who), data_label=_COLUMNS[0]),
+        el("td", format_ns(cause.ns), class_="num", data_label="Time"),
+        el("td", bar, f" {share:.0%}", class_="num", data_label="Share"),
+        el("td", cause.spikes, class_="num", data_label="Samples"),
+        el("td", format_ns(cause.worst_ns), class_="num", data_label="Worst"),
+        el("td", join(*why), data_label=_COLUMNS[-1]),
+    )
+
+
+def _timelines(explanation: Explanation) -> Markup:
+    shown = sorted((spike for spike in explanation.spikes if spike.pieces), key=lambda spike: -spike.latency_ns)
+    if not shown:
+        return el("p", "None to show.", class_="lead")
+    lead = "From when the timer was due, at the left, to when the thread ran, at the right."
+    return join(el("p", lead, class_="lead"), *(_figure(spike) for spike in shown))
+
+
+def _ending(explanation: Explanation) -> Markup:
+    return join(
+        *(
+            _figure(spike, f"The last {format_ns(spike.latency_ns)} of vCPU {spike.vcpu}")
+            for spike in explanation.ending
+        )
+    )
+
+
+def _figure(spike: Spike, caption: str = "") -> Markup:
+    late = f"{format_ns(spike.latency_ns)} late on vCPU {spike.vcpu}, {spike.at_ns / 1e9:.3f} s after the begin"
+    caption = caption or late
+    listed = [
+        el("li", f"{format_ns(charge.ns)}: {words(charge.kind, charge.who)}")
+        for charge in spike.charges
+        if charge.ns * 100 >= spike.latency_ns
+    ]
+    return el(
+        "figure",
+        el("h3", caption),
+        el("div", lanes_svg(spike), class_="picture"),
+        el("ul", *listed, class_="plain"),
+    )
+
+
+def lanes_svg(spike: Spike) -> Markup:
+    """The two lanes of one spike; the patterns that it fills with are once in the page."""
+    start, length = spike.at_ns - spike.latency_ns, max(1, spike.latency_ns)
+    height = TOP + 2 * LANE + 30
+
+    def x(at: int) -> float:
+        return round(LEFT + (WIDTH - LEFT - 8) * (at - start) / length, 1)
+
+    parts: list[Content] = []
+    for number, lane in enumerate(("host", "guest")):
+        y = TOP + number * LANE
+        parts.append(el("text", lane, x=4, y=y + 18))
+        parts.append(el("rect", class_="lane", x=LEFT, y=y + 2, width=WIDTH - LEFT - 8, height=LANE - 6))
+        parts += [_piece(piece, x(piece.start_ns), x(piece.end_ns), y) for piece in spike.pieces if piece.lane == lane]
+    for tick in range(5):
+        at = start + length * tick // 4
+        y = TOP + 2 * LANE
+        parts.append(el("line", class_="tick", x1=str(x(at)), x2=str(x(at)), y1=y, y2=y + 5))
+        anchor = ("start", "middle", "middle", "middle", "end")[tick]
+        parts.append(el("text", format_ns(at - start), class_="axis", x=str(x(at)), y=y + 18, text_anchor=anchor))
+    label = ", ".join(f"{format_ns(charge.ns)} {words(charge.kind, charge.who)}" for charge in spike.charges[:3])
+    return el(
+        "svg", *parts, viewBox=f"0 0 {WIDTH} {height}", class_="lanes", role="img", aria_label=label,
+        xmlns="http://www.w3.org/2000/svg",
+    )  # fmt: skip
+
+
+def _piece(piece: Piece, left: float, right: float, y: int) -> Markup:
+    kind = piece.kind
+    told = words(kind, piece.who) if kind else piece.who
+    width = max(0.6, right - left)
+    text = piece.who or (kind.value.replace("_", " ") if kind else "")
+    fits = len(text) * _CHARACTER < width - 6
+    return el(
+        "g",
+        el("title", f"{told}, {format_ns(piece.end_ns - piece.start_ns)}"),
+        el(
+            "rect",
+            class_=_CLASS.get(kind, "host") if kind else "lane",
+            x=str(left),
+            y=y + 2,
+            width=f"{width:.1f}",
+            height=LANE - 6,
+        ),
+        el("text", text, x=f"{left + width / 2:.1f}", y=y + 20, text_anchor="middle") if fits else None,
+    )
+
+
+def _conditions(explanation: Explanation) -> Markup:
+    conditions = explanation.conditions
+    rows = [
+        ("Measured by", f"timerlat in the guest, every {format_ns(explanation.period_ns)}"),
+        ("Clocks of host and guest", _aligned(explanation.alignment)),
+        ("Machine under the host", _aligned(explanation.below) if explanation.below else "not recorded"),
+        ("Kernel of the host", conditions.kernel),
+        ("QEMU", conditions.qemu),
+        ("Emulated in software", "yes" if conditions.emulated else "no"),
+        ("Plan", conditions.plan_sha256),
+    ]
+    return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in rows if value), class_="pairs")
+
+
+def _aligned(alignment: Alignment) -> str:
+    return f"aligned by {alignment.method}, off by {format_ns(alignment.error_ns)} at most"

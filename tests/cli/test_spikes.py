@@ -1,0 +1,106 @@
+"""The verb `evenkeel spikes` on a kept recording, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.measure.explain.constructed import MS, recording
+
+from evenkeel.cli import main
+from evenkeel.documents.explanation import Explanation, Kind
+from evenkeel.measure.explain.recording import Raw, from_bytes, to_bytes
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    file = tmp_path / "kept.zip"
+    file.write_bytes(to_bytes(recording()))
+    return file
+
+
+def test_a_kept_recording_is_explained(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, drawn, saved = (tmp_path / name for name in ("page.html", "plc.pftrace", "explanation.json"))
+    files = ["--report", str(page), "--pftrace", str(drawn), "-o", str(saved)]
+    assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms", *files, "--json"]) == 0
+    found = Explanation.model_validate(json.loads(capsys.readouterr().out))
+    assert Explanation.from_json(saved.read_text(), file="x") == found
+    assert (found.samples, found.max_latency_ns, len(found.spikes)) == (2, 8 * MS, 1)
+    (spike,) = found.spikes
+    assert [(charge.kind, charge.who, charge.ns) for charge in spike.charges] == [
+        (Kind.waits, "hog", 6 * MS),
+        (Kind.unexplained, "", 2 * MS),
+    ]
+    assert spike.at_ns == 27 * MS and spike.explained_ns == 6 * MS
+    assert [one.rule for one in found.causes[0].allowed] == ["G-3", "C-1"]
+    assert "vCPU waited for hog on the host" in page.read_text()
+    assert b"hog" in drawn.read_bytes() and b"8000 us late" in drawn.read_bytes()
+
+
+def test_what_is_printed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms"]) == 0
+    said = capsys.readouterr().out
+    for part in ("1 of 2 samples later than 1 ms", "off by 0 ns at most", "vCPU waited for hog", "75% of the time"):
+        assert part in said, part
+    assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1s"]) == 0
+    assert "0 of 2 samples" in capsys.readouterr().out
+
+
+def test_a_recording_survives_saving() -> None:
+    assert from_bytes(to_bytes(recording()), "x") == recording()
+    assert to_bytes(from_bytes(to_bytes(recording()), "x")) == to_bytes(recording())
+
+
+@pytest.mark.parametrize("damage", ["not a zip", "cut", "another"])
+def test_what_is_no_recording_is_wrong_input(
+    damage: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.zip"
+    data = kept.read_bytes()
+    file.write_bytes(b"hello" if damage == "not a zip" else data[: len(data) // 2])
+    if damage == "another":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("about.json", '{"kind": "evenkeel recording 9"}')
+    assert main(["spikes", "plan.json", "plc", "--from", str(file)]) == 2
+    assert "no recording of host and guest" in capsys.readouterr().err
+
+
+def test_a_clock_that_nobody_knows_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "kept.zip"
+    file.write_bytes(to_bytes(replace(recording(), told={"offsets": {}, "ratio": None, "fraction_bits": None})))
+    assert main(["spikes", "plan.json", "plc", "--from", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert "no clock offset" in said and "debugfs" in said
+
+
+def test_a_guest_that_died_leaves_what_the_host_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page = tmp_path / "kept.zip", tmp_path / "page.html"
+    died = recording(flight=True, reason="guest gone")
+    file.write_bytes(to_bytes(replace(died, guest=Raw({}, {}, died.host.header_page))))
+    assert main(["spikes", "plan.json", "plc", "--from", str(file), "--report", str(page), "--json"]) == 0
+    found = Explanation.model_validate(json.loads(capsys.readouterr().out))
+    assert found.samples == 0 and found.reason == "guest gone"
+    (ending,) = found.ending
+    assert (Kind.waits, "hog") in {(charge.kind, charge.who) for charge in ending.charges}
+    assert "Before it was frozen: guest gone" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--over", "fast"],
+        ["--from", "no-such-file.zip"],
+    ],
+)
+def test_wrong_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spikes", "plan.json", "plc", *words]) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["plc"], ["plc", "-o", "x.zip", "--json"]])
+def test_a_flight_recorder_needs_a_guest_and_a_file(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "plan.json", *words, "--flight-recorder", "5s"]) == 2
+    assert "needs a guest and a file" in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""What allowed a cause: the fact is in the recording, and the rule that is named exists and is about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evenkeel.documents.evidence import Conditions
+from evenkeel.documents.explanation import Alignment, Allowed, Cause, Kind
+from evenkeel.measure.explain import allowed as module
+from evenkeel.measure.explain.allowed import allowed
+from evenkeel.measure.explain.attribute import Stage
+from evenkeel.measure.explain.clocks import Clock
+from evenkeel.measure.explain.recording import Raw, Recording
+from evenkeel.measure.explain.trace import Trace
+from evenkeel.plan.catalogue import entries
+from tests.measure.explain.test_charge import EMULATOR, VCPU, scene
+from tests.report.test_timeline import explanation
+
+
+def thread(tid: int, **changes: Any) -> dict[str, Any]:
+    plain = {
+        "tid": tid,
+        "name": "CPU 1/KVM",
+        "vcpu": 1,
+        "policy": "fifo",
+        "priority": 2,
+        "cpus": "3",
+        "partition": None,
+    }
+    return {**plain, **changes}
+
+
+def facts(kind: Kind, who: str, **vcpu: Any) -> tuple[Allowed, ...]:
+    nothing = Trace({}, {})
+    clock = Clock(0, 1.0)
+    on = Stage({1: scene()}, nothing, nothing, clock, clock, Alignment(method="tsc-offset", error_ns=0), 0, 0)
+    threads = (thread(VCPU, **vcpu), thread(EMULATOR, name="qemu-system-x86", vcpu=None, cpus="0-1,3"))
+    conditions = Conditions(kernel="6.12", preempt_rt=True, command_line="")
+    raw = Raw({}, {}, "")
+    recording = Recording("cell", "plc", conditions, 1.0, 1000, raw, raw, threads, {})
+    causes = (Cause(kind=kind, who=who, ns=1, spikes=1, worst_ns=1),)
+    (found,) = allowed(on, recording, explanation(causes=causes)).causes
+    return found.allowed
+
+
+def rules(found: tuple[Allowed, ...]) -> list[str | None]:
+    return [one.rule for one in found]
+
+
+def test_a_better_task_without_a_partition() -> None:
+    found = facts(Kind.waits, "hog")
+    assert rules(found) == ["G-3", "C-1"]
+    assert found[0].fact == "hog ran at real-time priority 50, the vCPU at FIFO 2"
+    assert found[1].fact == "CPU 3 is in no isolated partition, so hog may run there"
+
+
+def test_a_task_that_is_there_in_spite_of_a_partition() -> None:
+    assert "in spite of its isolated partition" in facts(Kind.waits, "hog", partition="isolated")[1].fact
+
+
+def test_an_equal_or_lesser_task_is_no_question_of_priority() -> None:
+    assert rules(facts(Kind.waits, "backup")) == ["C-1"]
+
+
+def test_the_own_emulator_says_where_it_may_run() -> None:
+    (found,) = facts(Kind.emulator, "qemu-system-x86")
+    assert found.rule == "G-2" and "may run on CPU 0-1,3" in found.fact
+
+
+@pytest.mark.parametrize(
+    ("kind", "who", "rule"),
+    [
+        (Kind.waits, "ktimers/3", "H-ISO-2"),
+        (Kind.waits, "irq/31-nvme0q4", "R-IRQ-1"),
+        (Kind.waits, "kworker/u8:2", "R-WQ-1"),
+        (Kind.migrated, "hog", "G-1"),
+        (Kind.throttled, "backup", "R-RT-2"),
+        (Kind.throttled, "idle", "R-RT-1"),
+        (Kind.page_fault, "", "G-4"),
+        (Kind.host_irq, "local_timer", "H-ISO-2"),
+        (Kind.host_irq, "call_function_single", "R-IPI"),
+        (Kind.host_irq, "nvme0q4", "R-IRQ-1"),
+        (Kind.guest_thread, "cron", "I-CMD"),
+        (Kind.guest_irq, "eth0", "I-CMD"),
+    ],
+)
+def test_the_rule_that_is_about_it(kind: Kind, who: str, rule: str) -> None:
+    assert rules(facts(kind, who)) == [rule]
+
+
+@pytest.mark.parametrize("kind", [Kind.asleep, Kind.unexplained, Kind.below, Kind.guest_nmi, Kind.exits])
+def test_where_no_fact_is_known_none_is_named(kind: Kind) -> None:
+    assert facts(kind, "x") == ()
+
+
+def test_every_rule_that_is_named_exists() -> None:
+    known = {entry.id for entry in entries()}
+    named = {rule for _, rule, _ in module._KERNEL_THREADS} | set(module._INTERRUPTS.values())
+    assert named | {"G-1", "G-2", "G-3", "G-4", "C-1", "R-RT-1", "R-RT-2", "R-IRQ-1", "I-CMD"} <= known

@@ -1,0 +1,136 @@
+"""The page of an Explanation: what it says, what it must never say, and that a document cannot break out of it."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from html import unescape
+
+from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
+from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
+from evenkeel.report.timeline import explained_share, lanes_svg, render_explanation, words
+
+MS = 1_000_000
+
+
+def spike(**changes: object) -> Spike:
+    at = 500 * MS
+    plain = Spike(
+        at_ns=at,
+        vcpu=1,
+        latency_ns=10 * MS,
+        charges=(
+            Charge(kind=Kind.waits, who="backup", ns=6 * MS),
+            Charge(kind=Kind.asleep, who="", ns=2 * MS),
+            Charge(kind=Kind.guest_irq, who="eth0", ns=MS),
+            Charge(kind=Kind.unexplained, who="", ns=MS),
+        ),
+        pieces=(
+            Piece(start_ns=at - 10 * MS, end_ns=at - 4 * MS, lane="host", kind=Kind.waits, who="backup"),
+            Piece(start_ns=at - 4 * MS, end_ns=at - 2 * MS, lane="host", kind=Kind.asleep, who=""),
+            Piece(start_ns=at - 2 * MS, end_ns=at - MS, lane="guest", kind=Kind.guest_irq, who="eth0"),
+            Piece(start_ns=at - MS, end_ns=at, lane="guest", kind=Kind.unexplained, who=""),
+        ),
+    )
+    return plain.model_copy(update=changes)
+
+
+def explanation(**changes: object) -> Explanation:
+    plain = Explanation(
+        host="cell",
+        guest="plc",
+        conditions=Conditions(kernel="6.12-rt", preempt_rt=True, command_line="", emulated=True),
+        label=EMULATION_NOTE,
+        seconds=10.0,
+        period_ns=MS,
+        threshold_ns=MS,
+        samples=10_000,
+        max_latency_ns=10 * MS,
+        alignment=Alignment(method="tsc-offset", error_ns=0),
+        spikes=(spike(),),
+        causes=(
+            Cause(
+                kind=Kind.waits,
+                who="backup",
+                ns=6 * MS,
+                spikes=1,
+                worst_ns=6 * MS,
+                allowed=(Allowed(fact="CPU 3 is in no isolated partition", rule="C-1"),),
+            ),
+            Cause(kind=Kind.asleep, who="", ns=2 * MS, spikes=1, worst_ns=2 * MS),
+        ),
+    )
+    return plain.model_copy(update=changes)
+
+
+def text(page: str) -> str:
+    return " ".join(unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_the_page_says_what_took_the_time_and_what_allowed_it() -> None:
+    said = text(render_explanation(explanation()))
+    for part in (
+        "1 of 10000 samples over 1 ms",
+        "70% of their time charged to causes",
+        "vCPU waited for backup on the host 6 ms 60%",
+        "CPU 3 is in no isolated partition C-1",
+        "asleep, no cause seen (slack)",
+        "aligned by tsc-offset, off by 0 ns at most",
+        EMULATION_NOTE,
+    ):
+        assert part in said, part
+
+
+def test_slack_and_the_unexplained_are_not_explained() -> None:
+    assert explained_share([spike()]) == 0.7
+    assert explained_share([]) == 1.0
+    claimed = spike(charges=(Charge(kind=Kind.asleep, who="", ns=10 * MS),))
+    assert explained_share([claimed]) == 0.0
+
+
+def test_what_was_lost_is_said_aloud() -> None:
+    assert "Events were lost: host 7, guest 0" in text(render_explanation(explanation(lost=Lost(host=7))))
+    assert "Events were lost" not in text(render_explanation(explanation()))
+
+
+def test_nothing_late_is_said_as_well() -> None:
+    said = text(render_explanation(explanation(spikes=(), causes=())))
+    assert "No sample was late." in said and "0 of 10000 samples" in said
+
+
+def test_a_flight_recorder_that_froze_without_a_late_sample_shows_its_end() -> None:
+    frozen = explanation(spikes=(), causes=(), reason="guest gone", ending=(spike(),))
+    said = text(render_explanation(frozen))
+    assert "Before it was frozen: guest gone" in said and "The last 10 ms of vCPU 1" in said
+    assert "Before it was frozen" not in text(render_explanation(explanation(reason="late sample")))
+
+
+def test_the_same_document_gives_the_same_bytes_and_loads_nothing() -> None:
+    page = render_explanation(explanation())
+    assert page == render_explanation(explanation())
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)|url\((?!#)|@import", page)
+
+
+def test_a_task_cannot_name_itself_into_the_page() -> None:
+    evil = "</title><script>alert(1)</script>"
+    causes = (Cause(kind=Kind.waits, who=evil, ns=MS, spikes=1, worst_ns=MS),)
+    pieces = (Piece(start_ns=490 * MS, end_ns=500 * MS, lane="host", kind=Kind.waits, who=evil),)
+    page = render_explanation(explanation(guest=evil, causes=causes, spikes=(spike(pieces=pieces),)))
+    assert "<script" not in page and text(page).count("alert(1)") >= 2
+
+
+def test_the_lanes_are_drawn_to_scale() -> None:
+    root = ET.fromstring(lanes_svg(spike()))
+    boxes = {
+        group.findtext("{*}title", ""): group.find("{*}rect") for group in root.iter("{http://www.w3.org/2000/svg}g")
+    }
+    widths = {title: float(box.get("width", "0")) for title, box in boxes.items() if box is not None}
+    assert len(widths) == 4
+    (waits,) = (width for title, width in widths.items() if "backup" in title)
+    (interrupt,) = (width for title, width in widths.items() if "eth0" in title)
+    assert abs(waits / interrupt - 6) < 0.01
+
+
+def test_every_kind_has_words() -> None:
+    for kind in Kind:
+        assert "{" not in words(kind, "x") and words(kind, "x")

@@ -1,0 +1,226 @@
+"""Causes of late samples, put in at known times: a program for the host, and shell lines for the guest.
+
+Each injection writes ``inject begin`` and ``inject end`` into the running trace, on the side on which it happens, so
+the truth lies in the recording itself, on its own clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evenkeel.documents.explanation import Kind
+from evenkeel.measure.explain.attribute import Stage
+from evenkeel.measure.explain.clocks import Clock
+from evenkeel.measure.explain.score import Injection
+from evenkeel.measure.explain.trace import Trace
+
+#: The program for the host.  Arguments: what, times, pid of QEMU, tid of the real-time vCPU, cgroup of the guest.
+HOST = r"""
+import glob, os, subprocess, sys, time
+
+what, times, qemu, tid, scope = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+cpu = min(os.sched_getaffinity(tid))
+vcpu, emulator = scope + "/vcpu1", scope + "/emulator"
+instance = [one for one in glob.glob("/sys/kernel/tracing/instances/evenkeel-*")
+            if open(one + "/tracing_on").read().strip() == "1"][0]
+marker = os.open(instance + "/trace_marker", os.O_WRONLY)
+
+def mark(text):
+    os.write(marker, ("inject %s\n" % text).encode())
+
+def put(path, text):
+    with open(path, "w") as file:
+        file.write(str(text))
+
+def spin(ms):
+    until = time.monotonic() + ms / 1000
+    while time.monotonic() < until:
+        pass
+
+def join():
+    "Only the cgroup of the vCPU may use its CPU; a threaded one takes threads of its domain only."
+    domain = scope
+    while open(domain + "/cgroup.type").read().strip() == "threaded":
+        domain = os.path.dirname(domain)
+    put(domain + "/cgroup.procs", 0)
+    put(vcpu + "/cgroup.threads", 0)
+    os.sched_setaffinity(0, {cpu})
+
+def fifo(pid, priority):
+    os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
+
+def other(pid):
+    os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+
+def name(text):
+    put("/proc/self/comm", text)
+
+def host_hog():
+    "A task at FIFO 50 on the vCPU's CPU."
+    name("ek-hog")
+    join()
+    for _ in range(times):
+        time.sleep(0.6)
+        mark("begin")
+        fifo(0, 50)
+        spin(9)
+        other(0)
+        mark("end")
+
+def emulator_thread():
+    "The main thread of QEMU is put on the vCPU's CPU, at FIFO 50, and asked for something long."
+    for _ in range(times):
+        time.sleep(0.6)
+        mark("begin")
+        put(vcpu + "/cgroup.threads", qemu)
+        fifo(qemu, 50)
+        subprocess.run(["virsh", "-q", "qemu-monitor-command", "plc", "--hmp", "info mtree -f"], stdout=-3, check=True)
+        other(qemu)
+        put(emulator + "/cgroup.threads", qemu)
+        mark("end")
+
+def migrated():
+    "The vCPU is moved to the CPUs of the emulator, where tasks at FIFO 50 are."
+    cpus = os.sched_getaffinity(qemu)
+    for _ in range(times):
+        time.sleep(0.6)
+        children = []
+        for one in cpus:
+            child = os.fork()
+            if not child:
+                name("ek-crowd")
+                os.sched_setaffinity(0, {one})
+                time.sleep(0.05)
+                fifo(0, 50)
+                spin(12)
+                os._exit(0)
+            children.append(child)
+        time.sleep(0.02)
+        mark("begin")
+        put(emulator + "/cgroup.threads", tid)
+        for child in children:
+            os.waitpid(child, 0)
+        put(vcpu + "/cgroup.threads", tid)
+        os.sched_setaffinity(tid, {cpu})
+        mark("end")
+
+def interrupts():
+    "The CPU of the vCPU is asked for its cpuid over and over, each time by an interrupt."
+    subprocess.run(["modprobe", "cpuid"], check=True)
+    device = os.open("/dev/cpu/%d/cpuid" % cpu, os.O_RDONLY)
+    for _ in range(times):
+        time.sleep(0.6)
+        mark("begin")
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            os.pread(device, 4096, 0)
+        mark("end")
+
+def page_faults():
+    "KVM is told to forget how the memory of its guests is mapped, which it does when huge pages may not be run from."
+    switch = "/sys/module/kvm/parameters/nx_huge_pages"
+    before = open(switch).read().strip()
+    for number in range(times):
+        time.sleep(0.6)
+        mark("begin")
+        put(switch, "off" if number % 2 else "force")
+        time.sleep(0.03)
+        mark("end")
+    put(switch, "off" if before in "N0" else "auto")
+
+def throttled():
+    "An ordinary task on the CPU of a vCPU that spins: the fair server gives it its share."
+    name("ek-fair")
+    server = "/sys/kernel/debug/sched/fair_server/cpu%d/runtime" % cpu
+    before = open(server).read().strip()
+    put(server, 50000000)
+    join()
+    mark("begin")
+    spin(times * 1000)
+    mark("end")
+    put(server, before)
+
+globals()[what]()
+"""
+
+#: Shell lines for the guest; ``inject`` writes the marks.  Its timerlat runs on vCPU 1.
+GUEST = r"""
+I=$(ls -d /sys/kernel/tracing/instances/evenkeel-*)
+inject() { echo "inject $1" >$I/trace_marker; }
+"""
+GUEST_HOG = r"""
+for n in 1 2 3 4 5; do
+	sleep 0.6
+	inject begin
+	chrt -f 99 taskset 2 sh -c 'i=0; while [ $i -lt 600 ]; do i=$((i+1)); done'
+	inject end
+done
+"""
+GUEST_NMI = r"""
+for n in 1 2 3 4 5; do
+	sleep 0.6
+	inject begin
+	echo l >/proc/sysrq-trigger
+	inject end
+done
+"""
+#: A port that QEMU answers; with interrupts off by the kernel of the guest for the length of one read.
+GUEST_EXITS = r"""
+for n in 1 2 3 4 5; do
+	sleep 0.6
+	inject begin
+	chrt -f 90 taskset 2 dd if=/dev/port of=/dev/null bs=1 skip=112 count=40 2>/dev/null
+	inject end
+done
+"""
+GUEST_SPIN = r"""
+inject begin
+chrt -f 90 taskset 2 timeout 8 sh -c 'while :; do :; done'
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cause.  ``host``: name of a function of the program and how often; ``guest``: shell lines.
+
+    ``kinds`` and ``who``: what an explanation must call it.
+    """
+
+    name: str
+    kinds: frozenset[Kind]
+    who: str = ""
+    host: tuple[str, int] | None = None
+    guest: str = ""
+    seconds: float = 8.0
+
+
+CASES = (
+    Case("nothing", frozenset(), seconds=10.0),
+    Case("hog on the host", frozenset({Kind.waits}), "ek-hog", host=("host_hog", 6)),
+    Case("hog in the guest", frozenset({Kind.guest_thread}), "sh|taskset|chrt", guest=GUEST_HOG),
+    Case("NMI in the guest", frozenset({Kind.guest_nmi}), guest=GUEST_NMI),
+    Case("emulator thread", frozenset({Kind.emulator}), host=("emulator_thread", 4), seconds=10.0),
+    Case("vCPU migrated", frozenset({Kind.migrated}), host=("migrated", 5)),
+    Case("interrupt burst", frozenset({Kind.host_irq}), "call_function", host=("interrupts", 6)),
+    Case("page faults", frozenset({Kind.page_fault}), host=("page_faults", 6)),
+    Case("exit storm", frozenset({Kind.exits}), "I/O port", guest=GUEST_EXITS),
+    Case("throttling", frozenset({Kind.throttled}), "ek-fair", host=("throttled", 6), guest=GUEST_SPIN, seconds=12.0),
+)
+
+
+def injections(on: Stage, case: Case) -> list[Injection]:
+    """When this case was injected, as the marks in the recording say."""
+    found = []
+    for trace, clock in ((on.host, on.host_clock), (on.guest, on.guest_clock)):
+        begins = _marked(trace, clock, "inject begin")
+        ends = _marked(trace, clock, "inject end")
+        found += [
+            Injection(case.name, case.kinds, case.who, begin, end) for begin, end in zip(begins, ends, strict=False)
+        ]
+    return found
+
+
+def _marked(trace: Trace, clock: Clock, words: str) -> list[int]:
+    at = clock.ns(trace.table("ftrace/print")["at"]).tolist()
+    texts = trace.texts("ftrace/print", "buf")
+    return [time for time, text in zip(at, texts, strict=True) if text.strip() == words]
