@@ -17,13 +17,14 @@ call = os.getuid
 sys.stdin.readline()
 for _ in range(int(sys.argv[1])):
     call()
+os.getppid()
 print("done", flush=True)
 sys.stdin.readline()
 """
 
 
 class Caller:
-    """A process that calls getuid(2) exactly ``times`` after :meth:`go`, and then stays until the end."""
+    """A process that calls getuid(2) exactly ``times`` after :meth:`go`, then getppid(2), and stays until the end."""
 
     def __init__(self, times: int, name: str) -> None:
         self.times, self.name = times, name

@@ -43,6 +43,13 @@ def with_tracefs(*argv: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh", *argv]
 
 
+def bpftrace_count(event: str, pid: int) -> str:
+    """A script that says "on" when it has begun, and ends by itself when the process calls getppid."""
+    mine = f"/pid == {pid}/"
+    end = f"tracepoint:syscalls:sys_enter_getppid {mine} {{ exit(); }}"
+    return f'tracepoint:{event} {mine} {{ @ = count(); }} {end} BEGIN {{ printf("on\\n"); }}'
+
+
 def row_of(pid: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return next(row for row in rows if row["key"] == str(pid))
 
@@ -65,11 +72,15 @@ def test_a_count_is_exact(source: str) -> None:
 def test_all_sources_agree_with_perf_and_bpftrace_in_the_same_run() -> None:
     """One loop of 50,000 calls, watched by six at once; each may also see other processes, so all see at least it."""
     with caller(50_000, "ek-oracle") as one:
-        counting = f'tracepoint:{GETUID} /pid == {one.pid}/ {{ @ = count(); }} BEGIN {{ printf("on\\n"); }}'
+        counting = bpftrace_count(GETUID, one.pid)
+        # perf begins when it is told to, and says that it did.
+        (told, tell), (said, say) = os.pipe(), os.pipe()
+        control = f"fd:{told},{say}"
         perf = subprocess.Popen(
-            with_tracefs("perf", "stat", "-x,", "-e", GETUID, "-p", str(one.pid)),
+            with_tracefs("perf", "stat", "-x,", "-e", GETUID, "-p", str(one.pid), "-D", "-1", "--control", control),
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=(told, say),
         )
         bpftrace = subprocess.Popen(
             with_tracefs("bpftrace", "-B", "line", "-e", counting),
@@ -81,13 +92,15 @@ def test_all_sources_agree_with_perf_and_bpftrace_in_the_same_run() -> None:
             assert bpftrace.stdout
             while "on" not in bpftrace.stdout.readline():
                 assert bpftrace.poll() is None, "bpftrace did not start"
-            time.sleep(0.5)  # perf does not say when it has begun
+            os.write(tell, b"enable\n")
+            assert os.read(said, 16).startswith(b"ack")
             ask("top", "raw_tp", by="process")
             one.go()
             ours = row_of(one.pid, question.trace_finish()["rows"])["count"]
         finally:
             perf.send_signal(2)
-            bpftrace.send_signal(2)
+        for descriptor in (told, tell, said, say):
+            os.close(descriptor)
         counted = int(perf.communicate(timeout=30)[1].splitlines()[-1].split(",")[0])
         traced = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=30)[0])[0])
     assert ours == counted == traced == 50_000

@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import exits, question, tracefs
-from tests.probe.trace.test_count import with_tracefs
+from tests.probe.trace.test_count import bpftrace_count, with_tracefs
 from tests.probe.trace.vm import TinyGuest, tiny_guest
 
 ASKED = {"kind": "exits", "events": [exits.EVENT], "guest": "ek-exits"}
@@ -31,7 +31,7 @@ def guest() -> Iterator[TinyGuest]:
 
 
 def test_the_events_count_every_exit_as_bpftrace_does(guest: TinyGuest) -> None:
-    script = f'tracepoint:kvm:kvm_userspace_exit /pid == {guest.pid}/ {{ @ = count(); }} BEGIN {{ printf("on\\n"); }}'
+    script = bpftrace_count(exits.USERSPACE, guest.pid)
     bpftrace = subprocess.Popen(
         with_tracefs("bpftrace", "-B", "line", "-e", script),
         stdout=subprocess.PIPE,
@@ -44,7 +44,6 @@ def test_the_events_count_every_exit_as_bpftrace_does(guest: TinyGuest) -> None:
     question.trace_start(dict(ASKED), "tracepoint")
     guest.exit(2000)
     found = question.trace_finish()
-    bpftrace.send_signal(2)
     theirs = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=30)[0])[0])
     outside = [row for row in found["rows"] if row["label"].startswith("to QEMU")]
     assert [(row["label"], row["count"]) for row in outside] == [("to QEMU: IO", 2000)]

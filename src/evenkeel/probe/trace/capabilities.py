@@ -11,7 +11,7 @@ import os
 from typing import Any, Callable, Iterator, Sequence
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import functions, templates
+from evenkeel.probe.trace import functions, stacks, templates
 from evenkeel.probe.trace.sources import COUNTERS, HOOKS, Hook, PerfCounter, Samples
 
 #: What every kernel with tracing has, and what happens seldom enough to be tried anywhere.
@@ -20,8 +20,15 @@ TRIAL = "sched:sched_process_exec"
 
 #: Names of a function that exists everywhere and runs when a machine changes its name.
 _FUNCTIONS = ("__do_sys_sethostname", "__x64_sys_sethostname", "__arm64_sys_sethostname", "__se_sys_sethostname")
-#: This very program, which begins only once.
-_UPROBE = "uprobe:%s:main" % os.path.realpath("/proc/self/exe")
+
+
+def _seldom_called() -> str:
+    """A uprobe on a function of the C library that hardly anybody calls; its file is the one that we run ourselves."""
+    for mapping in stacks.read_maps(os.getpid()):
+        table, _ = stacks.elf_functions(mapping.path)
+        if table.address("gnu_get_libc_version") is not None:
+            return "uprobe:%s:gnu_get_libc_version" % mapping.path
+    return "uprobe:%s:main" % os.path.realpath("/proc/self/exe")
 
 
 def trials() -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -33,7 +40,7 @@ def trials() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield name, TRIAL, lambda counter=counter: counter(TRIAL)  # type: ignore[misc]
     function = "function:%s" % next((one for one in _FUNCTIONS if functions.same_address(one)), _FUNCTIONS[0])
     for name, make in functions.HOOKS.items():
-        event = _UPROBE if name == "uprobe" else function
+        event = _seldom_called() if name == "uprobe" else function
         yield name, event, lambda make=make, event=event: _counting(make(event))  # type: ignore[misc]
     yield "function", function, lambda: functions.FunctionTracer(function)
     yield "perf", "hardware:cycles", lambda: PerfCounter("hardware:cycles")
