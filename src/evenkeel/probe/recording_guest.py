@@ -14,11 +14,13 @@ import time
 from typing import Any, Callable, Sequence
 
 from evenkeel.probe.sample import qemu_pid
-from evenkeel.probe.sample_guest import agent, guest_exec, guest_start, guest_state
+from evenkeel.probe.sample_guest import agent, guest_start, guest_state
 
 OnProgress = Callable[[int, int, str], None]
 
 FOLDER = "/run/evenkeel-spikes"
+#: All that was recorded, as one file: each question to the agent takes its time.
+ARCHIVE = "all.tgz"
 #: What one reading through the agent carries; libvirt refuses answers of 4 MiB and more.
 _PIECE = 1 << 20
 #: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
@@ -92,9 +94,8 @@ drain all
 for c in $list; do cp $I/per_cpu/cpu$c/stats $out/cpu$c.stats; done
 trap - EXIT
 ended
-for c in $list; do gzip -1 $out/cpu$c.raw 2>/dev/null; done
-echo done >$out/done
-""" % {"folder": FOLDER, "events": _EVENTS}
+cd $out && tar cf - header_page *.format *.stats *.raw | gzip -1 >%(archive)s && rm -f *.raw && echo done >done
+""" % {"folder": FOLDER, "events": _EVENTS, "archive": ARCHIVE}
 
 
 def start(
@@ -134,7 +135,7 @@ def start(
 
 
 def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress | None = None) -> dict[str, Any]:
-    """Operation: end the recording now and wait for its files: ``{"cpus": [...], "full": bool}``."""
+    """Operation: end the recording now and wait for its archive: ``{"full": bool}``."""
     handle = agent(guest, "guest-file-open", path=FOLDER + "/stop", mode="w")
     agent(guest, "guest-file-close", handle=handle)
     begun = time.monotonic()
@@ -163,14 +164,10 @@ def happened(guest: str) -> str | None:
         return "guest gone"
 
 
-def files(guest: str) -> list[str]:
-    """Operation: the names of the files of a recording."""
-    answer = guest_exec(guest, ["/bin/ls", FOLDER])
-    return sorted(name for name in answer["stdout"].split() if name not in ("started", "stop", "done", "full", "late"))
-
-
-def file(guest: str, name: str, offset: int = 0) -> dict[str, Any]:
+def file(guest: str, name: str = ARCHIVE, offset: int = 0) -> dict[str, Any]:
     """Operation: a piece of a file of the recording: ``data`` (base64) and ``next`` offset, None at the end.
+
+    The archive is a compressed tar of the pages ``cpuN.raw``, ``cpuN.stats``, ``SYSTEM:EVENT.format``, ``header_page``.
 
     Raises ENOENT when there is no such file.
     """

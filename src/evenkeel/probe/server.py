@@ -69,7 +69,6 @@ OPERATIONS = {
     "recording_drop": "evenkeel.probe.recording:drop",
     "recording_guest_start": "evenkeel.probe.recording_guest:start",
     "recording_guest_stop": "evenkeel.probe.recording_guest:stop",
-    "recording_guest_files": "evenkeel.probe.recording_guest:files",
     "recording_guest_file": "evenkeel.probe.recording_guest:file",
     "recording_guest_clean": "evenkeel.probe.recording_guest:clean",
     "recording_guest_clock": "evenkeel.probe.recording_guest:clock",

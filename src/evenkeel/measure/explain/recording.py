@@ -7,9 +7,9 @@ machine, what the scheduler here does to its CPUs is recorded as well.  Must not
 from __future__ import annotations
 
 import base64
-import gzip
 import io
 import json
+import tarfile
 import time
 import zipfile
 import zlib
@@ -283,30 +283,29 @@ def _fetch(probe: Probe, answer: Mapping[str, Any], on_progress: OnProgress | No
 
 
 def _fetch_guest(probe: Probe, guest: str, on_progress: OnProgress | None) -> Raw:
-    pages: dict[int, bytes] = {}
-    formats: dict[str, str] = {}
-    header = ""
-    overrun: dict[int, int] = {}
-    names = guest_call(probe, guest, "recording_guest_files")
-    for number, name in enumerate(names):
+    data, offset = b"", 0
+    while offset is not None:
         if on_progress:
-            on_progress(number, len(names), "fetching the trace of the guest")
-        data, offset = b"", 0
-        while offset is not None:
-            piece = guest_call(probe, guest, "recording_guest_file", name=name, offset=offset)
-            data += base64.b64decode(piece["data"])
-            offset = piece["next"]
-        stem, _, kind = name.partition(".")
-        if kind in ("raw", "raw.gz"):
-            pages[int(stem[3:])] = gzip.decompress(data) if kind == "raw.gz" else data
+            on_progress(len(data), 0, "fetching the trace of the guest")
+        piece = guest_call(probe, guest, "recording_guest_file", offset=offset)
+        data += base64.b64decode(piece["data"])
+        offset = piece["next"]
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            if stream := archive.extractfile(member):
+                files[member.name] = stream.read()
+    pages, formats, overrun = {}, {}, {}
+    for name, content in files.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "raw":
+            pages[int(stem[3:])] = content
         elif kind == "format":
-            formats[stem.replace(":", "/")] = data.decode()
+            formats[stem.replace(":", "/")] = content.decode()
         elif kind == "stats":
-            lines = dict(line.partition(": ")[::2] for line in data.decode().splitlines())
+            lines = dict(line.partition(": ")[::2] for line in content.decode().splitlines())
             overrun[int(stem[3:])] = int(lines.get("overrun", 0))
-        elif name == "header_page":
-            header = data.decode()
-    return Raw(pages=pages, formats=formats, header_page=header, overrun=overrun)
+    return Raw(pages=pages, formats=formats, header_page=files["header_page"].decode(), overrun=overrun)
 
 
 # -- the machine under the host -----------------------------------------------------------------------------------
