@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import mmap
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from evenkeel.measure.explain.clocks import host_clock
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe import recording
 from evenkeel.probe.recording import drop, fetch, record, remove_orphans
+from evenkeel.probe.trace import tracefs
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
 SWITCH = {"sched/sched_switch": ""}
@@ -56,9 +58,13 @@ def kept(answer: dict[str, object]) -> Trace:
 
 
 def test_a_process_that_sleeps_and_wakes_is_in_the_recording() -> None:
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time\nfor _ in range(60): time.sleep(0.02)"])
+    code = "import time\nprint(flush=True)\nfor _ in range(200): time.sleep(0.02)"
+    sleeper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert sleeper.stdout is not None
+    sleeper.stdout.readline()  # it sleeps from now on
     answer = record(0.6, {"sched/sched_switch": f"next_pid == {sleeper.pid}", "sched/sched_waking": ""})
-    sleeper.wait()
+    sleeper.kill()
+    sleeper.communicate()
     trace = kept(answer)
     switches = trace.table("sched/sched_switch", "next_pid", "prev_pid")
     assert len(switches["at"]) >= 20 and set(switches["next_pid"].tolist()) == {sleeper.pid}
@@ -148,3 +154,16 @@ def test_an_event_that_the_kernel_lacks_may_be_left_out() -> None:
 def test_a_mounted_tracefs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert (Path(recording.tracing_folder()) / "instances").is_dir()
+
+
+def test_why_pages_are_read_and_not_mapped() -> None:
+    """Trap: trace_pipe_raw says that its size is 0, and Python's mmap believes it."""
+    instance = tracefs.Instance(buffer_kb=64)
+    try:
+        with (
+            Path(instance.path, "per_cpu/cpu0/trace_pipe_raw").open("rb") as file,
+            pytest.raises(ValueError, match="empty"),
+        ):
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    finally:
+        instance.close()
