@@ -94,7 +94,12 @@ def test_what_disturbs_a_cpu() -> None:
 
 def test_where_the_time_goes_is_one_line(tmp_path: Path) -> None:
     target = tmp_path / "flame.html"
-    done = trace("profile", "--flame", str(target), "--for", "500ms")
+    busy = subprocess.Popen(["sh", "-c", "while :; do :; done"])  # a machine at rest has no busy time
+    try:
+        done = trace("profile", "--flame", str(target), "--for", "500ms")
+    finally:
+        busy.kill()
+        busy.wait()
     assert done.returncode == 0, done.stderr
     assert "of busy time" in done.stdout
     assert "Flame graph" in target.read_text()
