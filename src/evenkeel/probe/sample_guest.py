@@ -78,16 +78,18 @@ def guest_ended(guest: str, pid: int) -> dict[str, Any] | None:
     }
 
 
-def agent(guest: str, command: str, **arguments: Any) -> dict[str, Any]:
-    """One command of the guest agent.  Raises ENOTCONN without an agent, EPROTO with its words when it refuses."""
+def agent(guest: str, command: str, **arguments: Any) -> Any:
+    """One command of the guest agent, and what it returns: mostly a dictionary, the number of an opened file.
+
+    Raises ENOTCONN without an agent, EPROTO with its words when it refuses.
+    """
     request = json.dumps({"execute": command, "arguments": arguments})
     done = _virsh(guest, "qemu-agent-command", "--timeout", "20", "--cmd", request)
     if done.returncode:
         said = _last_line(done.stderr)
         lost = ("not connected" in said, "not configured" in said, "not responding" in said, "not running" in said)
         raise OSError(errno.ENOTCONN if any(lost) else errno.EPROTO, said)
-    answer = json.loads(done.stdout)["return"]
-    return dict(answer)
+    return json.loads(done.stdout)["return"]
 
 
 def _virsh(guest: str, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,230 @@
+"""The recorder for guests with a real guest agent, a real shell and the pages of this machine's kernel.
+
+This kernel may have no timerlat, and a virtual machine is not booted here: the script is shown a folder that says it
+has, whose instances are those of the real tracefs, and records the scheduler instead.  virsh is replaced by a few lines
+that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenkeel.documents.evidence import Conditions
+from evenkeel.errors import EvenkeelError
+from evenkeel.machines.protocol import OnProgress, ProbeError
+from evenkeel.measure.explain import recording as controlling
+from evenkeel.measure.explain.attribute import stage
+from evenkeel.probe import recording, recording_guest, server
+from tests.measure.explain.constructed import HEADER, TIMERLAT
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
+
+CONDITIONS = Conditions(kernel="6.18", preempt_rt=False, command_line="")
+VIRSH = """#!{python}
+import json, socket, sys
+if "domstate" in sys.argv:
+    print("{state}")
+elif "qemu-agent-command" in sys.argv:
+    agent = socket.socket(socket.AF_UNIX)
+    try:
+        agent.connect("{socket}")
+    except OSError:
+        sys.exit("error: Guest agent is not responding: QEMU guest agent is not connected")
+    agent.sendall(sys.argv[sys.argv.index("--cmd") + 1].encode() + b"\\n")
+    answer = b""
+    while b"\\n" not in answer:
+        answer += agent.recv(1 << 20)
+    answer = json.loads(answer)
+    if "error" in answer:
+        sys.exit("error: internal error: unable to execute QEMU agent command: " + answer["error"]["desc"])
+    print(json.dumps(answer))
+"""
+
+
+class Here:
+    """A probe in this process."""
+
+    def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
+        if op == "threads":
+            vcpu = {"tid": os.getpid(), "name": "CPU 1/KVM", "vcpu": 1, "policy": "other", "priority": 0, "cpus": "0"}
+            return {"threads": [vcpu]}
+        if op == "recording_guest_clock":
+            return {"offsets": {"1": 0}, "ratio": None, "fraction_bits": None}
+        function = server._resolve(op)
+        if "on_progress" in function.__code__.co_varnames[: function.__code__.co_argcount]:
+            args["on_progress"] = on_progress
+        try:
+            return function(**args)
+        except OSError as error:
+            raise ProbeError("here", op, server._describe(error)) from None
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+class Guest:
+    """A folder that looks like the tracefs of a guest, and its agent."""
+
+    def __init__(self, folder: Path, real: Path) -> None:
+        self.real, self.tracing, self.socket = real, folder / "guest", folder / "agent"
+        self.virsh = folder / "bin/virsh"
+        self.virsh.parent.mkdir()
+        self.says("running")
+        files = {"available_tracers": "timerlat nop\n", "osnoise/cpus": "0-7\n", "osnoise/timerlat_period_us": "1000\n"}
+        files |= {"osnoise/stop_tracing_total_us": "0\n", "events/header_page": HEADER}
+        files |= {"events/ftrace/timerlat/format": TIMERLAT}
+        files |= {"events/ftrace/print/format": (real / "events/ftrace/print/format").read_text()}
+        for name, text in files.items():
+            (self.tracing / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.tracing / name).write_text(text)
+        (self.tracing / "instances").symlink_to(real / "instances")
+
+    def says(self, state: str) -> None:
+        self.virsh.write_text(VIRSH.format(python=sys.executable, socket=self.socket, state=state))
+        self.virsh.chmod(self.virsh.stat().st_mode | stat.S_IXUSR)
+
+    def own_instance(self) -> Path:
+        """That of the script: the other one is of this process."""
+        mine = f"evenkeel-{os.getpid()}"
+        return next(one for one in (self.real / "instances").glob("evenkeel-*") if one.name != mine)
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
+    program = shutil.which("qemu-ga", path=os.environ["PATH"] + ":/usr/sbin")
+    assert program, "qemu-guest-agent is not installed"
+    real = tmp_path / "tracing"
+    real.mkdir()
+    subprocess.run(["mount", "-t", "tracefs", "tracefs", str(real)], check=True)
+    found = Guest(tmp_path, real)
+    monkeypatch.setenv("PATH", f"{found.virsh.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(recording, "tracing_folder", lambda: str(real))
+    script = recording_guest.SCRIPT
+    for old, new in (
+        ("T=/sys/kernel/tracing", f"T={found.tracing}"),
+        ("$I/events/osnoise/$e", "$I/events/sched/$e"),
+        ("nmi_noise irq_noise softirq_noise thread_noise", "sched_switch sched_waking"),
+        ("echo timerlat >$I/current_tracer", "echo nop >$I/current_tracer"),
+        ("$out/osnoise:$e.format", "$out/sched:$e.format"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    monkeypatch.setattr(recording_guest, "SCRIPT", script)
+    words = [
+        program,
+        "--method=unix-listen",
+        f"--path={found.socket}",
+        f"--statedir={tmp_path}",
+        f"--pidfile={tmp_path}/pid",
+    ]
+    agent = subprocess.Popen(words)
+    try:
+        while not found.socket.exists():
+            time.sleep(0.05)
+        yield found
+        assert not list((real / "instances").glob("evenkeel-*")), "an instance stayed behind"
+        assert not Path(recording_guest.FOLDER).exists(), "files stayed behind in the guest"
+        assert (found.tracing / "osnoise/cpus").read_text() == "0-7\n"
+        assert (found.tracing / "osnoise/stop_tracing_total_us").read_text() == "0\n"
+    finally:
+        agent.terminate()
+        agent.wait()
+        for left in (real / "instances").glob("evenkeel-*"):
+            recording._remove(str(left))
+        subprocess.run(["umount", str(real)], check=True)
+        shutil.rmtree(recording_guest.FOLDER, ignore_errors=True)
+
+
+def gone_soon() -> None:
+    """Removing files is the last thing that is asked of the guest, and nobody waits for it."""
+    until = time.monotonic() + 10
+    while Path(recording_guest.FOLDER).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=2.0)
+    gone_soon()
+    on = stage(found)
+    assert sorted(found.guest.formats) == [
+        "ftrace/print",
+        "ftrace/timerlat",
+        "sched/sched_switch",
+        "sched/sched_waking",
+    ]
+    assert on.guest.lost == on.host.lost == 0 and found.full == ()
+    # Both recorded the same machine, each on its own way: what the host saw is a stretch of what the guest saw.
+    form_host, form_guest = (trace.events["sched/sched_switch"] for trace in (on.host, on.guest))
+    compared = 0
+    for cpu, records in on.host.cpus.items():
+        ours = records.of(form_host).ints("next_pid").tolist()
+        theirs = on.guest.cpus[cpu].of(form_guest).ints("next_pid").tolist()
+        starts = (n for n in range(len(theirs) - len(ours) + 1) if theirs[n : n + len(ours)] == ours)
+        assert next(starts, None) is not None, f"CPU {cpu}"
+        compared += len(ours)
+    assert compared > 50
+
+
+def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
+    def late() -> None:
+        time.sleep(2.0)
+        (guest.own_instance() / "tracing_on").write_text("0")
+
+    helper = threading.Thread(target=late)
+    helper.start()
+    found = controlling.fly(
+        Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=2, late_us=3000, limit_s=30, period_us=1000
+    )
+    helper.join()
+    gone_soon()
+    assert found.reason == "late sample" and found.flight
+    assert found.guest.pages and stage(found).end_ns > 1_000_000_000
+
+
+def test_nothing_happens_in_time(guest: Guest) -> None:
+    found = controlling.fly(Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=1, late_us=3000, limit_s=1.5)
+    gone_soon()
+    assert found.reason is None
+
+
+def test_a_kernel_without_timerlat_says_so(guest: Guest) -> None:
+    (guest.tracing / "available_tracers").write_text("function nop\n")
+    with pytest.raises(EvenkeelError, match="the kernel of the guest has no timerlat tracer"):
+        controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+    shutil.rmtree(recording_guest.FOLDER)  # it holds only what was said
+
+
+def test_a_guest_that_nobody_ends_ends_by_itself(guest: Guest) -> None:
+    recording_guest.start("plc", seconds=1, vcpus=[0])
+    time.sleep(0.5)
+    own = guest.own_instance()
+    until = time.monotonic() + 20
+    while own.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not own.exists()
+    recording_guest.clean("plc")
+    gone_soon()
+
+
+def test_without_an_agent_the_cure_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest.virsh.write_text(guest.virsh.read_text().replace(str(guest.socket), "/nowhere"))
+    with pytest.raises(OSError, match="not connected"):
+        recording_guest.start("plc", seconds=1, vcpus=[0], limit_s=0.1)
+    assert recording_guest.happened("plc") == "guest gone"
