@@ -78,6 +78,24 @@ def test_a_conversation_and_a_second_one_over_the_same_master(sshd: Sshd, runtim
     machine.close()  # twice does no harm
 
 
+def test_a_master_that_ended_by_itself_and_whose_folder_another_evenkeel_removed(sshd: Sshd, runtime: Path) -> None:
+    machine = sshd.machine()
+    with machine.probe() as probe:
+        probe.call("hello")
+    # As after ControlPersist: the master is gone with its socket, and the next evenkeel to end finds the folder empty.
+    assert machine._control is not None
+    subprocess.run(
+        ["ssh", "-o", f"ControlPath={machine._control}", "-O", "exit", "--", machine.target.destination],
+        capture_output=True,
+        check=True,
+    )
+    _wait_until_empty(lambda: list((runtime / "evenkeel").iterdir()))
+    (runtime / "evenkeel").rmdir()
+    with machine.probe() as probe:
+        assert probe.call("hello")["uid"] == os.getuid()
+    machine.close()
+
+
 def test_words_survive_the_shell_on_the_other_side(sshd: Sshd) -> None:
     machine = sshd.machine()
     words = ["a b", "$HOME", "'", '"', ";id", "*", "\\", ""]
@@ -270,6 +288,6 @@ def test_a_folder_for_sockets_that_others_can_enter_is_not_used(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     try:
         with pytest.raises(EvenkeelError, match="belongs to somebody else"):
-            ssh_module._socket_path()
+            ssh_module._socket_folder()
     finally:
         shutil.rmtree(short)

@@ -63,8 +63,10 @@ class SshMachine:
         self._control: Path | None = None
 
     def _argv(self, *remote: str) -> list[str]:
+        # Each time: when our master ended by itself, another evenkeel may have removed the folder, empty then.
+        folder = _socket_folder()
         if self._control is None:
-            self._control = _socket_path()
+            self._control = folder / f"{os.getpid()}-{next(_NUMBERS)}"
         master = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._control}", "-o", f"ControlPersist={PERSIST_S}"]
         # ssh joins the words and gives them to a shell on the other side: quote each, always.
         command = " ".join(shlex.quote(word) for word in remote)
@@ -126,8 +128,8 @@ class SshMachine:
         self.drop_master()
 
 
-def _socket_path() -> Path:
-    """A new name for a control socket, in a folder that only this user can enter.
+def _socket_folder() -> Path:
+    """The folder for control sockets, which only this user can enter; made when it is not there.
 
     Not a folder of its own: what SIGKILL keeps us from removing must not pile up.  ssh removes the socket itself when
     the master ends by itself.  Short, because ssh appends 17 characters and a socket path ends at 108.
@@ -141,4 +143,4 @@ def _socket_path() -> Path:
         raise EvenkeelError(f"cannot make {folder} for ssh: {error.strerror}") from None
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise EvenkeelError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of your own")
-    return folder / f"{os.getpid()}-{next(_NUMBERS)}"
+    return folder
