@@ -17,7 +17,7 @@ from evenkeel.machines.virtual import VirtualMachine
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
 
-pytestmark = [pytest.mark.virtual, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.virtual, pytest.mark.long, pytest.mark.timeout(1800)]
 
 TRACING = "/sys/kernel/tracing"
 STATE = f"cat {TRACING}/osnoise/cpus {TRACING}/osnoise/timerlat_period_us; ls {TRACING}/instances"

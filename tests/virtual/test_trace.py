@@ -45,6 +45,7 @@ def watch(machine: VirtualMachine, probe: Probe, source: str, event: str, kind: 
     return dict(probe.call("trace_finish", timeout_s=120.0))
 
 
+@pytest.mark.long
 def test_everything_but_hardware_counters_works_here(probe: Probe) -> None:
     found = {(row["source"], row["event"]): row for row in probe.call("trace_sources", timeout_s=300.0)}
     refused = {key[0]: row for key, row in found.items() if not row["works"] and key[1] != "hardware:cycles"}
@@ -59,6 +60,7 @@ def test_system_calls_are_exact(virtual_host: VirtualMachine, probe: Probe, sour
     assert found["lost"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", NAMES)
 @pytest.mark.parametrize("source", ["fentry", "kprobe"])
 def test_functions_are_exact_under_both_of_their_names(
@@ -80,6 +82,7 @@ def test_the_function_tracer_traces_this_function_and_not_all(
     assert "sys_getuid" in found["mechanism"][0]
 
 
+@pytest.mark.long
 def test_a_kprobe_inside_a_function_is_a_breakpoint_and_says_so(virtual_host: VirtualMachine, probe: Probe) -> None:
     """Behind endbr64 and the call of the tracer: the first instruction of the function's own."""
     found = watch(virtual_host, probe, "kprobe", NAMES[0] + "+0x9")
@@ -113,6 +116,7 @@ def test_durations_are_marked_as_emulated(virtual_host: VirtualMachine) -> None:
     assert EMULATION_NOTE in answer.notes
 
 
+@pytest.mark.long
 def test_a_profile_and_the_noise_of_a_cpu(virtual_host: VirtualMachine) -> None:
     assert trace(virtual_host, "profile", "--for", "2s").events > 0
     noise = trace(virtual_host, "noise", "0", "--for", "2s")
