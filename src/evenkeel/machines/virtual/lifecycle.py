@@ -43,7 +43,8 @@ NEEDED_BYTES = 1024**3
 _RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
 #: A host that boots keeps QEMU busy; one that stands at its end idles at a few hundredths of a CPU.
 _STUCK_S, _STUCK_SHARE = 60.0, 0.1
-#: The kernel's words on a CPU that makes no progress, each some 20 s apart.  One or two may come from a busy machine.
+#: The kernel's words on a CPU that makes no progress: two of these a stall, the first after 21 s, the second after 63 s
+#: more.  One stall may come from a busy machine.
 _STALL = re.compile(rb"rcu: INFO: .* (?:detected stalls|self-detected stall)|kthread starved for|BUG: soft lockup")
 _STALLS = 4
 
@@ -505,12 +506,12 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
                     hint="see `evenkeel virtual console`",
                 )
             marked_s, marked_cpu_s = now, marked_cpu_s + used
-            if len(_STALL.findall(_console(folder))) - said_before >= _STALLS:
-                raise BootFailed(
-                    f"a CPU of virtual host {name} makes no progress, after {spent:.0f} s; the console ends with: "
-                    f"{_last_words(folder)}",
-                    hint="see `evenkeel virtual console`",
-                )
+        if len(_STALL.findall(_console(folder))) - said_before >= _STALLS:
+            raise BootFailed(
+                f"a CPU of virtual host {name} makes no progress, after {spent:.0f} s; the console ends with: "
+                f"{_last_words(folder)}",
+                hint="see `evenkeel virtual console`",
+            )
         time.sleep(0.25)
     raise BootFailed(
         f"virtual host {name} did not answer within {timeout_s:.0f} s ({problem}); the console ends with: "
