@@ -189,7 +189,8 @@ def test_killed_in_the_middle_of_a_step_the_host_finishes_it_and_frees_the_lock(
     root.mkdir()
     tree.build(root)
     script = root / "usr/sbin/update-grub"
-    script.write_text(script.read_text().replace("set -e\n", f"set -e\ntouch {tmp_path}/started\nsleep 2\n"))
+    goes_on = f"for n in $(seq 600); do [ -e {tmp_path}/looked ] && break; sleep 0.1; done"
+    script.write_text(script.read_text().replace("set -e\n", f"set -e\ntouch {tmp_path}/started\n{goes_on}\n"))
     machine = sshd.machine()
     probe = machine.probe()
     ssh_process = probe._process.pid  # type: ignore[attr-defined]
@@ -206,6 +207,7 @@ def test_killed_in_the_middle_of_a_step_the_host_finishes_it_and_frees_the_lock(
     cutter.join()
     probe.close()
     assert journal.read_journal(str(root))["writer"] is not None
+    (tmp_path / "looked").touch()
     with machine.probe() as again:
         # Waits for the first one, which is still at it, and finds nothing to do.
         deadline = time.monotonic() + 20

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from evenkeel.errors import WrongInput
 from evenkeel.measure.pages import Format, PageLayout, Records, decode, parse_format, parse_header_page
+from evenkeel.probe.trace import tracefs
 
 RECORDED = Path(__file__).parent / "recorded/trace"
 LAYOUT = PageLayout(commit=8, commit_size=8, data=16, size=4096)
@@ -115,15 +116,8 @@ def test_recorded_pages_say_what_the_kernel_said(name: str) -> None:
 
 
 @pytest.fixture
-def tracing(tmp_path: Path) -> Iterator[Path]:
-    """This machine's tracefs at a place of its own."""
-    folder = tmp_path / "tracing"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tracefs", "tracefs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+def tracing() -> Path:
+    return Path(tracefs.root())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root; the recorded pages are compared above")

@@ -16,7 +16,6 @@ import pytest
 
 from evenkeel.measure.explain.clocks import host_clock
 from evenkeel.measure.explain.trace import Trace, make_trace
-from evenkeel.probe import recording
 from evenkeel.probe.recording import drop, fetch, record, remove_orphans
 from evenkeel.probe.trace import tracefs
 
@@ -25,17 +24,10 @@ SWITCH = {"sched/sched_switch": ""}
 
 
 @pytest.fixture(autouse=True)
-def tracing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """tracefs at a place of its own, whether the machine has it mounted or not."""
-    folder = tmp_path / "tracing"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tracefs", "tracefs", str(folder)], check=True)
-    monkeypatch.setattr(recording, "tracing_folder", lambda: str(folder))
-    try:
-        yield folder
-        assert not list((folder / "instances").glob(f"evenkeel-{os.getpid()}")), "an instance stayed behind"
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+def tracing() -> Iterator[Path]:
+    folder = Path(tracefs.root())
+    yield folder
+    assert not (folder / f"instances/evenkeel-{os.getpid()}").exists(), "an instance stayed behind"
 
 
 def kept(answer: dict[str, object]) -> Trace:
@@ -159,11 +151,6 @@ def test_an_event_that_the_kernel_lacks_may_be_left_out() -> None:
     answer = record(0.1, SWITCH, optional={"kvm/no_such": "", "sched/sched_waking": ""})
     assert sorted(answer["formats"]) == ["ftrace/print", "sched/sched_switch", "sched/sched_waking"]
     drop(answer["id"])
-
-
-def test_a_mounted_tracefs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    assert (Path(recording.tracing_folder()) / "instances").is_dir()
 
 
 def test_why_pages_are_read_and_not_mapped() -> None:

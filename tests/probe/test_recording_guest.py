@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from evenkeel.machines.protocol import OnProgress, ProbeError
 from evenkeel.measure.explain import recording as controlling
 from evenkeel.measure.explain.attribute import stage
 from evenkeel.probe import recording, recording_guest, server
+from evenkeel.probe.trace import tracefs
 from tests.measure.explain.constructed import HEADER, TIMERLAT
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
@@ -84,6 +86,7 @@ class Guest:
 
     def __init__(self, folder: Path, real: Path) -> None:
         self.real, self.tracing, self.socket = real, folder / "guest", folder / "agent"
+        self.prefix, self.files = f"guest-of-{os.getpid()}-", folder / "files"
         self.virsh = folder / "bin/virsh"
         self.virsh.parent.mkdir()
         self.says("running")
@@ -101,23 +104,29 @@ class Guest:
         self.virsh.chmod(self.virsh.stat().st_mode | stat.S_IXUSR)
 
     def own_instance(self) -> Path:
-        """That of the script: the other one is of this process."""
-        mine = f"evenkeel-{os.getpid()}"
-        return next(one for one in (self.real / "instances").glob("evenkeel-*") if one.name != mine)
+        """That of the script."""
+        (found,) = self.instances()
+        return found
+
+    def instances(self) -> list[Path]:
+        return list((self.real / "instances").glob(f"{self.prefix}*"))
 
 
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
     program = shutil.which("qemu-ga", path=os.environ["PATH"] + ":/usr/sbin")
     assert program, "qemu-guest-agent is not installed"
-    real = tmp_path / "tracing"
-    real.mkdir()
-    subprocess.run(["mount", "-t", "tracefs", "tracefs", str(real)], check=True)
+    # A mount of this process alone has no other path for the agent and the shell.
+    real = Path(tracefs.root().replace("/self/", f"/{os.getpid()}/"))
     found = Guest(tmp_path, real)
     monkeypatch.setenv("PATH", f"{found.virsh.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(recording, "tracing_folder", lambda: str(real))
+    monkeypatch.setattr(recording_guest, "FOLDER", str(found.files))
     script = recording_guest.SCRIPT
     for old, new in (
+        # Names of its own: another test run on this machine has its guest too.
+        ("/run/evenkeel-spikes", str(found.files)),
+        ("instances/evenkeel-", f"instances/{found.prefix}"),
+        ("echo $ring >", "echo 32768 >"),  # in a guest there is less to record than the scheduler of a busy machine
         ("T=/sys/kernel/tracing", f"T={found.tracing}"),
         ("$I/events/osnoise/$e", "$I/events/sched/$e"),
         ("nmi_noise irq_noise softirq_noise thread_noise", "sched_switch sched_waking"),
@@ -139,22 +148,20 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
         while not found.socket.exists():
             time.sleep(0.05)
         yield found
-        assert not list((real / "instances").glob("evenkeel-*")), "an instance stayed behind"
-        assert not Path(recording_guest.FOLDER).exists(), "files stayed behind in the guest"
+        assert not found.instances(), "an instance stayed behind"
+        assert not found.files.exists(), "files stayed behind in the guest"
         assert (found.tracing / "osnoise/cpus").read_text() == "0-7\n"
         assert (found.tracing / "osnoise/stop_tracing_total_us").read_text() == "0\n"
     finally:
         agent.terminate()
         agent.wait()
-        for left in (real / "instances").glob("evenkeel-*"):
+        for left in found.instances():
             recording._remove(str(left))
-        subprocess.run(["umount", str(real)], check=True)
-        shutil.rmtree(recording_guest.FOLDER, ignore_errors=True)
 
 
 def gone_soon() -> None:
     """Removing files is the last thing that is asked of the guest, and nobody waits for it."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while Path(recording_guest.FOLDER).exists() and time.monotonic() < until:
         time.sleep(0.05)
 
@@ -184,6 +191,8 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
 
 def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
     def late() -> None:
+        while not (guest.files / "started").exists():
+            time.sleep(0.1)
         time.sleep(2.0)
         (guest.own_instance() / "tracing_on").write_text("0")
 
@@ -213,12 +222,12 @@ def test_a_kernel_without_timerlat_says_so(guest: Guest) -> None:
 
 def test_a_guest_that_nobody_ends_ends_by_itself(guest: Guest) -> None:
     recording_guest.start("plc", seconds=1, vcpus=[0])
-    time.sleep(0.5)
-    own = guest.own_instance()
     until = time.monotonic() + 20
-    while own.exists() and time.monotonic() < until:
+    while not (guest.files / "done").exists() and time.monotonic() < until:
         time.sleep(0.1)
-    assert not own.exists()
+    assert (guest.files / "done").exists() and not guest.instances()
+    with tarfile.open(guest.files / recording_guest.ARCHIVE) as archive:
+        assert any(one.name.endswith(".raw") and one.size for one in archive)
     recording_guest.clean("plc")
     gone_soon()
 

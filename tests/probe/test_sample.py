@@ -141,7 +141,7 @@ def _named(name: str) -> list[int]:
     return [int(pid) for pid in pids if (sample.read(f"/proc/{pid}/comm") or "").strip() == name]
 
 
-def _gone(name: str, within_s: float = 5.0) -> bool:
+def _gone(name: str, within_s: float = 20.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not _named(name):
@@ -175,8 +175,8 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="a PID namespace needs 
 def test_a_program_that_forks_is_killed_whole(tmp_path: Path) -> None:
     own = tmp_path / "evk-leaf"
     shutil.copy(shutil.which("sleep") or "", own)
-    child = sample_process.start_tree(["sh", "-c", f"{own} 60 & {own} 60 & wait"])
-    deadline = time.monotonic() + 5
+    child = sample_process.start_tree(["sh", "-c", f"{own} 600 & {own} 600 & wait"])
+    deadline = time.monotonic() + 30
     while len(_named("evk-leaf")) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -203,11 +203,11 @@ def test_nothing_is_left_when_the_probe_is_killed(tmp_path: Path) -> None:
     )
     source = str(Path(sample.__file__).parents[2])
     victim = subprocess.Popen(
-        [sys.executable, "-c", program, source, f"{own} 60 & {own} 60 & wait"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, source, f"{own} 600 & {own} 600 & wait"], stdout=subprocess.PIPE, text=True
     )
     try:
         assert victim.stdout and victim.stdout.readline() == "up\n"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while len(_named("evk-leaf2")) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -269,7 +269,7 @@ def test_a_lost_connection_ends_the_spinner() -> None:
 
     worker = threading.Thread(target=run, daemon=True)
     worker.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 25
     while not _named("evenkeel-spin"):
         assert time.monotonic() < deadline
         time.sleep(0.05)

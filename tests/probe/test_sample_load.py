@@ -83,7 +83,7 @@ def test_a_generator_that_is_moved_is_told() -> None:
 def test_a_generator_that_ends_is_told() -> None:
     with under_load({"kinds": ["net"], "cpus": [CPU]}) as load:
         os.kill(_named("evk-load-net")[0], signal.SIGKILL)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not load.report()[0]["trouble"] and time.monotonic() < deadline:
             time.sleep(0.02)
         assert "of its 2 processes ended" in load.report()[0]["trouble"]
@@ -108,7 +108,9 @@ def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_load, "_unnamed_file", full)
     monkeypatch.setattr(sample_load, "WARM_UP_S", 0.2)
     with under_load({"kinds": ["io"], "cpus": [CPU]}) as load:
-        time.sleep(0.2)
+        deadline = time.monotonic() + 30
+        while not load.report()[0]["trouble"] and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert "ended before the measurement did" in load.report()[0]["trouble"]
 
 
@@ -124,7 +126,7 @@ def test_hackbench_runs_wherever_it_is_put_and_says_where_that_was() -> None:
         assert isinstance(hackbench, sample_load.Hackbench)
         processes = hackbench._processes()
         os.kill(hackbench._child.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not load.report()[0]["trouble"] and time.monotonic() < deadline:
             time.sleep(0.02)
         assert load.report()[0]["trouble"] == "it ended before the measurement did"
@@ -168,7 +170,7 @@ def test_a_lost_connection_ends_the_load() -> None:
             probe.call("spin", **SPIN)
 
     threading.Thread(target=run, daemon=True).start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(_named("evk-load")) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -185,7 +187,7 @@ def test_the_end_of_the_controlling_program_ends_the_load(end: signal.Signals) -
     )
     victim = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(_named("evk-load")) < 5:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -90,14 +90,19 @@ def test_settings_are_put_back_and_the_instance_goes(tmp_path: Path) -> None:
 def test_the_keeper_works_when_told_and_when_its_probe_is_killed(end: str, tmp_path: Path) -> None:
     setting = tmp_path / "cpus"
     setting.write_text("1\n")
+    ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         done = sample_tracer._keeper(str(tmp_path / "instance"), {str(setting): "0-3"})
+        os.write(tell, b"kept")
         if end == "told":
             done()
             os._exit(0)
         time.sleep(60)
         os._exit(1)
+    assert os.read(ready, 4) == b"kept"
+    os.close(ready)
+    os.close(tell)
     if end == "killed":
         time.sleep(0.3)
         assert setting.read_text() == "1\n"

@@ -212,9 +212,12 @@ def test_a_daemon_that_starts_and_ends_is_seen_by_its_name(tmp_path: Path) -> No
     owners.look()
     program = tmp_path / "numad"
     program.symlink_to("/bin/sleep")
-    daemon = subprocess.Popen([str(program), "60"])
+    daemon = subprocess.Popen([str(program), "600"])
     try:
-        time.sleep(0.3)  # it has its parent's name until it executes
+        # Popen returns before the kernel has given the process the name of its program.
+        until = time.monotonic() + 30
+        while Path(f"/proc/{daemon.pid}/comm").read_text() != "numad\n" and time.monotonic() < until:
+            time.sleep(0.01)
         assert {"kind": "owner", "name": "numad", "running": True} in owners.look()
         assert [event for event in owners.look() if event["name"] == "numad"] == []
     finally:

@@ -216,15 +216,15 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
     from evenkeel.cli import output as screen
     from evenkeel.machines.local import LocalMachine
     from evenkeel.measure.explain.recording import Under
-    from evenkeel.probe.recording import tracing_folder
+    from evenkeel.probe.trace import tracefs
 
     kind, _, name = machine.address.partition(":")
     if kind != "virtual" or not emulated:
         return None
     try:
-        tracing_folder()
-    except OSError:
-        screen.warn(f"what this machine does to {machine.address} is not recorded: tracefs is not mounted here")
+        tracefs.root()
+    except OSError as error:
+        screen.warn(f"what this machine does to {machine.address} is not recorded: no tracefs here: {error.strerror}")
         return None
     return Under(name, LocalMachine().probe, machine.probe)
 

@@ -18,6 +18,7 @@ from contextlib import closing
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from evenkeel.probe import recording_guest
+from evenkeel.probe.trace import tracefs
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -37,18 +38,6 @@ PIECE = 1 << 20
 
 #: Recordings that wait to be fetched: number -> pages a CPU.
 _kept: dict[int, dict[int, bytearray]] = {}
-
-
-def tracing_folder() -> str:
-    """Where tracefs is mounted.  Raises ENOENT when it is not: mounting is up to the owner of the machine."""
-    with open("/proc/mounts") as file:
-        for line in file:
-            words = line.split()
-            if len(words) > 2 and words[2] == "tracefs":
-                return words[1].replace("\\040", " ")
-    if os.path.isdir("/sys/kernel/debug/tracing/instances"):
-        return "/sys/kernel/debug/tracing"
-    raise OSError(errno.ENOENT, "tracefs is not mounted", "/sys/kernel/tracing")
 
 
 def remove_orphans(folder: str) -> list[str]:
@@ -196,7 +185,7 @@ def record(
     says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
     recording began, which on a loaded machine is long after it was asked for, the last when it ended.
     """
-    folder = tracing_folder()
+    folder = tracefs.root()
     wanted = _available(folder, events, optional)
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, most_bytes)) as rings:
         _write(place + "/tracing_on", "1")
@@ -230,7 +219,7 @@ def fly(
     run any more, or an oops of this kernel; ``reason`` says which, None after ``limit_s`` without any.  Memory is what
     the rings have.  Returns as :func:`record` does.
     """
-    folder = tracing_folder()
+    folder = tracefs.root()
     wanted = _available(folder, events, optional)
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, 1 << 40)) as rings:
         oopses, reason = _oopses(), None
@@ -311,7 +300,7 @@ def mark_of(pid: int) -> dict[str, int]:
 
     Raises ENOENT when it does not record.
     """
-    return mark("%s/instances/evenkeel-%d" % (tracing_folder(), int(pid)), 1)
+    return mark("%s/instances/evenkeel-%d" % (tracefs.root(), int(pid)), 1)
 
 
 def fetch(id: int, cpu: int, offset: int) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def _call(probe: Probe, op: str, *, on_progress: OnProgress | None = None, **arg
         return probe.call(op, on_progress=on_progress, **arguments)
     except ProbeError as error:
         hints = {
-            "ENOENT": "mount tracefs: mount -t tracefs tracefs /sys/kernel/tracing",
+            "ENODEV": "the kernel of the host has no tracefs",
             "EPERM": "log in as root",
             "EACCES": "log in as root",
             "ESRCH": "is the guest running?",
