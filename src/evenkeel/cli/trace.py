@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from evenkeel.documents.answer import Answer, Question, Row, Spread, TraceCost
+    from evenkeel.documents.answer import Answer, Question, Row, TraceCost
+    from evenkeel.documents.histogram import Histogram
     from evenkeel.machines.protocol import Probe
 
 app = typer.Typer(
@@ -411,8 +412,8 @@ def _print(answer: Answer) -> None:
 
     console = screen.out()
     console.print(_headline(answer), style="bold")
-    if answer.spread is not None:
-        _print_spread(answer.spread)
+    if answer.durations is not None:
+        _print_durations(answer.durations, answer.durations_ns or 0)
     if answer.rows:
         _print_rows(answer)
     elif answer.question.kind == "top":
@@ -463,33 +464,28 @@ def _subject(question: Question) -> str:
 
 
 def _row(row: Row) -> tuple[str, ...]:
+    from evenkeel.report.histogram import format_ns
+
     timed: tuple[str, ...] = ()
     if row.longest_ns is not None and row.total_ns is not None:
-        timed = (_time(row.longest_ns), _time(row.total_ns // max(1, row.count)), _time(row.total_ns))
+        timed = (format_ns(row.longest_ns), format_ns(row.total_ns // max(1, row.count)), format_ns(row.total_ns))
     return f"{row.count:,}", *timed, row.key, row.label if row.label != row.key else ""
 
 
-def _print_spread(spread: Spread) -> None:
+def _print_durations(durations: Histogram, total_ns: int) -> None:
     from evenkeel.cli import output as screen
-    from evenkeel.measure.percentile import upper_edge
+    from evenkeel.measure.percentile import percentile
+    from evenkeel.report.histogram import format_ns
 
-    if not spread.samples:
+    if not durations.samples:
         return
-    edges = [(bucket.high_ns, bucket.count) for bucket in spread.buckets]
-    shares = [(f"{share:.10g} %", upper_edge(edges, spread.samples, share / 100)) for share in (50, 90, 99, 99.9, 100)]
-    mean = spread.total_ns // spread.samples
-    columns = ("mean", *(f"{name} <=" for name, _ in shares))
-    cells = (_time(mean), *(_time(edge or 0) for _, edge in shares))
-    screen.out().print(screen.table(columns, [cells], right=columns))
+    columns, cells = ["mean"], [format_ns(total_ns // durations.samples)]
+    for share in (50, 90, 99, 99.9, 100):
+        edge = percentile(durations, share / 100)
+        columns.append(f"{share:.10g} % <=")
+        cells.append("longer" if edge is None else format_ns(edge))
+    screen.out().print(screen.table(tuple(columns), [tuple(cells)], right=tuple(columns)))
     screen.out().print()
-
-
-def _time(nanoseconds: int) -> str:
-    """Three digits and a unit."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if nanoseconds >= size:
-            return f"{nanoseconds / size:.3g} {unit}"
-    return f"{nanoseconds} ns"
 
 
 def _print_stacks(answer: Answer) -> None:

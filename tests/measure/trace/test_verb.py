@@ -61,8 +61,8 @@ def test_durations_have_shares_and_who_waited_longest() -> None:
     done = trace("wakeups", "--for", "500ms", "--json")
     assert done.returncode == 0, done.stderr
     answer = Answer.from_json(done.stdout, file="stdout")
-    assert answer.spread is not None
-    assert answer.spread.samples == answer.events == sum(row.count for row in answer.rows)
+    assert answer.durations is not None
+    assert answer.durations.samples == answer.events == sum(row.count for row in answer.rows)
     longest = [row.longest_ns or 0 for row in answer.rows]
     assert longest == sorted(longest, reverse=True)
     assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout

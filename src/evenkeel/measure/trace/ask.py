@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evenkeel.documents.answer import Answer, Bucket, Question, Refused, Row, Spread, Stack, TraceCost
+from evenkeel.documents.answer import Answer, Question, Refused, Row, Stack, TraceCost
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
+from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import NotAsWanted, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.trace import planner
@@ -78,7 +79,8 @@ def ask(
         measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
         reader_cpu_s=found["reader_cpu_s"],
         rows=_rows(found, question),
-        spread=_spread(found),
+        durations=_durations(found),
+        durations_ns=found.get("total_ns"),
         stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
         conditions=conditions,
         notes=_notes(question, stop, found, conditions),
@@ -205,11 +207,11 @@ def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
     return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] * whole >= question.at_least)
 
 
-def _spread(found: dict[str, Any]) -> Spread | None:
+def _durations(found: dict[str, Any]) -> Histogram | None:
     if "buckets" not in found:
         return None
-    buckets = tuple(Bucket(low_ns=low, high_ns=high, count=count) for low, high, count in found["buckets"])
-    return Spread(total_ns=found["total_ns"], buckets=buckets)
+    counts, overflows, limit = dict(found["buckets"]), found["overflows"], found["limit_ns"]
+    return Histogram(bucket_ns=1, bits=found["bits"], counts=counts, overflows=overflows, limit=limit)
 
 
 def _notes(question: Question, stop: threading.Event, found: dict[str, Any], conditions: Conditions) -> tuple[str, ...]:

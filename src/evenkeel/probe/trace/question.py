@@ -241,10 +241,13 @@ class Latency(Run):
         begin.load(templates.begin_span(self.numbers, self.spans, _key(begin, at_first), begin.select), first)
 
     def result(self) -> dict[str, Any]:
-        total_ns, counts = templates.read_histogram(self.spread)
+        total_ns, counts, longer = templates.read_histogram(self.spread)
         found: dict[str, Any] = {
             "total_ns": total_ns,
-            "buckets": [[*templates.bucket_edges(index), count] for index, count in counts],
+            "bits": templates.SUB_BITS,
+            "buckets": [[templates.bucket_edges(index)[0], count] for index, count in counts],
+            "overflows": longer,
+            "limit_ns": templates.LIMIT_NS,
             "starts": templates.total(self.numbers, templates.STARTS),
             "unmatched": templates.total(self.numbers, templates.UNMATCHED),
         }

@@ -345,14 +345,16 @@ def _counts(table: Table) -> Iterator[tuple[bytes, int, bytes]]:
 
 #: Histograms are log-linear: 64 buckets for each power of two, so a bucket is at most 1/64 of its value wide.
 SUB_BITS = 6
-_TOP_BIT = 40  # 2^41 ns are 36 minutes; what is longer is in the last bucket
+_TOP_BIT = 40
+#: 36 minutes; what is as long or longer is only counted, behind the last bucket.
+LIMIT_NS = 1 << (_TOP_BIT + 1)
 BUCKETS = (_TOP_BIT - SUB_BITS + 2) << SUB_BITS
 _OPEN = 16384
 
 
 def histogram() -> Map:
-    """One value a CPU: the sum in nanoseconds, then :data:`BUCKETS` counts."""
-    return Map(PERCPU_ARRAY, 4, 8 * (1 + BUCKETS), 1)
+    """One value a CPU: the sum in nanoseconds, :data:`BUCKETS` counts, and that of what is longer."""
+    return Map(PERCPU_ARRAY, 4, 8 * (1 + BUCKETS + 1), 1)
 
 
 def open_spans() -> Map:
@@ -505,12 +507,12 @@ def _into_histogram(asm: Assembler, spread: Map, value: Reg, scratch: Reg) -> No
     asm.alu("add", R1, R9)
     asm.jump(found)
     asm.label(beyond)
-    asm.mov(R1, BUCKETS - 1)
+    asm.mov(R1, BUCKETS)
     asm.jump(found)
     asm.label(small)
     asm.mov(R1, value)
     asm.label(found)
-    asm.jump_if(R1, ">", BUCKETS - 1, "out")  # it cannot be; the verifier wants to see it
+    asm.jump_if(R1, ">", BUCKETS, "out")  # it cannot be; the verifier wants to see it
     asm.alu("lsh", R1, 3)
     asm.alu("add", R0, R1)
     asm.mov(R1, 1)
@@ -549,15 +551,16 @@ def _into_rows(asm: Assembler, numbers: Map, rows: Map, at_key: int, value: Reg,
     asm.store(8, R0, 16, value)
 
 
-def read_histogram(spread: Map) -> tuple[int, list[tuple[int, int]]]:
-    """(sum in nanoseconds, [(bucket, count)] without the empty ones)."""
-    total_ns, counts = 0, [0] * BUCKETS
+def read_histogram(spread: Map) -> tuple[int, list[tuple[int, int]], int]:
+    """(sum in nanoseconds, [(bucket, count)] without the empty ones, how many were :data:`LIMIT_NS` or longer)."""
+    total_ns, counts = 0, [0] * (BUCKETS + 1)
     for value in spread.lookup(struct.pack("=I", 0)) or ():
-        numbers = struct.unpack("=%dQ" % (1 + BUCKETS), value)
+        numbers = struct.unpack("=%dQ" % (1 + len(counts)), value)
         total_ns += numbers[0]
         if any(numbers[1:]):
             counts = [old + new for old, new in zip(counts, numbers[1:])]  # noqa: B905
-    return total_ns, [(index, count) for index, count in enumerate(counts) if count]
+    longer = counts.pop()
+    return total_ns, [(index, count) for index, count in enumerate(counts) if count], longer
 
 
 class Duration(NamedTuple):
