@@ -15,7 +15,7 @@ from evenkeel.documents.cpuset import CpuSet
 from evenkeel.documents.evidence import Conditions
 from evenkeel.documents.histogram import Histogram
 
-Kind = Literal["count", "top", "latency", "wakeups", "profile", "noise", "exits"]
+Kind = Literal["count", "top", "latency", "wakeups", "profile", "noise", "exits", "record"]
 #: What a count can be broken down by.
 By = Literal["process", "thread", "command", "user", "cgroup", "cpu", "vcpu", "guest"]
 
@@ -33,6 +33,7 @@ class Question(Model):
     cpus: CpuSet | None = None  # only what happens there
     process: int | None = None  # only what its threads do
     guest: str | None = None
+    field: str | None = None  # the number that each record has besides
     seconds: float = 5.0
     #: What it may take of one core before it is sampled.
     budget: float = 0.01

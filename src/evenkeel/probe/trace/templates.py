@@ -670,7 +670,10 @@ def ring(size: int) -> Map:
 
 
 def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
-    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks."""
+    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks.
+
+    What is written is not counted here: the ring's own position says it.
+    """
     at = -40
     asm = _begin(select)
     asm.call(HELPERS["get_current_pid_tgid"])
@@ -687,9 +690,6 @@ def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
     asm.mov(R3, RECORD.size)
     asm.mov(R4, _NO_WAKEUP)
     asm.call(HELPERS["ringbuf_output"])
-    asm.jump_if(R0, "==", 0, "written")
+    asm.jump_if(R0, "==", 0, "out")
     _bump(asm, numbers, LOST)
-    asm.jump("out")
-    asm.label("written")
-    _bump(asm, numbers, EVENTS)
     return _end(asm)
