@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from evenkeel.documents.answer import Answer, Question, Row, Spread, TraceCost
+    from numpy.typing import NDArray
+
+    from evenkeel.documents.answer import Answer, Question, Row, TraceCost
+    from evenkeel.documents.histogram import Histogram
     from evenkeel.machines.protocol import Probe
 
 app = typer.Typer(
@@ -227,6 +230,38 @@ def profile(
 
 
 @app.command()
+def record(
+    event: Event,
+    target: Annotated[
+        str, typer.Argument(metavar="FILE", help="NAME.npy for numpy, NAME.csv for the rest.", show_default=False)
+    ],
+    field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A number of the event to keep, too.", show_default=False)
+    ] = None,
+    duration: For = "5s",
+    on: On = "local",
+    cpus: Cpus = None,
+    process: Process = None,
+    source: From = None,
+    output: Save = None,
+    as_json: Json = False,
+) -> int:
+    """Write every event to a file: when, on which CPU, by which thread, and one number of it.
+
+    Millions a second are read without loss; what is lost is counted. At most 6.7 million are kept.
+
+    evenkeel trace record sched:sched_switch switches.npy --field next_pid --for 10s
+    """
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.trace.records import ENDINGS, save
+
+    if not target.endswith(ENDINGS):  # before the time is spent
+        raise WrongInput(f"{target}: records are written as {' or '.join(ENDINGS)}")
+    question = _question("record", duration, cpus, process=process, events=(event,), field=field)
+    return _answer(question, on, source, output, as_json, take=lambda found: save(target, found))
+
+
+@app.command()
 def events(
     word: Annotated[str, typer.Argument(metavar="WORD", help="A part of the name.")] = "",
     on: On = "local",
@@ -336,7 +371,13 @@ def _question(kind: str, duration: str, cpus: str | None, **more: object) -> Que
 
 
 def _answer(
-    question: Question, on: str, source: str | None, output: str | None, as_json: bool, flame: str | None = None
+    question: Question,
+    on: str,
+    source: str | None,
+    output: str | None,
+    as_json: bool,
+    flame: str | None = None,
+    take: Callable[[NDArray[Any]], None] | None = None,
 ) -> int:
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
@@ -356,6 +397,7 @@ def _answer(
             source=source,
             on_progress=on_progress,
             on_start=lambda name: screen.note(f"watching by {name}; Ctrl-C ends early"),
+            take=take,
         )
     if flame:
         from evenkeel.report.flame import flame_page
@@ -411,8 +453,8 @@ def _print(answer: Answer) -> None:
 
     console = screen.out()
     console.print(_headline(answer), style="bold")
-    if answer.spread is not None:
-        _print_spread(answer.spread)
+    if answer.durations is not None:
+        _print_durations(answer.durations, answer.durations_ns or 0)
     if answer.rows:
         _print_rows(answer)
     elif answer.question.kind == "top":
@@ -463,33 +505,28 @@ def _subject(question: Question) -> str:
 
 
 def _row(row: Row) -> tuple[str, ...]:
+    from evenkeel.report.histogram import format_ns
+
     timed: tuple[str, ...] = ()
     if row.longest_ns is not None and row.total_ns is not None:
-        timed = (_time(row.longest_ns), _time(row.total_ns // max(1, row.count)), _time(row.total_ns))
+        timed = (format_ns(row.longest_ns), format_ns(row.total_ns // max(1, row.count)), format_ns(row.total_ns))
     return f"{row.count:,}", *timed, row.key, row.label if row.label != row.key else ""
 
 
-def _print_spread(spread: Spread) -> None:
+def _print_durations(durations: Histogram, total_ns: int) -> None:
     from evenkeel.cli import output as screen
-    from evenkeel.measure.percentile import upper_edge
+    from evenkeel.measure.percentile import percentile
+    from evenkeel.report.histogram import format_ns
 
-    if not spread.samples:
+    if not durations.samples:
         return
-    edges = [(bucket.high_ns, bucket.count) for bucket in spread.buckets]
-    shares = [(f"{share:.10g} %", upper_edge(edges, spread.samples, share / 100)) for share in (50, 90, 99, 99.9, 100)]
-    mean = spread.total_ns // spread.samples
-    columns = ("mean", *(f"{name} <=" for name, _ in shares))
-    cells = (_time(mean), *(_time(edge or 0) for _, edge in shares))
-    screen.out().print(screen.table(columns, [cells], right=columns))
+    columns, cells = ["mean"], [format_ns(total_ns // durations.samples)]
+    for share in (50, 90, 99, 99.9, 100):
+        edge = percentile(durations, share / 100)
+        columns.append(f"{share:.10g} % <=")
+        cells.append("longer" if edge is None else format_ns(edge))
+    screen.out().print(screen.table(tuple(columns), [tuple(cells)], right=tuple(columns)))
     screen.out().print()
-
-
-def _time(nanoseconds: int) -> str:
-    """Three digits and a unit."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if nanoseconds >= size:
-            return f"{nanoseconds / size:.3g} {unit}"
-    return f"{nanoseconds} ns"
 
 
 def _print_stacks(answer: Answer) -> None:

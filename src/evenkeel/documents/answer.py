@@ -6,13 +6,16 @@ Latencies taken where ``conditions.emulated`` is true mean nothing, see :data:`e
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from evenkeel.documents.base import Document, Model
 from evenkeel.documents.cpuset import CpuSet
 from evenkeel.documents.evidence import Conditions
+from evenkeel.documents.histogram import Histogram
 
-Kind = Literal["count", "top", "latency", "wakeups", "profile", "noise", "exits"]
+Kind = Literal["count", "top", "latency", "wakeups", "profile", "noise", "exits", "record"]
 #: What a count can be broken down by.
 By = Literal["process", "thread", "command", "user", "cgroup", "cpu", "vcpu", "guest"]
 
@@ -30,6 +33,7 @@ class Question(Model):
     cpus: CpuSet | None = None  # only what happens there
     process: int | None = None  # only what its threads do
     guest: str | None = None
+    field: str | None = None  # the number that each record has besides
     seconds: float = 5.0
     #: What it may take of one core before it is sampled.
     budget: float = 0.01
@@ -60,25 +64,6 @@ class Row(Model):
     longest_ns: int | None = None
 
 
-class Bucket(Model):
-    """``count`` durations of at least ``low_ns`` and less than ``high_ns``."""
-
-    low_ns: int
-    high_ns: int
-    count: int
-
-
-class Spread(Model):
-    """A log-linear histogram: a bucket is at most 1/64 of its value wide; buckets without a count are left out."""
-
-    total_ns: int
-    buckets: tuple[Bucket, ...] = ()
-
-    @property
-    def samples(self) -> int:
-        return sum(bucket.count for bucket in self.buckets)
-
-
 class Stack(Model):
     """So many samples of the same stack: the command, then from the outermost function to the innermost.
 
@@ -91,7 +76,7 @@ class Stack(Model):
 
 class Answer(Document):
     kind: Literal["Answer"] = "Answer"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     host: str
     question: Question
     source: str
@@ -106,7 +91,21 @@ class Answer(Document):
     measured: TraceCost | None = None
     reader_cpu_s: float = 0.0  # what the probe itself used, with the names that it looked up in the end
     rows: tuple[Row, ...] = ()
-    spread: Spread | None = None
+    durations: Histogram | None = None
+    durations_ns: int | None = None  # all of them together
     stacks: tuple[Stack, ...] = ()
     conditions: Conditions
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_now(cls, raw: Any) -> Any:
+        """Of version 1 each bucket was written with both edges."""
+        if isinstance(raw, dict) and raw.get("version") == 1:
+            raw = {**raw, "version": 2}
+            spread = raw.pop("spread", None)
+            if spread is not None:
+                counts = {bucket["low_ns"]: bucket["count"] for bucket in spread["buckets"]}
+                raw["durations"] = {"bucket_ns": 1, "bits": 6, "counts": counts}
+                raw["durations_ns"] = spread["total_ns"]
+        return raw

@@ -238,6 +238,13 @@ def fly(
         return {**_keep(folder, place, wanted, rings, marks), "reason": reason}
 
 
+def keep(pages: dict[int, bytearray]) -> int:
+    """Keep it until it is dropped; its number is what :func:`fetch` is asked for."""
+    number = max(_kept, default=0) + 1
+    _kept[number] = pages
+    return number
+
+
 def _oopses() -> int:
     """Bit 7 of the taint: this kernel has died a little."""
     return int(_read("/proc/sys/kernel/tainted")) & 1 << 7
@@ -262,10 +269,8 @@ def _keep(
         overrun[str(cpu)] = int(match.group(1)) if match else 0
     formats = {event: _read("%s/events/%s/format" % (place, event)) for event in events}
     formats["ftrace/print"] = _read(folder + "/events/ftrace/print/format")
-    number = max(_kept, default=0) + 1
-    _kept[number] = rings.pages
     return {
-        "id": number,
+        "id": keep(rings.pages),
         "bytes": {str(cpu): len(pages) for cpu, pages in rings.pages.items()},
         "overrun": overrun,
         "full": rings.full,

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.probe.trace.load import caller
 
 from evenkeel.documents.answer import Answer
+from evenkeel.measure.trace.records import FIELDS
 from evenkeel.probe.trace import tracefs
 
 
@@ -61,8 +63,8 @@ def test_durations_have_shares_and_who_waited_longest() -> None:
     done = trace("wakeups", "--for", "500ms", "--json")
     assert done.returncode == 0, done.stderr
     answer = Answer.from_json(done.stdout, file="stdout")
-    assert answer.spread is not None
-    assert answer.spread.samples == answer.events == sum(row.count for row in answer.rows)
+    assert answer.durations is not None
+    assert answer.durations.samples == answer.events == sum(row.count for row in answer.rows)
     longest = [row.longest_ns or 0 for row in answer.rows]
     assert longest == sorted(longest, reverse=True)
     assert "99.9 % <=" in trace("latency", "sched:sched_waking", "sched:sched_switch", "--for", "300ms").stdout
@@ -115,6 +117,22 @@ def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
     assert answer.conditions.kernel
 
 
+@pytest.mark.parametrize("name", ["switches.npy", "switches.csv"])
+def test_every_event_is_written_to_a_file(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    done = trace("record", "sched:sched_switch", str(target), "--field", "next_pid", "--for", "500ms", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = Answer.from_json(done.stdout, file="stdout")
+    assert answer.source == "tp_btf", "a raw tracepoint does not have the field"
+    assert answer.lost == 0
+    read = {".npy": np.load, ".csv": lambda path: np.genfromtxt(path, delimiter=",", names=True, dtype=None)}
+    found = read[target.suffix](target)
+    assert len(found) == answer.events > 0
+    assert found.dtype.names == tuple(FIELDS)
+    assert (np.diff(found["time_ns"].astype(np.int64)) >= 0).all()
+    assert len(set(found["value"])) > 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -131,6 +149,9 @@ def test_a_saved_answer_can_be_read_again(tmp_path: Path) -> None:
         (("count", "uprobe:/no/such/file:main"), 2, "no file"),
         (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
         (("noise", "x"), 2, "--cpus"),
+        (("record", "sched:sched_switch", "out.txt"), 2, ".npy or .csv"),
+        (("record", "sched:sched_switch", "/no/such/folder/out.npy", "--for", "100ms"), 1, "cannot write"),
+        (("record", "sched:sched_switch", "out.npy", "--field", "colour"), 2, "no field colour"),
         (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
     ],
 )

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import calibrate, capabilities, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import bpf, calibrate, capabilities, question, sources, syscalls, tracefs
 from tests.probe.trace.load import caller
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -170,6 +170,7 @@ def test_by_cgroup_has_its_path() -> None:
 def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evenkeel.probe.trace.templates._MOST_ROWS", 8)
     monkeypatch.setattr("evenkeel.probe.trace.templates._FEWEST_ROWS", 8)
+    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
     ask("top", "raw_tp", by="thread")
     begin, end = threading.Barrier(41), threading.Barrier(41)
 
@@ -189,6 +190,45 @@ def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: p
     found = question.trace_finish()
     assert found["lost"] > 0
     assert found["lost"] + sum(row["count"] for row in found["rows"]) >= 4000
+
+
+def test_keys_that_push_each_other_out_of_their_slot_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slot a CPU and twelve threads that take turns: nearly each call moves another one's count to the table."""
+    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
+    ask("top", "raw_tp", by="thread")
+    turns = [threading.Semaphore(0) for _ in range(12)]
+    known: dict[int, int] = {}
+
+    def work(number: int) -> None:
+        known[number] = threading.get_native_id()
+        for _ in range(50):
+            turns[number].acquire()
+            for _ in range(number + 1):
+                os.getuid()
+            turns[(number + 1) % 12].release()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    turns[0].release()
+    for thread in threads:
+        thread.join()
+    found = question.trace_finish()
+    rows = {row["key"]: row["count"] for row in found["rows"]}
+    assert [rows[str(known[number])] for number in range(12)] == [50 * (number + 1) for number in range(12)]
+    assert found["lost"] == 0
+
+
+def test_a_program_that_was_interrupted_by_its_own_event_counts_in_the_table() -> None:
+    """The slots are marked as in use on every CPU, as the interrupted program leaves them."""
+    ask("top", "raw_tp", by="process")
+    run = question._run
+    assert isinstance(run, question.Top) and run.rows.slots is not None
+    used = (1).to_bytes(8, "little") + bytes(run.rows.slots.value - 8)
+    run.rows.slots.update(bytes(4), used * bpf.possible_cpus())
+    for _ in range(300):
+        os.getuid()
+    assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 300
 
 
 def test_what_cannot_be_is_refused_with_its_errno() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evenkeel.documents.histogram import Histogram
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import question, sources, templates
 from evenkeel.probe.trace.assembler import R7, R8
@@ -67,11 +68,21 @@ def test_the_kernel_puts_a_value_where_python_would(value: int) -> None:
     )
 
 
-def test_what_is_too_long_is_in_the_last_bucket() -> None:
-    assert _bucket_of(1 << 41) == _bucket_of(1 << 62) == templates.BUCKETS - 1
+def test_what_is_too_long_is_counted_and_in_no_bucket() -> None:
+    assert _bucket_of(templates.LIMIT_NS) is _bucket_of(1 << 62) is None
+    assert _bucket_of(templates.LIMIT_NS - 1) == templates.BUCKETS - 1
 
 
-def _bucket_of(value: int) -> int:
+def test_the_kernels_buckets_are_those_of_the_document() -> None:
+    """Both are written down twice, for the probe and for documents; the document refuses an edge that it lacks."""
+    lows = [templates.bucket_edges(index)[0] for index in range(templates.BUCKETS)]
+    found = Histogram(bucket_ns=1, bits=templates.SUB_BITS, counts=dict.fromkeys(lows, 1))
+    assert [found.upper_ns(low) for low in lows] == [
+        templates.bucket_edges(index)[1] for index in range(templates.BUCKETS)
+    ]
+
+
+def _bucket_of(value: int) -> int | None:
     spread, numbers = templates.histogram(), templates.statistics()
     hook = sources.BtfTracepoint("syscalls:sys_enter_nanosleep")
     asm = templates._begin(hook.select)
@@ -81,13 +92,12 @@ def _bucket_of(value: int) -> int:
     hook.attach()
     nanosleep(0)
     hook.close()
-    total_ns, counts = templates.read_histogram(spread)
+    total_ns, counts, longer = templates.read_histogram(spread)
     numbers.close()
     spread.close()
     assert total_ns == value
-    ((index, count),) = counts
-    assert count == 1
-    return index
+    assert longer + sum(count for _, count in counts) == 1
+    return counts[0][0] if counts else None
 
 
 def test_every_sleep_is_there_and_as_long_as_it_was() -> None:
@@ -98,8 +108,10 @@ def test_every_sleep_is_there_and_as_long_as_it_was() -> None:
     whole = time.monotonic_ns() - began
     found = question.trace_finish()
     assert (found["events"], found["starts"], found["unmatched"], found["lost"]) == (20, 20, 0, 0)
-    assert sum(count for _, _, count in found["buckets"]) == 20
-    assert all(high > 5_000_000 for _, high, _ in found["buckets"]), "no sleep is shorter than was asked for"
+    assert sum(count for _, count in found["buckets"]) == 20
+    counts = dict(found["buckets"])
+    histogram = Histogram(bucket_ns=1, bits=found["bits"], counts=counts)
+    assert all(histogram.upper_ns(low) > 5_000_000 for low in counts), "no sleep is shorter than was asked for"
     assert 20 * 5_000_000 <= found["total_ns"] <= whole
 
 

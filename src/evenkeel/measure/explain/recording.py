@@ -22,6 +22,7 @@ from typing import Any
 from evenkeel.documents.evidence import Conditions
 from evenkeel.errors import EvenkeelError, Where, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+from evenkeel.measure.fetch import fetch
 from evenkeel.measure.guest import guest_call
 
 #: What the host must have.
@@ -261,20 +262,8 @@ def _call(probe: Probe, op: str, *, on_progress: OnProgress | None = None, **arg
 
 
 def _fetch(probe: Probe, answer: Mapping[str, Any], on_progress: OnProgress | None = None) -> Raw:
-    pages = {}
-    total, done = sum(answer["bytes"].values()), 0
-    for cpu, size in sorted(answer["bytes"].items()):
-        whole, offset = io.BytesIO(), 0 if size else None
-        while offset is not None:
-            piece = _call(probe, "recording_fetch", id=answer["id"], cpu=int(cpu), offset=offset)
-            done += whole.write(zlib.decompress(base64.b64decode(piece["pages"])))
-            offset = piece["next"]
-            if on_progress:
-                on_progress(done, total, "fetching the trace of the host")
-        pages[int(cpu)] = whole.getvalue()
-    _call(probe, "recording_drop", id=answer["id"])
     return Raw(
-        pages=pages,
+        pages=fetch(probe, answer, "the trace of the host", on_progress),
         formats=answer["formats"],
         header_page=answer["header_page"],
         overrun={int(cpu): count for cpu, count in answer["overrun"].items()},

@@ -8,15 +8,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evenkeel.documents.answer import Answer, Bucket, Question, Refused, Row, Spread, Stack, TraceCost
+from evenkeel.documents.answer import Answer, Question, Refused, Row, Stack, TraceCost
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
+from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import NotAsWanted, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
+from evenkeel.measure.fetch import fetch
 from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Candidate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: The rate of an event is counted for so long before a source is chosen.
 PILOT_S = 0.2
@@ -37,8 +42,9 @@ def ask(
     source: str | None = None,
     on_progress: OnProgress | None = None,
     on_start: Callable[[str], None] | None = None,
+    take: Callable[[NDArray[Any]], None] | None = None,
 ) -> Answer:
-    """The answer to ``question``.
+    """The answer to ``question``.  ``take`` is given the records, in the order of time, where they were asked for.
 
     ``online``: how many CPUs the machine has.  ``stop``: end early, with what there is by then.  ``source``: this one
     and no other.  ``on_start`` is called with the source as soon as events are seen.
@@ -54,11 +60,15 @@ def ask(
         unable = ()
         if not candidates:
             raise WrongInput(f"{source} cannot answer `{question.kind}`", hint="leave --source out, and it is chosen")
-    chosen, refused, finish_s = start(probe, question, candidates)
+    chosen, refused, finish_s = start(probe, question, candidates, sum(rates.get(one, 0.0) for one in question.events))
     if on_start:
         on_start(chosen.source)
     rate = _wait(probe, question, chosen.cost.ns_per_event, finish_s, stop, on_progress)
     found = probe.call("trace_finish", timeout_s=120.0)
+    if take is not None and "records" in found:
+        from evenkeel.measure.trace.records import records
+
+        take(records(found["records"], fetch(probe, found["records"], "the records", on_progress), question.field))
     cost = chosen.cost
     if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
         share = cost.ns_per_event * rate / 1e9
@@ -78,7 +88,8 @@ def ask(
         measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
         reader_cpu_s=found["reader_cpu_s"],
         rows=_rows(found, question),
-        spread=_spread(found),
+        durations=_durations(found),
+        durations_ns=found.get("total_ns"),
         stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
         conditions=conditions,
         notes=_notes(question, stop, found, conditions),
@@ -111,16 +122,17 @@ def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
 
 
 def start(
-    probe: Probe, question: Question, candidates: tuple[Candidate, ...]
+    probe: Probe, question: Question, candidates: tuple[Candidate, ...], rate_per_s: float
 ) -> tuple[Candidate, tuple[Refused, ...], float]:
-    """Start at the first source that the kernel lets us, and say what it refused before.
+    """Start at the first source that the kernel lets us, and say what it refused before.  Rings have room for the rate.
 
     The last that comes back is how long the finish goes on counting, in seconds.  Raises NotAsWanted.
     """
     refused: list[Refused] = []
+    asked = {**_request(question), "rate_per_s": rate_per_s}
     for candidate in candidates:
         try:
-            started = probe.call("trace_start", question=_request(question), source=candidate.source)
+            started = probe.call("trace_start", question=asked, source=candidate.source)
         except ProbeError as error:
             refused.append(Refused(source=candidate.source, why=error.said, errno=error.errno))
             continue
@@ -172,6 +184,8 @@ def _wait(
         if on_progress:
             done = seconds - max(0.0, end - time.monotonic())
             on_progress(round(done * 10), round(seconds * 10), f"{found['events']:,} events")
+        if found["full"]:
+            break
     return rate
 
 
@@ -205,11 +219,11 @@ def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
     return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] * whole >= question.at_least)
 
 
-def _spread(found: dict[str, Any]) -> Spread | None:
+def _durations(found: dict[str, Any]) -> Histogram | None:
     if "buckets" not in found:
         return None
-    buckets = tuple(Bucket(low_ns=low, high_ns=high, count=count) for low, high, count in found["buckets"])
-    return Spread(total_ns=found["total_ns"], buckets=buckets)
+    counts, overflows, limit = dict(found["buckets"]), found["overflows"], found["limit_ns"]
+    return Histogram(bucket_ns=1, bits=found["bits"], counts=counts, overflows=overflows, limit=limit)
 
 
 def _notes(question: Question, stop: threading.Event, found: dict[str, Any], conditions: Conditions) -> tuple[str, ...]:
@@ -224,6 +238,10 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
         notes.append(
             f"{found['idle']:,} of {found['events']:,} samples found their CPU idle; they are not in the stacks"
         )
+    if found.get("full"):
+        notes.append("ended early: no more records are kept, and those that came later are not counted either")
+    if "records" in found and found["records"]["formats"]:
+        notes.append("a record of this source does not say the process: 0 stands in its place")
     if stop.is_set():
         notes.append("ended early by the user")
     if _paced(found):

@@ -35,17 +35,20 @@ class Source:
 SOURCES = {
     one.name: one
     for one in (
-        Source("raw_tp", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
-        Source("tp_btf", {"count": 28, "top": 33, "latency": 56, "wakeups": 85}, other_ns=8),
+        Source("raw_tp", {"count": 28, "top": 33, "latency": 56, "wakeups": 85, "record": 80}, other_ns=8),
+        Source("tp_btf", {"count": 28, "top": 33, "latency": 56, "wakeups": 85, "record": 80}, other_ns=8),
         Source("perf", {"count": 32}, cannot="a counter tells neither by whom nor when"),
-        Source("tracepoint", {"count": 44, "top": 49, "latency": 72, "wakeups": 101, "noise": 101, "exits": 49}),
-        Source("ring", {"count": 66}, cannot="it would write a record for each event, to be read and sorted outside"),
+        Source(
+            "tracepoint",
+            {"count": 44, "top": 49, "latency": 72, "wakeups": 101, "noise": 101, "exits": 49, "record": 96},
+        ),
+        Source("ring", {"count": 66, "record": 112}, cannot="it would write records, to be read and sorted outside"),
         # In a virtual machine without KVM only their order could be measured; an int3 kprobe costs some 300.
-        Source("fentry", {"count": 30, "top": 35, "latency": 58}),
+        Source("fentry", {"count": 30, "top": 35, "latency": 58, "record": 82}),
         Source("function", {"count": 60}, cannot="it would write a record for each call"),
-        Source("kprobe", {"count": 70, "top": 75, "latency": 98}),
+        Source("kprobe", {"count": 70, "top": 75, "latency": 98, "record": 122}),
         # 14.6 us were measured under nested virtualisation.
-        Source("uprobe", {"count": 1500, "top": 1505, "latency": 1528}),
+        Source("uprobe", {"count": 1500, "top": 1505, "latency": 1528, "record": 1552}),
         # With a user's and a kernel's stack.
         Source("sampling", {"profile": 4000}),
         # Counters that KVM keeps anyway, read twice.
@@ -54,7 +57,7 @@ SOURCES = {
     )
 }
 #: Sources that have all of an event's record: what they do not find there does not exist.
-SEES_FIELDS = ("tracepoint", "debugfs", "function", "uprobe")
+SEES_FIELDS = ("tracepoint", "ring", "debugfs", "function", "uprobe")
 #: What each kind of event can be seen by.
 _ON_TRACEPOINT = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
 _ON_COUNTER = ("perf",)

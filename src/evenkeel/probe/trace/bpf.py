@@ -106,7 +106,7 @@ class Map(Descriptor):
         return [raw[place : place + self.value] for place in range(0, self._stride * self._count, self._stride)]
 
     def update(self, key: bytes, value: bytes) -> None:
-        """For maps that are not per CPU."""
+        """Of a per-CPU map the values of all possible CPUs, one behind the other, each of whole eight bytes."""
         held = ctypes.create_string_buffer(key, len(key))
         new = ctypes.create_string_buffer(value, len(value))
         _bpf(_UPDATE, _attr((0, "I", self.fd), (8, "Q", ctypes.addressof(held)), (16, "Q", ctypes.addressof(new))))

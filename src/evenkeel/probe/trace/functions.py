@@ -18,7 +18,7 @@ from typing import Any, Sequence
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, perf, stacks, tracefs
-from evenkeel.probe.trace.sources import Hook, refused, vmlinux
+from evenkeel.probe.trace.sources import Buffer, Hook, refused, vmlinux
 
 _FUNCTION = re.compile(r"function:([A-Za-z_][\w.]*)(?:\+(0x[0-9a-fA-F]+|\d+))?\Z")
 _UPROBE = re.compile(r"uprobe:(/[^:]+):([A-Za-z_][\w.@]*|0x[0-9a-fA-F]+)\Z")
@@ -198,57 +198,27 @@ def _offset_in(path: str, name: str) -> int:
     raise StepFailed("%s has no function %s; is it stripped?" % (path, name), errno.ENOENT)
 
 
-class FunctionTracer:
+class FunctionTracer(Buffer):
     """The kernel's function tracer in an instance of our own: a record for each call, of which the number is taken."""
 
     name = "function"
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """Raises StepFailed."""
-        if process is not None:
-            raise StepFailed("the function tracer here sees everybody, and not one process", errno.EOPNOTSUPP)
-        self.event = event
         name, offset = parse_function(event)
         if offset:
             raise StepFailed("the function tracer is at the entry of a function only", errno.EOPNOTSUPP)
         self.function = traceable(name)
-        try:
-            self._instance = tracefs.Instance(buffer_kb=64, clock="local")
-        except OSError as error:
-            raise refused(error, "cannot make a trace buffer") from None
-        try:
-            self._set_up(cpus)
-        except OSError as error:
-            self.close()
-            raise refused(error, "the function tracer") from None
-        except StepFailed:
-            self.close()
-            raise
+        super().__init__(event, process)
+        self.set_up(cpus)
 
-    def _set_up(self, cpus: Sequence[int] | None) -> None:
-        if cpus is not None:
-            self._instance.set("tracing_cpumask", "%x" % sum(1 << cpu for cpu in cpus))
+    def enable(self) -> None:
+        """The filter first: without one every function is traced."""
         set_filter(self._instance, self.function)
         self._instance.set("current_tracer", "function")
 
-    def attach(self) -> None:
-        self._instance.set("tracing_on", "1")
-
-    def detach(self) -> None:
-        self._instance.set("tracing_on", "0")
-
-    def total(self) -> int:
-        stats = self._instance.stats()
-        return stats["entries"] + stats["overrun"] + stats["dropped"] + stats["read"]
-
-    def lost(self) -> int:
-        return 0
-
     def mechanism(self) -> str:
         return "function tracer on %s, %s" % (self.function, self._instance.name)
-
-    def close(self) -> None:
-        self._instance.close()
 
 
 def set_filter(instance: Any, function: str) -> None:

@@ -13,8 +13,9 @@ import random
 import time
 from typing import Any, Callable
 
+from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, exits, functions, keys, noise, sources, stacks, templates
+from evenkeel.probe.trace import bpf, exits, functions, keys, noise, records, sources, stacks, templates, tracefs
 from evenkeel.probe.trace.sources import Hook
 
 #: How long the kernel times our programs at the end of a run.
@@ -53,6 +54,7 @@ class Run:
     """A question under way.  Subclasses fill ``hooks`` and ``counters`` and say what came out."""
 
     def __init__(self, question: dict[str, Any], source: str) -> None:
+        """Raises StepFailed, OSError where this source cannot answer it here; nothing of it stays."""
         self.question, self.source = question, source
         self.stack = contextlib.ExitStack()
         self.hooks: list[Hook] = []
@@ -63,6 +65,15 @@ class Run:
         self._began = time.monotonic()
         self.share = 1.0
         self._cpu_s = time.process_time()
+        try:
+            self.prepare()
+        except BaseException:
+            self.close()  # what a refused source has made by then
+            raise
+
+    def prepare(self) -> None:
+        """Make what the question needs, loaded and not attached.  Raises StepFailed, OSError."""
+        raise NotImplementedError
 
     def keep(self, thing: Any) -> Any:
         """Close it in the end."""
@@ -101,7 +112,7 @@ class Run:
     def wait(self, within_s: float) -> None:
         """Attached all the time, or for windows that make up ``share`` of it."""
         if self.share >= 1:
-            time.sleep(within_s)
+            self.pass_time(within_s)
             return
         end = time.monotonic() + within_s
         window_s = max(WINDOW_S, self.share * 0.25)
@@ -114,6 +125,10 @@ class Run:
             time.sleep(window_s)
             if time.monotonic() >= end:
                 return
+
+    def pass_time(self, within_s: float) -> None:
+        """The kernel counts, and nothing runs here."""
+        time.sleep(within_s)
 
     def seconds(self) -> float:
         """How long it has been attached."""
@@ -149,7 +164,7 @@ class Run:
         except OSError:
             return {}  # before 5.8
         before = [program.runs() for program in programs]
-        time.sleep(STATISTICS_S)
+        self.pass_time(STATISTICS_S)
         after = [program.runs() for program in programs]
         statistics.close()
         spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
@@ -180,8 +195,8 @@ class Run:
 class Count(Run):
     """How often?"""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
+        question, source = self.question, self.source
         event = question["events"][0]
         if source in COUNTERS:
             self.counter(event)
@@ -193,8 +208,8 @@ class Count(Run):
 class Top(Run):
     """How often, by whom?"""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
+        question = self.question
         event, by = question["events"][0], question["by"]
         if by not in keys.KEYS:
             raise StepFailed("%r is nothing to count by" % by, errno.EINVAL)
@@ -214,8 +229,8 @@ class Top(Run):
 class Latency(Run):
     """How long from one event to the other, of the same thread, CPU or number in both?"""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
+        question = self.question
         first, last = question["events"]
         key = question.get("key") or "thread"
         at_first, _, at_last = key.partition("=")
@@ -241,10 +256,13 @@ class Latency(Run):
         begin.load(templates.begin_span(self.numbers, self.spans, _key(begin, at_first), begin.select), first)
 
     def result(self) -> dict[str, Any]:
-        total_ns, counts = templates.read_histogram(self.spread)
+        total_ns, counts, longer = templates.read_histogram(self.spread)
         found: dict[str, Any] = {
             "total_ns": total_ns,
-            "buckets": [[*templates.bucket_edges(index), count] for index, count in counts],
+            "bits": templates.SUB_BITS,
+            "buckets": [[templates.bucket_edges(index)[0], count] for index, count in counts],
+            "overflows": longer,
+            "limit_ns": templates.LIMIT_NS,
             "starts": templates.total(self.numbers, templates.STARTS),
             "unmatched": templates.total(self.numbers, templates.UNMATCHED),
         }
@@ -265,8 +283,8 @@ class Latency(Run):
 class Profile(Run):
     """Where is the time of the CPUs?"""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
+        question = self.question
         self.traces = self.keep(templates.stack_traces()), self.keep(templates.stack_traces())
         self.counts = self.keep(templates.stack_counts())
         self.maps = stacks.Maps()
@@ -295,19 +313,90 @@ class Profile(Run):
 class Noise(Run):
     """What runs on a CPU besides its thread: interrupts, softirqs, other threads; how often, how long."""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
         self.noise = noise.Noise(self)
 
     def result(self) -> dict[str, Any]:
         return {"rows": self.noise.rows()}
 
 
+class Record(Run):
+    """Each event: when, who, where, and one number of it.  Read while they come."""
+
+    def prepare(self) -> None:
+        question, source = self.question, self.source
+        event, field = question["events"][0], question.get("field")
+        size = records.ring_bytes(question.get("rate_per_s", 0.0), question.get("ring_bytes", records.LEAST))
+        self._most = question.get("most_bytes", records.KEPT)
+        self._kept, self.full = bytearray(), False
+        self._ring: records.Ring | None = None
+        self._pages: records.Pages | None = None
+        if source in COUNTERS:
+            if source != records.Pages.name:
+                raise StepFailed("%s cannot answer record" % source, errno.EOPNOTSUPP)
+            cpus, process = question.get("cpus"), question.get("process")
+            self._pages = self.keep(records.Pages(event, cpus, process, size, self._most))
+            self.counters.append(self._pages)
+            if field is not None and field not in tracefs.fields(event):
+                sources.Tracepoint(event).field(field)  # refuses it, and says which there are
+        else:
+            self._ring = self.keep(records.Ring(size))
+            hook = self.hook(event)
+            value = templates.Constant(0) if field is None else _key(hook, field)
+            hook.load(templates.record(self.numbers, self._ring.map, value, hook.select), "records of " + event)
+
+    def pass_time(self, within_s: float) -> None:
+        """Awake for a moment every few milliseconds.  What is full is taken off at once, and nothing more is seen."""
+        end = time.monotonic() + within_s
+        every_s = records.LOOK_S if self._pages is None else records.LOOK_AT_PAGES_S
+        with records.real_time():
+            while not self.full:
+                self._drain()
+                left = end - time.monotonic()
+                if self.full:
+                    self.detach()
+                elif left <= 0:
+                    break
+                else:
+                    time.sleep(min(every_s, left))
+
+    def _drain(self) -> None:
+        if self._pages is not None:
+            self._pages.rings.drain()
+            self.full = self._pages.rings.full
+        if self._ring is not None:
+            self._kept += self._ring.read()
+            # What is in the ring by then is taken, too.
+            self.full = len(self._kept) + self._ring.size > self._most
+
+    def cost(self) -> dict[str, Any]:
+        return {} if self.full else super().cost()
+
+    def events(self) -> int:
+        return self._ring.written() if self._ring is not None else super().events()
+
+    def result(self) -> dict[str, Any]:
+        """The records are kept; ``recording_fetch`` has them."""
+        self._drain()
+        pages = {0: self._kept} if self._pages is None else self._pages.rings.pages
+        found = {
+            "id": recording.keep(pages),
+            "bytes": {str(cpu): len(one) for cpu, one in pages.items()},
+            "formats": {},
+            "header_page": "",
+        }
+        if self._pages is not None:
+            event = self.question["events"][0]
+            found["formats"] = {event: tracefs.read(tracefs.event_folder(event) + "/format")}
+            found["header_page"] = tracefs.read("events/header_page")
+        return {"records": found, "full": self.full}
+
+
 class Exits(Run):
     """Why, and how often, do the vCPUs of a guest leave it?"""
 
-    def __init__(self, question: dict[str, Any], source: str) -> None:
-        super().__init__(question, source)
+    def prepare(self) -> None:
+        question, source = self.question, self.source
         if source in exits.COUNTERS:
             self.counters.append(self.keep(exits.COUNTERS[source](question["guest"])))
             return
@@ -349,6 +438,7 @@ KINDS: dict[str, Callable[[dict[str, Any], str], Run]] = {
     "profile": Profile,
     "noise": Noise,
     "exits": Exits,
+    "record": Record,
 }
 
 
@@ -375,10 +465,14 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def trace_wait(within_s: float) -> dict[str, Any]:
-    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds"}``."""
+    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds", "full"}``.
+
+    ``full``: it has stopped, because no more can be kept.
+    """
     run = _running()
     run.wait(within_s)
-    return {"events": run.progress(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+    found = {"events": run.progress(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+    return {**found, "full": isinstance(run, Record) and run.full}
 
 
 def trace_pace(share: float) -> None:

@@ -327,29 +327,40 @@ class PerfCounter:
         self._events = {}
 
 
-class Ring:
-    """Every event as a record in a trace buffer of our own; here only counted, by the buffer's own statistics."""
+class Buffer:
+    """A trace buffer of our own (tracefs), of which the kernel's statistics are the count.  Close it."""
 
-    name = "ring"
+    name = ""
 
-    def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
+    def __init__(self, event: str, process: int | None, *, buffer_kb: int = 64, clock: str = "local") -> None:
         """Raises StepFailed."""
         if process is not None:
             raise StepFailed("%s sees everybody, and not one process" % self.name, errno.EOPNOTSUPP)
         self.event = event
-        tracefs.event_id(event)
         try:
-            self._instance = tracefs.Instance(buffer_kb=64, clock="local")
-            try:
-                self._instance.set("options/overwrite", "1")
-                if cpus is not None:
-                    self._instance.set("tracing_cpumask", format_mask(cpus))
-                self._instance.enable(event)
-            except (OSError, StepFailed):
-                self._instance.close()
-                raise
+            self._instance = tracefs.Instance(buffer_kb=buffer_kb, clock=clock)
         except OSError as error:
             raise refused(error, "cannot make a trace buffer") from None
+        self.path = self._instance.path
+
+    def set_up(self, cpus: Sequence[int] | None) -> None:
+        """Restrict it to ``cpus`` and switch on what is wanted, the recording itself not yet.
+
+        Raises OSError, StepFailed; then it is closed.
+        """
+        try:
+            if cpus is not None:
+                self._instance.set("tracing_cpumask", format_mask(cpus))
+            self.enable()
+        except OSError as error:
+            self.close()
+            raise refused(error, "the trace buffer for %s" % self.event) from None
+        except StepFailed:
+            self.close()
+            raise
+
+    def enable(self) -> None:
+        raise NotImplementedError
 
     def attach(self) -> None:
         self._instance.set("tracing_on", "1")
@@ -357,10 +368,12 @@ class Ring:
     def detach(self) -> None:
         self._instance.set("tracing_on", "0")
 
+    def stats(self) -> dict[str, int]:
+        return self._instance.stats()
+
     def total(self) -> int:
-        """Records in the buffer, overwritten, and dropped: all that there were."""
-        stats = self._instance.stats()
-        return stats["entries"] + stats["overrun"] + stats["dropped"] + stats["read"]
+        """Records in the buffer, overwritten, dropped and read: all that there were."""
+        return sum(self.stats().values())
 
     def lost(self) -> int:
         return 0
@@ -370,6 +383,30 @@ class Ring:
 
     def close(self) -> None:
         self._instance.close()
+
+
+class Ring(Buffer):
+    """Every event as a record; here only counted."""
+
+    name = "ring"
+
+    def __init__(
+        self,
+        event: str,
+        cpus: Sequence[int] | None = None,
+        process: int | None = None,
+        *,
+        buffer_kb: int = 64,
+        clock: str = "local",
+    ) -> None:
+        """Raises StepFailed."""
+        tracefs.event_id(event)
+        super().__init__(event, process, buffer_kb=buffer_kb, clock=clock)
+        self.set_up(cpus)
+
+    def enable(self) -> None:
+        self._instance.set("options/overwrite", "1")
+        self._instance.enable(self.event)
 
 
 HOOKS: dict[str, Callable[..., Hook]] = {

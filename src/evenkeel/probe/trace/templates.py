@@ -8,7 +8,7 @@ program can be preempted or interrupted by itself on the same CPU.  Must not loa
 from __future__ import annotations
 
 import struct
-from typing import Callable, NamedTuple, Union
+from typing import Callable, Iterator, NamedTuple, Union
 
 from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R4, R6, R7, R8, R9, R10, Assembler, Reg
 from evenkeel.probe.trace.bpf import (
@@ -32,6 +32,9 @@ COMM_BYTES = 16
 #: Memory that a table may take in the kernel, over all CPUs.
 _TABLE_BYTES = 32 << 20
 _MOST_ROWS, _FEWEST_ROWS = 16384, 1024
+#: Keys that each CPU counts in front of the table: a power of two.
+_SLOTS = 64
+_SLOT = struct.Struct("=8sQ16s")
 
 
 class Record(NamedTuple):
@@ -163,13 +166,31 @@ def _lookup(asm: Assembler, table: Map, key: int) -> None:
     asm.call(HELPERS["map_lookup_elem"])
 
 
-def _bump(asm: Assembler, numbers: Map, slot: int) -> None:
-    """One more in a slot of the statistics.  Uses the stack at -4."""
+def _lookup_first(asm: Assembler, table: Map) -> None:
+    """R0 = address of the only value of an array.  Uses the stack at -4."""
+    asm.store(4, R10, -4, 0)
+    _lookup(asm, table, -4)
+
+
+def _insert(asm: Assembler, table: Map, key: int, value: int) -> None:
+    """Put the value on the stack behind the key on the stack, unless it has one; R0 = 0 where that was done."""
+    asm.map(R1, table.fd)
+    asm.stack(R2, key)
+    asm.stack(R3, value)
+    asm.mov(R4, NOEXIST)
+    asm.call(HELPERS["map_update_elem"])
+
+
+def _bump(asm: Assembler, numbers: Map, slot: int, at_amount: int | None = None) -> None:
+    """One more (or as many as stand on the stack) in a slot of the statistics.  Uses the stack at -4."""
     absent = asm.fresh("absent")
     asm.store(4, R10, -4, slot)
     _lookup(asm, numbers, -4)
     asm.jump_if(R0, "==", 0, absent)
-    asm.mov(R1, 1)
+    if at_amount is None:
+        asm.mov(R1, 1)
+    else:
+        asm.load(8, R1, R10, at_amount)
     asm.add_atomic(8, R0, 0, R1)
     asm.label(absent)
 
@@ -192,39 +213,104 @@ class Row(NamedTuple):
     command: str
 
 
-def table(key_bytes: int) -> Map:
-    """Key -> count (8 bytes) and the first command (16).  A value for each CPU: no two CPUs write the same line."""
+class Table(NamedTuple):
+    """``rows``: key -> count (8 bytes) and the first command (16), a value for each CPU, so that no two write the same
+    line.  ``slots``: in front of it, for keys of 8 bytes; see :func:`top`.
+    """
+
+    rows: Map
+    slots: Map | None
+
+    def close(self) -> None:
+        self.rows.close()
+        if self.slots is not None:
+            self.slots.close()
+
+
+def table(key_bytes: int) -> Table:
+    """Raises OSError."""
     each = (8 + COMM_BYTES) * possible_cpus() + key_bytes + 64
-    return Map(PERCPU_HASH, key_bytes, 8 + COMM_BYTES, max(_FEWEST_ROWS, min(_MOST_ROWS, _TABLE_BYTES // each)))
+    rows = Map(PERCPU_HASH, key_bytes, 8 + COMM_BYTES, max(_FEWEST_ROWS, min(_MOST_ROWS, _TABLE_BYTES // each)))
+    try:
+        slots = Map(PERCPU_ARRAY, 4, 8 + _SLOTS * _SLOT.size, 1) if key_bytes == 8 else None
+    except OSError:
+        rows.close()
+        raise
+    return Table(rows, slots)
 
 
-def top(numbers: Map, rows: Map, key: Value | None, select: Select) -> bytes:
-    """Count by ``key`` (None: by the command's name).  A row that has no place any more is a lost event."""
-    at_key, at_value = -32, -64
+def top(numbers: Map, table: Table, key: Value | None, select: Select) -> bytes:
+    """Count by ``key`` (None: by the command's name).  A row that has no place any more is a lost event.
+
+    Each CPU counts its latest keys in slots of its own, which costs a third of finding a row of the hash; a key that
+    needs a slot moves the one that is there to the hash.  A program that finds the slots in use was interrupted by the
+    same event, and counts in the hash at once.
+    """
+    at_key, at_old, at_value = -32, -16, -64
     asm = _begin(select)
     if key is None:
         _command(asm, at_key)
     else:
         key.emit(asm, R0)
         asm.store(8, R10, at_key, R0)
-    _lookup(asm, rows, at_key)
-    asm.jump_if(R0, "!=", 0, "add")
+    if table.slots is not None:
+        asm.mov(R8, R0)
+        _lookup_first(asm, table.slots)
+        asm.jump_if(R0, "==", 0, "out")  # it cannot be; the verifier wants to see it
+        asm.mov(R7, R0)
+        asm.load(8, R1, R7, 0)
+        asm.jump_if(R1, "!=", 0, "in use")
+        asm.store(8, R7, 0, 1)
+        asm.mov(R9, R8)
+        asm.alu("and", R9, _SLOTS - 1)
+        asm.alu("mul", R9, _SLOT.size)
+        asm.alu("add", R9, R7)
+        asm.load(8, R2, R9, 8)
+        asm.load(8, R1, R9, 16)
+        asm.jump_if(R2, "!=", R8, "another")
+        asm.alu("add", R1, 1)
+        asm.store(8, R9, 16, R1)
+        asm.store(8, R7, 0, 0)
+        asm.jump("out")
+        asm.label("another")
+        asm.jump_if(R1, "==", 0, "empty")
+        asm.store(8, R10, at_old, R2)
+        asm.store(8, R10, at_value, R1)
+        for place in (8, 16):
+            asm.load(8, R1, R9, 16 + place)
+            asm.store(8, R10, at_value + place, R1)
+        _add_row(asm, numbers, table.rows, at_old, at_value)
+        asm.label("empty")
+        asm.store(8, R9, 8, R8)
+        asm.store(8, R9, 16, 1)
+        asm.mov(R1, R9)
+        asm.alu("add", R1, 24)
+        asm.mov(R2, COMM_BYTES)
+        asm.call(HELPERS["get_current_comm"])
+        asm.store(8, R7, 0, 0)
+        asm.jump("out")
+        asm.label("in use")
     asm.store(8, R10, at_value, 1)
     _command(asm, at_value + 8)
-    asm.map(R1, rows.fd)
-    asm.stack(R2, at_key)
-    asm.stack(R3, at_value)
-    asm.mov(R4, NOEXIST)
-    asm.call(HELPERS["map_update_elem"])
-    asm.jump_if(R0, "==", 0, "out")
-    _lookup(asm, rows, at_key)  # another CPU may have been faster
-    asm.jump_if(R0, "!=", 0, "add")
-    _bump(asm, numbers, LOST)
-    asm.jump("out")
-    asm.label("add")
-    asm.mov(R1, 1)
-    asm.add_atomic(8, R0, 0, R1)
+    _add_row(asm, numbers, table.rows, at_key, at_value)
     return _end(asm)
+
+
+def _add_row(asm: Assembler, numbers: Map, rows: Map, at_key: int, at_value: int) -> None:
+    """Add the count on the stack to the row of the key on the stack; without a place its events are lost."""
+    add, done = asm.fresh("add"), asm.fresh("added")
+    _lookup(asm, rows, at_key)
+    asm.jump_if(R0, "!=", 0, add)
+    _insert(asm, rows, at_key, at_value)
+    asm.jump_if(R0, "==", 0, done)
+    _lookup(asm, rows, at_key)  # another CPU may have been faster
+    asm.jump_if(R0, "!=", 0, add)
+    _bump(asm, numbers, LOST, at_value)
+    asm.jump(done)
+    asm.label(add)
+    asm.load(8, R1, R10, at_value)
+    asm.add_atomic(8, R0, 0, R1)
+    asm.label(done)
 
 
 def _command(asm: Assembler, place: int) -> None:
@@ -234,28 +320,41 @@ def _command(asm: Assembler, place: int) -> None:
     asm.call(HELPERS["get_current_comm"])
 
 
-def read_table(rows: Map) -> list[Row]:
+def read_table(table: Table) -> list[Row]:
     """Every row, the most frequent first."""
-    found = []
-    for key, values in rows.items():
-        number = sum(struct.unpack_from("=Q", value)[0] for value in values)
-        commands = (value[8:].split(b"\0")[0] for value in values)
-        found.append(Row(key, number, next((one for one in commands if one), b"").decode("utf-8", "replace")))
+    times: dict[bytes, int] = {}
+    commands: dict[bytes, bytes] = {}
+    for key, count, command in _counts(table):
+        if count:
+            times[key] = times.get(key, 0) + count
+            commands[key] = commands.get(key) or command.partition(b"\0")[0]
+    found = [Row(key, count, commands[key].decode("utf-8", "replace")) for key, count in times.items()]
     return sorted(found, key=lambda row: (-row.times, row.key))
+
+
+def _counts(table: Table) -> Iterator[tuple[bytes, int, bytes]]:
+    """(key, count, command) of each row and CPU, and of each slot."""
+    for key, values in table.rows.items():
+        for value in values:
+            yield key, struct.unpack_from("=Q", value)[0], value[8:]
+    for value in (table.slots.lookup(struct.pack("=I", 0)) or ()) if table.slots is not None else ():
+        yield from _SLOT.iter_unpack(value[8:])
 
 
 # -- latency ----------------------------------------------------------------------------------------------------------
 
 #: Histograms are log-linear: 64 buckets for each power of two, so a bucket is at most 1/64 of its value wide.
 SUB_BITS = 6
-_TOP_BIT = 40  # 2^41 ns are 36 minutes; what is longer is in the last bucket
+_TOP_BIT = 40
+#: 36 minutes; what is as long or longer is only counted, behind the last bucket.
+LIMIT_NS = 1 << (_TOP_BIT + 1)
 BUCKETS = (_TOP_BIT - SUB_BITS + 2) << SUB_BITS
 _OPEN = 16384
 
 
 def histogram() -> Map:
-    """One value a CPU: the sum in nanoseconds, then :data:`BUCKETS` counts."""
-    return Map(PERCPU_ARRAY, 4, 8 * (1 + BUCKETS), 1)
+    """One value a CPU: the sum in nanoseconds, :data:`BUCKETS` counts, and that of what is longer."""
+    return Map(PERCPU_ARRAY, 4, 8 * (1 + BUCKETS + 1), 1)
 
 
 def open_spans() -> Map:
@@ -382,8 +481,7 @@ def _stamp(asm: Assembler, spans: Map, at_key: int, at_time: int) -> None:
 
 def _into_histogram(asm: Assembler, spread: Map, value: Reg, scratch: Reg) -> None:
     """One more in the bucket of ``value``, and the value to the sum.  Uses R9 and the stack at -4."""
-    asm.store(4, R10, -4, 0)
-    _lookup(asm, spread, -4)
+    _lookup_first(asm, spread)
     asm.jump_if(R0, "==", 0, "out")
     asm.add_atomic(8, R0, 0, value)
     # The highest bit of the value, by halves.
@@ -409,12 +507,12 @@ def _into_histogram(asm: Assembler, spread: Map, value: Reg, scratch: Reg) -> No
     asm.alu("add", R1, R9)
     asm.jump(found)
     asm.label(beyond)
-    asm.mov(R1, BUCKETS - 1)
+    asm.mov(R1, BUCKETS)
     asm.jump(found)
     asm.label(small)
     asm.mov(R1, value)
     asm.label(found)
-    asm.jump_if(R1, ">", BUCKETS - 1, "out")  # it cannot be; the verifier wants to see it
+    asm.jump_if(R1, ">", BUCKETS, "out")  # it cannot be; the verifier wants to see it
     asm.alu("lsh", R1, 3)
     asm.alu("add", R0, R1)
     asm.mov(R1, 1)
@@ -438,11 +536,7 @@ def _into_rows(asm: Assembler, numbers: Map, rows: Map, at_key: int, value: Reg,
         asm.stack(R1, at_value + 24)
         asm.mov(R2, COMM_BYTES)
         asm.call(HELPERS["probe_read_kernel_str"])
-    asm.map(R1, rows.fd)
-    asm.stack(R2, at_key)
-    asm.stack(R3, at_value)
-    asm.mov(R4, NOEXIST)
-    asm.call(HELPERS["map_update_elem"])
+    _insert(asm, rows, at_key, at_value)
     asm.jump_if(R0, "==", 0, "out")
     _lookup(asm, rows, at_key)
     asm.jump_if(R0, "!=", 0, "row")
@@ -457,15 +551,16 @@ def _into_rows(asm: Assembler, numbers: Map, rows: Map, at_key: int, value: Reg,
     asm.store(8, R0, 16, value)
 
 
-def read_histogram(spread: Map) -> tuple[int, list[tuple[int, int]]]:
-    """(sum in nanoseconds, [(bucket, count)] without the empty ones)."""
-    total_ns, counts = 0, [0] * BUCKETS
+def read_histogram(spread: Map) -> tuple[int, list[tuple[int, int]], int]:
+    """(sum in nanoseconds, [(bucket, count)] without the empty ones, how many were :data:`LIMIT_NS` or longer)."""
+    total_ns, counts = 0, [0] * (BUCKETS + 1)
     for value in spread.lookup(struct.pack("=I", 0)) or ():
-        numbers = struct.unpack("=%dQ" % (1 + BUCKETS), value)
+        numbers = struct.unpack("=%dQ" % (1 + len(counts)), value)
         total_ns += numbers[0]
         if any(numbers[1:]):
             counts = [old + new for old, new in zip(counts, numbers[1:])]  # noqa: B905
-    return total_ns, [(index, count) for index, count in enumerate(counts) if count]
+    longer = counts.pop()
+    return total_ns, [(index, count) for index, count in enumerate(counts) if count], longer
 
 
 class Duration(NamedTuple):
@@ -536,11 +631,7 @@ def stacks(numbers: Map, traces: Map, second: Map, counts: Map, select: Select) 
     asm.store(8, R10, at_one, 1)
     _lookup(asm, counts, at_key)
     asm.jump_if(R0, "!=", 0, "add")
-    asm.map(R1, counts.fd)
-    asm.stack(R2, at_key)
-    asm.stack(R3, at_one)
-    asm.mov(R4, NOEXIST)
-    asm.call(HELPERS["map_update_elem"])
+    _insert(asm, counts, at_key, at_one)
     asm.jump_if(R0, "==", 0, "counted")
     _lookup(asm, counts, at_key)
     asm.jump_if(R0, "!=", 0, "add")
@@ -579,7 +670,10 @@ def ring(size: int) -> Map:
 
 
 def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
-    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks."""
+    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks.
+
+    What is written is not counted here: the ring's own position says it.
+    """
     at = -40
     asm = _begin(select)
     asm.call(HELPERS["get_current_pid_tgid"])
@@ -596,9 +690,6 @@ def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
     asm.mov(R3, RECORD.size)
     asm.mov(R4, _NO_WAKEUP)
     asm.call(HELPERS["ringbuf_output"])
-    asm.jump_if(R0, "==", 0, "written")
+    asm.jump_if(R0, "==", 0, "out")
     _bump(asm, numbers, LOST)
-    asm.jump("out")
-    asm.label("written")
-    _bump(asm, numbers, EVENTS)
     return _end(asm)

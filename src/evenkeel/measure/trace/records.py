@@ -1,0 +1,82 @@
+"""Records of events as arrays, from a BPF ring or from the kernel's own trace pages, and as a file.
+
+Pure but for :func:`save`.  No Python code for each event: numpy looks at the bytes as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
+
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.measure.pages import decode, parse_format, parse_header_page
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: As `evenkeel.probe.trace.templates.RECORD`, with the eight bytes that stand in front of each in the ring.
+STRIDE = np.dtype(
+    [
+        ("length", "<u4"),
+        ("page", "<u4"),
+        ("time_ns", "<u8"),
+        ("thread", "<u4"),
+        ("process", "<u4"),
+        ("value", "<u8"),
+        ("cpu", "<u4"),
+        ("nothing", "<u4"),
+    ]
+)
+FIELDS = ["time_ns", "thread", "process", "value", "cpu"]
+ENDINGS = (".npy", ".csv")
+
+
+def from_ring(raw: bytes) -> NDArray[Any]:
+    """A structured array of :data:`FIELDS`, in the order of the ring.  A view of ``raw``, nothing is copied."""
+    return np.frombuffer(raw, STRIDE)[FIELDS]
+
+
+def from_pages(pages: Mapping[int, bytes], header_page: str, form: str, field: str | None) -> NDArray[Any]:
+    """The same from trace pages whose clock is ``mono``, in the order of CPUs.  ``process`` is 0: records lack it.
+
+    Raises WrongInput for pages that are damaged.
+    """
+    layout, event = parse_header_page(header_page), parse_format(form)
+    parts = []
+    for cpu, raw in sorted(pages.items()):
+        rows = decode(raw, layout, cpu).of(event)
+        part = np.zeros(len(rows), STRIDE)
+        part["time_ns"], part["cpu"], part["thread"] = rows.at, cpu, rows.ints("common_pid")
+        if field is not None:
+            part["value"] = rows.ints(field).view(np.uint64)
+        parts.append(part)
+    return np.concatenate(parts)[FIELDS] if parts else np.zeros(0, STRIDE)[FIELDS]
+
+
+def records(kept: Mapping[str, Any], fetched: Mapping[int, bytes], field: str | None) -> NDArray[Any]:
+    """Of an answer of the probe, by whatever source, in the order of time."""
+    if kept["formats"]:
+        (form,) = kept["formats"].values()
+        found = from_pages(fetched, kept["header_page"], form, field)
+    else:
+        found = from_ring(fetched[0])
+    return found[np.argsort(found["time_ns"], kind="stable")]
+
+
+def save(path: str, found: NDArray[Any]) -> None:
+    """By its ending: ``.npy`` for numpy, ``.csv`` for anything else.  Raises WrongInput, EvenkeelError."""
+    ending = Path(path).suffix
+    if ending not in ENDINGS:
+        raise WrongInput(f"{path}: records are written as {' or '.join(ENDINGS)}")
+    try:
+        with Path(path).open("wb") as file:
+            if ending == ".npy":
+                np.save(file, repack_fields(found))
+            else:
+                np.savetxt(file, found, fmt="%d", delimiter=",", header=",".join(FIELDS), comments="")
+    except OSError as error:
+        raise EvenkeelError(f"cannot write {path}: {error.strerror}") from None

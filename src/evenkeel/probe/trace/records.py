@@ -1,0 +1,139 @@
+"""Every event as a record, read while they come, without Python code for each: by slices of a ring, or by whole pages.
+
+The ring is sized from the rate and the longest time for which the reader may be kept from its CPU; the reader sleeps
+between its looks, at a real-time priority, so that it is not kept long.  What found no place is counted by the program
+itself.  Must not decode: that is done where the answer is wanted (`evenkeel.measure.trace.records`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import platform
+from typing import Iterator, Sequence
+
+from evenkeel.probe import recording
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import sources, templates, tracefs
+
+#: Between two looks of the reader.  Each look at pages takes one of each CPU that has anything, full or not.
+LOOK_S, LOOK_AT_PAGES_S = 0.002, 0.03
+#: A reader on a busy machine was kept from its CPU for tens of milliseconds (measured); at FIFO for less.
+GAP_S = 0.1
+PRIORITY = 5
+#: Memory of a ring.  The rate is counted beforehand, and what is watched may begin only later: hence the least.
+LEAST, MOST = 16 << 20, 256 << 20
+#: What is kept of an answer until it is fetched, unless the question says otherwise: 6.7 million records.
+KEPT = 256 << 20
+#: Offset of the byte of a record's length that has the kernel's flag "somebody is still writing it".
+_FLAGS = 3
+
+
+def ring_bytes(rate_per_s: float, least: int = LEAST) -> int:
+    """The size of a ring that is not full after :data:`GAP_S` without a reader: a power of two."""
+    size = least
+    while size < min(rate_per_s * GAP_S * templates.RECORD_STRIDE, MOST):
+        size *= 2
+    return size
+
+
+@contextlib.contextmanager
+def real_time() -> Iterator[None]:
+    """Run this thread at FIFO, its children not; as before where that is refused, which makes losses likelier."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, before[0], before[1])
+
+
+class Ring:
+    """A BPF ring buffer, mapped, and its reader.  Records are :data:`templates.RECORD_STRIDE` bytes."""
+
+    def __init__(self, size: int) -> None:
+        """``size``: bytes, a power of two and whole pages.
+
+        Raises OSError, and StepFailed where the order of memory is not that of x86.
+        """
+        if platform.machine() != "x86_64":
+            raise StepFailed("Python has no load-acquire for %s" % platform.machine(), errno.EOPNOTSUPP)
+        self.size = size
+        self.map = templates.ring(size)
+        page = mmap.PAGESIZE
+        try:
+            # The consumer's position is ours to write; the producer's page and the data are not.  The data is there
+            # twice, one behind the other, so that what runs over the end is read in one piece.
+            self._ours = mmap.mmap(self.map.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
+            self._theirs = mmap.mmap(self.map.fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        except OSError:
+            self.map.close()
+            raise
+        # A cast view loads and stores eight bytes at once, struct.pack_into() one after the other.
+        self._consumer, self._producer = memoryview(self._ours).cast("Q"), memoryview(self._theirs).cast("Q")
+
+    def read(self) -> bytes:
+        """What came since the last time: whole records, in the order of the ring."""
+        begin, end = self._consumer[0], self._producer[0]
+        if begin == end:
+            return b""
+        at = mmap.PAGESIZE + (begin & (self.size - 1))
+        # Flags first, then the data: what is written by now stays as it is.
+        flags = self._theirs[at + _FLAGS : at + (end - begin) : templates.RECORD_STRIDE]
+        written = len(flags) - len(flags.lstrip(b"\0"))  # the rest is read when it is written
+        found = self._theirs[at : at + written * templates.RECORD_STRIDE]
+        self._consumer[0] = begin + len(found)
+        return found
+
+    def written(self) -> int:
+        """Records that found a place, also those that are not read yet."""
+        return self._producer[0] // templates.RECORD_STRIDE
+
+    def close(self) -> None:
+        self._consumer.release()
+        self._producer.release()
+        self._ours.close()
+        self._theirs.close()
+        self.map.close()
+
+
+class Pages(sources.Ring):
+    """Records of the kernel's own making, in a trace buffer of our own; pages of it are read whole."""
+
+    def __init__(self, event: str, cpus: Sequence[int] | None, process: int | None, size: int, kept: int) -> None:
+        """``size``: bytes of the buffers of all CPUs together.  Raises StepFailed."""
+        super().__init__(
+            event, cpus, process, buffer_kb=max(64, size // 1024 // len(os.sched_getaffinity(0))), clock="mono"
+        )
+        try:
+            self.rings = recording.Rings(self.path, kept)
+        except OSError as error:
+            super().close()
+            raise sources.refused(error, "cannot read a trace buffer") from None
+
+    def enable(self) -> None:
+        """Without this process: it reads, and to record its reads would never end.  Raises OSError, StepFailed."""
+        place, condition = tracefs.event_folder(self.event) + "/filter", "common_pid != %d" % os.getpid()
+        self._instance.set(place, condition)
+        if self._instance.get(place).strip() != condition:
+            raise StepFailed("the kernel did not take the filter %r" % condition, errno.EINVAL)
+        super().enable()
+
+    def mechanism(self) -> str:
+        return super().mechanism() + ", without process %d, the reader" % os.getpid()
+
+    def lost(self) -> int:
+        """Overwritten before they were read, or without a place."""
+        stats = self.stats()
+        return stats["overrun"] + stats["dropped"]
+
+    def total(self) -> int:
+        return super().total() - self.lost()
+
+    def close(self) -> None:
+        self.rings.close()
+        super().close()
