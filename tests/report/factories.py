@@ -156,6 +156,7 @@ def evidence(moment: str, *, emulated: bool | None = True, plan_sha256: str | No
             plan_sha256=plan_sha256,
             load="hackbench on 0-1,4-5",
             dma_latency_holders=(),
+            guest_dma_latency_holders={"plc-runtime": ()},
         ),
         "latencies": (
             latency(

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Deadline, Evidence, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Deadline, Evidence, Latency
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import GuestPlan, HostPlan, Phase, Plan, Setting, VcpuPlan
 from evenkeel.documents.quantity import format_duration, format_size
+from evenkeel.measure.conditions import conditions as conditions_of
 from evenkeel.measure.percentile import percentile
 from evenkeel.report.comparison import Measure, measures, pairs
 from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
@@ -683,20 +684,7 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
     if evidence is not None:
         conditions = evidence.conditions
     elif facts is not None:
-        identity = facts.identity
-        conditions = Conditions(
-            kernel=" ".join(part for part in (facts.kernel.release, facts.kernel.version) if part),
-            preempt_rt=facts.kernel.preempt_rt,
-            command_line=facts.kernel.command_line,
-            firmware=" ".join(part for part in (identity.firmware_vendor, identity.firmware_version) if part) or None,
-            cpu_model=next((cpu.model for cpu in facts.cpus if cpu.model), None),
-            hypervisor=identity.hypervisor,
-            qemu=facts.programs.get("qemu"),
-            libvirt=facts.programs.get("libvirt"),
-            emulated=identity.emulated,
-            clocksource=facts.clocksource,
-            load="not measured",
-        )
+        conditions = conditions_of(facts, load="not measured")
     else:
         return {}
     return {
@@ -712,6 +700,10 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
         "libvirt on the host": conditions.libvirt,
         "Load": conditions.load,
         "Holds CPUs awake": _holders(conditions.dma_latency_holders),
+        **{
+            f"Holds vCPUs awake in {guest}": _holders(names)
+            for guest, names in sorted((conditions.guest_dma_latency_holders or {}).items())
+        },
     }
 
 
