@@ -237,21 +237,22 @@ def test_a_value_read_back_is_compared_by_its_meaning(
     assert file.matches(read, wanted) is same
 
 
-# -- evidence of two versions -------------------------------------------------------------------------------------
+# -- evidence of older versions ----------------------------------------------------------------------------------
 
 
-def test_evidence_of_version_1_is_still_read_and_then_version_2() -> None:
+def test_evidence_of_version_1_is_still_read_and_then_version_3() -> None:
     file = Path(__file__).parents[1] / "measure" / "recorded" / "evidence.json"  # recorded by the first version
     old = json.loads(file.read_text())
     assert old["version"] == 1 and "bits" not in old["latencies"][0]["histogram"]
     found = Evidence.from_json(file.read_text(), file=file.name)
-    assert found.version == 2 and found.latencies[0].samples == old["latencies"][0]["samples"]
+    assert found.version == 3 and found.latencies[0].samples == old["latencies"][0]["samples"]
     assert found.conditions.dma_latency_holders is None, "not known is not nobody"
+    assert found.conditions.guest_dma_latency_holders is None and found.latencies[0].course is None
     assert Evidence.from_json(found.to_json(), file="again.json") == found
 
 
 def test_evidence_of_a_newer_version_is_refused_with_a_cure() -> None:
     data = json.loads((Path(__file__).parents[1] / "measure" / "recorded" / "evidence.json").read_text())
     with pytest.raises(WrongInput, match="version") as caught:
-        Evidence.from_json(json.dumps(data | {"version": 3}), file="evidence.json")
+        Evidence.from_json(json.dumps(data | {"version": 4}), file="evidence.json")
     assert "another version of evenkeel" in (caught.value.hint or "")

@@ -93,6 +93,18 @@ FORBIDS: dict[str, tuple[Evidence, str]] = {
     "gaps": (evidence(run(expected=70_000)), "10,000 of 70,000 periods have no sample"),
     "holder": (evidence(conditions={"dma_latency_holders": ("tuned (pid 812)",)}), "tuned (pid 812) held"),
     "holders unknown": (evidence(conditions={"dma_latency_holders": None}), "not known who held"),
+    "holder in the guest": (
+        evidence(conditions={"guest_dma_latency_holders": {GUEST.name: ("tuned (pid 9)",)}}),
+        "tuned (pid 9) held /dev/cpu_dma_latency in the guest",
+    ),
+    "holders in the guest unknown": (
+        evidence(conditions={"guest_dma_latency_holders": {"another": ()}}),
+        "not known who held /dev/cpu_dma_latency in the guest",
+    ),
+    "holders in guests not looked for": (
+        evidence(conditions={"guest_dma_latency_holders": None}),
+        "not known who held /dev/cpu_dma_latency in the guest",
+    ),
     "load elsewhere": (
         evidence(run(loads=(LOAD, LOAD.model_copy(update={"kind": "io", "trouble": "ran on CPU 3"})))),
         "io: ran on CPU 3",

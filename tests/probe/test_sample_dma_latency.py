@@ -12,7 +12,7 @@ import pytest
 
 from evenkeel.machines.local import LocalMachine
 from evenkeel.probe import sample_dma_latency
-from evenkeel.probe.sample_dma_latency import DEVICE, Holders, dma_latency
+from evenkeel.probe.sample_dma_latency import DEVICE, GUEST_SCRIPT, GuestHolders, Holders, dma_latency, parse_guest
 
 here = pytest.mark.skipif(os.getuid() != 0 or not Path(DEVICE).exists(), reason=f"root and {DEVICE} are needed")
 HOLD = f"import sys; file = open({DEVICE!r}, 'rb', buffering=0); print('held', flush=True); sys.stdin.read()"
@@ -61,3 +61,23 @@ def test_who_is_not_root_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     holders = Holders()
     holders.look()
     assert dma_latency() is None and holders.names() is None
+
+
+@here
+def test_in_a_guest_the_shell_says_who_holds_it(holder: subprocess.Popen[str]) -> None:
+    """The script as a guest runs it, by the shell of this machine."""
+    done = subprocess.run(["/bin/sh", "-c", GUEST_SCRIPT], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert (holder.pid, "python") in [(one["pid"], one["name"][:6]) for one in parse_guest(done.stdout) or ()]
+
+
+@pytest.mark.parametrize("text", ["", "812 tuned\n", "looked\n812 tuned\n", "sh: syntax error\n"])
+def test_a_look_into_a_guest_that_did_not_end_is_no_look(text: str) -> None:
+    assert parse_guest(text) is None
+    assert parse_guest("812 tuned\n9 \nlooked\n") == [{"pid": 812, "name": "tuned"}, {"pid": 9, "name": "?"}]
+
+
+def test_a_guest_that_cannot_be_asked_is_not_known() -> None:
+    holders = GuestHolders("no-such-guest")
+    holders.look()
+    assert holders.names() is None

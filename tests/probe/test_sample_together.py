@@ -35,7 +35,7 @@ TEXT = b"""\
 
 
 def counted(*chunks: bytes) -> dict[str, dict[str, Any]]:
-    counts = Counts()
+    counts = Counts(1000)
     for chunk in chunks:
         counts.feed(chunk)
     return counts.result()
@@ -43,7 +43,15 @@ def counted(*chunks: bytes) -> dict[str, dict[str, Any]]:
 
 def test_the_text_of_the_kernel_is_counted() -> None:
     found = counted(TEXT)
-    assert found["0"]["irq"] == {"counts": {932: 1}, "samples": 1, "sum": 932, "min": 932, "max": 932, "lost": 0}
+    assert found["0"]["irq"] == {
+        "counts": {932: 1},
+        "samples": 1,
+        "sum": 932,
+        "min": 932,
+        "max": 932,
+        "lost": 0,
+        "course": {"slice_us": 125_000, "slices": [[932, {896: 1}]]},
+    }
     thread = found["1"]["thread"]
     assert (thread["samples"], thread["min"], thread["max"], thread["sum"]) == (2, 3070, 9820, 12890)
     assert thread["lost"] == 2, "of the numbers 1 to 4 two are missing"
@@ -119,6 +127,12 @@ needs_tools = pytest.mark.skipif(
 )
 
 
+def test_each_period_of_timerlat_is_in_the_slice_in_which_it_was_due() -> None:
+    row = b"   <...>-868     [001] ....    54.0: #%d     context thread timer_latency     %d ns\n"
+    course = counted(row % (1, 900), row % (125, 800), row % (126, 5000))["1"]["thread"]["course"]
+    assert course == {"slice_us": 125_000, "slices": [[900, {896: 1, 768: 1}], [5000, {4608: 1}]]}
+
+
 @needs_tools
 def test_two_tools_at_once_here_and_one_that_fails() -> None:
     jobs = [
@@ -134,6 +148,11 @@ def test_two_tools_at_once_here_and_one_that_fails() -> None:
     cyclictest, oslat, guest, disco = answer["jobs"]
     assert cyclictest["spent_s"] >= 1.9
     assert list(cyclictest["json"]["thread"]) == ["0"] and oslat["json"]["thread"]["0"]["cpu"] == CPU
+    assert answer["guest_holders"] == {"no-such-guest": None}, "not known is not nobody"
+    slices = cyclictest["courses"]["0"]["slices"]
+    told = sum(sum(counts.values()) for _, counts in slices)
+    assert 0 <= cyclictest["json"]["thread"]["0"]["cycles"] - told < 500 and 10 <= len(slices) <= 20
+    assert max(largest for largest, _ in slices) <= cyclictest["json"]["thread"]["0"]["max"]
     assert "error" in guest and "error" in disco, "what fails takes nothing else with it"
     assert answer["load"] == f"irq on {CPU}" and answer["loads"][0]["operations"] > 0
     assert spent >= 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import random
 from typing import Any
 
+from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, Latency, Spin
 from evenkeel.documents.facts import Cache, Cpu, Facts, HugePages, Identity, Kernel, Nic, Node, PciFunction
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
@@ -114,6 +117,23 @@ def histogram(*, floor_us: int, peak: int, decay: float, last_us: int, tail: int
     return Histogram(counts=counts)
 
 
+def course(run: Histogram, *, seconds: int = 60) -> Course:
+    """One of each hundred samples of ``run``, one after the other; of the late ones all, in two bursts."""
+    values = [low * run.bucket_ns for low, count in run.counts.items() for _ in range(max(1, count // 100))]
+    return _course(tuple(values), seconds)
+
+
+@functools.cache
+def _course(values: tuple[int, ...], seconds: int) -> Course:
+    edge = 6 * min(values)
+    body, tail = [value for value in values if value <= edge], [value for value in values if value > edge]
+    random.Random(3).shuffle(body)
+    step = seconds * 1_000_000_000 // max(1, len(body))
+    samples = [(number * step, value) for number, value in enumerate(body)]
+    samples += [((20 + 25 * (n % 2)) * seconds * 10_000_000 + n * 40_000_000, value) for n, value in enumerate(tail)]
+    return Course.of(samples, length_ns=seconds * 1_000_000_000)
+
+
 def latency(where: str, run: Histogram, *, label: str = EMULATION_NOTE, cpus: str = "3") -> Latency:
     samples = run.samples
     return Latency.model_validate(
@@ -131,6 +151,7 @@ def latency(where: str, run: Histogram, *, label: str = EMULATION_NOTE, cpus: st
             "avg_ns": sum(us * count for us, count in run.counts.items()) * 1000 // samples,
             "max_ns": max(run.counts) * 1000,
             "histogram": run,
+            "course": course(run),
             "label": label,
         }
     )
@@ -156,6 +177,7 @@ def evidence(moment: str, *, emulated: bool | None = True, plan_sha256: str | No
             plan_sha256=plan_sha256,
             load="hackbench on 0-1,4-5",
             dma_latency_holders=(),
+            guest_dma_latency_holders={"plc-runtime": ()},
         ),
         "latencies": (
             latency(

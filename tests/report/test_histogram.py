@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.histogram import Histogram
-from evenkeel.report.histogram import HEIGHT, WIDTH, Series, bins, format_ns, histogram_svg
+from evenkeel.report.chart import HEIGHT, WIDTH, format_ns
+from evenkeel.report.histogram import Series, bins, histogram_svg
 from tests.report import factories
 
 COUNTS = st.dictionaries(st.integers(0, 5_000_000), st.integers(1, 10**9), max_size=60)

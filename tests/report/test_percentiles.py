@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.histogram import Histogram
 from evenkeel.measure.percentile import percentile
-from evenkeel.report.histogram import HEIGHT, WIDTH, Series
+from evenkeel.report.chart import HEIGHT, WIDTH
+from evenkeel.report.histogram import Series
 from evenkeel.report.html import render_report
 from evenkeel.report.percentiles import percentiles_svg, steps
 from tests.report import factories
@@ -73,5 +74,6 @@ def test_the_deadline_is_a_line_with_its_name() -> None:
 
 def test_the_report_draws_the_goal_for_the_guest_that_has_one_and_not_for_the_host() -> None:
     page = render_report(factories.run(emulated=False))
-    assert page.count("by percentile</title>") == 2 and page.count('class="goal"') == 1
+    assert page.count("by percentile</title>") == 2
+    assert page.count('class="goal"') == 3, "by percentile, and over time before and after"
     assert 'class="goal"' not in render_report(factories.run(emulated=True)), "there it would mean nothing"

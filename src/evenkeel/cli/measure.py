@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -84,11 +85,15 @@ def measure(
         typer.Option(metavar="EARLIER", help="Saved Evidence to compare with: what differs by more than chance."),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Show in the terminal how the host stands, once a second.")
+        bool, typer.Option("--live", help="Show in the terminal how host and guests stand, once a second.")
     ] = False,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the Evidence; with several hosts FILE-HOST."),
+    ] = None,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option("--heat-map", metavar="FILE", help="Save a picture (SVG) of the latencies over time."),
     ] = None,
     flight_recorder: Annotated[
         str | None,
@@ -131,6 +136,8 @@ def measure(
 
       evenkeel measure evidence.json plc --format hgrm
 
+      evenkeel measure evidence.json plc --heat-map plc.svg
+
     As a flight recorder it measures with timerlat instead, keeps the last seconds of traces of guest and host in
     rings, and freezes them at the first late sample, when the guest dies, or at an oops of the host. What it saves,
     evenkeel spikes explains.
@@ -164,9 +171,9 @@ def measure(
             files.save_document(target, evidence)
             if target != "-":
                 screen.note(f"wrote {target}")
-        if form is not Format.text:
-            continue
-        if not as_json:
+        if heat_map:
+            _save_heat_map(evidence, file_for(evidence.host, str(heat_map), several=len(found) > 1))
+        if form is Format.text and not as_json:
             _print(evidence)
     good = all(proven(evidence.deadlines) for evidence in found)
     if form is not Format.text:
@@ -182,6 +189,29 @@ def measure(
         several = comparison is None and len(found) > 1
         screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _save_heat_map(evidence: Evidence, target: str) -> None:
+    """One panel for each CPU of each tool that tells when its samples were.  Raises WrongInput when there is none."""
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import WrongInput
+    from evenkeel.report.heat import Panel, heat_picture
+
+    goals = {} if evidence.conditions.emulated else {one.guest: one.wanted_ns for one in evidence.deadlines}
+    panels = [
+        Panel(f"{_place(one)}, {one.tool}", one.course, goals.get(one.guest or ""))
+        for one in evidence.latencies
+        if one.course
+    ]
+    if not panels:
+        raise WrongInput(
+            "no run says when its samples were, so there is no heat map",
+            hint="oslat does not; nor does evidence that an older evenkeel saved, or a guest without awk",
+        )
+    note = next((one.label for one in evidence.latencies if one.label), "")
+    files.save_text(Path(target), heat_picture(panels, note=note))
+    screen.note(f"wrote {target}")
 
 
 def _formatted(found: Sequence[Evidence], guest: str | None, form: Format) -> str:
@@ -236,7 +266,6 @@ def _part(evidence: Evidence, guest: str | None) -> Evidence:
 def _saved(source: str) -> Evidence | None:
     """Evidence, when this is the file of one."""
     import json
-    from pathlib import Path
 
     from evenkeel.cli import files
     from evenkeel.documents.evidence import Evidence
@@ -440,15 +469,19 @@ def _load(load: LoadRun) -> tuple[str, ...]:
     )
 
 
-def _latency(latency: Latency) -> tuple[str, ...]:
+def _place(latency: Latency) -> str:
     from evenkeel.documents.cpuset import format_cpus
-    from evenkeel.measure.percentile import percentile
 
     cpus = format_cpus(latency.cpus)
-    place = f"guest {latency.guest}, vCPU {cpus}" if latency.guest else f"CPU {cpus}"
+    return f"guest {latency.guest}, vCPU {cpus}" if latency.guest else f"CPU {cpus}"
+
+
+def _latency(latency: Latency) -> tuple[str, ...]:
+    from evenkeel.measure.percentile import percentile
+
     shares = [percentile(latency.histogram, share) for share in SHARES]
     return (
-        place,
+        _place(latency),
         latency.tool,
         str(latency.samples),
         _microseconds(latency.min_ns),

@@ -48,6 +48,12 @@ def spikes(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Save a page with timelines.", show_default=False)
     ] = None,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--heat-map", metavar="FILE", help="Save a picture (SVG) of all samples over time.", show_default=False
+        ),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="FILE", help="Save the raw recording, to explain it again.", show_default=False),
@@ -99,6 +105,11 @@ def spikes(
 
         files.save_text(report, render_explanation(found))
         screen.note(f"wrote {report}")
+    if heat_map:
+        from evenkeel.report.timeline import heat_map as drawn
+
+        files.save_text(heat_map, drawn(found))
+        screen.note(f"wrote {heat_map}")
     if as_json:
         screen.emit_json(found)
     else:
@@ -234,7 +245,7 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
 
 def _print(found: Explanation) -> None:
     from evenkeel.cli import output as screen
-    from evenkeel.report.histogram import format_ns
+    from evenkeel.report.chart import format_ns
     from evenkeel.report.timeline import explained_share, words
 
     console = screen.out()

@@ -3,8 +3,9 @@
 A latency taken where ``conditions.emulated`` is true says nothing about latency; :data:`EMULATION_NOTE` must stand
 wherever such a number is shown.  Counts of what ran where are exact in emulation too.
 
-Version 2 knows log-linear histograms, what the load really did, who held /dev/cpu_dma_latency, and verdicts.  Version 1
-is still read; what it does not say is None, and proves less.
+Version 2 knows log-linear histograms, what the load really did, who held /dev/cpu_dma_latency, and verdicts.  Version 3
+knows when in a run samples were late, who held that device in guests, and what a network load really sent.  Versions 1
+and 2 are still read; what they do not say is None, and proves less.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from evenkeel.documents.base import Document, Model
+from evenkeel.documents.course import Course
 from evenkeel.documents.cpuset import CpuSet
 from evenkeel.documents.histogram import Histogram
 
@@ -39,6 +41,8 @@ class Conditions(Model):
     load: str = "idle"
     #: Programs other than ours that held /dev/cpu_dma_latency open: "tuned (pid 812)".  None: not known.
     dma_latency_holders: tuple[str, ...] | None = None
+    #: The same in each guest that was measured, by its name; one that cannot be known is left out.  None: not known.
+    guest_dma_latency_holders: dict[str, tuple[str, ...]] | None = None
 
 
 class LoadRun(Model):
@@ -51,6 +55,8 @@ class LoadRun(Model):
     operations: int | None = None  # pieces of work done; None: the tool does not count
     cpu_seconds: float
     seconds: float
+    packets: int | None = None  # of kind net: that came in over its pair of network interfaces
+    softirqs: CpuSet | None = None  # of kind net: where soft interrupts of received packets ran meanwhile, anybody's
     trouble: str = ""  # why it was not the load that was asked for; empty: it was
 
 
@@ -71,6 +77,7 @@ class Latency(Model):
     avg_ns: int
     max_ns: int
     histogram: Histogram
+    course: Course | None = None  # when in the run they were; None: the tool does not tell
     loads: tuple[LoadRun, ...] = ()  # empty: the host was left idle
     label: str = ""  # EMULATION_NOTE where it applies
 
@@ -117,7 +124,7 @@ class Deadline(Model):
 
 class Evidence(Document):
     kind: Literal["Evidence"] = "Evidence"
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 3
     host: str
     moment: Literal["before", "after"]
     conditions: Conditions
@@ -128,6 +135,6 @@ class Evidence(Document):
 
     @field_validator("version")
     @classmethod
-    def _is_now(cls, version: Literal[1, 2]) -> Literal[1, 2]:
-        """Version 1 has nothing that version 2 lacks: once read, it is version 2."""
-        return 2
+    def _is_now(cls, version: Literal[1, 2, 3]) -> Literal[1, 2, 3]:
+        """Older versions have nothing that this one lacks: once read, they are of this version."""
+        return 3

@@ -9,7 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import field_validator
+
 from evenkeel.documents.base import Document, Model
+from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import Conditions
 
 
@@ -106,7 +109,7 @@ class Lost(Model):
 
 class Explanation(Document):
     kind: Literal["Explanation"] = "Explanation"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     host: str
     guest: str
     conditions: Conditions
@@ -125,3 +128,11 @@ class Explanation(Document):
     ending: tuple[Spike, ...] = ()
     spikes: tuple[Spike, ...] = ()
     causes: tuple[Cause, ...] = ()  # largest first
+    #: Of each vCPU all samples over the time of the recording, late or not.
+    courses: dict[int, Course] = {}
+
+    @field_validator("version")
+    @classmethod
+    def _is_now(cls, version: Literal[1, 2]) -> Literal[1, 2]:
+        """Version 1 has no courses and nothing that version 2 lacks: once read, it is version 2."""
+        return 2

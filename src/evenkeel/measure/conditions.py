@@ -7,7 +7,12 @@ from evenkeel.documents.facts import Facts
 
 
 def conditions(
-    facts: Facts, *, load: str, plan_sha256: str | None = None, dma_latency_holders: tuple[str, ...] | None = None
+    facts: Facts,
+    *,
+    load: str,
+    plan_sha256: str | None = None,
+    dma_latency_holders: tuple[str, ...] | None = None,
+    guest_dma_latency_holders: dict[str, tuple[str, ...]] | None = None,
 ) -> Conditions:
     """Kernel, firmware, hypervisor, programs: another one of any of these makes another measurement necessary."""
     identity = facts.identity
@@ -27,4 +32,5 @@ def conditions(
         facts_sha256=facts.sha256(),
         load=load,
         dma_latency_holders=dma_latency_holders,
+        guest_dma_latency_holders=guest_dma_latency_holders,
     )

@@ -2,7 +2,7 @@
 
 cyclictest counts in its own memory, so it drops nothing (``lost`` is 0).  It skips the periods that passed while it was
 late and counts the late one with its whole delay, so skipped periods hide no maximum; they are no samples, which is why
-``samples`` may be below ``expected``.
+``samples`` may be below ``expected``.  The course comes from what it told while it ran, without its last samples.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from evenkeel.documents.evidence import EMULATION_NOTE, Latency, LoadRun
 from evenkeel.documents.histogram import Histogram
 from evenkeel.errors import EvenkeelError
+from evenkeel.measure.course import course
 
 NS_PER_US = 1000
 US_PER_S = 1_000_000
@@ -66,6 +67,7 @@ def latencies(
                     avg_ns=round(thread["avg"] * NS_PER_US),
                     max_ns=round(thread["max"] * NS_PER_US),
                     histogram=histogram,
+                    course=course(answer.get("courses", {}).get(str(number)), bucket_ns=NS_PER_US),
                     loads=loads,
                     label=EMULATION_NOTE if emulated else "",
                 )

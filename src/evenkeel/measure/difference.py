@@ -229,6 +229,7 @@ _NAMES = {
     "cpu_model": "CPU model", "hypervisor": "hypervisor", "qemu": "QEMU", "libvirt": "libvirt",
     "emulated": "emulated", "clocksource": "clock source", "plan_sha256": "plan", "load": "load",
     "dma_latency_holders": "holders of /dev/cpu_dma_latency",
+    "guest_dma_latency_holders": "holders of /dev/cpu_dma_latency in guests",
 }  # fmt: skip
 assert _NAMES.keys() == Conditions.model_fields.keys() - {"facts_sha256"}
 
@@ -249,4 +250,6 @@ def _words(value: object) -> str:
         return "not known"
     if isinstance(value, tuple):
         return ", ".join(value) or "nobody"
+    if isinstance(value, dict):
+        return "; ".join(f"{guest}: {', '.join(names) or 'nobody'}" for guest, names in sorted(value.items()))
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

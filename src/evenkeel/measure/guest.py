@@ -48,7 +48,7 @@ def cure(guest: str, error: ProbeError) -> str | None:
             )
         case "ENOENT":
             return "install libvirt-clients (virsh) on the host"
-        case "EPROTO" if "execute" in error.message or "No such file" in error.message:
+        case "EPROTO" if any(word in error.message for word in ("execute", "No such file", "not found")):
             return f"install rt-tests (cyclictest, oslat) in guest {guest}"
         case "ESRCH":
             return f"is guest {guest} running? evenkeel apply starts it"

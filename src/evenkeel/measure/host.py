@@ -6,7 +6,7 @@ Takes numbers and binds them to their conditions; whether they are good enough i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class Wish:
     ``tools``: of :data:`TOOLS`, one after the other, each for ``seconds``.  ``load``: kinds of load, placed on the
     CPUs that are not real-time; or ``hackbench`` alone, which goes wherever the scheduler puts it.  ``miss_rate``: the
     share of late samples that must be excluded for a deadline to count as met.  ``live``: tell once a second how it
-    stands on the host, in the words of the progress.
+    stands on host and guests, in the words of the progress.
     """
 
     seconds: int = 10
@@ -94,7 +94,13 @@ def measure_host(
     evidence = Evidence(
         host=host.name,
         moment=moment,
-        conditions=conditions(facts, load=run.load, plan_sha256=plan_sha256, dma_latency_holders=run.holders()),
+        conditions=conditions(
+            facts,
+            load=run.load,
+            plan_sha256=plan_sha256,
+            dma_latency_holders=known_holders(run.seen_holders),
+            guest_dma_latency_holders=run.holders_in_guests(),
+        ),
         latencies=tuple(run.latencies),
         spins=tuple(run.spins),
     )
@@ -140,6 +146,7 @@ class _Run:
         self.spins: list[Spin] = []
         self.load = "idle"
         self.seen_holders: list[list[str] | None] = []
+        self.guest_holders: dict[str, list[list[str] | None]] = {}
         self.failed: set[str] = set()  # guests in which something could not be run
         self.steps = Steps(0, None)
 
@@ -242,6 +249,8 @@ class _Run:
         )
         self.load = str(answer["load"])
         self.seen_holders.append(answer.get("holders"))
+        for guest, names in answer.get("guest_holders", {}).items():
+            self.guest_holders.setdefault(guest, []).append(names)
         for job, found in zip(jobs, answer["jobs"], strict=True):
             try:
                 self._take(job, found, load_runs(answer))
@@ -333,12 +342,10 @@ class _Run:
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def holders(self) -> tuple[str, ...] | None:
-        """Who held /dev/cpu_dma_latency during any run; None where one of them could not tell."""
-        known = [names for names in self.seen_holders if names is not None]
-        if not known or len(known) < len(self.seen_holders):
-            return None
-        return tuple(sorted({name for names in known for name in names}))
+    def holders_in_guests(self) -> dict[str, tuple[str, ...]] | None:
+        """Of each guest of which it is known; None when no guest was measured."""
+        found = {guest: known_holders(seen) for guest, seen in sorted(self.guest_holders.items())}
+        return {guest: names for guest, names in found.items() if names is not None} if found else None
 
     def _keep(self, answer: dict[str, Any], guest: str | None) -> None:
         for spin in answer["spins"]:
@@ -359,6 +366,14 @@ class _Run:
                     policy=spin["policy"],
                 )
             )
+
+
+def known_holders(seen: Sequence[Sequence[str] | None]) -> tuple[str, ...] | None:
+    """Who held /dev/cpu_dma_latency during any of these runs; None where one of them could not tell, or none was."""
+    known = [names for names in seen if names is not None]
+    if not known or len(known) < len(seen):
+        return None
+    return tuple(sorted({name for names in known for name in names}))
 
 
 #: What the machine answers -> the cure, for tools on the host.

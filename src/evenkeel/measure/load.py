@@ -20,6 +20,8 @@ def load_runs(answer: Mapping[str, Any]) -> tuple[LoadRun, ...]:
             operations=run["operations"],
             cpu_seconds=run["cpu_seconds"],
             seconds=run["seconds"],
+            packets=run.get("packets"),
+            softirqs=None if run.get("softirqs") is None else frozenset(run["softirqs"]),
             trouble=run["trouble"],
         )
         for run in answer.get("loads", ())

@@ -13,6 +13,7 @@ from typing import Any
 from evenkeel.documents.evidence import EMULATION_NOTE, Latency, LoadRun
 from evenkeel.documents.histogram import BITS, Histogram
 from evenkeel.errors import EvenkeelError
+from evenkeel.measure.course import course
 
 NS_PER_US, US_PER_S = 1000, 1_000_000
 _TOOLS = {"thread": "timerlat", "irq": "timerlat irq", "noise": "osnoise"}
@@ -50,6 +51,7 @@ def tracer_latencies(
                 histogram=Histogram(
                     bucket_ns=1, bits=BITS, counts={int(low): count for low, count in one["counts"].items()}
                 ),
+                course=course(one.get("course"), bucket_ns=1),
                 loads=loads,
                 label=EMULATION_NOTE if emulated else "",
             )

@@ -132,6 +132,14 @@ def doubts(guest: GuestPlan, evidence: Evidence, rate: float = MISS_RATE) -> lis
         found.append(
             f"{', '.join(holders)} held /dev/cpu_dma_latency and kept the CPUs awake: true only while that runs."
         )
+    inside = (evidence.conditions.guest_dma_latency_holders or {}).get(guest.name)
+    if inside is None:
+        found.append("it is not known who held /dev/cpu_dma_latency in the guest meanwhile.")
+    elif inside:
+        found.append(
+            f"{', '.join(inside)} held /dev/cpu_dma_latency in the guest and kept its vCPUs awake: true only while "
+            "that runs."
+        )
     for trouble in sorted({f"{load.kind}: {load.trouble}" for run in runs for load in run.loads if load.trouble}):
         found.append(f"the load was not the one that was asked for: {trouble}.")
     for run in everything:

@@ -14,7 +14,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from evenkeel.probe.sample import qemu_pid
-from evenkeel.probe.sample_guest import agent, guest_start, guest_state
+from evenkeel.probe.sample_guest import agent, guest_file, guest_start, guest_state
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -173,18 +173,8 @@ def file(guest: str, name: str = ARCHIVE, offset: int = 0) -> dict[str, Any]:
     """
     if "/" in name:
         raise OSError(errno.EINVAL, "not the name of a file of a recording: %r" % name)
-    try:
-        handle = agent(guest, "guest-file-open", path="%s/%s" % (FOLDER, name), mode="r")
-    except OSError as error:
-        raise OSError(errno.ENOENT if error.errno == errno.EPROTO else error.errno, error.strerror, name) from None
-    try:
-        if offset:
-            agent(guest, "guest-file-seek", handle=handle, offset=offset, whence="set")
-        answer = agent(guest, "guest-file-read", handle=handle, count=_PIECE)
-    finally:
-        agent(guest, "guest-file-close", handle=handle)
-    size = len(base64.b64decode(answer["buf-b64"]))
-    return {"data": answer["buf-b64"], "next": offset + size if size == _PIECE else None}
+    data = guest_file(guest, "%s/%s" % (FOLDER, name), offset, _PIECE)
+    return {"data": base64.b64encode(data).decode(), "next": offset + len(data) if len(data) == _PIECE else None}
 
 
 def clean(guest: str) -> None:

@@ -1,5 +1,6 @@
 """cyclictest and oslat of rt-tests, on a machine or inside a guest through its agent.  Gives back what they wrote.
 
+cyclictest also tells each sample while it runs: so one knows when in the run it was late, and how it stands now.
 Must not interpret the result: `evenkeel.measure` does.
 """
 
@@ -7,24 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
-import re
 import shutil
-import signal
 import tempfile
 from typing import Any, Sequence
 
-from evenkeel.probe.sample import read
-from evenkeel.probe.sample_guest import guest_ended, guest_start
+from evenkeel.probe.sample_course import Lines, awk, parse_awk
+from evenkeel.probe.sample_guest import guest_ended, guest_file, guest_start
 from evenkeel.probe.sample_partition import join, places
-from evenkeel.probe.sample_proc import parse_status
 from evenkeel.probe.sample_process import start
 
 #: Histogram buckets of one microsecond of cyclictest; what is later is an overflow, and still counts in max.
 BUCKETS = 20000
 #: The most that oslat has; its last bucket holds everything later.
 OSLAT_BUCKETS = 1024
+#: Of the pipe from cyclictest: half a minute of one CPU.  What does not fit waits in cyclictest, 16 s of it.
+_PIPE, _SET_PIPE_SIZE = 1 << 20, 1031
 
 
 def arguments(tool: str, cpus: Sequence[int], seconds: int, priority: int, interval_us: int, file: str) -> list[str]:
@@ -32,7 +33,8 @@ def arguments(tool: str, cpus: Sequence[int], seconds: int, priority: int, inter
 
     ``--default-system``: cyclictest must not hold the CPUs awake through /dev/cpu_dma_latency, or a host that was never
     tuned would look tuned.  oslat spins all the time, so it runs at ordinary priority: real-time throttling would stop
-    it 50 ms a second, and without throttling it would stop everybody else.
+    it 50 ms a second, and without throttling it would stop everybody else.  ``--verbose``: each sample, by the thread
+    that only waits otherwise, not by those that measure.
     """
     text = ",".join(str(cpu) for cpu in cpus)
     if tool == "oslat":
@@ -43,18 +45,20 @@ def arguments(tool: str, cpus: Sequence[int], seconds: int, priority: int, inter
     if tool != "cyclictest":
         raise ValueError("%r is no tool that the probe runs" % tool)
     return [
-        "cyclictest", "--quiet", "--mlockall", "--default-system", "--policy=fifo", "--priority=%d" % priority,
+        "cyclictest", "--mlockall", "--default-system", "--policy=fifo", "--priority=%d" % priority,
         "--affinity=%s" % text, "--threads=%d" % len(cpus), "--interval=%d" % interval_us, "--distance=0",
-        "--duration=%d" % seconds, "--histogram=%d" % BUCKETS, "--json=%s" % file,
+        "--duration=%d" % seconds, "--histogram=%d" % BUCKETS, "--histfile=/dev/null", "--json=%s" % file, "--verbose",
     ]  # fmt: skip
-
-
-_STATUS = re.compile(rb"^T: *(\d+) \(.*C: *(\d+) Min: *(\d+) Act: *(\d+) Avg: *(\d+) Max: *(\d+)", re.MULTILINE)
 
 
 def line(place: str, samples: int, least: int, now: int, mean: int, largest: int) -> str:
     """How a run stands, for a person, and for the live view of `evenkeel measure`.  In microseconds."""
     return "%s: %d samples, min %d, now %d, mean %d, max %d us" % (place, samples, least, now, mean, largest)
+
+
+def unseen(guest: str, why: str) -> str:
+    """The same for a guest of which it cannot be said."""
+    return "guest %s: not seen live: %s" % (guest, why)
 
 
 class OnHost:
@@ -84,51 +88,65 @@ class OnHost:
             raise ValueError("CPUs of different cgroups need a run each: %s" % list(cpus))
         inside = found.get(cpus[0])
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evenkeel-"))
-        self._tool, self._file, self._log = tool, folder + "/result.json", folder + "/log"
+        self._file, self._log = folder + "/result.json", folder + "/log"
         self._cpus = list(cpus)
-        self._last: dict[int, Any] = {}
+        self._lines = Lines(interval_us) if tool == "cyclictest" else None
         self._argv = argv = arguments(tool, cpus, seconds, priority, interval_us, self._file)
+        self._pipe, writer = os.pipe()
+        stack.callback(os.close, self._pipe)
+        os.set_blocking(self._pipe, False)
+        with contextlib.suppress(OSError):  # not root, and many pipes already
+            fcntl.fcntl(writer, _SET_PIPE_SIZE, _PIPE)
 
         def setup() -> None:
             if inside:
                 join(inside)
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            for descriptor in (1, 2):
-                os.dup2(log, descriptor)
+            os.dup2(writer, 1)
+            os.dup2(log, 2)
 
-        self._child = start(tool, setup, lambda: os.execv(program, argv))
+        try:
+            self._child = start(tool, setup, lambda: os.execv(program, argv))
+        finally:
+            os.close(writer)
         stack.callback(self._child.kill)
 
     def running(self) -> bool:
+        self.look()
         return self._child.running()
 
+    def look(self) -> None:
+        """Read what it has told so far, often enough that it need not wait."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                chunk = os.read(self._pipe, 1 << 16)
+                if not chunk:
+                    return
+                if self._lines:
+                    self._lines.feed(chunk)
+
     def now(self) -> list[str]:
-        """How it stands, one line a CPU, and ask for the next: cyclictest says so on SIGUSR1.  oslat does not."""
-        if self._tool != "cyclictest" or not self._child.running():
-            return []
-        with open(self._log, "rb+") as log:
-            status = _STATUS.findall(log.read())
-            if status:
-                log.truncate(0)  # it is opened to append, and may grow for days
-                self._last = {int(number): tuple(map(int, numbers)) for number, *numbers in status}
-        # Until it is ready for the signal, that would end it.
-        caught = parse_status(read("/proc/%d/status" % self._child.pid) or "").get("SigCgt", "0")
-        if int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
-            os.kill(self._child.pid, signal.SIGUSR1)
+        """How it stands, one line a CPU.  oslat does not say."""
+        self.look()
         return [
-            line("CPU %d, cyclictest" % self._cpus[number], *numbers)
-            for number, numbers in sorted(self._last.items())
+            line("CPU %d, cyclictest" % self._cpus[number], *one.standing())
+            for number, one in sorted(self._lines.threads.items() if self._lines else ())
             if number < len(self._cpus)
         ]
 
     def result(self) -> dict[str, Any]:
-        """``{"argv": [...], "json": the tool's own document}``.  Raises EPROTO with its words when it wrote none."""
+        """``{"argv": [...], "json": the tool's own document, "courses": of Lines.courses()}``.
+
+        Raises EPROTO with its words when it wrote none.
+        """
+        self.look()
         if not os.path.exists(self._file):
             with open(self._log, errors="replace") as log_file:
                 said = log_file.read().strip().splitlines()
-            raise OSError(errno.EPROTO, "%s wrote no result: %s" % (self._tool, said[-1] if said else "no message"))
+            raise OSError(errno.EPROTO, "%s wrote no result: %s" % (self._argv[0], said[-1] if said else "no message"))
         with open(self._file, errors="replace") as result:
-            return {"argv": self._argv, "json": json.load(result)}
+            courses = self._lines.courses() if self._lines else {}
+            return {"argv": self._argv, "json": json.load(result), "courses": courses}
 
 
 class InGuest:
@@ -147,29 +165,65 @@ class InGuest:
         vcpus: Sequence[int],
         priority: int = 95,
         interval_us: int = 1000,
+        live: bool = False,
     ) -> None:
-        self._guest, self._tool = guest, tool
-        self._argv = arguments(tool, vcpus, seconds, priority, interval_us, "/proc/self/fd/1")
-        self._pid = guest_start(guest, self._argv)
+        self._guest, self._tool, self._vcpus = guest, tool, list(vcpus)
         self._ran: dict[str, Any] | None = None
+        self._live = self._dumb = ""
+        self._argv = arguments(tool, vcpus, seconds, priority, interval_us, "/proc/self/fd/2")
+        self._pid = self._start(interval_us, live)
         stack.callback(self._end)
+
+    def _start(self, interval_us: int, live: bool) -> int:
+        if self._tool != "cyclictest":
+            self._dumb = "%s says nothing before its end" % self._tool
+            return guest_start(self._guest, self._argv)
+        file = "/run/evenkeel-live-%d-%s" % (os.getpid(), os.urandom(4).hex()) if live else ""
+        try:
+            pid = guest_start(self._guest, awk(self._argv, interval_us, file))
+        except OSError as error:
+            if error.errno != errno.EPROTO:
+                raise
+            self._dumb = "there is no awk in the guest"
+            return guest_start(self._guest, self._argv)
+        self._live = file
+        return pid
 
     def _end(self) -> None:
         if self._ran is None:
             with contextlib.suppress(OSError):  # the guest may be gone
                 guest_start(self._guest, ["kill", str(self._pid)])
+        if self._live:
+            with contextlib.suppress(OSError):
+                guest_start(self._guest, ["rm", "-f", self._live])
 
     def running(self) -> bool:
         if self._ran is None:
             self._ran = guest_ended(self._guest, self._pid)
         return self._ran is None
 
+    def now(self) -> list[str]:
+        """How it stands, one line a vCPU; or why that cannot be seen."""
+        if self._dumb:
+            return [unseen(self._guest, self._dumb)]
+        try:
+            rows = [row.split() for row in guest_file(self._guest, self._live).decode().splitlines()]
+        except OSError as error:
+            # Before its first second there is no such file.
+            return [] if error.errno == errno.ENOENT else [unseen(self._guest, error.strerror or "no answer")]
+        numbers = sorted([int(word) for word in row] for row in rows if len(row) == 6 and "".join(row).isdecimal())
+        return [
+            line("guest %s, vCPU %d, cyclictest" % (self._guest, self._vcpus[thread]), *standing)
+            for thread, *standing in numbers
+            if thread < len(self._vcpus)
+        ]
+
     def result(self) -> dict[str, Any]:
         """As of :class:`OnHost`."""
         ran = self._ran or {"exit": None, "stdout": "", "stderr": "it still runs"}
-        begin = ran["stdout"].find("{")
+        begin = ran["stderr"].find("{")
         if ran["exit"] or begin < 0:
             said = (ran["stderr"].strip() or ran["stdout"].strip() or "no message").splitlines()[-1]
             raise OSError(errno.EPROTO, "%s in guest %s failed: %s" % (self._tool, self._guest, said))
-        found, _end = json.JSONDecoder().raw_decode(ran["stdout"][begin:])
-        return {"argv": self._argv, "json": found}
+        found, _end = json.JSONDecoder().raw_decode(ran["stderr"][begin:])
+        return {"argv": self._argv, "json": found, "courses": parse_awk(ran["stdout"])}

@@ -11,9 +11,9 @@ import time
 from typing import Any, Sequence
 
 from evenkeel.probe.sample import OnProgress
-from evenkeel.probe.sample_dma_latency import Holders
+from evenkeel.probe.sample_dma_latency import GuestHolders, Holders
 from evenkeel.probe.sample_load import under_load
-from evenkeel.probe.sample_rttests import InGuest, OnHost
+from evenkeel.probe.sample_rttests import InGuest, OnHost, unseen
 from evenkeel.probe.sample_tracer import Tracer
 
 #: What an agent in a guest costs is a process of virsh each time.
@@ -32,21 +32,25 @@ def together(
     or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
     timerlat or osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
 
-    Returns ``{"load": text, "loads": [...], "holders": [...], "jobs": [...]}``: ``loads`` as Load.report() of
-    :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held /dev/cpu_dma_latency meanwhile, None: not known;
-    a job is the tool's result with ``spent_s``, which it took by the clock of the host, or
+    Returns ``{"load": text, "loads": [...], "holders": [...], "guest_holders": {guest: [...]}, "jobs": [...]}``:
+    ``loads`` as Load.report() of :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held
+    /dev/cpu_dma_latency meanwhile, on the host and in each guest, None: not known; a job is the tool's result with
+    ``spent_s``, which it took by the clock of the host, or
     ``{"error": {"message": text, "errno": name}}``.
     """
     answers: list[dict[str, Any]] = [{} for _ in jobs]
     holders = Holders()
     holders.look()
+    inside = [GuestHolders(guest) for guest in sorted({job["guest"] for job in jobs if "guest" in job})]
+    for one in inside:
+        one.look()
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(under_load(load))
         started: dict[int, Any] = {}
         # A guest takes a moment to start something, so it begins first.
         for number in sorted(range(len(jobs)), key=lambda number: "guest" not in jobs[number]):
             with _kept(answers, number):
-                started[number] = _start(stack, jobs[number], seconds, interval_us)
+                started[number] = _start(stack, jobs[number], seconds, interval_us, live)
         begin = time.monotonic()
         asked_s = {number: 0.0 for number in started}
         what = ", ".join(sorted({job["tool"] for job in jobs}))
@@ -65,22 +69,41 @@ def together(
                             "%s did not end %.0f s after it should have" % (jobs[number]["tool"], spent - seconds),
                         )
             holders.look()
+            for one in inside:
+                one.look()
             running.look()
             if live and spent >= next_s:
                 next_s = spent + 1.0
-                standing = [row for tool in started.values() if hasattr(tool, "now") for row in tool.now()]
+                standing = [row for tool in started.values() for row in tool.now()] + _failed(jobs, answers)
                 shown = "".join(" | " + row for row in standing)
             if on_progress:
                 on_progress(int(min(spent, seconds) * 10), seconds * 10, what + shown)
             if started:
                 time.sleep(0.2)
-        return {"load": running.text(), "loads": running.report(), "holders": holders.names(), "jobs": answers}
+        for one in inside:
+            one.look(now=True)
+        return {
+            "load": running.text(),
+            "loads": running.report(),
+            "holders": holders.names(),
+            "guest_holders": {one.guest: one.names() for one in inside},
+            "jobs": answers,
+        }
 
 
-def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int) -> Any:
+def _failed(jobs: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each guest that is not measured."""
+    return [
+        unseen(job["guest"], answer["error"]["message"])
+        for job, answer in zip(jobs, answers)  # noqa: B905
+        if "guest" in job and "error" in answer
+    ]
+
+
+def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int, live: bool) -> Any:
     tool = job["tool"]
     if "guest" in job:
-        return InGuest(stack, job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us)
+        return InGuest(stack, job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us, live=live)
     place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
     own = stack.enter_context(contextlib.ExitStack())
     if tool in ("timerlat", "osnoise"):

@@ -17,6 +17,7 @@ import signal
 from typing import Any, Sequence
 
 from evenkeel.probe.sample import read
+from evenkeel.probe.sample_course import Course
 from evenkeel.probe.sample_partition import places
 from evenkeel.probe.sample_rttests import line
 
@@ -50,7 +51,7 @@ class Tracer:
             raise OSError(errno.ENOENT, "this kernel has no %s tracer" % tool, TRACEFS)
         _refuse_when_used()
         stack.enter_context(places(cpus, isolate, cgroups or {}))
-        self._counts = Counts()
+        self._counts = Counts(interval_us)
         self._tool = tool
         self._instance = "%s/instances/evenkeel-%d" % (TRACEFS, os.getpid())
         text = ",".join(str(cpu) for cpu in sorted(cpus))
@@ -104,7 +105,8 @@ class Tracer:
 class Counts:
     """Histograms from the text of ``trace_pipe``, fed in pieces that may end anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval_us: int) -> None:
+        self._interval_us = interval_us
         self._rest = b""
         self.found: dict[int, dict[str, dict[str, Any]]] = {}
 
@@ -119,7 +121,11 @@ class Counts:
 
     def _add(self, cpu: int, number: int, context: str, latency: int) -> None:
         kinds = self.found.setdefault(cpu, {})
-        one = kinds.setdefault(context, {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency})
+        start = {"counts": {}, "samples": 0, "sum": 0, "min": latency, "max": latency, "course": Course()}
+        one = kinds.setdefault(context, start)
+        # osnoise sums up once a second and does not number its lines; timerlat numbers its periods, from 1 on.
+        at_us = 1_000_000 * one["samples"] if context == "noise" else self._interval_us * max(0, number - 1)
+        one["course"].add(at_us, latency)
         shift = max(0, latency.bit_length() - 1 - BITS)
         low = latency >> shift << shift
         one["counts"][low] = one["counts"].get(low, 0) + 1
@@ -130,8 +136,8 @@ class Counts:
         one["last"] = max(one.get("last", number), number)
 
     def result(self) -> dict[str, dict[str, Any]]:
-        """CPU (as text) -> irq and thread, or noise: ``counts`` (lower edge in ns -> samples), and ``samples, sum, min,
-        max, lost``.
+        """CPU (as text) -> irq and thread, or noise: ``counts`` (lower edge in ns -> samples), ``samples, sum, min,
+        max, lost``, and ``course`` as :mod:`evenkeel.probe.sample_course` gives it.
 
         The kernel numbers each activation from 1 on, so what is missing up to the last number was lost.
         """
@@ -141,6 +147,7 @@ class Counts:
                 context: {
                     **{key: one[key] for key in ("counts", "samples", "sum", "min", "max")},
                     "lost": max(0, one["last"] - one["samples"]),
+                    "course": one["course"].result(),
                 }
                 for context, one in kinds.items()
             }

@@ -6,32 +6,17 @@ Pure.  Draws what it is given and judges nothing; the caller puts :data:`EMULATI
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from evenkeel.documents.evidence import Latency
 from evenkeel.documents.histogram import Histogram
-from evenkeel.report.markup import Markup, el, join, trusted
+from evenkeel.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Log, chart, format_count, format_ns
+from evenkeel.report.markup import Markup, el, join
 
-WIDTH, HEIGHT = 400, 236
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 40, 38
 #: Twelve bins a decade: fine enough for the shape, wide enough to be seen on a phone.
 BINS_A_DECADE = 12
-
-#: For a picture that stands alone; a page brings its own rules for the same classes.
-STYLE = """
-svg.histogram{font:11px system-ui,sans-serif;--text:#1b1f27;--muted:#5b6472;--line:#dfe3e8;--old:#6b7280;--new:#2f5bd0;
---goal:#b42318;background:#fff}
-@media(prefers-color-scheme:dark){svg.histogram{--text:#e8eaee;--muted:#a3abb8;--line:#343a45;--old:#a3abb8;
---new:#8fb0ff;--goal:#ff9b8f;background:#14171c}}
-.histogram text{fill:var(--muted)}.histogram .grid{stroke:var(--line)}.histogram .axis{stroke:var(--muted)}
-.histogram .before{fill:none;stroke:var(--old);stroke-width:1.5;stroke-dasharray:4 2.5}
-.histogram .after{fill:var(--new);fill-opacity:.18;stroke:var(--new);stroke-width:1.75}
-.histogram .mark-before{fill:none;stroke:var(--old);stroke-width:1.5}.histogram .mark-after{fill:var(--new)}
-.histogram text.name{fill:var(--text);font-weight:600}
-.histogram .line{fill:none}.histogram .goal{stroke:var(--goal);stroke-width:1.25;stroke-dasharray:1.5 3}
-"""
 
 
 @dataclass(frozen=True)
@@ -40,18 +25,6 @@ class Series:
 
     name: Literal["before", "after"]
     run: Latency
-
-
-def format_ns(nanoseconds: float) -> str:
-    """Three significant digits in a unit that a person reads: 2892000 -> ``"2.89 ms"``."""
-    for unit, factor in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        # 999.95 µs rounds to 1000 µs: such a value belongs to the larger unit.
-        if nanoseconds >= factor * 0.9995:
-            number = nanoseconds / factor
-            digits = max(0, 2 - math.floor(math.log10(number) + 1e-9))
-            plain = f"{number:.{digits}f}"
-            return f"{plain.rstrip('0').rstrip('.') if '.' in plain else plain} {unit}"
-    return f"{nanoseconds:.0f} ns"
 
 
 def largest_bucket_ns(histogram: Histogram) -> int:
@@ -101,83 +74,51 @@ def histogram_svg(series: Sequence[Series], *, title: str, standalone: bool = Fa
     counts = [count for _, found in drawn for _, _, count in found]
     bucket_ns = min((one.run.histogram.bucket_ns for one in series), default=1000)
     x_low = max(min(lows, default=bucket_ns), bucket_ns / 2)
-    scale = _Scale(
-        x_low=math.log10(x_low) - 0.04,
-        x_high=math.log10(max(highs, default=bucket_ns * 1000)) + 0.04,
-        y_high=math.log10(max(counts, default=10)) + 0.15,
+    x = Log(
+        low=math.log10(x_low) - 0.04,
+        high=math.log10(max(highs, default=bucket_ns * 1000)) + 0.04,
+        begin=LEFT,
+        end=WIDTH - RIGHT,
     )
+    # The axis of counts begins below one sample.
+    y = Log(low=-0.25, high=math.log10(max(counts, default=10)) + 0.15, begin=HEIGHT - BOTTOM, end=TOP)
     words = "; ".join(f"{one.name}: {one.run.samples} samples, largest {format_ns(one.run.max_ns)}" for one in series)
-    return el(
-        "svg",
-        el("style", trusted(STYLE)) if standalone else None,
-        el("title", title),
-        el("desc", f"Histogram of latencies, both axes logarithmic. {words}."),
-        _axes(scale),
+    return chart(
+        *_axes(x, y),
         # The first one is an outline: drawn last, it stays visible over the filled one.
-        *reversed([_series(scale, one, found, row) for row, (one, found) in enumerate(drawn)]),
-        class_="histogram",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=f"{title}. {words}.",
-        xmlns="http://www.w3.org/2000/svg" if standalone else None,
+        *reversed([_series(x, y, one, found, row) for row, (one, found) in enumerate(drawn)]),
+        title=title,
+        about="Histogram of latencies, both axes logarithmic.",
+        words=words,
+        standalone=standalone,
     )
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """From nanoseconds and samples to places.  Bounds are decimal logarithms; the y axis begins below one sample."""
-
-    x_low: float
-    x_high: float
-    y_high: float
-    y_low: float = -0.25
-
-    def x(self, nanoseconds: float) -> float:
-        value = math.log10(nanoseconds) if nanoseconds > 0 else self.x_low
-        share = (value - self.x_low) / (self.x_high - self.x_low)
-        return round(LEFT + min(max(share, 0.0), 1.0) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, samples: float) -> float:
-        value = math.log10(samples) if samples > 0 else self.y_low
-        share = (value - self.y_low) / (self.y_high - self.y_low)
-        return round(HEIGHT - BOTTOM - min(max(share, 0.0), 1.0) * (HEIGHT - TOP - BOTTOM), 1)
-
-
-def _axes(scale: _Scale) -> Markup:
+def _axes(x: Log, y: Log) -> Iterator[Markup]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts: list[Markup] = []
-    for power in range(0, math.floor(scale.y_high) + 1):
-        y = scale.y(10**power)
-        parts.append(el("line", class_="grid", x1=LEFT, x2=right, y1=str(y), y2=str(y)))
-        label = f"{10**power:,}" if power < 4 else f"{10 ** (power % 3)}{'kMGTPEZY'[power // 3 - 1]}"
-        parts.append(el("text", label, x=LEFT - 6, y=str(y + 3.5), text_anchor="end"))
-    decades = scale.x_high - scale.x_low
-    factors = (1, 2, 5) if decades < 2.8 else (1,)
-    for power in range(math.floor(scale.x_low), math.ceil(scale.x_high) + 1):
-        for factor in factors:
-            nanoseconds = factor * 10**power
-            if not scale.x_low <= math.log10(nanoseconds) <= scale.x_high:
-                continue
-            x = scale.x(nanoseconds)
-            parts.append(el("line", class_="grid", x1=str(x), x2=str(x), y1=TOP, y2=bottom))
-            at_edge = x > right - 14
-            label_x = WIDTH - 1 if at_edge else x
-            anchor = "end" if at_edge else "middle"
-            parts.append(el("text", format_ns(nanoseconds), x=str(label_x), y=bottom + 14, text_anchor=anchor))
-    parts.append(el("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
-    parts.append(el("text", "latency", x=str((LEFT + right) / 2), y=HEIGHT - 6, text_anchor="middle"))
-    parts.append(el("text", "samples", x=2, y=TOP - 8))
-    return join(*parts)
+    for power in range(0, math.floor(y.high) + 1):
+        place = y(10**power)
+        yield el("line", class_="grid", x1=LEFT, x2=right, y1=str(place), y2=str(place))
+        yield el("text", format_count(10**power), x=LEFT - 6, y=str(place + 3.5), text_anchor="end")
+    for nanoseconds in x.ticks():
+        place = x(nanoseconds)
+        yield el("line", class_="grid", x1=str(place), x2=str(place), y1=TOP, y2=bottom)
+        at_edge = place > right - 14
+        label_x, anchor = (WIDTH - 1, "end") if at_edge else (place, "middle")
+        yield el("text", format_ns(nanoseconds), x=str(label_x), y=bottom + 14, text_anchor=anchor)
+    yield el("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom)
+    yield el("text", "latency", x=str((LEFT + right) / 2), y=HEIGHT - 6, text_anchor="middle")
+    yield el("text", "samples", x=2, y=TOP - 8)
 
 
-def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: int) -> Markup:
+def _series(x: Log, y: Log, one: Series, found: list[tuple[int, int, int]], row: int) -> Markup:
     bottom = HEIGHT - BOTTOM
     path: list[str] = []
     previous_high: int | None = None
     for low, high, count in found:
         if low != previous_high:
-            path.append(f"{'V' + str(bottom) if path else ''}M{scale.x(low)} {bottom}")
-        path.append(f"V{scale.y(count)}H{scale.x(high)}")
+            path.append(f"{'V' + str(bottom) if path else ''}M{x(low)} {bottom}")
+        path.append(f"V{y(count)}H{x(high)}")
         previous_high = high
     if path:
         path.append(f"V{bottom}")
@@ -187,7 +128,7 @@ def _series(scale: _Scale, one: Series, found: list[tuple[int, int, int]], row: 
         label += f", {overflows:,} beyond {format_ns(largest_bucket_ns(one.run.histogram))}"
     y_label = 12 + 14 * row
     parts: list[Markup] = [el("path", d="".join(path), class_=one.name)] if path else []
-    x_max = scale.x(one.run.max_ns)
+    x_max = x(one.run.max_ns)
     if found:
         parts.append(el("line", class_=one.name, x1=str(x_max), x2=str(x_max), y1=TOP - 6, y2=bottom))
     # The label ends at its mark, so it stays inside the picture wherever the maximum lies right of the middle.

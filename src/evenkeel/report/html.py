@@ -7,19 +7,22 @@ which escapes it.  Judges nothing: verdicts are :mod:`evenkeel.report.verdict`'s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Deadline, Evidence, Latency
+from evenkeel.documents.evidence import EMULATION_NOTE, Deadline, Evidence, Latency
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check, EvidenceItem, Findings
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import GuestPlan, HostPlan, Phase, Plan, Setting, VcpuPlan
 from evenkeel.documents.quantity import format_duration, format_size
+from evenkeel.measure.conditions import conditions as conditions_of
 from evenkeel.measure.percentile import percentile
+from evenkeel.report.chart import format_ns
 from evenkeel.report.comparison import Measure, measures, pairs
-from evenkeel.report.histogram import Series, format_ns, histogram_svg, largest_bucket_ns
+from evenkeel.report.heat import extent, heat_figure
+from evenkeel.report.histogram import Series, histogram_svg, largest_bucket_ns
 from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.page import package_file, whole_page
 from evenkeel.report.percentiles import percentiles_svg
@@ -102,7 +105,7 @@ def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
         f"{title}: {names}, {verdict.state}",
         body,
         made_from="the documents of this run",
-        script=package_file("page.js"),
+        script=package_file("page.js") + package_file("heat.js"),
     )
 
 
@@ -363,6 +366,7 @@ def _latency(host: HostPlan, run: HostRun) -> Markup | None:
                 percentiles_svg(
                     series, title=f"{caption}, by percentile", goal_ns=goals.get(series[0].run.guest or "")
                 ),
+                *_over_time(series, caption, goals.get(series[0].run.guest or "")),
                 *(el("p", el("span", label, class_="warn"), class_="detail") for label in labels),
             )
         )
@@ -370,6 +374,15 @@ def _latency(host: HostPlan, run: HostRun) -> Markup | None:
     numbers = ("Samples", "min", "avg", "p99", "p99.9", "max", *(("lost",) if any_lost else ()))
     table = _table(("Where", "When", "CPUs", *numbers), rows, caption="The same in numbers", numbers=numbers)
     return join(el("div", *figures, class_="histograms"), table)
+
+
+def _over_time(series: Sequence[Series], caption: str, goal_ns: int | None) -> Iterator[Markup]:
+    """A heat map of each run that has a course, all on one scale."""
+    courses = {one.name: one.run.course for one in series if one.run.course}
+    within = extent(courses.values(), goal_ns)
+    for name, course in courses.items():
+        yield el("p", f"Over time, {name} the plan", class_="detail")
+        yield heat_figure(course, title=f"{caption}, over time, {name}", goal_ns=goal_ns, within=within)
 
 
 def _latency_row(place: str, moment: str, run: Latency, with_lost: bool) -> Sequence[Content]:
@@ -683,20 +696,7 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
     if evidence is not None:
         conditions = evidence.conditions
     elif facts is not None:
-        identity = facts.identity
-        conditions = Conditions(
-            kernel=" ".join(part for part in (facts.kernel.release, facts.kernel.version) if part),
-            preempt_rt=facts.kernel.preempt_rt,
-            command_line=facts.kernel.command_line,
-            firmware=" ".join(part for part in (identity.firmware_vendor, identity.firmware_version) if part) or None,
-            cpu_model=next((cpu.model for cpu in facts.cpus if cpu.model), None),
-            hypervisor=identity.hypervisor,
-            qemu=facts.programs.get("qemu"),
-            libvirt=facts.programs.get("libvirt"),
-            emulated=identity.emulated,
-            clocksource=facts.clocksource,
-            load="not measured",
-        )
+        conditions = conditions_of(facts, load="not measured")
     else:
         return {}
     return {
@@ -712,6 +712,10 @@ def _described(evidence: Evidence | None, facts: Facts | None) -> dict[str, str 
         "libvirt on the host": conditions.libvirt,
         "Load": conditions.load,
         "Holds CPUs awake": _holders(conditions.dma_latency_holders),
+        **{
+            f"Holds vCPUs awake in {guest}": _holders(names)
+            for guest, names in sorted((conditions.guest_dma_latency_holders or {}).items())
+        },
     }
 
 

@@ -7,6 +7,7 @@ import hashlib
 from importlib.resources import files
 
 import evenkeel
+from evenkeel.report import chart
 from evenkeel.report.markup import Markup, el, join, trusted
 
 
@@ -16,7 +17,9 @@ def package_file(name: str) -> str:
 
 
 def whole_page(title: str, body: Markup, *, made_from: str, script: str, style: str = "") -> str:
-    """A page that needs nothing beside it.  ``script``, ``style``: text of this package, the style besides page.css."""
+    """A page that needs nothing beside it.  ``script``, ``style``: text of this package; the rules of pages and charts
+    are there already.
+    """
     head = join(
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
@@ -25,7 +28,7 @@ def whole_page(title: str, body: Markup, *, made_from: str, script: str, style: 
         el("title", title),
         # An empty icon, so that no browser asks for one.
         el("link", rel="icon", href="data:,"),
-        el("style", trusted(package_file("page.css") + style)),
+        el("style", trusted(package_file("page.css") + chart.style() + style)),
     )
     whole = join(
         el("a", "Skip to the content", class_="skip", href="#content"),

@@ -7,11 +7,23 @@ the caller puts :data:`EMULATION_NOTE` beside it where it applies.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from evenkeel.report.histogram import BOTTOM, HEIGHT, LEFT, RIGHT, STYLE, TOP, WIDTH, Series, format_ns, mark
-from evenkeel.report.markup import Markup, el, join, trusted
+from evenkeel.report.chart import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Log,
+    chart,
+    format_ns,
+    goal_line,
+    latency_axis,
+)
+from evenkeel.report.histogram import Series, mark
+from evenkeel.report.markup import Markup, el, join
 
 
 def percentiles_svg(
@@ -25,27 +37,20 @@ def percentiles_svg(
     values = [value for _, found in drawn for _, _, value in found] + ([goal_ns] if goal_ns else [])
     lowest = min((value for value in values if value > 0), default=1000)
     highest = max((value for value in values if value > 0), default=10_000)
-    scale = _Scale(
-        rarest=max([10.0, *(float(one.run.histogram.samples) for one in series)]),
-        y_low=math.log10(lowest) - 0.1,
-        y_high=math.log10(highest) + 0.1,
-    )
+    rare = _Rare(max([10.0, *(float(one.run.histogram.samples) for one in series)]))
+    y = Log(low=math.log10(lowest) - 0.1, high=math.log10(highest) + 0.1, begin=HEIGHT - BOTTOM, end=TOP)
     words = "; ".join(f"{one.name}: {one.run.samples} samples, largest {format_ns(one.run.max_ns)}" for one in series)
     if goal_ns:
         words += f"; deadline {format_ns(goal_ns)}"
-    return el(
-        "svg",
-        el("style", trusted(STYLE)) if standalone else None,
-        el("title", title),
-        el("desc", f"Latency by percentile: to the right ever rarer samples, upwards ever larger ones. {words}."),
-        _axes(scale),
-        _goal(scale, goal_ns) if goal_ns else None,
-        *reversed([_series(scale, one, found, row) for row, (one, found) in enumerate(drawn)]),
-        class_="histogram",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=f"{title}. {words}.",
-        xmlns="http://www.w3.org/2000/svg" if standalone else None,
+    return chart(
+        *latency_axis(y),
+        *_axis(rare),
+        *(goal_line(y, goal_ns) if goal_ns else ()),
+        *reversed([_series(rare, y, one, found, row) for row, (one, found) in enumerate(drawn)]),
+        title=title,
+        about="Latency by percentile: to the right ever rarer samples, upwards ever larger ones.",
+        words=words,
+        standalone=standalone,
     )
 
 
@@ -66,52 +71,27 @@ def steps(one: Series) -> list[tuple[float, float, int]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """From a share of samples, and nanoseconds, to places.  ``rarest``: one in so many ends the axis."""
+class _Rare:
+    """From a share of samples to a place.  ``rarest``: one in so many ends the axis."""
 
-    rarest: float
-    y_low: float
-    y_high: float
+    def __init__(self, rarest: float) -> None:
+        self.rarest = rarest
+        self._log = Log(low=0.0, high=math.log10(rarest), begin=LEFT, end=WIDTH - RIGHT)
 
-    def x(self, share: float) -> float:
-        one_in = self.rarest if share >= 1 else min(self.rarest, 1 / (1 - share))
-        return round(LEFT + math.log10(one_in) / math.log10(self.rarest) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, nanoseconds: float) -> float:
-        value = math.log10(nanoseconds) if nanoseconds > 0 else self.y_low
-        share = (value - self.y_low) / (self.y_high - self.y_low)
-        return round(HEIGHT - BOTTOM - min(max(share, 0.0), 1.0) * (HEIGHT - TOP - BOTTOM), 1)
+    def __call__(self, share: float) -> float:
+        return self._log(self.rarest if share >= 1 else 1 / (1 - share))
 
 
-def _axes(scale: _Scale) -> Markup:
+def _axis(rare: _Rare) -> Iterator[Markup]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts: list[Markup] = []
-    factors = (1, 2, 5) if scale.y_high - scale.y_low < 2.2 else (1,)
-    for power in range(math.floor(scale.y_low), math.ceil(scale.y_high) + 1):
-        for factor in factors:
-            nanoseconds = factor * 10**power
-            if scale.y_low <= math.log10(nanoseconds) <= scale.y_high:
-                y = scale.y(nanoseconds)
-                parts.append(el("line", class_="grid", x1=LEFT, x2=right, y1=str(y), y2=str(y)))
-                parts.append(el("text", format_ns(nanoseconds), x=LEFT - 6, y=str(y + 3.5), text_anchor="end"))
-    for nines in range(0, math.floor(math.log10(scale.rarest) + 1e-9) + 1):
-        x = scale.x(1 - 10.0**-nines)
-        parts.append(el("line", class_="grid", x1=str(x), x2=str(x), y1=TOP, y2=bottom))
-        at_edge = x > right - 20
-        parts.append(
-            el(
-                "text",
-                _percent(nines),
-                x=str(WIDTH - 1 if at_edge else x),
-                y=bottom + 14,
-                text_anchor="end" if at_edge else "middle",
-            )
-        )
-    parts.append(el("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
+    for nines in range(0, math.floor(math.log10(rare.rarest) + 1e-9) + 1):
+        x = rare(1 - 10.0**-nines)
+        yield el("line", class_="grid", x1=str(x), x2=str(x), y1=TOP, y2=bottom)
+        label_x, anchor = (WIDTH - 1, "end") if x > right - 20 else (x, "middle")
+        yield el("text", _percent(nines), x=str(label_x), y=bottom + 14, text_anchor=anchor)
+    yield el("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom)
     middle = str((LEFT + right) / 2)
-    parts.append(el("text", "share of samples that came no later", x=middle, y=HEIGHT - 6, text_anchor="middle"))
-    return join(*parts)
+    yield el("text", "share of samples that came no later", x=middle, y=HEIGHT - 6, text_anchor="middle")
 
 
 def _percent(nines: int) -> str:
@@ -119,21 +99,11 @@ def _percent(nines: int) -> str:
     return f"{100 - 10.0 ** (2 - nines):.{max(0, nines - 2)}f} %" if nines else "0 %"
 
 
-def _goal(scale: _Scale, goal_ns: int) -> Markup:
-    y = scale.y(goal_ns)
-    # Above its line, and below it where the frame ends.
-    label = y - 4 if y > TOP + 12 else y + 12
-    return join(
-        el("line", class_="goal", x1=LEFT, x2=WIDTH - RIGHT, y1=str(y), y2=str(y)),
-        el("text", f"deadline {format_ns(goal_ns)}", class_="name", x=LEFT + 4, y=str(round(label, 1))),
-    )
-
-
-def _series(scale: _Scale, one: Series, found: list[tuple[float, float, int]], row: int) -> Markup:
+def _series(rare: _Rare, y: Log, one: Series, found: list[tuple[float, float, int]], row: int) -> Markup:
     path = ""
     for low, high, value in found:
-        x, y = scale.x(low), scale.y(value)
-        path += f"{'V' + str(y) if path else 'M' + str(x) + ' ' + str(y)}H{scale.x(high)}"
+        left, place = rare(low), y(value)
+        path += f"{'V' + str(place) if path else 'M' + str(left) + ' ' + str(place)}H{rare(high)}"
     label = f"{one.name}  max {format_ns(one.run.max_ns)}" if found else f"{one.name}  no samples"
     y_label = 12 + 14 * row
     return join(

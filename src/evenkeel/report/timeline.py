@@ -7,12 +7,12 @@ its pattern, never by its colour alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 
-import evenkeel
 from evenkeel.documents.explanation import NO_CAUSE, Alignment, Cause, Explanation, Kind, Piece, Spike
-from evenkeel.report.histogram import format_ns
+from evenkeel.report.chart import format_ns
+from evenkeel.report.heat import Panel, extent, heat_figure, heat_picture
 from evenkeel.report.markup import Content, Markup, el, join, trusted
+from evenkeel.report.page import package_file, whole_page
 
 #: What a reader calls each kind; ``{who}`` is the task or interrupt.
 WORDS = {
@@ -38,6 +38,8 @@ _CLASS = {
     Kind.unexplained: "open",
     **dict.fromkeys((Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread), "guest"),
 }
+#: What the line of the threshold is called in a picture.
+THRESHOLD = "explained from"
 LEFT, WIDTH, LANE, TOP = 52, 760, 34, 8
 _CHARACTER = 6.2  # px of a letter of the labels
 STYLE = """
@@ -68,21 +70,7 @@ def words(kind: Kind, who: str) -> str:
 
 def render_explanation(explanation: Explanation) -> str:
     """The page: HTML that needs nothing beside it."""
-    style = files("evenkeel.report").joinpath("page.css").read_text(encoding="utf-8") + STYLE
     title = f"Late samples of {explanation.guest} on {explanation.host}"
-    head = join(
-        el("meta", charset="utf-8"),
-        el(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-        ),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="referrer", content="no-referrer"),
-        el("title", title),
-        el("link", rel="icon", href="data:,"),
-        el("style", trusted(style)),
-    )
     sections = [
         *(
             [("ending", f"Before it was frozen: {explanation.reason}", _ending(explanation))]
@@ -90,16 +78,20 @@ def render_explanation(explanation: Explanation) -> str:
             else []
         ),
         ("causes", "Causes", _causes(explanation)),
+        *([("time", "Over time", _over_time(explanation))] if explanation.courses else []),
         ("timelines", "The worst samples", _timelines(explanation)),
         ("conditions", "How it was taken", _conditions(explanation)),
     ]
     body = join(
         trusted(_PATTERNS),
         _head(explanation, title),
-        el("main", *(el("section", el("h2", name), content, id=place) for place, name, content in sections)),
-        el("footer", f"Made by Evenkeel {evenkeel.__version__}. This page loads nothing from anywhere."),
+        el(
+            "main",
+            *(el("section", el("h2", name), content, id=place) for place, name, content in sections),
+            id="content",
+        ),
     )
-    return f"<!DOCTYPE html>\n{el('html', el('head', head), el('body', body), lang='en')}\n"
+    return whole_page(title, body, made_from="an Explanation", script=package_file("heat.js"), style=STYLE)
 
 
 def _head(explanation: Explanation, title: str) -> Markup:
@@ -161,6 +153,31 @@ def _cause(cause: Cause, whole: int) -> Markup:
         el("td", format_ns(cause.worst_ns), class_="num", data_label="Worst"),
         el("td", join(*why), data_label=_COLUMNS[-1]),
     )
+
+
+def _over_time(explanation: Explanation) -> Markup:
+    """A heat map a vCPU, all on one scale, with the threshold above which samples are explained."""
+    limit = explanation.threshold_ns
+    within = extent(explanation.courses.values(), limit)
+    figures = (
+        el(
+            "figure",
+            el("h3", f"vCPU {vcpu}"),
+            heat_figure(course, title=f"vCPU {vcpu}, over time", goal_ns=limit, goal_name=THRESHOLD, within=within),
+            el("p", el("span", explanation.label, class_="warn"), class_="detail") if explanation.label else None,
+        )
+        for vcpu, course in sorted(explanation.courses.items())
+    )
+    return el("div", *figures, class_="histograms")
+
+
+def heat_map(explanation: Explanation) -> str:
+    """The same as a picture that stands alone."""
+    panels = [
+        Panel(f"guest {explanation.guest}, vCPU {vcpu}, timerlat", course, explanation.threshold_ns)
+        for vcpu, course in sorted(explanation.courses.items())
+    ]
+    return heat_picture(panels, note=explanation.label, goal_name=THRESHOLD)
 
 
 def _timelines(explanation: Explanation) -> Markup:

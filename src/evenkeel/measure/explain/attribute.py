@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evenkeel.documents.course import Course
 from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.evidence import EMULATION_NOTE
 from evenkeel.documents.explanation import (
@@ -173,9 +174,13 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
     """Explain every sample of at least ``over_ns``.  What allowed the causes is not said yet: that is .allowed."""
     lost = Lost(host=on.host.lost, guest=on.guest.lost, below=on.below_lost)
     found: list[tuple[Spike, Sequence[Painted]]] = []
+    courses: dict[int, Course] = {}
     samples = worst = 0
     for vcpu, scene in sorted(on.scenes.items()):
-        for at, latency in _samples(scene.guest, on.begin_ns, on.end_ns):
+        taken = list(_samples(scene.guest, on.begin_ns, on.end_ns))
+        # A sample belongs to when its timer was due.
+        courses[vcpu] = Course.of(((at - latency, latency) for at, latency in taken), length_ns=max(1, on.end_ns))
+        for at, latency in taken:
             samples += 1
             worst = max(worst, latency)
             if latency >= over_ns:
@@ -206,6 +211,7 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         ending=_ending(on) if recording.reason not in (None, "late sample") else (),
         spikes=tuple(spikes),
         causes=rank(spikes),
+        courses=courses,
     )
 
 
