@@ -27,6 +27,8 @@ EVERYTHING = "*"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "documents": {"errors"},
+    # Checks what plan places, so it may share nothing with it.
+    "placement_check": set(),
     "probe": set(),
     "plan": {"documents", "errors"},
     "machines": {"documents", "errors", "probe"},
@@ -189,6 +191,22 @@ def test_pure_code_is_allowed() -> None:
     assert (
         impurities("import re, json\nfrom collections.abc import Iterable\nP = re.compile('x')\nuuid.uuid5(a, b)") == []
     )
+
+
+def test_the_checker_of_placements_needs_only_the_standard_library() -> None:
+    source = (SOURCE / "placement_check.py").read_text(encoding="utf-8")
+    assert foreign(source) == []
+    assert impurities(source) == []
+
+
+def foreign(source: str) -> list[str]:
+    """What it imports that is not in the standard library."""
+    return [name for _, name in imports(source) if name.split(".")[0] not in sys.stdlib_module_names]
+
+
+@pytest.mark.parametrize("source", ["import numpy", "from evenkeel.plan import cells", "def f():\n    import highspy"])
+def test_a_checker_that_leans_on_others_is_seen(source: str) -> None:
+    assert len(foreign(source)) == 1
 
 
 # -- the probe ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.base import Model
-from evenkeel.documents.site import DataPlane, Site
+from evenkeel.documents.site import DataPlane, HostWish, Site
 from evenkeel.errors import Where, WrongInput
 from evenkeel.plan.sitefile import MAX_CHARACTERS, WrongSite, parse_site, parse_site_parts
 
@@ -158,9 +158,9 @@ WRONG = {
     ),
     # what must agree
     "unknown host": (guest_with("host: ‸cel"), 'which is not a host of this site; did you mean "cell"?'),
-    "which host": (
-        HEAD + "  other:\n    address: local\nguests:\n  ‸plc: {vcpus: 1, memory: 1GiB}\n",
-        'guest "plc" does not say which host it runs on',
+    "CPUs of which host": (
+        HEAD + "  other:\n    address: local\nguests:\n  plc: {vcpus: 1, memory: 1GiB, cpus: ‸3}\n",
+        'guest "plc" names CPUs, but no host',
     ),
     "architecture": (guest_with("architecture: ‸amd64"), "did you mean 'x86_64'?"),
     "deadline without promise": (
@@ -407,9 +407,32 @@ hosts:
     address: virtual:i
     data_plane:
       cpus: 2,3
+    place:
+      owner: us
+      rack: r1
+      networks: [blue]
+      features: [avx512f]
+      pools: {gpu: ["0000:3b:00.0"]}
+      wires: {eth0: blue}
+      power_watts: 500
+      overcommit: 2
+      drain: true
+placing: {max_hosts: 3, power_watts: 1000, standby: true}
 guests:
   g:
     host: h
+    place:
+      owner: us
+      priority: -1
+      networks: [blue, red]
+      features: [avx512f]
+      functions: [{pool: gpu, type: vf, network: blue, count: 2, near: any}]
+      apart: [a]
+      apart_racks: [b]
+      together: [c]
+      max_distance: 21
+      l3: require
+      stay: true
     goal: realtime
     latency: 1ms
     architecture: aarch64
@@ -430,7 +453,10 @@ guests:
     site = parse_site(text, file="site.yaml")
     models: list[Model | None] = [
         site,
-        site.hosts["h"],
+        site.placing,
+        site.hosts["i"].place,
+        site.guests["g"].place,
+        site.guests["g"].place.functions[0],
         site.hosts["h"].overrides["R-1"],
         site.hosts["h"].consents["no-audit"],
         site.guests["g"],
@@ -438,6 +464,8 @@ guests:
     ]
     models.append(site.guests["g"].disks[0])
     models.append(site.guests["g"].cells[0])
+    hosts = site.hosts.values()
+    assert set().union(*(host.model_fields_set for host in hosts)) == set(HostWish.model_fields)
     planes = [host.data_plane for host in site.hosts.values() if host.data_plane]
     assert set().union(*(plane.model_fields_set for plane in planes)) == set(DataPlane.model_fields)
     for model in models:

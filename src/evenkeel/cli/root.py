@@ -34,6 +34,7 @@ VERBS = {
     "facts": "Read what a machine is and how it is set now",
     "doctor": "Say what is wrong with a host, without any site file",
     "plan": "Work out every setting from a site file and facts",
+    "place": "Say which host of many a guest goes to, or why none; check a placement",
     "rules": "List and search the rules that a plan is made of",
     "explain": "Say why a plan sets one value: rule, inputs, source, risk",
     "apply": "Write a plan to its hosts, with a journal",

@@ -19,6 +19,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS = {
     "Facts": "facts",
     "Site": "site",
+    "Fleet": "fleet",
+    "FleetPlan": "fleet",
     "Plan": "plan",
     "Cost": "cost",
     "Journal": "journal",
@@ -107,6 +109,8 @@ def register(app: typer.Typer) -> None:
 _PURPOSES = {
     "Facts": "what a machine is, and how it is set now",
     "Site": "what the owner wants: hosts, guests, goals",
+    "Fleet": "what is free on each host, before guests are placed",
+    "FleetPlan": "which guest goes to which host, nodes, CPUs and devices, and why some do not",
     "Plan": "every setting with its reason, every guest with its placement",
     "Cost": "what a plan gives up, and what stays possible",
     "Journal": "what was really written: old value, new value, value read back",

@@ -53,6 +53,74 @@ class DataPlane(Model):
     )
 
 
+class FunctionWish(Model):
+    """PCI functions that a guest is to have: any that have every property which is named here."""
+
+    pool: str | None = Field(default=None, description="name under `pools` of the host", examples=["gpu"])
+    type: Literal["vf", "pf", "pci"] | None = Field(
+        default=None, description="vf: a virtual function; pf: a physical one that has such; pci: any other"
+    )
+    network: str | None = Field(default=None, description="the network that it is wired to", examples=["blue"])
+    count: int = Field(default=1, ge=1, le=64)
+    near: Literal["required", "preferred", "any"] = Field(
+        default="required", description="whether it is to be on a node of the guest"
+    )
+
+
+class PlaceWish(Model):
+    """What matters when a host is chosen for a guest; what it is on that host, the other keys say."""
+
+    owner: str | None = Field(default=None, description="to whom it is accounted", examples=["team-a"])
+    priority: int = Field(default=0, ge=-1000, le=1000, description="where not all fit, the higher one is placed")
+    networks: tuple[str, ...] = Field(
+        default=(), description="networks that its host is to be wired to", examples=[["blue", "red"]]
+    )
+    features: tuple[str, ...] = Field(default=(), description="what its host is to have", examples=[["avx512f"]])
+    functions: tuple[FunctionWish, ...] = Field(default=(), description="PCI functions that are kept for it")
+    apart: tuple[str, ...] = Field(
+        default=(), description="groups of which no two guests are on one host", examples=[["upf"]]
+    )
+    apart_racks: tuple[str, ...] = Field(default=(), description="groups of which no two guests are in one rack")
+    together: tuple[str, ...] = Field(default=(), description="groups whose guests are all on one host")
+    max_distance: int | None = Field(
+        default=None, ge=10, le=255, description="between any two of its NUMA nodes, as the firmware counts: 10 is none"
+    )
+    l3: Literal["prefer", "require"] = Field(
+        default="prefer", description="whether the vCPUs of a cell must share one L3 cache"
+    )
+    stay: bool = Field(default=False, description="never move it, once it sits somewhere")
+
+
+class HostPlace(Model):
+    """What placing must know of a host and no fact tells."""
+
+    owner: str | None = None
+    rack: str | None = Field(default=None, description="what fails together with it", examples=["r1"])
+    networks: tuple[str, ...] = Field(default=(), description="networks that it is wired to", examples=[["blue"]])
+    features: tuple[str, ...] = Field(default=(), description="what a guest may insist on", examples=[["certified"]])
+    pools: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="name -> PCI addresses of functions that are alike",
+        examples=[{"gpu": ["0000:3b:00.0"]}],
+    )
+    wires: dict[str, str] = Field(
+        default={}, description="network interface or PCI address -> its network", examples=[{"enp1s0f0": "blue"}]
+    )
+    power_watts: int | None = Field(default=None, ge=0, le=1_000_000, description="what it takes when it is on")
+    overcommit: int = Field(
+        default=4, ge=1, le=64, description="vCPUs of flexible guests for each CPU that is left to share"
+    )
+    drain: bool = Field(default=False, description="nothing is placed there, and what is there leaves")
+
+
+class Placing(Model):
+    """Limits of the whole site, for guests that name no host."""
+
+    max_hosts: int | None = Field(default=None, ge=1, le=1_000_000, description="hosts that may be used at most")
+    power_watts: int | None = Field(default=None, ge=0, le=1_000_000_000, description="what they may take together")
+    standby: bool = Field(default=False, description="keep room for the guests of any one host that fails")
+
+
 class HostWish(Model):
     """A host under Evenkeel's care."""
 
@@ -67,6 +135,7 @@ class HostWish(Model):
     consents: dict[ConsentKey, Consent] = Field(
         default={}, description="what no goal implies, because it weakens security or hides errors of the hardware"
     )
+    place: HostPlace = Field(default=HostPlace(), description="what placing must know of it and no fact tells")
 
 
 class Boot(Model):
@@ -102,7 +171,7 @@ class CellWish(Model):
 class GuestWish(Model):
     """A guest and what it needs."""
 
-    host: str | None = Field(default=None, description="name of its host; may be left out when the site has one")
+    host: str | None = Field(default=None, description="name of its host; chosen when left out")
     goal: GoalLevel = "flexible"
     latency: Nanoseconds | None = Field(
         default=None, description="the deadline that a measurement must prove", examples=["100us"]
@@ -140,6 +209,7 @@ class GuestWish(Model):
     boot: Boot | None = None
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    place: PlaceWish = Field(default=PlaceWish(), description="what matters when a host is chosen for it")
 
 
 class Site(Document):
@@ -149,3 +219,4 @@ class Site(Document):
     version: Literal[1] = 1
     hosts: dict[str, HostWish] = Field(min_length=1)
     guests: dict[str, GuestWish] = {}
+    placing: Placing = Field(default=Placing(), description="limits of the whole site, where hosts are chosen")

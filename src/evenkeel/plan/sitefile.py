@@ -578,11 +578,11 @@ def _check_data_plane(name: str, host: HostWish, reader: _Reader) -> None:
 
 def _check_host_of(name: str, guest: GuestWish, site: Site, reader: _Reader) -> None:
     known = ", ".join(site.hosts)
-    if guest.host is None and len(site.hosts) > 1:
+    if guest.host is None and guest.cpus is not None and len(site.hosts) > 1:
         reader.complain(
-            f'guest "{name}" does not say which host it runs on',
-            reader.places["guests", name].key,
-            hint=f"add `host:` with one of {known}",
+            f'guest "{name}" names CPUs, but no host',
+            reader.at("guests", name, "cpus"),
+            hint=f"add `host:` with one of {known}, or leave `cpus` out to have both chosen",
         )
     if guest.host is not None and guest.host not in site.hosts:
         near = _near(guest.host, list(site.hosts))
