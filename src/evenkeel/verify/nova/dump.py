@@ -85,7 +85,9 @@ def _json_lines(text: str, file: str) -> Iterator[tuple[str, Row]]:
 _CREATE = re.compile(r"CREATE TABLE `(\w+)` \(\n(.*?)\n\)", re.DOTALL)
 _COLUMN = re.compile(r"^\s*`(\w+)`", re.MULTILINE)
 _INSERT = re.compile(r"INSERT INTO `(\w+)`(?: \(([^)]*)\))? VALUES\s*")
-_VALUE = re.compile(r"(?:_\w+ )?'((?:[^'\\]|\\.|'')*)'|(NULL)|(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)|(\()|(\))|(,)|(;)|\s+", re.S)
+_VALUE = re.compile(
+    r"(?:_\w+ )?'((?:[^'\\]|\\.|'')*)'|(NULL)|(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)|(\()|(\))|(,)|(;)|\s+", re.S
+)
 _ESCAPES = {"0": "\0", "n": "\n", "r": "\r", "t": "\t", "b": "\b", "Z": "\x1a"}
 
 

@@ -113,7 +113,9 @@ class Cloud:
 
 def read_cloud(dump: Dump, file: str) -> Cloud:
     """Raises WrongInput, with the table and row, for an object that cannot be read."""
-    nodes = tuple(_guarded(_node, row, f"compute_nodes {row.get('hypervisor_hostname')}", file) for row in dump["compute_nodes"])
+    nodes = tuple(
+        _guarded(_node, row, f"compute_nodes {row.get('hypervisor_hostname')}", file) for row in dump["compute_nodes"]
+    )
     devices: dict[int, list[Device]] = {}
     held: dict[str, list[Device]] = {}
     for row in dump["pci_devices"]:
