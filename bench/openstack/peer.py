@@ -23,7 +23,9 @@ from importlib.metadata import version
 from typing import Any
 
 import nova.conf
+import sqlalchemy
 from nova import exception, objects
+from nova.db.main import models
 from nova.objects import pci_device_pool
 from nova.pci import stats as pci_stats
 from nova.scheduler import weights
@@ -112,20 +114,26 @@ class Host:
         self.state.allocation_candidates = [{"mappings": {}}]
         self.state.limits = {}
 
-    def claim(self, guest: Guest, topology: Any) -> list[str]:
-        """Take what a fit names, as the resource tracker does.  Returns the devices.  Raises what Nova raises."""
+    def claim(self, guest: Guest, topology: Any) -> tuple[list[str], dict[str, str] | None]:
+        """Take what a fit names, as the resource tracker does: the devices, and what Nova raised, None if nothing.
+
+        A claim that raised takes nothing; the devices are then those that Nova had chosen by that time.
+        """
         pools = [{**pool, "devices": list(pool["devices"])} for pool in self.tracker.pools]
+        devices: list[str] = []
         try:
-            devices = self.tracker.consume_requests(guest.pci.requests, topology.cells) if guest.pci.requests else []
+            if guest.pci.requests:
+                chosen = self.tracker.consume_requests(guest.pci.requests, topology.cells)
+                devices = [device.address for device in chosen]
             self.state.numa_topology = hardware.numa_usage_from_instance_numa(self.state.numa_topology, topology)
-        except exception.NovaException:
+        except exception.NovaException as error:
             self.tracker.pools = pools
-            raise
+            return devices, {"error": type(error).__name__, "message": str(error)}
         self.tracker.numa_topology = self.state.numa_topology
         self.state.free_ram_mb -= guest.flavor.memory_mb
         self.state.vcpus_used += guest.flavor.vcpus
         self.publish()
-        return [device.address for device in devices]
+        return devices, None
 
 
 def _host_cell(raw: dict[str, Any]) -> Any:
@@ -269,13 +277,8 @@ class Peer:
                 "claim": None,
                 "devices": [],
             }
-        claim, devices = None, []
         text = json.loads(answer._to_json()) if answer else None
-        if answer:
-            try:
-                devices = self.hosts[host].claim(wanted, answer)
-            except exception.NovaException as error:
-                claim = {"error": type(error).__name__, "message": str(error)}
+        devices, claim = self.hosts[host].claim(wanted, answer) if answer else ([], None)
         spent = time.process_time() - before
         return {"answer": text, "timed_out": False, "cpu_s": spent, "claim": claim, "devices": devices}
 
@@ -314,10 +317,9 @@ class Peer:
                 failures.append({"host": host.name, "error": "the compute node finds no fit"})
                 continue
             text = answer._to_json()
-            try:
-                devices = host.claim(wanted, answer)
-            except exception.NovaException as error:
-                failures.append({"host": host.name, "error": type(error).__name__, "answer": json.loads(text)})
+            devices, error = host.claim(wanted, answer)
+            if error:
+                failures.append({"host": host.name, **error, "answer": json.loads(text)})
                 continue
             spent = time.process_time() - before
             return {
@@ -349,6 +351,18 @@ class Peer:
             "pci_stats": pools.obj_to_primitive(),
         }
 
+    def store(self, url: str, tables: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Write rows into a fresh database with the tables of Nova's own models."""
+        engine = sqlalchemy.create_engine(url)
+        metadata = models.BASE.metadata
+        metadata.create_all(engine, tables=[metadata.tables[name] for name in tables])
+        with engine.begin() as connection:
+            for name, rows in tables.items():
+                for row in rows:
+                    connection.execute(metadata.tables[name].insert(), {"deleted": 0, **row})
+        engine.dispose()
+        return {}
+
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
@@ -360,7 +374,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             reply = getattr(peer, request.pop("do"))(**request)
-        except exception.NovaException as error:
+        except Exception as error:  # noqa: BLE001  told to the other side, which raises
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), flush=True)
 

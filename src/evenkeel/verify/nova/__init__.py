@@ -66,7 +66,7 @@ def _failed(one: _Found) -> Check:
         title=one.fault.healthy,
         status="failed",
         expected=one.fault.healthy,
-        observed=f"{one.about}: {'; '.join(one.texts)}",
+        observed="; ".join(one.texts),
         evidence=one.evidence,
         severity=one.fault.severity,
         why=one.fault.why,
