@@ -165,9 +165,9 @@ def _check_cpus(guest: dict[str, Any], seat: dict[str, Any], host: _Host, thread
             beside = {cpu for core in cores for cpu in core} - mine
             if beside - idle:
                 found.append(f"CPU {sorted(beside - idle)} beside cell {index} is not kept empty")
-            lost = sorted(beside - host.free[node])
-            if lost:
-                found.append(f"CPU {lost} beside cell {index} is another's")
+    lost = sorted(cpu for cpu in idle if cpu not in host.node_of or cpu not in host.free[host.node_of[cpu]])
+    if lost:
+        found.append(f"CPU {lost}, which is to stay empty beside it, is another's")
     if idle & mine:
         found.append(f"CPU {sorted(idle & mine)} is to stay empty and carries a vCPU")
     found += _check_emulator(guest, seat, host, mine, idle)
