@@ -74,7 +74,7 @@ def doctor(
 
         screen.emit_json(sarif(findings, known, version=__version__))
     else:
-        _print(findings, known, show_all)
+        print_findings(findings, known, show_all)
     return EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
 
 
@@ -134,7 +134,8 @@ def _merged(own: tuple[Definition, ...], given: tuple[Definition, ...]) -> tuple
     return (*(one for one in own if one.running or one.guest not in names), *given)
 
 
-def _print(findings: Findings, known: tuple[str, ...], show_all: bool) -> None:
+def print_findings(findings: Findings, known: tuple[str, ...], show_all: bool) -> None:
+    """The table of what failed, each with its evidence, why and fix; then what was not checked, and the sum."""
     from evenkeel.cli import output as screen
     from evenkeel.verify.doctor import accepted
 

@@ -1,12 +1,16 @@
-"""`evenkeel lint TARGET --profile sap-hana`: what of a guest would leave the envelope of a published guide."""
+"""``evenkeel lint``: guests against a published guide; the places that an OpenStack Nova gave its guests.
+
+Two commands.  The first, ``guests``, may be left out: ``evenkeel lint guest.xml --profile sap-hana``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from evenkeel.documents.facts import Facts
@@ -18,57 +22,140 @@ class Profile(StrEnum):
     SAP_HANA = "sap-hana"
 
 
-def register(app: typer.Typer) -> None:
-    @app.command()
-    def lint(
-        profile: Annotated[Profile, typer.Option("--profile", help="Whose demands.", show_default=False)],
-        targets: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="[TARGET...]",
-                help="A site (file or folder), or domain definitions (*.xml) of guests on one host. "
-                "Left out: the definitions that the host has.",
-                show_default=False,
-            ),
-        ] = None,
-        host: Annotated[
-            str | None,
-            typer.Option(
-                "--host",
-                metavar="MACHINE",
-                help="The host: local, ssh://root@HOST, a recorded tree, or saved facts (*.json). "
-                "A site knows its own.",
-            ),
-        ] = None,
-        only: Annotated[
-            list[str] | None,
-            typer.Option("--guest", metavar="NAME", help="A guest that runs HANA; all are when none is named."),
-        ] = None,
-        nfs: Annotated[bool, typer.Option("--nfs", help="Data and log are on NFS, mounted in the guest.")] = False,
-        show_all: Annotated[bool, typer.Option("--all", help="List what is as it should be, too.")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the findings document.")] = False,
-    ) -> int:
-        """Say line by line what leaves the envelope that a guide describes. Changes nothing.
+class _Lint(TyperGroup):
+    """Was one command before it had two: what does not begin with the name of one of them is for that one."""
 
-        evenkeel lint hana.xml --profile sap-hana --host ssh://root@hana-host
+    default = "guests"
 
-        evenkeel lint --profile sap-hana --host ssh://root@hana-host
+    # The context class is typer's own and not exported, hence Any.
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in (*self.commands, "--help", "-h"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
-        evenkeel lint site.yaml --profile sap-hana --guest hana
 
-        Not a certification: SAP and SUSE alone give one. Exit code 0 when every demand is met, 1 when one is not or
-        could not be checked; recommendations and notes do not count.
-        """
-        from evenkeel.cli import output as screen
-        from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+app = typer.Typer(cls=_Lint, no_args_is_help=True, rich_markup_mode=None)
 
-        found = _lint(targets or (), host, frozenset(only or ()), nfs=nfs)
-        if as_json:
-            screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
-        else:
-            for findings in found:
-                _print(findings, show_all)
-        return EXIT_DONE if all(_inside(findings) for findings in found) else EXIT_NOT_AS_WANTED
+
+@app.command("guests")
+def guests(
+    profile: Annotated[Profile, typer.Option("--profile", help="Whose demands.", show_default=False)],
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET...]",
+            help="A site (file or folder), or domain definitions (*.xml) of guests on one host. "
+            "Left out: the definitions that the host has.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="MACHINE",
+            help="The host: local, ssh://root@HOST, a recorded tree, or saved facts (*.json). A site knows its own.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--guest", metavar="NAME", help="A guest that runs HANA; all are when none is named."),
+    ] = None,
+    nfs: Annotated[bool, typer.Option("--nfs", help="Data and log are on NFS, mounted in the guest.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List what is as it should be, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings document.")] = False,
+) -> int:
+    """Say line by line what leaves the envelope that a guide describes. Changes nothing.
+
+    evenkeel lint hana.xml --profile sap-hana --host ssh://root@hana-host
+
+    evenkeel lint --profile sap-hana --host ssh://root@hana-host
+
+    evenkeel lint site.yaml --profile sap-hana --guest hana
+
+    Not a certification: SAP and SUSE alone give one. Exit code 0 when every demand is met, 1 when one is not or
+    could not be checked; recommendations and notes do not count.
+    """
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+
+    found = _lint(targets or (), host, frozenset(only or ()), nfs=nfs)
+    if as_json:
+        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
+    else:
+        for findings in found:
+            _print(findings, show_all)
+    return EXIT_DONE if all(_inside(findings) for findings in found) else EXIT_NOT_AS_WANTED
+
+
+@app.command("nova")
+def nova(
+    dumps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]",
+            help="What --query gave, or a mysqldump of the tables; one file for each cell database. - is stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[bool, typer.Option("--query", help="Print the SQL that reads what is needed, and leave.")] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", help="A finding that you know and want: it is shown, and not counted.", metavar="ID"),
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="List what is well, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the Findings as JSON on stdout.")] = False,
+    as_sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0 on stdout, for CI.")] = False,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Save the Findings.")] = None,
+) -> int:
+    """Check the places that an OpenStack Nova gave its guests, from a dump of its database. Changes nothing.
+
+    vCPUs of dedicated guests without a pin, pins on another node than the memory, CPUs with two owners, strangers
+    beside isolated guests, too many huge pages, devices too far away: Nova stores such places now and then, and
+    nothing in it looks at them again.
+
+      evenkeel lint nova --query | mysql --batch --raw --skip-column-names nova > nova.jsonl
+
+      evenkeel lint nova nova.jsonl
+
+    Exit code 0: nothing harmful; 1: something is; 2: the file cannot be read.
+    """
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
+    from evenkeel.verify.doctor import harmful
+    from evenkeel.verify.nova import lint, read
+    from evenkeel.verify.nova.catalogue import FAULTS
+    from evenkeel.verify.nova.dump import query as statements
+
+    if query:
+        screen.out().print(statements(), end="", soft_wrap=True, markup=False, highlight=False)
+        return EXIT_DONE
+    if not dumps:
+        raise WrongInput("nothing to look at", hint="name a dump; see `evenkeel lint nova --help` for how to make one")
+    if as_json and as_sarif:
+        raise WrongInput("--json and --sarif both print on stdout", hint="take one; -o FILE saves the Findings besides")
+    known = tuple(accept or ())
+    for one in known:
+        if one.partition(":")[0] not in {fault.id for fault in FAULTS}:
+            raise WrongInput(f"--accept: there is no finding {one!r}", hint="docs/how-to/lint-nova.md lists them all")
+    findings = lint([read(files.read_text(dump), dump) for dump in dumps])
+    if output:
+        files.save_document(output, findings)
+        if output != "-":
+            screen.note(f"wrote {output}")
+    if as_json:
+        screen.emit_json(findings)
+    elif as_sarif:
+        from evenkeel import __version__
+        from evenkeel.verify.doctor.sarif import sarif
+
+        screen.emit_json(sarif(findings, known, version=__version__, catalogue=FAULTS, verb="lint nova"))
+    else:
+        from evenkeel.cli.doctor import print_findings
+
+        print_findings(findings, known, show_all)
+    return EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
 
 
 def _lint(targets: Sequence[str], host: str | None, only: frozenset[str], *, nfs: bool) -> list[Findings]:

@@ -6,8 +6,8 @@ a notification of the invocation, so that nobody takes silence for health.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from evenkeel.documents.base import digest
@@ -19,20 +19,44 @@ _LEVELS = {"harmful": "error", "warning": "warning", "note": "note"}
 _BASE = "HOST"
 
 
-def sarif(findings: Findings, accept: Iterable[str] = (), *, version: str) -> dict[str, Any]:
-    """One run; ``version``: of Evenkeel.
+class Kind(Protocol):
+    """A line of a catalogue: of the doctor's, or of another that makes Findings."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def severity(self) -> str: ...
+    @property
+    def healthy(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def fix(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+def sarif(
+    findings: Findings,
+    accept: Iterable[str] = (),
+    *,
+    version: str,
+    catalogue: Sequence[Kind] = AILMENTS,
+    verb: str = "doctor",
+) -> dict[str, Any]:
+    """One run; ``version``: of Evenkeel; ``catalogue``: the kinds of findings of this verb.
 
     Paths are relative to the root of the host (``HOST``), because they are in no repository.
     """
     wanted = tuple(accept)
-    places = {ailment.id: number for number, ailment in enumerate(AILMENTS)}
+    places = {one.id: number for number, one in enumerate(catalogue)}
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {"driver": {"name": "evenkeel doctor", "version": version, "rules": _rules()}},
-                "automationDetails": {"id": f"evenkeel-doctor/{findings.host}/"},
+                "tool": {"driver": {"name": f"evenkeel {verb}", "version": version, "rules": _rules(catalogue)}},
+                "automationDetails": {"id": f"evenkeel-{verb.replace(' ', '-')}/{findings.host}/"},
                 "originalUriBaseIds": {_BASE: {"description": {"text": f"the root of {findings.host}"}}},
                 "invocations": [
                     {
@@ -57,7 +81,7 @@ def sarif(findings: Findings, accept: Iterable[str] = (), *, version: str) -> di
     }
 
 
-def _rules() -> list[dict[str, Any]]:
+def _rules(catalogue: Sequence[Kind]) -> list[dict[str, Any]]:
     return [
         {
             "id": ailment.id,
@@ -66,7 +90,7 @@ def _rules() -> list[dict[str, Any]]:
             "help": {"text": f"{ailment.fix}. Source: {ailment.source}."},
             "defaultConfiguration": {"level": _LEVELS[ailment.severity]},
         }
-        for ailment in AILMENTS
+        for ailment in catalogue
     ]
 
 
