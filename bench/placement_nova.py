@@ -28,8 +28,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import fleets
 from bench.openstack.adapter import Nova, Style
 from bench.openstack.cases import function, node
-from evenkeel.plan.fleet.pack import Limits, pack
-from evenkeel.plan.fleet.table import Table
 
 from evenkeel.documents.fleet import (
     CellRequest,
@@ -43,7 +41,9 @@ from evenkeel.documents.fleet import (
 )
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet.name import seats_on
+from evenkeel.plan.fleet.pack import Limits, pack
 from evenkeel.plan.fleet.room import Room, Spot, fit
+from evenkeel.plan.fleet.table import Table
 from evenkeel.verify.nova.catalogue import kind_of
 
 GIB = 1 << 30

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evenkeel.measure.trace.stream import Stream, consume, ring_bytes
+
 from evenkeel.probe.trace.calibrate import EVENT
 from evenkeel.probe.trace.sources import RawTracepoint
 from evenkeel.probe.trace.templates import Constant
