@@ -512,9 +512,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="a table; all when none is named")
     parser.add_argument("--hosts", type=int, default=20, help="hosts of the fleet that is filled")
     parser.add_argument("--fuzz", type=int, default=2000, metavar="N", help="random hosts; a third as many new style")
-    parser.add_argument(
-        "--limit", type=float, default=5.0, metavar="S", help="CPU seconds for one fit of Nova"
-    )
+    parser.add_argument("--limit", type=float, default=5.0, metavar="S", help="CPU seconds for one fit of Nova")
     parser.add_argument("--solve", type=float, default=10.0, metavar="S", help="seconds that packing may take")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")

@@ -505,7 +505,7 @@ def _subject(question: Question) -> str:
 
 
 def _row(row: Row) -> tuple[str, ...]:
-    from evenkeel.report.histogram import format_ns
+    from evenkeel.report.chart import format_ns
 
     timed: tuple[str, ...] = ()
     if row.longest_ns is not None and row.total_ns is not None:
@@ -516,7 +516,7 @@ def _row(row: Row) -> tuple[str, ...]:
 def _print_durations(durations: Histogram, total_ns: int) -> None:
     from evenkeel.cli import output as screen
     from evenkeel.measure.percentile import percentile
-    from evenkeel.report.histogram import format_ns
+    from evenkeel.report.chart import format_ns
 
     if not durations.samples:
         return
