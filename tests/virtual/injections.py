@@ -21,8 +21,21 @@ import glob, os, subprocess, sys, time
 what, times, qemu, tid, scope = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 cpu = min(os.sched_getaffinity(tid))
 vcpu, emulator = scope + "/vcpu1", scope + "/emulator"
-instance = [one for one in glob.glob("/sys/kernel/tracing/instances/evenkeel-*")
-            if open(one + "/tracing_on").read().strip() == "1"][0]
+
+def recorder():
+    "The instance of the recorder, when it records: a new one is on too, and has no events yet."
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for one in glob.glob("/sys/kernel/tracing/instances/evenkeel-*"):
+            try:
+                if open(one + "/set_event").read().strip() and open(one + "/tracing_on").read().strip() == "1":
+                    return one
+            except OSError:
+                pass  # one that is just made, or removed
+        time.sleep(0.05)
+    sys.exit("nobody records")
+
+instance = recorder()
 marker = os.open(instance + "/trace_marker", os.O_WRONLY)
 
 def mark(text):
@@ -135,9 +148,11 @@ def throttled():
     before = open(server).read().strip()
     put(server, 50000000)
     join()
-    mark("begin")
-    spin(times * 1000)
-    mark("end")
+    for _ in range(times):
+        time.sleep(0.2)
+        mark("begin")
+        spin(2000)
+        mark("end")
     put(server, before)
 
 globals()[what]()
@@ -160,7 +175,7 @@ GUEST_NMI = r"""
 for n in 1 2 3 4 5; do
 	sleep 0.6
 	inject begin
-	echo l >/proc/sysrq-trigger
+	taskset 1 sh -c 'echo l >/proc/sysrq-trigger'
 	inject end
 done
 """
@@ -175,7 +190,7 @@ done
 """
 GUEST_SPIN = r"""
 inject begin
-chrt -f 90 taskset 2 timeout 8 sh -c 'while :; do :; done'
+chrt -f 90 taskset 2 timeout 12 sh -c 'while :; do :; done'
 """
 
 
