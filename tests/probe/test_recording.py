@@ -16,7 +16,7 @@ import pytest
 
 from evenkeel.measure.explain.clocks import host_clock
 from evenkeel.measure.explain.trace import Trace, make_trace
-from evenkeel.probe.recording import drop, fetch, record, remove_orphans
+from evenkeel.probe.recording import drop, fetch, fly, record, remove_orphans
 from evenkeel.probe.trace import tracefs
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
@@ -106,6 +106,20 @@ def test_memory_is_bounded() -> None:
     assert answer["full"] and time.monotonic() - start < 25
     assert sum(answer["bytes"].values()) <= 64 << 10
     drop(answer["id"])
+
+
+def test_the_rings_of_a_flight_are_bounded_by_their_sum(tracing: Path) -> None:
+    """On a host of many CPUs too: a ring each, and the memory of all is what was asked for."""
+    sizes = []
+
+    def look(done: int, total: int, what: str) -> None:
+        sizes.append(int((tracing / f"instances/evenkeel-{os.getpid()}/buffer_total_size_kb").read_text()))
+
+    answer = fly(0.0, SWITCH, "no-guest", buffer_kb=1 << 19, most_bytes=8 << 20, on_progress=look)
+    drop(answer["id"])
+    assert answer["reason"] is None and len(answer["marks"]) == 2
+    pages = 4 * (os.cpu_count() or 1)  # the kernel rounds each up
+    assert sizes and 0 < max(sizes) <= (8 << 10) + pages
 
 
 def test_a_lost_connection_removes_the_instance(tracing: Path) -> None:

@@ -21,8 +21,21 @@ import glob, os, subprocess, sys, time
 what, times, qemu, tid, scope = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 cpu = min(os.sched_getaffinity(tid))
 vcpu, emulator = scope + "/vcpu1", scope + "/emulator"
-instance = [one for one in glob.glob("/sys/kernel/tracing/instances/evenkeel-*")
-            if open(one + "/tracing_on").read().strip() == "1"][0]
+
+def recorder():
+    "The instance of the recorder, when it records: a new one is on too, and has no events yet."
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for one in glob.glob("/sys/kernel/tracing/instances/evenkeel-*"):
+            try:
+                if open(one + "/set_event").read().strip() and open(one + "/tracing_on").read().strip() == "1":
+                    return one
+            except OSError:
+                pass  # one that is just made, or removed
+        time.sleep(0.05)
+    sys.exit("nobody records")
+
+instance = recorder()
 marker = os.open(instance + "/trace_marker", os.O_WRONLY)
 
 def mark(text):
@@ -135,9 +148,11 @@ def throttled():
     before = open(server).read().strip()
     put(server, 50000000)
     join()
-    mark("begin")
-    spin(times * 1000)
-    mark("end")
+    for _ in range(times):
+        time.sleep(0.2)
+        mark("begin")
+        spin(2000)
+        mark("end")
     put(server, before)
 
 globals()[what]()
@@ -160,7 +175,7 @@ GUEST_NMI = r"""
 for n in 1 2 3 4 5; do
 	sleep 0.6
 	inject begin
-	echo l >/proc/sysrq-trigger
+	taskset 1 sh -c 'echo l >/proc/sysrq-trigger'
 	inject end
 done
 """
@@ -175,13 +190,13 @@ done
 """
 GUEST_SPIN = r"""
 inject begin
-chrt -f 90 taskset 2 timeout 8 sh -c 'while :; do :; done'
+chrt -f 90 taskset 2 timeout 12 sh -c 'while :; do :; done'
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cause.  ``host``: name of a function of the program and how often; ``guest``: shell lines.
+    """One cause, injected so many ``times``.  ``host``: name of a function of the program; ``guest``: shell lines.
 
     ``kinds`` and ``who``: what an explanation must call it.
     """
@@ -189,22 +204,23 @@ class Case:
     name: str
     kinds: frozenset[Kind]
     who: str = ""
-    host: tuple[str, int] | None = None
+    times: int = 0
+    host: str = ""
     guest: str = ""
-    seconds: float = 8.0
+    seconds: float = 12.0
 
 
 CASES = (
-    Case("nothing", frozenset(), seconds=10.0),
-    Case("hog on the host", frozenset({Kind.waits}), "ek-hog", host=("host_hog", 6)),
-    Case("hog in the guest", frozenset({Kind.guest_thread}), "sh|taskset|chrt", guest=GUEST_HOG),
-    Case("NMI in the guest", frozenset({Kind.guest_nmi}), guest=GUEST_NMI),
-    Case("emulator thread", frozenset({Kind.emulator}), host=("emulator_thread", 4), seconds=10.0),
-    Case("vCPU migrated", frozenset({Kind.migrated}), host=("migrated", 5)),
-    Case("interrupt burst", frozenset({Kind.host_irq}), "call_function", host=("interrupts", 6)),
-    Case("page faults", frozenset({Kind.page_fault}), host=("page_faults", 6)),
-    Case("exit storm", frozenset({Kind.exits}), "I/O port", guest=GUEST_EXITS),
-    Case("throttling", frozenset({Kind.throttled}), "ek-fair", host=("throttled", 6), guest=GUEST_SPIN, seconds=12.0),
+    Case("nothing", frozenset()),
+    Case("hog on the host", frozenset({Kind.waits}), "ek-hog", 6, host="host_hog"),
+    Case("hog in the guest", frozenset({Kind.guest_thread}), "sh|taskset|chrt", 5, guest=GUEST_HOG),
+    Case("NMI in the guest", frozenset({Kind.guest_nmi}), "", 5, guest=GUEST_NMI),
+    Case("emulator thread", frozenset({Kind.emulator}), "", 4, host="emulator_thread"),
+    Case("vCPU migrated", frozenset({Kind.migrated}), "", 5, host="migrated"),
+    Case("interrupt burst", frozenset({Kind.host_irq}), "call_function", 6, host="interrupts"),
+    Case("page faults", frozenset({Kind.page_fault}), "", 6, host="page_faults"),
+    Case("exit storm", frozenset({Kind.exits}), "I/O port", 5, guest=GUEST_EXITS),
+    Case("throttling", frozenset({Kind.throttled}), "ek-fair", 3, host="throttled", guest=GUEST_SPIN),
 )
 
 

@@ -210,6 +210,7 @@ def fly(
     clock: str = "x86-tsc",
     buffer_kb: int = 4096,
     cpus: Sequence[int] | None = None,
+    most_bytes: int = 256 << 20,
     optional: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -217,10 +218,12 @@ def fly(
 
     That is a late sample in ``guest`` (whose recorder was started with a threshold), a guest that does not answer or
     run any more, or an oops of this kernel; ``reason`` says which, None after ``limit_s`` without any.  Memory is what
-    the rings have.  Returns as :func:`record` does.
+    the rings have, ``most_bytes`` of all CPUs together, and as much again of the probe at the end.  Returns as
+    :func:`record` does.
     """
     folder = tracefs.root()
     wanted = _available(folder, events, optional)
+    buffer_kb = max(4, min(buffer_kb, (most_bytes >> 10) // (os.cpu_count() or 1)))
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, 1 << 40)) as rings:
         oopses, reason = _oopses(), None
         _write(place + "/tracing_on", "1")
@@ -235,6 +238,8 @@ def fly(
             # A mark at each look: whatever part of the trace is left has two of them.
             marks = [*marks[-_MOST_MARKS:], mark(place)]
             reason = "host oops" if _oopses() != oopses else recording_guest.happened(guest)
+        # What ended it came after the last mark perhaps, and what comes after that is not judged.
+        marks.append(mark(place))
         return {**_keep(folder, place, wanted, rings, marks), "reason": reason}
 
 
@@ -245,9 +250,16 @@ def keep(pages: dict[int, bytearray]) -> int:
     return number
 
 
-def _oopses() -> int:
-    """Bit 7 of the taint: this kernel has died a little."""
-    return int(_read("/proc/sys/kernel/tainted")) & 1 << 7
+def _oopses() -> tuple[int, str]:
+    """Changes when this kernel has died a little: bit 7 of the taint, set by the first oops, and their number.
+
+    ``/sys/kernel/oops_count`` came with Linux 6.2 (commit 9db89b411170).
+    """
+    try:
+        count = _read("/sys/kernel/oops_count").strip()
+    except FileNotFoundError:
+        count = ""
+    return int(_read("/proc/sys/kernel/tainted")) & 1 << 7, count
 
 
 def _available(folder: str, events: Mapping[str, str], optional: Mapping[str, str] | None) -> dict[str, str]:

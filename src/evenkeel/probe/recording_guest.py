@@ -62,32 +62,41 @@ echo timerlat >$I/current_tracer || fail "timerlat does not start"
 for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
 for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
 cp $T/events/header_page $out/
+# What the shell does itself costs the vCPU next to nothing, each program that it starts a millisecond or more.
 # A read of what is there never waits, and every dd knows how to count, not every one how not to wait.
+kept=0
 drain() {
 	for c in $list; do
 		while :; do
-			stats=$I/per_cpu/cpu$c/stats
-			pages=$(($(sed -n 's/^bytes: //p' $stats) / 4096))
-			[ "$1$pages" = all0 ] && grep -q '^entries: [1-9]' $stats && pages=1
+			entries=0 bytes=0
+			while read -r name value; do
+				case $name in entries:) entries=$value ;; bytes:) bytes=$value; break ;; esac
+			done <$I/per_cpu/cpu$c/stats
+			pages=$((bytes / 4096))
+			[ "$1$pages" = all0 ] && [ $entries -gt 0 ] && pages=1
 			[ $pages -gt 0 ] || break
 			dd if=$I/per_cpu/cpu$c/trace_pipe_raw bs=4096 count=$pages 2>/dev/null >>$out/cpu$c.raw || break
+			kept=$((kept + pages))
 		done
 	done
 }
 list=$(cd $I/per_cpu && echo cpu* | sed 's/cpu//g')
 echo 1 >$I/tracing_on
 echo started >$out/started
-now() { cut -d. -f1 /proc/uptime; }
-until=$(($(now) + seconds))
-while [ $(now) -lt $until ] && [ ! -e $out/stop ]; do
+now() { read -r now rest </proc/uptime; now=${now%%%%.*}; }
+now
+until=$((now + seconds))
+while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 	if [ $late -gt 0 ]; then
-		sleep 0.2
-		[ "$(cat $I/tracing_on)" = 1 ] || { echo late >$out/late; break; }
-		continue
+		sleep 0.5
+		read -r on <$I/tracing_on
+		[ $on = 1 ] || { echo late >$out/late; break; }
+	else
+		sleep 2
+		drain full
+		[ $((kept / 256)) -lt $most ] || { echo full >$out/full; break; }
 	fi
-	sleep 1
-	drain full
-	[ $(du -sm $out | cut -f1) -lt $most ] || { echo "full" >$out/full; break; }
+	now
 done
 echo 0 >$I/tracing_on
 drain all
@@ -103,7 +112,7 @@ def start(
     seconds: float,
     vcpus: Sequence[int],
     period_us: int = 1000,
-    buffer_kb: int = 2048,
+    buffer_kb: int = 4096,
     most_mb: int = 64,
     late_us: int = 0,
     limit_s: float = 90.0,
