@@ -286,7 +286,7 @@ def events(
 @app.command()
 def sources(
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure what an event costs: slows all system calls for a second.")
+        bool, typer.Option("--calibrate", help="Measure anew what an event costs: slows all system calls for seconds.")
     ] = False,
     on: On = "local",
     as_json: Json = False,
@@ -300,31 +300,46 @@ def sources(
     with _probe(on) as probe:
         removed = probe.call("trace_orphans")
         found = probe.call("trace_sources", timeout_s=120.0)
-        for row in found:
-            if calibrate and row["works"] and row["source"] in _COUNTS:
-                row["ns_per_event"] = probe.call("trace_calibrate", source=row["source"])["ns_per_event"]
+        if calibrate:
+            _calibrate(probe, found)
     for name in removed:
         screen.note(f"removed {name}, which a killed probe had left in tracefs")
     if as_json:
         screen.emit_json(found)
         return 0
-    columns = ("source", "tried on", "works", "how, or why not", *(("ns an event",) if calibrate else ()))
+    measured = ("ns an event", "ns a call", "ns another call") if calibrate else ()
+    columns = ("source", "tried on", "works", "how, or why not", *measured)
     rows = [
         (
             row["source"],
             row["event"],
             "yes" if row["works"] else (row["errno"] or "no"),
             row["mechanism"] if row["works"] else row["message"],
-            *((f"{row['ns_per_event']:.0f}" if "ns_per_event" in row else "",) if calibrate else ()),
+            *(f"{row[name]:.0f}" if name in row else "" for name in (_CALIBRATED if calibrate else ())),
         )
         for row in found
     ]
-    screen.out().print(screen.table(columns, rows, right=("ns an event",)))
+    screen.out().print(screen.table(columns, rows, right=measured))
     return 0
 
 
-#: Sources that can be calibrated on the loop of getuid.
-_COUNTS = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
+#: What is measured of counting: one event that is no system call, one that is, and each other system call meanwhile.
+_CALIBRATED = ("ns_per_event", "ns_per_call", "ns_per_other_call")
+
+
+def _calibrate(probe: Probe, rows: list[dict[str, Any]]) -> None:
+    """Measure anew, for the planner too, and write it into the rows of sources."""
+    from evenkeel.documents.answer import Question
+    from evenkeel.measure.trace.calibration import Calibration
+
+    known = Calibration(probe)
+    event = known.each(Question(kind="count", events=("sched:sched_switch",)), anew=True)
+    call = known.each(Question(kind="count", events=("syscalls:sys_enter_getuid",)), anew=True)
+    for row in rows:
+        if row["source"] in event and row["works"]:
+            row["ns_per_event"] = event[row["source"]].ns
+        if row["source"] in call and row["works"]:
+            row["ns_per_call"], row["ns_per_other_call"] = call[row["source"]].ns, call[row["source"]].other_ns
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.answer import Question, Refused
 from evenkeel.measure.trace import planner
+from evenkeel.measure.trace.planner import Each
 
 SWITCH, GETUID = "sched:sched_switch", "syscalls:sys_enter_getuid"
 
@@ -56,9 +57,28 @@ def test_the_kernels_refusals_are_told_with_their_errno() -> None:
 
 
 def test_what_was_calibrated_on_the_machine_goes_before_the_table() -> None:
-    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 1e5}, {"perf": 5.0})
+    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 1e5}, {"perf": Each(5.0)})
     assert candidates[0].source == "perf"
     assert candidates[0].cost.how == "calibrated here"
+    assert candidates[1].cost.how == planner.TABLE
+    calls = {GETUID: 1e5, planner.SYSCALLS: 2e5}
+    (first, *_), _ = planner.ladder(count(GETUID), calls, {"raw_tp": Each(20.0, 1.0)})
+    assert first.source == "raw_tp"
+    assert first.cost.share_of_core == pytest.approx((20e5 + 1e5) / 1e9)
+
+
+def test_only_questions_like_a_loop_are_calibrated() -> None:
+    assert planner.loop_of(count(GETUID)) == "call"
+    assert planner.loop_of(top(SWITCH)) == "event"
+    assert planner.loop_of(Question(kind="latency", events=(GETUID, "syscalls:sys_exit_getuid"))) == "call"
+    for other in (
+        count("function:vfs_read"),
+        count("software:page-faults"),
+        Question(kind="wakeups", events=(SWITCH, SWITCH)),
+        Question(kind="profile"),
+        Question(kind="exits", guest="plc"),
+    ):
+        assert planner.loop_of(other) is None
 
 
 def test_an_unknown_rate_is_said() -> None:
@@ -94,8 +114,8 @@ def test_the_ladder_of_a_function() -> None:
 
 def test_the_budget_is_kept_by_windows_and_durations_are_never_cut() -> None:
     question = count(SWITCH)  # 1 % of a core
-    assert planner.pace(question, 28, 350_000) == 1
-    assert planner.pace(question, 28, 3_571_428) == pytest.approx(0.1, rel=0.01)
-    assert planner.pace(question, 1e6, 1e9) == 0.001, "there is a least"
+    assert planner.pace(question, 0.0098) == 1
+    assert planner.pace(question, 0.1) == pytest.approx(0.1)
+    assert planner.pace(question, 1e6) == 0.001, "there is a least"
     latency = Question(kind="latency", events=(SWITCH, SWITCH))
-    assert planner.pace(latency, 28, 3_571_428) == 1
+    assert planner.pace(latency, 0.1) == 1

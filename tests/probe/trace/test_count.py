@@ -267,11 +267,16 @@ def test_the_numbers_of_system_calls_are_those_of_this_kernel() -> None:
         assert ours == row_of(pid, question.trace_finish()["rows"])["count"] == 50, name
 
 
-def test_calibration_counts_its_own_loop() -> None:
-    found = calibrate.calibrate("raw_tp")
-    assert found["events"] >= calibrate.CALLS * calibrate.CHUNKS
-    assert found["ns_per_event"] > 0
+@pytest.mark.parametrize("loop", ["call", "event"])
+@pytest.mark.parametrize(("source", "kind"), [("raw_tp", "count"), ("tracepoint", "latency"), ("ring", "record")])
+def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> None:
+    """A source that saw nothing would cost nothing, and be taken."""
+    found = calibrate.calibrate(source, kind, loop)
+    least = calibrate.ROUNDS * calibrate.CALLS * calibrate.CHUNKS
+    assert found["events"] >= least - calibrate.ROUNDS, "the first event ends no duration"
+    assert found["ns"] > 0
     assert found["base_ns"] > 0
+    assert (found["other_ns"] > 0) == (loop == "call"), "a system call that is watched slows all the others"
 
 
 def test_no_instance_of_tracefs_outlives_a_killed_process() -> None:

@@ -1,6 +1,7 @@
 """Where virtual hosts keep things: one cache that can be deleted at any time, one state folder a host.
 
-Nothing else of Evenkeel may write there.  Both obey XDG; no folder is made before it is needed.
+Nothing else of Evenkeel may write there, but for :mod:`evenkeel.measure.trace.calibration`, which has a small folder
+in the cache.  Both obey XDG; no folder is made before it is needed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from evenkeel.errors import NotAsWanted, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.fetch import fetch
 from evenkeel.measure.trace import planner
-from evenkeel.measure.trace.planner import Candidate
+from evenkeel.measure.trace.calibration import Calibration
+from evenkeel.measure.trace.planner import Candidate, Each
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,9 @@ def ask(
     rates = pilot(probe, question)
     if question.kind == "profile":
         rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
-    candidates, unable = planner.ladder(question, rates)
+    known = Calibration(probe)
+    each, factor = known.each(question), known.factor(question)
+    candidates, unable = planner.ladder(question, rates, each, factor)
     if source is not None:
         candidates = tuple(one for one in candidates if one.source == source)
         unable = ()
@@ -63,13 +66,15 @@ def ask(
     chosen, refused, finish_s = start(probe, question, candidates, sum(rates.get(one, 0.0) for one in question.events))
     if on_start:
         on_start(chosen.source)
-    rate = _wait(probe, question, chosen.cost.ns_per_event, finish_s, stop, on_progress)
+    rate = _wait(probe, question, chosen.cost, finish_s, stop, on_progress)
     found = probe.call("trace_finish", timeout_s=120.0)
     if take is not None and "records" in found:
         from evenkeel.measure.trace.records import records
 
         take(records(found["records"], fetch(probe, found["records"], "the records", on_progress), question.field))
     cost = chosen.cost
+    if (ns := _event_ns(question, found)) is not None and cost.ns_per_event:
+        known.remember(question, ns * factor / cost.ns_per_event)
     if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
         share = cost.ns_per_event * rate / 1e9
         how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"
@@ -85,7 +90,7 @@ def ask(
         seconds=found["seconds"],
         sampled=round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0,
         predicted=cost,
-        measured=_timed(found) if found["cost"] else _calibrated(probe, chosen.source, found),
+        measured=_timed(found) if found["cost"] else _reckoned(each.get(chosen.source), found),
         reader_cpu_s=found["reader_cpu_s"],
         rows=_rows(found, question),
         durations=_durations(found),
@@ -163,7 +168,7 @@ def _paced(found: dict[str, Any]) -> bool:
 def _wait(
     probe: Probe,
     question: Question,
-    ns_per_event: float,
+    cost: TraceCost,
     finish_s: float,
     stop: threading.Event,
     on_progress: OnProgress | None,
@@ -178,7 +183,8 @@ def _wait(
         found = probe.call("trace_wait", within_s=min(STEP_S, left))
         if rate is None and found["seconds"]:
             rate = found["events"] / found["seconds"]
-            share = planner.pace(question, ns_per_event, rate)
+            changed = cost.ns_per_event * (rate - cost.events_per_s) / 1e9
+            share = planner.pace(question, cost.share_of_core + changed)
             if share < 1:
                 probe.call("trace_pace", share=share)
         if on_progress:
@@ -189,6 +195,18 @@ def _wait(
     return rate
 
 
+#: Of a run that the kernel timed, so much is the timing (measured); from so few runs nothing is learnt.
+_TIMING_NS, _FEWEST_RUNS = 15.0, 50
+
+
+def _event_ns(question: Question, found: dict[str, Any]) -> float | None:
+    """What the kernel timed of one event; None where runs are no events, as those for other system calls."""
+    timed = found["cost"]
+    if not timed or timed["runs"] < _FEWEST_RUNS or any(one.startswith("syscalls:") for one in question.events):
+        return None
+    return max(0.0, float(timed["ns_per_run"]) - _TIMING_NS)
+
+
 def _timed(found: dict[str, Any]) -> TraceCost:
     """From the time that the kernel took of our programs' runs."""
     timed = found["cost"]
@@ -197,20 +215,18 @@ def _timed(found: dict[str, Any]) -> TraceCost:
         ns_per_event=round(timed["ns_per_run"], 1),
         events_per_s=round(runs_per_s, 1),
         share_of_core=timed["ns_per_run"] * runs_per_s / 1e9,
-        how=f"the kernel timed {timed['runs']:,} runs in {timed['seconds']} s, some 15 ns of each are the timing; "
-        "without the slow path of traced system calls",
+        how=f"the kernel timed {timed['runs']:,} runs in {timed['seconds']} s, "
+        f"some {_TIMING_NS:.0f} ns of each are the timing; without the slow path of traced system calls",
     )
 
 
-def _calibrated(probe: Probe, source: str, found: dict[str, Any]) -> TraceCost | None:
-    """From a loop of system calls with the source and without it, where it can see system calls."""
-    try:
-        each = probe.call("trace_calibrate", source=source)["ns_per_event"]
-    except ProbeError:
+def _reckoned(each: Each | None, found: dict[str, Any]) -> TraceCost | None:
+    """Of what the kernel does not time: as it was calibrated, for the events that came."""
+    if each is None:
         return None
     rate = found["events"] / found["seconds"] if found["seconds"] else 0.0
-    how = "from a loop of system calls with this source and without it, just now, and the events that came"
-    return TraceCost(ns_per_event=each, events_per_s=round(rate, 1), share_of_core=each * rate / 1e9, how=how)
+    how = "calibrated here, and the events that came"
+    return TraceCost(ns_per_event=each.ns, events_per_s=round(rate, 1), share_of_core=each.ns * rate / 1e9, how=how)
 
 
 def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:

@@ -21,28 +21,49 @@ TABLE = "the table (Linux 6.18, x86)"
 class Source:
     """One way to see an event.  ``ns``: kind of question -> what one event costs; it cannot answer other kinds.
 
-    ``other_ns``: what every other system call costs besides, where the source sees them all.
+    ``call_ns``: what it costs more where the event is a system call.  ``other_ns``: what every other system call costs
+    while one is watched, because all of them take the kernel's slow path then.
     """
 
     name: str
     ns: Mapping[str, float]
+    call_ns: float = 0.0
     other_ns: float = 0.0
     cannot: str = ""
 
 
-#: Measured as the difference of quickest chunks of a loop of getuid on Linux 6.18 (x86, mitigations on); some 28 ns of
-#: each are the kernel's own slow path of a system call that is traced.
+@dataclass(frozen=True)
+class Each:
+    """Nanoseconds of an event of a question, and of each other system call, as measured on the machine itself."""
+
+    ns: float
+    other_ns: float = 0.0
+
+
+#: Measured on Linux 6.18 (x86, mitigations on, load average of 10) as `evenkeel.probe.trace.calibrate` does.
 SOURCES = {
     one.name: one
     for one in (
-        Source("raw_tp", {"count": 28, "top": 33, "latency": 56, "wakeups": 85, "record": 80}, other_ns=8),
-        Source("tp_btf", {"count": 28, "top": 33, "latency": 56, "wakeups": 85, "record": 80}, other_ns=8),
-        Source("perf", {"count": 32}, cannot="a counter tells neither by whom nor when"),
+        Source(
+            "raw_tp", {"count": 25, "top": 29, "latency": 120, "wakeups": 150, "record": 75}, call_ns=8, other_ns=30
+        ),
+        Source(
+            "tp_btf", {"count": 25, "top": 29, "latency": 120, "wakeups": 150, "record": 75}, call_ns=8, other_ns=30
+        ),
+        Source("perf", {"count": 37}, call_ns=16, other_ns=11, cannot="a counter tells neither by whom nor when"),
         Source(
             "tracepoint",
-            {"count": 44, "top": 49, "latency": 72, "wakeups": 101, "noise": 101, "exits": 49, "record": 96},
+            {"count": 50, "top": 53, "latency": 125, "wakeups": 165, "noise": 165, "exits": 53, "record": 100},
+            call_ns=15,
+            other_ns=11,
         ),
-        Source("ring", {"count": 66, "record": 112}, cannot="it would write records, to be read and sorted outside"),
+        Source(
+            "ring",
+            {"count": 65, "record": 90},
+            call_ns=24,
+            other_ns=11,
+            cannot="it would write records, to be read and sorted outside",
+        ),
         # In a virtual machine without KVM only their order could be measured; an int3 kprobe costs some 300.
         Source("fentry", {"count": 30, "top": 35, "latency": 58, "record": 82}),
         Source("function", {"count": 60}, cannot="it would write a record for each call"),
@@ -56,6 +77,9 @@ SOURCES = {
         Source("libvirt", {"exits": 0}),
     )
 }
+#: What is measured on the machine itself before the first question of a kind.  To count records is never cheapest.
+TO_CALIBRATE = ("raw_tp", "tp_btf", "perf", "tracepoint")
+_CALIBRATED_KINDS = ("count", "top", "latency", "record")
 #: Sources that have all of an event's record: what they do not find there does not exist.
 SEES_FIELDS = ("tracepoint", "ring", "debugfs", "function", "uprobe")
 #: What each kind of event can be seen by.
@@ -66,12 +90,22 @@ _ON_FUNCTION = ("fentry", "function", "kprobe")
 _SAMPLED = ("count", "top")
 
 
-def pace(question: Question, ns_per_event: float, rate: float) -> float:
+def pace(question: Question, share_of_core: float) -> float:
     """The share of the time for which it may be attached, so that it takes no more than the budget: 1 is always."""
-    share = ns_per_event * rate / 1e9
-    if question.kind not in _SAMPLED or share <= question.budget:
+    if question.kind not in _SAMPLED or share_of_core <= question.budget:
         return 1.0
-    return max(0.001, question.budget / share)
+    return max(0.001, question.budget / share_of_core)
+
+
+def loop_of(question: Question) -> str | None:
+    """The loop of `evenkeel.probe.trace.calibrate` whose event is like those of the question; None: there is none."""
+    if question.kind not in _CALIBRATED_KINDS or sources_of(question) != _ON_TRACEPOINT:
+        return None
+    return "call" if _is_call(question) else "event"
+
+
+def _is_call(question: Question) -> bool:
+    return any(event.startswith("syscalls:") for event in question.events)
 
 
 def sources_of(question: Question) -> tuple[str, ...]:
@@ -97,32 +131,39 @@ class Candidate:
 
 
 def ladder(
-    question: Question, rates: Mapping[str, float], measured_ns: Mapping[str, float] | None = None
+    question: Question, rates: Mapping[str, float], measured: Mapping[str, Each] | None = None, factor: float = 1.0
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[float, Refused], ...]]:
     """Candidates, cheapest first; and what cannot answer by its nature, each with the cost that it would have had.
 
-    ``rates``: events a second, as far as they are known; of samples by the kind of question.  ``measured_ns``: source
-    -> ns an event as calibrated on the machine itself, in place of the table.
+    ``rates``: events a second, as far as they are known; of samples by the kind of question.  ``measured``: source
+    -> what an event costs as calibrated on the machine itself, in place of the table.  ``factor``: how many times as
+    much as in a loop these events cost, by whatever source.
     """
     known_rates = [rates[event] for event in question.events if event in rates]
     rate = sum(known_rates) if known_rates else rates.get(question.kind, NOMINAL_RATE)
-    sees_all = any(event.startswith("syscalls:") for event in question.events)
-    others = max(0.0, rates.get(SYSCALLS, rate) - rate) if sees_all else 0.0
+    call = _is_call(question)
+    others = max(0.0, rates.get(SYSCALLS, rate) - rate) if call else 0.0
     candidates, unable = [], []
     for name in sources_of(question):
-        source = SOURCES[name]
+        source, each = SOURCES[name], (measured or {}).get(name)
+        here = each is not None
         known = source.ns.get(question.kind)
-        each = (measured_ns or {}).get(name, known if known is not None else source.ns["count"])
-        share = (each * rate + source.other_ns * others) / 1e9
+        if each is None:
+            plain = known if known is not None else source.ns["count"]
+            each = Each(plain + (source.call_ns if call else 0.0), source.other_ns if call else 0.0)
+        each = Each(each.ns * factor, each.other_ns)
+        share = (each.ns * rate + each.other_ns * others) / 1e9
         if known is None:
             unable.append((share, Refused(source=name, why=source.cannot)))
             continue
-        how = "calibrated here" if name in (measured_ns or {}) else TABLE
-        if others and source.other_ns:
-            how += f", and {source.other_ns:.0f} ns for each of {others:,.0f} other system calls a second"
+        how = "calibrated here" if here else TABLE
+        if factor != 1:
+            how += f", times {factor:.3g} as when this was asked before"
+        if others and each.other_ns:
+            how += f", and {each.other_ns:.0f} ns for each of {others:,.0f} other system calls a second"
         if not known_rates and question.kind not in rates:
             how += f", at an assumed {NOMINAL_RATE:,.0f} events a second"
-        cost = TraceCost(ns_per_event=each, events_per_s=round(rate, 1), share_of_core=share, how=how)
+        cost = TraceCost(ns_per_event=each.ns, events_per_s=round(rate, 1), share_of_core=share, how=how)
         candidates.append(Candidate(name, cost))
     # Python's sort is stable: among equals the order of the table stays.
     return tuple(sorted(candidates, key=lambda one: one.cost.share_of_core)), tuple(unable)
