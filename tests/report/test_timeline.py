@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from html import unescape
+from itertools import pairwise
 
+from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
 from evenkeel.report.timeline import explained_share, lanes_svg, render_explanation, words
@@ -61,6 +63,40 @@ def explanation(**changes: object) -> Explanation:
         ),
     )
     return plain.model_copy(update=changes)
+
+
+def rich() -> Explanation:
+    """Two vCPUs, many short pieces, names as long as the kernel allows, and words that have no place to break."""
+    names = ("ktimers/3", "kworker/u16:3-ev", "qemu-system-x86", "irq/137-nvme0q14", "a")
+    spikes = []
+    for number in range(3):
+        at, latency = (2 + 3 * number) * 1_000_000_000, (40 + 60 * number) * MS // 10
+        edges = [latency * n * n // 1600 for n in range(41)]
+        pieces = tuple(
+            Piece(
+                start_ns=at - latency + begin,
+                end_ns=at - latency + end,
+                lane="guest" if n % 4 == 3 else "host",
+                kind=(Kind.waits, Kind.host_irq, Kind.below, Kind.guest_thread)[n % 4],
+                who=names[n % 5],
+            )
+            for n, (begin, end) in enumerate(pairwise(edges))
+        )
+        charges = tuple(Charge(kind=Kind.waits, who=name, ns=latency // 5) for name in names)
+        spikes.append(Spike(at_ns=at, vcpu=number % 2, latency_ns=latency, charges=charges, pieces=pieces))
+    samples = [(n * MS, 40_000 + n * 7919 % 90_000) for n in range(10_000)]
+    samples += [(one.at_ns - one.latency_ns, one.latency_ns) for one in spikes]
+    allowed = (Allowed(fact="thread " + "x" * 60 + " may run on CPU 3", rule="R-RT-4"), Allowed(fact="no partition"))
+    causes = tuple(
+        Cause(kind=kind, who=names[n % 5], ns=(20 - n) * MS, spikes=3, worst_ns=9 * MS, allowed=allowed[: n % 3])
+        for n, kind in enumerate(Kind)
+    )
+    return explanation(
+        spikes=tuple(spikes),
+        causes=causes,
+        lost=Lost(host=12),
+        courses={vcpu: Course.of(samples, length_ns=10_000_000_000) for vcpu in (0, 1)},
+    )
 
 
 def text(page: str) -> str:
