@@ -122,11 +122,3 @@ def test_who_holds_the_vcpus_awake_is_found_in_the_guest_and_forgotten_never(gue
     holders.look(now=True)
     names = holders.names()
     assert names is not None and f"(pid {os.getpid()})" in " ".join(names)
-
-
-@pytest.mark.parametrize("bare", [("awk",)], indirect=True)
-def test_a_guest_without_a_shell_is_not_known(bare: Path) -> None:
-    holders = GuestHolders("plc")
-    holders.EVERY_S = 0.0
-    holders.look()
-    assert holders.names() is not None, "/bin/sh is called by its whole name"
