@@ -72,17 +72,22 @@ JSON = st.recursive(
 )
 
 
-@given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "cycles", "min", "avg", "max"]))
-def test_any_other_shape_is_told_and_never_a_traceback(value: Any, place: str) -> None:
-    answer = copy.deepcopy(GUEST)
-    holder: Any = answer
-    for key in ("json", "thread", "0"):
+def spoilt(answer: dict[str, Any], path: tuple[str, ...], place: str, value: Any) -> dict[str, Any]:
+    """A copy with ``value`` at ``place``: one of ``path``, or a key of where that leads."""
+    made = copy.deepcopy(answer)
+    holder: Any = made
+    for key in path:
         if key == place:
             break
         holder = holder[key]
     holder[place] = value
+    return made
+
+
+@given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "cycles", "min", "avg", "max"]))
+def test_any_other_shape_is_told_and_never_a_traceback(value: Any, place: str) -> None:
     try:
-        found = read(answer, [1])
+        found = read(spoilt(GUEST, ("json", "thread", "0"), place, value), [1])
     except EvenkeelError:
         return
     assert all(latency.samples > 0 for latency in found)

@@ -14,7 +14,7 @@ from pathlib import Path
 from evenkeel.cli.measure_live import Standing, bars
 from evenkeel.cli.output import out
 from evenkeel.machines.local import LocalMachine
-from evenkeel.probe.sample_rttests import line
+from evenkeel.probe.sample_rttests import line, unseen
 from tests.measure.test_verb import CPUS, here, local_plan
 
 
@@ -31,9 +31,18 @@ def test_a_line_of_the_probe_is_a_row() -> None:
     assert standing.hear(10, 40, f"cyclictest | {row} | {line('CPU 7, timerlat', 9, 1, 2, 3, 4)} | what is this")
     assert not standing.hear(10, 40, f"cyclictest | {row}"), "the same again is nothing new"
     text = drawn(standing)
-    assert "measuring cell: cyclictest 25 %" in text and "at the end" in text
+    assert "measuring cell: cyclictest 25 %" in text and "cannot be seen" not in text
     assert re.search(r"CPU 5, cyclictest +1,198 +11 us +28 us +38 us +326 us +█", text)
     assert "CPU 7, timerlat" in text and "what is this" not in text
+
+
+def test_guests_stand_beside_the_host_and_those_that_cannot_be_seen_are_named() -> None:
+    standing = Standing("measuring cell")
+    rows = [line("CPU 5, cyclictest", 9, 1, 2, 3, 4), line("guest plc, vCPU 1, cyclictest", 8, 5, 6, 7, 900)]
+    assert standing.hear(1, 4, " | ".join(["cyclictest", *rows, unseen("hmi", "there is no awk in the guest")]))
+    text = drawn(standing)
+    assert re.search(r"guest plc, vCPU 1, cyclictest +8 +5 us +6 us +7 us +900 us", text)
+    assert "guest hmi cannot be seen live: there is no awk in the guest" in " ".join(text.split())
 
 
 def test_bars_show_the_last_seconds() -> None:

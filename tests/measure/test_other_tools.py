@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from evenkeel.errors import EvenkeelError
 from evenkeel.measure.host import Wish
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
-from tests.measure.test_cyclictest import JSON
+from tests.measure.test_cyclictest import JSON, spoilt
 from tests.measure.test_host import CPU, Replay, measure
 
 OSLAT: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "oslat.json").read_text())
@@ -44,28 +43,15 @@ def test_timerlat_tells_the_interrupt_from_the_thread() -> None:
 
 @given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "max", "avg"]))
 def test_any_other_shape_of_oslat_is_told(value: Any, place: str) -> None:
-    answer = copy.deepcopy(OSLAT)
-    holder: Any = answer
-    for key in ("json", "thread", "0"):
-        if key == place:
-            break
-        holder = holder[key]
-    holder[place] = value
     try:
-        oslat_latencies(answer, [1], guest=None, emulated=None)
+        oslat_latencies(spoilt(OSLAT, ("json", "thread", "0"), place, value), [1], guest=None, emulated=None)
     except EvenkeelError as error:
         assert "oslat" in error.message
 
 
 @given(JSON, st.sampled_from(["cpus", "1", "thread", "counts", "samples", "lost"]))
 def test_any_other_shape_of_timerlat_is_told(value: Any, place: str) -> None:
-    answer = copy.deepcopy(TIMERLAT)
-    holder: Any = answer
-    for key in ("cpus", "1", "thread"):
-        if key == place:
-            break
-        holder = holder[key]
-    holder[place] = value
+    answer = spoilt(TIMERLAT, ("cpus", "1", "thread"), place, value)
     try:
         tracer_latencies(answer, kernel="x", interval_us=1000, seconds=1, emulated=None)
     except EvenkeelError as error:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from evenkeel.cli import main
-from evenkeel.documents.evidence import Evidence
+from evenkeel.documents.course import Course
+from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
 from evenkeel.documents.plan import Ledger, Plan
 from evenkeel.measure.verdict import deadlines
 from tests.measure.test_verdict import FORBIDS, PLAN, evidence, run
@@ -94,6 +95,20 @@ def test_a_damaged_document_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_heat_map_is_a_picture_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    course = Course.of([(n * 1_000_000, 80_000) for n in range(60_000)], length_ns=60_000_000_000)
+    drawn, file = tmp_path / "plc.svg", saved(tmp_path, evidence(run(course=course)))
+    assert main(["measure", file, "plc-runtime", "--heat-map", str(drawn)]) == 0
+    picture = drawn.read_text()
+    assert "guest plc-runtime, vCPU 1, cyclictest" in picture and "deadline 100 µs" in picture
+    emulated = evidence(run(course=course, label=EMULATION_NOTE), conditions={"emulated": True})
+    assert main(["measure", saved(tmp_path, emulated), "--heat-map", str(drawn)]) == 1
+    assert EMULATION_NOTE in drawn.read_text() and "deadline" not in drawn.read_text()
+    capsys.readouterr()
+    assert main(["measure", saved(tmp_path, evidence()), "--heat-map", str(drawn)]) == 2
+    assert "no run says when its samples were" in capsys.readouterr().err
+
+
 # -- on this machine ----------------------------------------------------------------------------------------------
 
 here = pytest.mark.skipif(
@@ -118,10 +133,12 @@ def test_a_placed_load_beside_cyclictest_here(tmp_path: Path) -> None:
     found = Evidence.from_json(target.read_text(), file=target.name)
     (latency,) = found.latencies
     assert latency.cpus == frozenset(CPUS[-1:]) and latency.expected == 2000 and latency.samples > 0
+    assert latency.course is not None and 0 <= latency.samples - latency.course.samples < 500
     assert {load.kind: load.trouble for load in latency.loads} == dict.fromkeys(("cpu", "io", "net", "irq"), "")
     for load in latency.loads:
         assert load.cpus is not None and load.seen <= load.cpus == frozenset(CPUS[:-1])
         assert load.operations and load.seconds >= 1.9
+        assert (load.packets is not None) == (load.kind == "net")
     assert found.conditions.load.startswith("cpu,io,net,irq on ")
     assert found.conditions.dma_latency_holders is not None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from evenkeel.machines.local import LocalMachine
 from evenkeel.machines.protocol import ProbeError
 from evenkeel.probe import sample, sample_load
 from evenkeel.probe.sample_load import under_load
+from evenkeel.probe.sample_veth import join_with
 
 CPUS = sorted(os.sched_getaffinity(0))
 CPU = CPUS[-1]
@@ -87,6 +90,70 @@ def test_a_generator_that_ends_is_told() -> None:
         while not load.report()[0]["trouble"] and time.monotonic() < deadline:
             time.sleep(0.02)
         assert "of its 2 processes ended" in load.report()[0]["trouble"]
+
+
+def test_packets_go_over_interfaces_that_nobody_else_sees() -> None:
+    before = socket.if_nameindex()
+    with under_load({"kinds": ["net"], "cpus": [CPU]}) as load:
+        (run,) = _after(load)
+        assert socket.if_nameindex() == before
+        # 64 KiB are 45 packets of a wire; how many of them are merged again on their way is the kernel's business.
+        assert run["packets"] > 4 * run["operations"] > 0 and CPU in run["softirqs"], run
+        for pid in _named("evk-load-net"):
+            assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+            assert "evk-load" in Path(f"/proc/{pid}/net/dev").read_text()
+    assert _gone("evk-load")
+
+
+def test_a_network_that_is_cut_is_told() -> None:
+    """Broken on purpose: one of the two interfaces is switched off."""
+    off = (
+        "import fcntl, socket, struct; fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, "
+        "struct.pack('16sH22x', b'evk-load', 0))"
+    )
+    with under_load({"kinds": ["net"], "cpus": [CPU]}) as load:
+        pid = _named("evk-load-net")[0]
+        subprocess.run(["nsenter", "-t", str(pid), "-n", sys.executable, "-c", off], check=True)
+        time.sleep(0.1)
+        load._generators[0].begin()
+        time.sleep(0.3)
+        (run,) = load.report()
+        assert run["trouble"] == f"it did nothing on CPU {CPU}" and run["packets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "nothing", "said"),
+    [
+        ("received", lambda pid: 0, "no packet came in over its network interfaces"),
+        ("receiving", dict, "no soft interrupt of a received packet ran on its CPUs"),
+    ],
+)
+def test_a_network_load_that_is_none_is_told(
+    name: str, nothing: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data goes to and fro, as over loopback, and the counters of the kernel do not show it."""
+    monkeypatch.setattr(sample_load, name, nothing)
+    with under_load({"kinds": ["net"], "cpus": [CPU]}) as load:
+        time.sleep(0.5)
+        assert load.report()[0]["trouble"] == said
+
+
+def test_a_kernel_without_veth_is_told_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(sample_load, "join_with", refuse)
+    with (
+        pytest.raises(OSError, match="pair of virtual network interfaces") as caught,
+        under_load({"kinds": ["net"], "cpus": [CPU]}),
+    ):
+        pass
+    assert caught.value.errno == errno.EPROTONOSUPPORT and _gone("evk-load")
+
+
+def test_what_the_kernel_refuses_to_make_is_an_error() -> None:
+    with pytest.raises(OSError, match="cannot make a pair of veth"):
+        join_with(2**31 - 1)  # there is no such process
 
 
 def test_a_generator_that_does_nothing_is_told() -> None:

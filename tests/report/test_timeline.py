@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from html import unescape
+from itertools import pairwise
+from pathlib import Path
 
+import pytest
+
+from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
+from evenkeel.report.html import render_report
 from evenkeel.report.timeline import explained_share, lanes_svg, render_explanation, words
+from tests.report import factories
+from tests.report.test_page import CHROMIUM, browse
 
 MS = 1_000_000
 
@@ -61,6 +69,40 @@ def explanation(**changes: object) -> Explanation:
         ),
     )
     return plain.model_copy(update=changes)
+
+
+def rich() -> Explanation:
+    """Two vCPUs, many short pieces, names as long as the kernel allows, and words that have no place to break."""
+    names = ("ktimers/3", "kworker/u16:3-ev", "qemu-system-x86", "irq/137-nvme0q14", "a")
+    spikes = []
+    for number in range(3):
+        at, latency = (2 + 3 * number) * 1_000_000_000, (40 + 60 * number) * MS // 10
+        edges = [latency * n * n // 1600 for n in range(41)]
+        pieces = tuple(
+            Piece(
+                start_ns=at - latency + begin,
+                end_ns=at - latency + end,
+                lane="guest" if n % 4 == 3 else "host",
+                kind=(Kind.waits, Kind.host_irq, Kind.below, Kind.guest_thread)[n % 4],
+                who=names[n % 5],
+            )
+            for n, (begin, end) in enumerate(pairwise(edges))
+        )
+        charges = tuple(Charge(kind=Kind.waits, who=name, ns=latency // 5) for name in names)
+        spikes.append(Spike(at_ns=at, vcpu=number % 2, latency_ns=latency, charges=charges, pieces=pieces))
+    samples = [(n * MS, 40_000 + n * 7919 % 90_000) for n in range(10_000)]
+    samples += [(one.at_ns - one.latency_ns, one.latency_ns) for one in spikes]
+    allowed = (Allowed(fact="thread " + "x" * 60 + " may run on CPU 3", rule="R-RT-4"), Allowed(fact="no partition"))
+    causes = tuple(
+        Cause(kind=kind, who=names[n % 5], ns=(20 - n) * MS, spikes=3, worst_ns=9 * MS, allowed=allowed[: n % 3])
+        for n, kind in enumerate(Kind)
+    )
+    return explanation(
+        spikes=tuple(spikes),
+        causes=causes,
+        lost=Lost(host=12),
+        courses={vcpu: Course.of(samples, length_ns=10_000_000_000) for vcpu in (0, 1)},
+    )
 
 
 def text(page: str) -> str:
@@ -134,3 +176,62 @@ def test_the_lanes_are_drawn_to_scale() -> None:
 def test_every_kind_has_words() -> None:
     for kind in Kind:
         assert "{" not in words(kind, "x") and words(kind, "x")
+
+
+LOOKING = """<!DOCTYPE html><meta charset="utf-8"><title>wrapper</title>
+%s
+<pre id="seen"></pre>
+<script>
+addEventListener("load", () => {
+  const seen = [...document.querySelectorAll("iframe")].map((frame) => {
+    const page = frame.contentDocument, root = page.documentElement, outside = [], touching = [];
+    for (const group of page.querySelectorAll(".lanes g")) {
+      const box = group.querySelector("rect").getBoundingClientRect(), text = group.querySelector("text");
+      const words = text && text.getBoundingClientRect();
+      if (words && (words.left < box.left || words.right > box.right)) outside.push(text.textContent);
+    }
+    for (const svg of page.querySelectorAll(".chart, .lanes")) {
+      const labels = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+      labels.forEach(([one, a], n) => labels.slice(n + 1).forEach(([other, b]) => {
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (across > 1 && down > 3) touching.push(`${one} / ${other}`);
+      }));
+    }
+    const scrolls = [...page.querySelectorAll(".picture")].filter((one) => one.scrollWidth > one.clientWidth + 1);
+    return {width: root.clientWidth, scrollWidth: root.scrollWidth, outside, touching, lanes:
+      page.querySelectorAll(".lanes").length, unreachable: scrolls.filter((one) => one.tabIndex < 0).length};
+  });
+  document.getElementById("seen").textContent = JSON.stringify(seen);
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
+@pytest.mark.timeout(180)
+def test_in_a_browser_nothing_overlaps_and_the_page_does_not_scroll_sideways(tmp_path: Path) -> None:
+    seen = browse(render_explanation(rich()), tmp_path, wrapper_page=LOOKING)
+    assert seen.console == [] and seen.requests == set()
+    for width, frame in seen.frames.items():
+        assert frame["scrollWidth"] <= width and frame["lanes"] == 3
+        assert frame["outside"] == [] and frame["touching"] == [], frame
+        assert frame["unreachable"] == 0, "what scrolls can be scrolled by keys"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
+@pytest.mark.timeout(180)
+def test_the_browser_would_see_labels_that_overlap(tmp_path: Path) -> None:
+    page = render_explanation(rich())
+    broken = re.sub(r'(<text class="axis" x=")[\d.]+"', r'\g<1>100"', page)
+    assert browse(broken, tmp_path, wrapper_page=LOOKING).frames[1280]["touching"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
+@pytest.mark.timeout(180)
+def test_labels_of_the_charts_of_a_report_do_not_overlap(tmp_path: Path) -> None:
+    for number, emulated in enumerate((True, False)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        seen = browse(render_report(factories.run(emulated=emulated)), folder, wrapper_page=LOOKING)
+        for frame in seen.frames.values():
+            assert frame["touching"] == [], frame

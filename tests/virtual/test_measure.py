@@ -18,6 +18,7 @@ from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
 from evenkeel.errors import EXIT_NOT_AS_WANTED, EvenkeelError, WrongInput
 from evenkeel.measure.guest import guest_exec
 from evenkeel.measure.host import Wish, guess_moment, measure_host
+from evenkeel.measure.verdict import doubts
 
 pytestmark = [pytest.mark.virtual, pytest.mark.timeout(1800)]
 
@@ -45,6 +46,10 @@ def test_host_and_guest_are_measured_where_the_plan_says(tuned_host: TunedHost, 
         assert latency.tool_version and latency.samples > 10
         assert latency.histogram.samples == latency.samples
         assert 0 < latency.min_ns <= latency.avg_ns <= latency.max_ns
+        # Of cyclictest all but the last samples, which it does not tell.
+        assert latency.course is not None and len(latency.course.slices) > 5
+        assert latency.samples // 2 < latency.course.samples <= latency.samples
+        assert max(one.max_ns for one in latency.course.slices) <= latency.max_ns
 
 
 def test_numbers_from_emulation_say_so_and_carry_their_conditions(tuned_host: TunedHost, evidence: Evidence) -> None:
@@ -147,6 +152,7 @@ def test_a_placed_load_stays_off_the_real_time_cpus_while_tools_run(tuned_host: 
         troubles = [load.trouble for load in one.loads if load.trouble]
         assert all(trouble.startswith("it did nothing on CPU") for trouble in troubles), one.loads
         assert all(load.seen <= others and load.operations for load in one.loads)
+        assert all(load.packets and load.softirqs for load in one.loads if load.kind == "net"), one.loads
     assert found.conditions.dma_latency_holders == ()
     left = tuned_host.run("ls /sys/kernel/tracing/instances /sys/fs/cgroup; ps -eo comm")
     assert "evenkeel-" not in left and "evk-load" not in left
@@ -174,6 +180,42 @@ def test_an_interrupted_measurement_ends_in_the_guest_too(tuned_host: TunedHost)
 
 
 @pytest.mark.long
+def test_a_guest_stands_beside_the_host_while_it_is_measured(tuned_host: TunedHost) -> None:
+    told: list[str] = []
+    jobs = [
+        {"tool": "cyclictest", "guest": "plc", "vcpus": [1]},
+        {"tool": "cyclictest", "guest": "nobody", "vcpus": [0]},
+    ]
+    with tuned_host.machine.probe() as probe:
+        answer = probe.call(
+            "together", jobs=jobs, seconds=8, live=True, on_progress=lambda done, total, what: told.append(what)
+        )
+        left = guest_exec(probe, "plc", ["sh", "-c", "ls /run; true"])
+    assert "error" not in answer["jobs"][0] and "error" in answer["jobs"][1]
+    rows = {row for what in told for row in what.split(" | ") if row.startswith("guest plc, vCPU 1, cyclictest: ")}
+    assert len(rows) >= 2, told
+    assert any("guest nobody: not seen live: " in what for what in told)
+    assert "evenkeel-live" not in left.stdout
+
+
+@pytest.mark.long
+def test_who_keeps_the_vcpus_of_a_guest_awake_is_named_and_forbids_met(tuned_host: TunedHost) -> None:
+    """Broken on purpose, inside the guest."""
+    with tuned_host.machine.probe() as probe:
+        hold = "(exec 9<>/dev/cpu_dma_latency; exec sleep 300) >/dev/null 2>&1 </dev/null &"
+        assert guest_exec(probe, "plc", ["sh", "-c", hold]).exit == 0
+        try:
+            found = measure_host(
+                tuned_host.host, probe, read_facts(probe), moment="after", wish=Wish(seconds=1, guest="plc")
+            )
+        finally:
+            guest_exec(probe, "plc", ["killall", "sleep"])
+    holders = found.conditions.guest_dma_latency_holders
+    assert holders is not None and [name.split()[0] for name in holders["plc"]] == ["sleep"]
+    assert any("in the guest and kept its vCPUs awake" in doubt for doubt in doubts(tuned_host.plc, found))
+
+
+@pytest.mark.long
 def test_who_keeps_the_cpus_awake_is_named(tuned_host: TunedHost) -> None:
     """Broken on purpose: a program that holds /dev/cpu_dma_latency, as TuneD's force_latency does."""
     tuned_host.run("(exec 9<>/dev/cpu_dma_latency; exec sleep 120) >/dev/null 2>&1 </dev/null & echo $!")
@@ -184,5 +226,6 @@ def test_who_keeps_the_cpus_awake_is_named(tuned_host: TunedHost) -> None:
             )
         assert found.conditions.dma_latency_holders is not None
         assert [name.split()[0] for name in found.conditions.dma_latency_holders] == ["sleep"]
+        assert found.conditions.guest_dma_latency_holders == {"plc": ()}, "on the host is not in the guest"
     finally:
         tuned_host.run("pkill -x sleep || true")

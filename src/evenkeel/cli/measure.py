@@ -381,6 +381,9 @@ def _print(evidence: Evidence) -> None:
     console.print(f"load: {evidence.conditions.load}")
     if evidence.conditions.dma_latency_holders:
         screen.warn(f"{', '.join(evidence.conditions.dma_latency_holders)} held /dev/cpu_dma_latency meanwhile")
+    for guest, names in sorted((evidence.conditions.guest_dma_latency_holders or {}).items()):
+        if names:
+            screen.warn(f"{', '.join(names)} held /dev/cpu_dma_latency in guest {guest} meanwhile")
     if evidence.latencies:
         columns = ("where", "tool", "samples", "min", *(f"{share:.1%}" for share in SHARES), "max")
         console.print()
@@ -465,7 +468,7 @@ def _load(load: LoadRun) -> tuple[str, ...]:
         str(load.processes),
         "" if load.operations is None else f"{load.operations:,}",
         f"{load.cpu_seconds:.1f} s",
-        load.trouble,
+        load.trouble or ("" if load.packets is None else f"{load.packets:,} packets"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The live view of `evenkeel measure --live`: how each place stands, redrawn as the probe tells it.
+"""The live view of `evenkeel measure --live`: how each place on host and guests stands, redrawn as the probe tells it.
 
 Draws on stderr, and is gone afterwards: stdout is for the result.  Decides nothing.
 """
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from evenkeel.machines.protocol import OnProgress
 
-#: A line of ``together`` of the probe.
+#: Lines of ``together`` of the probe: how a place stands, and which guest cannot be seen, and why.
 _LINE = re.compile(r"(.+): (\d+) samples, min (\d+), now (\d+), mean (\d+), max (\d+) us\Z")
+_UNSEEN = re.compile(r"(guest .+): not seen live: (.+)\Z")
 _BARS = "▁▂▃▄▅▆▇█"
 #: Seconds of the past that a row shows.
 WIDTH = 40
@@ -33,6 +34,7 @@ class Standing:
         self.what = ""
         self._rows: dict[str, tuple[str, ...]] = {}
         self._past: dict[str, deque[int]] = {}
+        self._unseen: dict[str, str] = {}
 
     def hear(self, done: int, total: int, what: str) -> bool:
         """Take one message of the probe; True when there is something new to draw."""
@@ -41,6 +43,9 @@ class Standing:
         changed = (told := f"{words}{share}") != self.what
         self.what = told
         for line in lines:
+            if refused := _UNSEEN.match(line):
+                changed |= self._unseen.get(refused[1]) != refused[2]
+                self._unseen[refused[1]] = refused[2]
             match = _LINE.match(line)
             if not match:
                 continue
@@ -58,7 +63,8 @@ class Standing:
             for place, row in self._rows.items()
         ]
         shown = screen.table(columns, rows, title=f"{self.title}: {self.what}", right=columns[1:6])
-        shown.caption = "what the guests see comes at the end" if rows else None
+        unseen = [f"{guest} cannot be seen live: {why}" for guest, why in sorted(self._unseen.items())]
+        shown.caption = "\n".join(unseen) or None
         shown.caption_justify = "left"
         return shown
 

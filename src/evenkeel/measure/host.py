@@ -380,6 +380,7 @@ def known_holders(seen: Sequence[Sequence[str] | None]) -> tuple[str, ...] | Non
 _CURES = {
     "ENOENT": "install rt-tests (cyclictest, oslat, hackbench) on the host",
     "EPERM": "log in as root",
+    "EPROTONOSUPPORT": "does modprobe veth work there? or leave net out of --load",
     "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
     "EBUSY": "does another tool own these CPUs? see evenkeel verify",
 }

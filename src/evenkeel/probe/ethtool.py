@@ -1,4 +1,4 @@
-"""Queues of a network interface as its driver tells and sets them: the ioctl that ethtool -l and -L use.
+"""Queues of a network interface as its driver tells and sets them, and its offloads: the ioctl of ethtool -l, -L, -K.
 
 Source: include/uapi/linux/ethtool.h (struct ethtool_channels).  Works on the running system only.
 """
@@ -39,6 +39,11 @@ def set_channels(nic: str, counts: dict[str, int]) -> None:
         raise OSError(errno.EOPNOTSUPP, "the interface %s is gone or has no channels to set" % nic)
     wanted = dict(now, **counts)
     _ioctl(nic, array.array("I", [_SET] + [wanted[name] for name in _FIELDS]))
+
+
+def switch_off(nic: str, command: int) -> None:
+    """Switch an offload off.  ``command``: that which sets it, such as ETHTOOL_STSO.  Raises OSError."""
+    _ioctl(nic, array.array("I", [command, 0]))
 
 
 def _ioctl(nic: str, request: array.array[int]) -> None:

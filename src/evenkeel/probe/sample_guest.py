@@ -78,21 +78,6 @@ def guest_ended(guest: str, pid: int) -> dict[str, Any] | None:
     }
 
 
-def guest_file(guest: str, path: str, offset: int = 0, most: int = 1 << 16) -> bytes:
-    """A piece of a file in the guest.  Raises ENOENT when it cannot be opened there."""
-    try:
-        handle = agent(guest, "guest-file-open", path=path, mode="r")
-    except OSError as error:
-        raise OSError(errno.ENOENT if error.errno == errno.EPROTO else error.errno, error.strerror, path) from None
-    try:
-        if offset:
-            agent(guest, "guest-file-seek", handle=handle, offset=offset, whence="set")
-        answer = agent(guest, "guest-file-read", handle=handle, count=most)
-    finally:
-        agent(guest, "guest-file-close", handle=handle)
-    return base64.b64decode(answer["buf-b64"])
-
-
 def agent(guest: str, command: str, **arguments: Any) -> Any:
     """One command of the guest agent, and what it returns: mostly a dictionary, the number of an opened file.
 
@@ -125,3 +110,18 @@ def _virsh(guest: str, command: str, *arguments: str) -> subprocess.CompletedPro
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].partition("error: ")[2] or lines[-1] if lines else "virsh failed without a word"
+
+
+def guest_file(guest: str, path: str, offset: int = 0, most: int = 1 << 16) -> bytes:
+    """A piece of a file in the guest.  Raises ENOENT when it cannot be opened there."""
+    try:
+        handle = agent(guest, "guest-file-open", path=path, mode="r")
+    except OSError as error:
+        raise OSError(errno.ENOENT if error.errno == errno.EPROTO else error.errno, error.strerror, path) from None
+    try:
+        if offset:
+            agent(guest, "guest-file-seek", handle=handle, offset=offset, whence="set")
+        answer = agent(guest, "guest-file-read", handle=handle, count=most)
+    finally:
+        agent(guest, "guest-file-close", handle=handle)
+    return base64.b64decode(answer["buf-b64"])

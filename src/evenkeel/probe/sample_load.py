@@ -20,6 +20,7 @@ from typing import Any, Callable, Iterator, Sequence
 from evenkeel.probe.sample import expand, read
 from evenkeel.probe.sample_proc import parse_stat, parse_status
 from evenkeel.probe.sample_process import Child, start, start_tree
+from evenkeel.probe.sample_veth import join_with, leave_network, received, receiving, switch_on
 
 #: Forty processes a group of hackbench have to be forked and to find each other before the load is a load.
 HACKBENCH_WARM_UP_S = 2.0
@@ -30,6 +31,8 @@ STARVED = 0.02
 #: Bytes of memory that all generators of kind cpu copy around together, and of one file of kind io.
 _MEMORY, _FILE, _BLOCK = 256 << 20, 64 << 20, 64 << 10
 _MOST_FILES, _MOST_PAIRS = 4, 8
+#: Of kind net, in namespaces of their own.
+_NEAR, _FAR, _PORT = "192.0.2.1", "192.0.2.2", 7777
 _PR_SET_TIMERSLACK = 29
 
 
@@ -66,7 +69,8 @@ def under_load(load: dict[str, Any] | None) -> Iterator[Load]:
 
     ``{"kinds": ["cpu", "io", "net", "irq"], "cpus": [0, 1]}``: placed there.  ``{"tool": "hackbench", "groups": n}``:
     many processes that wake each other all the time, wherever the scheduler puts them.
-    Raises ENOENT when hackbench is not installed, EINVAL for CPUs that may not be used, ValueError for an unknown kind.
+    Raises ENOENT when hackbench is not installed, EINVAL for CPUs that may not be used, EPROTONOSUPPORT where
+    the kernel has no veth for net, ValueError for an unknown kind.
     """
     if not load:
         yield Load([], "idle")
@@ -180,9 +184,15 @@ class Placed(Generator):
         self._stray: set[int] = set()
         self._begin: list[int] = []
         self._start_s = self._used_s = 0.0
+        self._packets = 0
+        self._receiving: dict[int, int] = {}
 
-    def add(self, cpu: int, work: Callable[[Callable[[], None]], None]) -> None:
-        """One process on ``cpu``.  ``work`` calls what it is given after each piece of work, and does not return."""
+    def add(
+        self, cpu: int, work: Callable[[Callable[[], None]], None], prepare: Callable[[], None] | None = None
+    ) -> int:
+        """One process on ``cpu``; returns its number.  ``work`` calls what it is given after each piece of work, and
+        does not return.  Raises the OSError of ``prepare``, which it calls before.
+        """
         slot = 8 * len(self._children)
 
         def forever() -> None:
@@ -195,8 +205,14 @@ class Placed(Generator):
 
             work(tick)
 
-        self._children.append(start("evk-load-" + self.kind, lambda: os.sched_setaffinity(0, {cpu}), forever))
+        def setup() -> None:
+            os.sched_setaffinity(0, {cpu})
+            if prepare:
+                prepare()
+
+        self._children.append(start("evk-load-" + self.kind, setup, forever))
         self._pinned.append(cpu)
+        return self._children[-1].pid
 
     def busy(self) -> bool:
         return all(self._done(number) for number in range(len(self._children)))
@@ -204,6 +220,7 @@ class Placed(Generator):
     def begin(self) -> None:
         self._begin = [self._done(number) for number in range(len(self._children))]
         self._used_s = sum(_used(child.pid) for child in self._children)
+        self._packets, self._receiving = self._received(), receiving()
         self._start_s = time.monotonic()
         self.look()
 
@@ -220,7 +237,13 @@ class Placed(Generator):
         seconds = time.monotonic() - self._start_s
         done = [self._done(number) - begin for number, begin in enumerate(self._begin)]
         used_s = max(0.0, sum(_used(child.pid) for child in self._children if child.running()) - self._used_s)
+        network: dict[str, Any] = {}
+        if self.kind == "net":
+            now = receiving()
+            network["packets"] = max(0, self._received() - self._packets)
+            network["softirqs"] = sorted(cpu for cpu, count in now.items() if count > self._receiving.get(cpu, 0))
         return {
+            **network,
             "kind": self.kind,
             "cpus": _list(self.cpus),
             "seen": sorted(self._seen),
@@ -228,10 +251,13 @@ class Placed(Generator):
             "operations": sum(done),
             "cpu_seconds": round(used_s, 2),
             "seconds": round(seconds, 2),
-            "trouble": self._trouble(done, used_s / (max(seconds, 1e-3) * len(self._children))),
+            "trouble": self._trouble(done, used_s / (max(seconds, 1e-3) * len(self._children)), network),
         }
 
-    def _trouble(self, done: list[int], share: float) -> str:
+    def _received(self) -> int:
+        return sum(received(child.pid) for child in self._children) if self.kind == "net" else 0
+
+    def _trouble(self, done: list[int], share: float, network: dict[str, Any]) -> str:
         ended = sum(not child.running() for child in self._children)
         idle = sorted({cpu for cpu, work in zip(self._pinned, done) if work <= 0})  # noqa: B905
         if ended:
@@ -240,6 +266,10 @@ class Placed(Generator):
             return "it could run on CPU %s, which it was not given" % _list(self._stray)
         if idle:
             return "it did nothing on CPU %s" % _list(idle)
+        if network and not network["packets"]:
+            return "no packet came in over its network interfaces"
+        if network and not set(network["softirqs"]) & set(self._pinned):
+            return "no soft interrupt of a received packet ran on its CPUs"
         if self.kind == "cpu" and share < STARVED:
             return "it got only %.1f %% of its CPUs" % (100 * share)
         return ""
@@ -302,39 +332,62 @@ def _unnamed_file() -> Iterator[int]:
 
 
 def _start_net(generator: Placed) -> None:
-    """TCP over the loopback interface, 64 KiB there and a byte back, between pairs of CPUs: protocol stack, soft
-    interrupts and wake-ups.  No network card: that takes a second machine.
+    """TCP between pairs of CPUs, 64 KiB there and a byte back, each pair over two network interfaces of its own: both
+    stacks, soft interrupts and wake-ups, in packets as a card takes them.
     """
+
+    def receive(tick: Callable[[], None]) -> None:
+        switch_on(_FAR)
+        with socket.create_server((_FAR, _PORT)) as server:
+            far, _ = server.accept()
+        target = bytearray(_BLOCK)
+        while True:
+            got = 0
+            while got < _BLOCK:
+                count = far.recv_into(target)
+                if not count:
+                    return
+                got += count
+            far.sendall(b".")
+            tick()
+
+    def send(tick: Callable[[], None]) -> None:
+        switch_on(_NEAR)
+        near, chunk = _connected(), bytes(_BLOCK)
+        while True:
+            near.sendall(chunk)
+            if not near.recv(1):
+                return
+            tick()
+
     cpus = generator.cpus
     for first in range(0, max(1, len(cpus) - 1), 2)[:_MOST_PAIRS]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            near = socket.create_connection(server.getsockname())
-            far, _ = server.accept()
+        try:
+            far_pid = generator.add(cpus[min(first + 1, len(cpus) - 1)], receive, leave_network)
 
-        def send(tick: Callable[[], None], near: socket.socket = near) -> None:
-            chunk = bytes(_BLOCK)
-            while True:
-                near.sendall(chunk)
-                if not near.recv(1):
-                    return
-                tick()
+            def joined(pid: int = far_pid) -> None:
+                leave_network()
+                join_with(pid)
 
-        def receive(tick: Callable[[], None], far: socket.socket = far) -> None:
-            target = bytearray(_BLOCK)
-            while True:
-                got = 0
-                while got < _BLOCK:
-                    count = far.recv_into(target)
-                    if not count:
-                        return
-                    got += count
-                far.sendall(b".")
-                tick()
+            generator.add(cpus[first], send, joined)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a CPU that may not be used
+                raise
+            raise OSError(
+                errno.EPROTONOSUPPORT, "the load net needs a pair of virtual network interfaces: %s" % error.strerror
+            ) from None
 
-        generator.add(cpus[first], send)
-        generator.add(cpus[min(first + 1, len(cpus) - 1)], receive)
-        near.close()
-        far.close()
+
+def _connected() -> socket.socket:
+    """To the other end, as soon as it listens.  Raises OSError when it does not within ten seconds."""
+    until = time.monotonic() + WARM_UP_S
+    while True:
+        try:
+            return socket.create_connection((_FAR, _PORT), timeout=None)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _start_irq(generator: Placed) -> None:

@@ -19,9 +19,10 @@ _FEW_DECADES = 2.5
 
 #: The variables of page.css that a picture needs; one that stands alone brings them along.
 _VARIABLES = """
-svg.chart{--text:#1b1f27;--muted:#5b6472;--line:#dfe3e8;--old:#6b7280;--new:#2f5bd0;--goal:#b42318;background:#fff}
-@media(prefers-color-scheme:dark){svg.chart{--text:#e8eaee;--muted:#a3abb8;--line:#343a45;--old:#a3abb8;--new:#8fb0ff;
---goal:#ff9b8f;background:#14171c}}
+svg.chart{--bg:#fff;--text:#1b1f27;--muted:#5b6472;--line:#dfe3e8;--old:#6b7280;--new:#2f5bd0;--goal:#b42318;
+background:var(--bg)}
+@media(prefers-color-scheme:dark){svg.chart{--bg:#14171c;--text:#e8eaee;--muted:#a3abb8;--line:#343a45;--old:#a3abb8;
+--new:#8fb0ff;--goal:#ff9b8f}}
 """
 
 

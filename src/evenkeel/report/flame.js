@@ -1,7 +1,7 @@
 // Draws the tree of the page as boxes: search, zoom, keyboard.  Only boxes that are at least a pixel wide exist.
 "use strict";
 (async () => {
-  const ROW = 18;
+  const ROW = 18, LETTER = 7.3;
   const byId = (id) => document.getElementById(id);
   const flame = byId("flame"), told = byId("told"), search = byId("search"), found = byId("found");
   const bytes = Uint8Array.from(atob(byId("data").textContent), (sign) => sign.charCodeAt(0));
@@ -23,6 +23,11 @@
   let top = root, at = root, words = "";
   const share = (node) => `${(100 * node.count / root.count).toFixed(2)} %`;
   const plain = (name) => name.replace(/_\[k\]$/, "");
+  // What a name ends with tells functions apart, what it begins with is shared by many.
+  const fitting = (name, room) => {
+    const last = name.replace(/\(.*$|<.*$/, "").split("::").pop();
+    return name.length <= room || !last || last === name ? name : last;
+  };
   const matches = (node) => words !== "" && node.name.toLowerCase().includes(words);
   const colour = (node) => {
     let sum = 0;
@@ -37,8 +42,9 @@
     made.setAttribute("role", "treeitem");
     made.setAttribute("aria-level", node.level + 1);
     made.setAttribute("aria-label", `${plain(node.name)}, ${share(node)}`);
-    if (width * flame.clientWidth > 26) {
-      made.textContent = plain(node.name);
+    const room = Math.floor((width * flame.clientWidth - 8) / LETTER);
+    if (room > 1) {
+      made.textContent = fitting(plain(node.name), room);
       made.classList.add("t");
     }
     return made;

@@ -44,7 +44,8 @@ LEFT, WIDTH, LANE, TOP = 52, 760, 34, 8
 _CHARACTER = 6.2  # px of a letter of the labels
 STYLE = """
 .lanes{width:100%;min-width:620px;height:auto;font:11px system-ui,sans-serif}
-.lanes text{fill:var(--text)}.lanes .axis{fill:var(--muted)}.lanes .tick{stroke:var(--line)}
+.lanes text{fill:var(--text);paint-order:stroke;stroke:var(--bg);stroke-width:3px;stroke-linejoin:round}
+.lanes .axis{fill:var(--muted)}.lanes .tick{stroke:var(--line)}
 .lanes .lane{fill:var(--panel)}
 .lanes .host{fill:var(--new);fill-opacity:.30;stroke:var(--new)}
 .lanes .guest{fill:var(--warn);fill-opacity:.30;stroke:var(--warn)}
@@ -208,7 +209,7 @@ def _figure(spike: Spike, caption: str = "") -> Markup:
     return el(
         "figure",
         el("h3", caption),
-        el("div", lanes_svg(spike), class_="picture"),
+        el("div", lanes_svg(spike), class_="picture", tabindex="0"),
         el("ul", *listed, class_="plain"),
     )
 
