@@ -98,7 +98,11 @@ def _fits(at: int, room: Room, request: Request, kept: Iterable[Thing], barred: 
             changes[key] = nothing
     if request.near is not None and ("near", request.near) not in left:
         changes["near"] = None
-    if ("cells", "") not in left and len(request.cells) > 1 and not {("cores", ""), ("memory", "")} & left:
+    if (
+        ("cells", "") not in left
+        and len(request.cells) > 1
+        and not {("cores", ""), ("memory", ""), ("distance", "")} & left
+    ):
         changes["cells"] = request.cells[:1]  # one node will do, for all that is asked
     if ("groups", "") in left and barred is not None and barred(at, request):
         return False
