@@ -2,29 +2,126 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from evenkeel.documents.facts import Facts
+    from evenkeel.documents.fleet import FleetPlan, GuestSeat, Refusal
+    from evenkeel.documents.plan import Plan
+    from evenkeel.documents.site import Site
+    from evenkeel.plan.fleet.program import OnGap
+    from evenkeel.plan.fleet.site import Board
+    from evenkeel.plan.seats import Seats
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def place(
+        site: Annotated[str | None, typer.Argument(metavar="SITE", help="Site file, or a folder of them.")] = None,
+        guest: Annotated[
+            str | None, typer.Argument(metavar="GUEST", help="The guest in question; all of them when left out.")
+        ] = None,
+        output: Annotated[
+            str | None,
+            typer.Option("--output", "-o", metavar="FILE", help="Write the placement (FleetPlan) here (- is stdout)."),
+        ] = None,
+        facts: Annotated[
+            list[str] | None,
+            typer.Option("--facts", metavar="HOST=FILE", help="Use saved facts of a host instead of asking it."),
+        ] = None,
+        keep: Annotated[
+            str | None, typer.Option("--keep", metavar="PLAN", help="Leave guests where this older plan has them.")
+        ] = None,
+        seconds: Annotated[
+            float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
+        ] = 60.0,
         check: Annotated[
             str | None,
             typer.Option("--check", metavar="FILE", help="Check a saved placement (FleetPlan) instead; - is stdin."),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the placement on stdout.")] = False,
     ) -> int:
-        """Check a placement, independently of how it was made.
+        """Say on which host, nodes, CPUs and devices guests go, or why one fits nowhere. Changes nothing.
+
+        evenkeel place site.yaml plc
+
+        evenkeel place site.yaml -o placement.json
 
         evenkeel place --check placement.json
+
+        Exit code 1: a guest has no place, or the placement that was checked does not hold.
         """
+        from evenkeel.cli import files
+        from evenkeel.cli import output as console
+        from evenkeel.documents.plan import Plan
         from evenkeel.errors import WrongInput
 
-        if check is None:
-            raise WrongInput("nothing to do", hint="evenkeel place --check FILE")
-        return _check(check, as_json)
+        if check is not None:
+            return _check(check, as_json)
+        if site is None:
+            raise WrongInput("a site is needed", hint="evenkeel place SITE [GUEST], or evenkeel place --check FILE")
+        wanted = files.load_site(site)
+        kept = files.load_document(Plan, keep) if keep else None
+        with files.placed_in(site):
+            board = board_of(wanted, facts or (), kept, seconds)
+            placed = solve(board, guest)
+        if output:
+            files.save_document(output, placed)
+        if as_json and output != "-":
+            console.emit_json(placed)
+        elif output != "-":
+            print_placement(placed, guest)
+        refused = [one for one in placed.refused if guest in (None, one.name)]
+        return 1 if refused else 0
+
+
+def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float) -> Board:
+    """The fleet as it is now.  Raises WrongInput, Unreachable."""
+    from evenkeel.cli.plan import gather_facts
+    from evenkeel.plan.fleet import site as fleet
+
+    return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
+
+
+def solve(board: Board, guest: str | None = None) -> FleetPlan:
+    """Place, with progress, and check what comes out.  Raises AssertionError when the checker finds a fault."""
+    from time import monotonic
+
+    from evenkeel.cli import output
+    from evenkeel.placement_check import check_placement
+    from evenkeel.plan.fleet.site import place_all, place_one
+
+    count = len(board.waiting)
+    with output.progress(f"placing {count} guest{'s' * (count != 1)} on {len(board.hosts)} hosts") as on_progress:
+
+        def on_gap(spent: float, best: float | None, bound: float) -> None:
+            share = 100.0 * best / bound if best is not None and bound > 0 else 0.0
+            on_progress(int(share), 100, f" value {best or 0:.0f} of at most {bound:.0f}")
+
+        on: OnGap = on_gap
+        if guest is None:
+            placed = place_all(board, clock=monotonic, on_gap=on)
+        else:
+            placed = place_one(board, guest, clock=monotonic, on_gap=on)
+    broken = check_placement(placed.model_dump(mode="json"))
+    assert not broken, f"a placement that does not hold: {'; '.join(broken[:5])}"
+    return placed
+
+
+def settle_hosts(site: Site, known: dict[str, Facts], keep: Plan | None) -> tuple[Site, dict[str, Seats] | None]:
+    """For the verbs that plan: the site with a host for every guest, and seats; unchanged where each names its own.
+
+    Raises WrongInput when a guest fits nowhere.
+    """
+    if len(site.hosts) < 2 or all(wish.host for wish in site.guests.values()):
+        return site, None
+    from evenkeel.plan.fleet import site as fleet
+
+    placed = solve(fleet.board_of(site, known, keep))
+    return fleet.chosen_hosts(site, placed), fleet.seats_for_planner(placed)
 
 
 def _check(file: str, as_json: bool) -> int:
@@ -47,3 +144,58 @@ def _check(file: str, as_json: bool) -> int:
         what = f"{len(plan.seats)} guest{'s' * (len(plan.seats) != 1)} on {used} of {len(plan.hosts)} hosts"
         output.out().print(f"{len(found)} violations; {what}" if found else f"holds: {what}", style="bold")
     return 1 if found else 0
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def print_placement(plan: FleetPlan, guest: str | None = None) -> None:
+    """For a person: who goes where; then who does not, and why; then moves, and how good it is."""
+    from evenkeel.cli.output import out, table
+    from evenkeel.documents.quantity import format_size
+
+    console = out()
+    seats = [seat for seat in plan.seats if guest in (None, seat.name)]
+    if seats:
+        columns = ["guest", "host", "node: CPUs", "memory in pages of", "emulator", "functions"]
+        console.print(table(columns, [_row(seat) for seat in seats]))
+    for one in plan.refused:
+        if guest in (None, one.name):
+            _print_refusal(one, len(plan.hosts))
+    for move in plan.moves:
+        what = "is pinned anew on" if move.repin else f"moves from {move.from_host} to"
+        size = f", {format_size(move.memory_bytes)} to copy" if move.memory_bytes else ""
+        console.print(f"move: {move.name} {what} {move.to_host}{size}")
+    console.print()
+    if guest is None:
+        count = len(plan.guests)
+        text = f"{len(plan.seats)} of {count} guest{'s' * (count != 1)} placed"
+        if plan.bound is not None and plan.bound > 0:
+            text += f", worth {plan.value} of at most {plan.bound:.0f} ({100 * plan.value / plan.bound:.2f} %)"
+        console.print(f"{text}; {plan.method}", style="bold", soft_wrap=True)
+
+
+def _row(seat: GuestSeat) -> tuple[str, ...]:
+    from evenkeel.documents.cpuset import format_cpus
+    from evenkeel.documents.quantity import format_size
+
+    parts = [f"{node}: {format_cpus(cpus)}" for node, cpus in zip(seat.nodes, seat.cpus, strict=False)]
+    if not parts:
+        parts = [f"floats on node {node}" for node in seat.nodes] or ["floats"]
+    idle = f" (empty: {format_cpus(seat.idle)})" if seat.idle else ""
+    page = format_size(seat.page_bytes) if seat.page_bytes else "ordinary"
+    return seat.name, seat.host, "; ".join(parts) + idle, page, format_cpus(seat.emulator), " ".join(seat.functions)
+
+
+def _print_refusal(one: Refusal, hosts: int) -> None:
+    from evenkeel.cli.output import out, table
+
+    console = out()
+    console.print(f"\n{one.name} fits on none of {hosts} host{'s' * (hosts != 1)}:", style="bold")
+    for reason in one.reasons:
+        console.print(f"  {reason}", soft_wrap=True)
+    if one.cuts:
+        rows = [(cut.reason, str(cut.hosts), cut.example) for cut in one.cuts]
+        console.print(table(["what it asks for", "hosts without it", "such as"], rows, right=["hosts without it"]))
+    for cure in one.cures:
+        console.print(f"  it would fit: {cure}", soft_wrap=True)

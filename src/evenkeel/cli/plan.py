@@ -84,7 +84,6 @@ def register(app: typer.Typer) -> None:
         from evenkeel.cli import files
         from evenkeel.cli import output as console
         from evenkeel.documents.plan import Plan
-        from evenkeel.plan import make_plan
         from evenkeel.plan.diff import diff_plans
 
         wanted = files.load_site(site)
@@ -92,7 +91,7 @@ def register(app: typer.Typer) -> None:
         kept = files.load_document(Plan, keep) if keep else None
         known = gather_facts(wanted, facts or ())
         with files.placed_in(site):
-            made = make_plan(wanted, known, kept)
+            made = plan_hosts(wanted, known, kept)
         if output:
             files.save_document(output, made)
         if give_up:
@@ -124,11 +123,19 @@ def plan_of(source: str) -> Plan:
     found = load_plan_or_site(source)
     if isinstance(found, Plan):
         return found
-    from evenkeel.plan import make_plan
-
     facts = gather_facts(found, ())
     with placed_in(source):
-        return make_plan(found, facts)
+        return plan_hosts(found, facts, None)
+
+
+def plan_hosts(site: Site, facts: dict[str, Facts], keep: Plan | None) -> Plan:
+    """The plan of a site; guests that name no host get one first, where there are several.  Raises WrongInput."""
+    from evenkeel.cli.place import settle_hosts
+    from evenkeel.plan import make_plan
+
+    placed, seats = settle_hosts(site, facts, keep)
+    made = make_plan(placed, facts, keep, seats)
+    return made if seats is None else made.model_copy(update={"site_sha256": site.sha256()})
 
 
 def gather_facts(site: Site, saved: Iterable[str]) -> dict[str, Facts]:

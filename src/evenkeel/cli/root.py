@@ -35,6 +35,7 @@ VERBS = {
     "doctor": "Say what is wrong with a host, without any site file",
     "plan": "Work out every setting from a site file and facts",
     "place": "Say which host of many a guest goes to, or why none; check a placement",
+    "capacity": "Say how many more guests of each kind fit, and what runs out first",
     "rules": "List and search the rules that a plan is made of",
     "explain": "Say why a plan sets one value: rule, inputs, source, risk",
     "apply": "Write a plan to its hosts, with a journal",

@@ -21,12 +21,14 @@ from evenkeel.plan.order import order_settings
 from evenkeel.plan.placement import Placement, lay_out
 from evenkeel.plan.problems import Problems
 from evenkeel.plan.rules.rule import Context
-from evenkeel.plan.seats import merge, seats_of_facts, seats_of_plan
+from evenkeel.plan.seats import Seats, merge, seats_of_facts, seats_of_plan
 from evenkeel.plan.topology import Topology
 from evenkeel.plan.ways import WayLedger, share_ways
 
 
-def make_plan(site: Site, facts: Mapping[str, Facts], keep: Plan | None = None) -> Plan:
+def make_plan(
+    site: Site, facts: Mapping[str, Facts], keep: Plan | None = None, chosen: Mapping[str, Seats] | None = None
+) -> Plan:
     """See :func:`evenkeel.plan.make_plan`."""
     kept = {host.name: host for host in keep.hosts} if keep else {}
     problems = Problems()
@@ -37,7 +39,11 @@ def make_plan(site: Site, facts: Mapping[str, Facts], keep: Plan | None = None) 
         for host, wish in sorted(site.hosts.items())
         if host in facts
         and facts[host].online
-        and (plan := _plan_host(host, wish, facts[host], guests[host], kept.get(host), problems))
+        and (
+            plan := _plan_host(
+                host, wish, facts[host], guests[host], kept.get(host), (chosen or {}).get(host), problems
+            )
+        )
     ]
     problems.raise_if_any()
     return Plan(site_sha256=site.sha256(), hosts=tuple(hosts))
@@ -49,6 +55,7 @@ def _plan_host(
     facts: Facts,
     guests: Mapping[str, GuestWish],
     kept: HostPlan | None,
+    chosen: Seats | None,
     problems: Problems,
 ) -> HostPlan | None:
     """The plan of one host; None when something is in the way, which is in ``problems`` then."""
@@ -60,6 +67,8 @@ def _plan_host(
     seats = seats_of_facts(facts, guests)
     if kept is not None:
         seats = merge(seats_of_plan(kept), seats)
+    if chosen is not None:
+        seats = merge(seats, chosen)
     layout = lay_out(host, wish, topology, guests, problems, seats)
     if layout is None or len(problems.found) > before:
         return None

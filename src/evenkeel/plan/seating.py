@@ -115,7 +115,7 @@ def seat_guests(desk: Desk, seats: Seats) -> Attempt:
             _keep(desk, start, name, seats.guests[name])
     for name in order:
         if name in start.seated and name not in desk.claims:
-            _grow(desk, start, name)
+            _grow(desk, start, name, seats.guests[name].because)
     rest = [name for name in order if name not in start.seated and desk.guests[name].goal != "flexible"]
     greedy = start.copy()
     for name in rest:
@@ -199,7 +199,7 @@ def _take(books: Books, shape: Shape, parts: Sequence[Part], page: int | None) -
         books.take_memory(one.node, page, cell.memory)
 
 
-def _grow(desk: Desk, attempt: Attempt, name: str) -> None:
+def _grow(desk: Desk, attempt: Attempt, name: str, because: str) -> None:
     """Give a guest that kept its cores those that it needs now and did not have; else take all of them back."""
     topology, wish, books, shape = desk.topology, desk.guests[name], attempt.books, desk.shapes[name]
     if wish.goal not in PINNED:
@@ -214,7 +214,7 @@ def _grow(desk: Desk, attempt: Attempt, name: str) -> None:
         return
     for one in found:
         books.take(one.cores)
-    why = f"{topology.place(_busy(wish, shape, found))} carry guest {name}: it is there already"
+    why = f"{topology.place(_busy(wish, shape, found))} carry guest {name}: {because}"
     if any(len(after.cores) > len(before.cores) for after, before in zip(found, parts, strict=True)):
         why += ", and needs more now"
     attempt.seated[name] = Seated(tuple(found), why)

@@ -18,11 +18,15 @@ from evenkeel.documents.plan import HostPlan
 
 @dataclass(frozen=True)
 class Seat:
-    """One guest.  ``cpus``: host CPU of each vCPU, empty for one that floats; ``priority``: FIFO of its vCPUs, or 0."""
+    """One guest.  ``cpus``: host CPU of each vCPU, empty for one that floats; ``priority``: FIFO of its vCPUs, or 0.
+
+    ``because``: what the plan says of a guest that keeps it.
+    """
 
     cpus: tuple[int, ...] = ()
     node: int | None = None
     priority: int = 0
+    because: str = "it is there already"
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,13 @@ def seats_on(
         if request.threads in KINDS
         for number, cell in enumerate(spot.cells)
     ]
-    tasks.sort(key=lambda task: (task[1].groups[task[2]] < 0, KINDS.index(task[0].threads), -task[3].vcpus))
+    tasks.sort(key=lambda task: (KINDS.index(task[0].threads), -task[3].vcpus))
     cpus: dict[tuple[str, int], tuple[int, ...]] = {}
     idle: dict[str, set[int]] = {request.name: set() for request, _ in guests}
     emulators: dict[str, frozenset[int]] = {}
     odd: list[tuple[str, int, _Desk]] = []  # cells whose last vCPU goes on a core that is broken up, best of all
-    for request, spot, number, cell in tasks:
+
+    def seat_cell(request: Request, spot: Spot, number: int, cell: CellRequest) -> None:
         desk = desks[spot.nodes[number]]
         if request.threads == "prefer" and spot.groups[number] < 0:
             cpus[request.name, number] = _threads(desk, cell.vcpus)
@@ -68,10 +69,16 @@ def seats_on(
                 idle[request.name] |= left
             else:
                 desk.threads += sorted(left)
-        if request.emulator == "own" and number == 0 and request.threads == "isolate":
-            (cpu,), beside = _cores(desk, request, CellRequest(vcpus=1, memory_bytes=0), -1)
+
+    for request, spot, number, cell in [task for task in tasks if task[1].groups[task[2]] >= 0]:
+        seat_cell(request, spot, number, cell)
+    for request, spot in order:  # after all that insist on a domain, before anybody takes single threads
+        if request.emulator == "own" and request.threads == "isolate":
+            (cpu,), beside = _cores(desks[spot.nodes[0]], request, CellRequest(vcpus=1, memory_bytes=0), -1)
             emulators[request.name] = frozenset({cpu})
             idle[request.name] |= beside
+    for request, spot, number, cell in [task for task in tasks if task[1].groups[task[2]] < 0]:
+        seat_cell(request, spot, number, cell)
     for name, number, desk in odd:
         cpus[name, number] += _threads(desk, 1)
     for request, spot in order:

@@ -72,51 +72,57 @@ def pack(
     requests: Sequence[Request],
     limits: Limits = Limits(),
     *,
+    sitting: Sequence[tuple[int, Request]] = (),
     clock: Clock = lambda: 0.0,
     on_gap: OnGap | None = None,
 ) -> Packing:
     """Place as much as can be.  ``rooms``: what is free now; they are left as they are.
 
-    ``clock``: seconds, for the time limit of whatever is solved in parts.  Raises AssertionError for a solution that
-    cannot be carried out, which is a defect.
+    ``sitting``: (place of the host, guest) of those that are counted into the rooms already, for what groups and limits
+    make of them.  ``clock``: seconds, for the time limit of whatever is solved in parts.  Raises AssertionError for a
+    solution that cannot be carried out, which is a defect.
     """
     hosts = [room.host for room in rooms]
     kinds = kinds_of(requests)
     started = clock()
     if len(rooms) > LARGE and limits.max_hosts is None and limits.power_watts is None:
-        return _pack_pods(rooms, kinds, limits, clock, on_gap)
+        return _pack_pods(rooms, kinds, limits, sitting, clock, on_gap)
     best = Packing()
     levels = sorted({kind.sample.priority for kind in kinds}, reverse=True)
     fixed: dict[int, int] = {}  # kinds of levels that are settled -> how many of each
     for level in levels or [0]:
         known = [kind for kind in kinds if kind.sample.priority >= level]
         left = None if limits.time_limit_s is None else max(1.0, limits.time_limit_s - (clock() - started))
-        model = _Model(rooms, known, limits, fixed)
-        start = None if fixed or model.capped else _greedy(rooms, known)
+        model = _Model(rooms, known, limits, fixed, sitting)
+        start = None if fixed or model.capped else _greedy(rooms, known, sitting)
         found = model.solve(left, limits.gap, start, on_gap)
         best = replace(found, cut_short=found.cut_short or best.cut_short)
         fixed = {at: sum(1 for guest in kind.guests if guest.name in best.placed) for at, kind in enumerate(known)}
-    _fill(rooms, kinds, best, limits)
+    _fill(rooms, kinds, best, limits, sitting)
     best.value = sum(kind.sample.value for kind in kinds for guest in kind.guests if guest.name in best.placed)
     best.method = f"integer program over {len(hosts)} hosts"
     return best
 
 
-def _fill(rooms: Sequence[Room], kinds: Sequence[Kind], best: Packing, limits: Limits) -> None:
+def _fill(
+    rooms: Sequence[Room], kinds: Sequence[Kind], best: Packing, limits: Limits, sitting: Sequence[tuple[int, Request]]
+) -> None:
     """Give guests that were left out a last look: a solver that stops near the bound leaves one or two."""
     left = [guest for kind in kinds for guest in kind.guests if guest.name not in best.placed]
     if not left or limits.max_hosts is not None or limits.power_watts is not None:
         return
-    table = table_with(rooms, kinds, best)
+    table = table_with(rooms, kinds, best, sitting)
     for guest in left:
         if (found := table.place(guest)) is not None:
             best.placed[guest.name] = found
 
 
-def table_with(rooms: Sequence[Room], kinds: Iterable[Kind], packing: Packing) -> Table:
+def table_with(
+    rooms: Sequence[Room], kinds: Iterable[Kind], packing: Packing, sitting: Sequence[tuple[int, Request]] = ()
+) -> Table:
     """The fleet with all guests of a packing counted in."""
     copies = [room.copy() for room in rooms]
-    joined: list[tuple[int, Request]] = []
+    joined = list(sitting)
     for kind in kinds:
         for guest in kind.guests:
             if guest.name in packing.placed:
@@ -129,9 +135,11 @@ def table_with(rooms: Sequence[Room], kinds: Iterable[Kind], packing: Packing) -
     return table
 
 
-def _greedy(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Packing:
+def _greedy(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
     """Kind after kind, those with functions and many cells first, each on the first host with room."""
     table = Table([room.host for room in rooms], None, [room.copy() for room in rooms])
+    for at, guest in sitting:
+        table.join(at, guest)
     found = Packing()
     for kind in sorted(kinds, key=lambda kind: (-kind.sample.priority, *_size(kind.sample))):
         key = type_of(kind.sample)
@@ -153,7 +161,12 @@ class _Model:
     """The integer program of some hosts and kinds, and the way back from its numbers to guests."""
 
     def __init__(
-        self, rooms: Sequence[Room], kinds: Sequence[Kind], limits: Limits, fixed: Mapping[int, int] | None = None
+        self,
+        rooms: Sequence[Room],
+        kinds: Sequence[Kind],
+        limits: Limits,
+        fixed: Mapping[int, int],
+        sitting: Sequence[tuple[int, Request]],
     ) -> None:
         self.rooms, self.kinds = rooms, kinds
         self.program = Program()
@@ -162,7 +175,8 @@ class _Model:
         self.rows: dict[tuple[int, Row], int] = {}
         self.complete = True  # every way of every guest is among the columns, so that the bound is one
         self.capped = limits.max_hosts is not None or limits.power_watts is not None
-        self._build(limits, fixed or {})
+        self.sitting = sitting
+        self._build(limits, fixed)
 
     def _build(self, limits: Limits, fixed: Mapping[int, int]) -> None:
         program = self.program
@@ -179,6 +193,10 @@ class _Model:
         used: dict[int, int] = {}
         known: dict[object, tuple[dict[Row, int], list[list[Way]]]] = {}
         homes: dict[tuple[str, int], int] = {}
+        occupied = {at for at, _ in self.sitting}
+        for at, guest in self.sitting:
+            for group in guest.apart_racks:
+                program.settle(_once(program, groups, (group, f"rack {_rack(self.rooms[at])}")))
         for at, room in enumerate(self.rooms):
             like = (room.host.name if named else "", _likeness(room))
             if like not in known:
@@ -186,6 +204,8 @@ class _Model:
             capacity, choices = known[like]
             if capped:
                 used[at] = program.column(0.0, 1.0)
+                if at in occupied:
+                    program.put(program.row(low=1.0, high=1.0), used[at], 1.0)
             for number, found in enumerate(choices):
                 kind = self.kinds[number]
                 self.complete &= len(found) < MOST_WAYS
@@ -213,15 +233,15 @@ class _Model:
                     for group in kind.sample.apart:
                         program.put(_once(program, groups, (group, f"host {at}")), column, 1.0)
                     for group in kind.sample.apart_racks:
-                        rack = room.host.rack or room.host.name
-                        program.put(_once(program, groups, (group, f"rack {rack}")), column, 1.0)
+                        program.put(_once(program, groups, (group, f"rack {_rack(room)}")), column, 1.0)
                     for group in kind.sample.together:
                         if (group, at) not in homes:
                             homes[group, at] = program.row(high=0.0)
                         program.put(homes[group, at], column, 1.0)
-        for (group, _), home_row in sorted(homes.items()):
+        at_home = {group: at for at, guest in self.sitting for group in guest.together}
+        for (group, at), home_row in sorted(homes.items()):
             count = sum(len(kind.guests) for kind in self.kinds if group in kind.sample.together)
-            home = program.column(0.0, 1.0)
+            home = program.column(0.0, 1.0 if at_home.get(group, at) == at else 0.0)
             program.put(home_row, home, -float(count))
             program.put(_once(program, groups, (group, "home")), home, 1.0)
         if limits.max_hosts is not None:
@@ -291,6 +311,10 @@ def _once(program: Program, rows: dict[tuple[str, str], int], key: tuple[str, st
     return rows[key]
 
 
+def _rack(room: Room) -> str:
+    return room.host.rack or room.host.name
+
+
 def _likeness(room: Room) -> object:
     """Hosts of the same likeness have the same rows and the same ways."""
     host = room.host
@@ -321,7 +345,12 @@ def _likeness(room: Room) -> object:
 
 
 def _pack_pods(
-    rooms: Sequence[Room], kinds: Sequence[Kind], limits: Limits, clock: Clock, on_gap: OnGap | None
+    rooms: Sequence[Room],
+    kinds: Sequence[Kind],
+    limits: Limits,
+    sitting: Sequence[tuple[int, Request]],
+    clock: Clock,
+    on_gap: OnGap | None,
 ) -> Packing:
     """Pod after pod, each with its share of the guests that are left; what one does not place, the next ones may."""
     started = clock()
@@ -329,7 +358,7 @@ def _pack_pods(
     best = Packing(bound=bound)
     if any(kind.sample.apart_racks or kind.sample.together for kind in kinds):
         # Groups reach over pods: guests one by one see all of the fleet.
-        best = _greedy(rooms, kinds)
+        best = _greedy(rooms, kinds, sitting)
         best.bound, best.method = bound, f"one after the other over {len(rooms)} hosts, for groups of guests"
         return best
     pods = _pods(rooms)
@@ -355,7 +384,7 @@ def _pack_pods(
         best.value += found.value
         if on_gap is not None:
             on_gap(clock() - started, float(best.value), bound)
-    _fill(rooms, kinds, best, limits)
+    _fill(rooms, kinds, best, limits, sitting)
     best.value = sum(kind.sample.value for kind in kinds for guest in kind.guests if guest.name in best.placed)
     best.method = f"integer programs over {len(pods)} pods of about {len(pods[0])} hosts"
     return best

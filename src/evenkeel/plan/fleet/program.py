@@ -41,6 +41,10 @@ class Program:
         self.highs.append(high)
         return len(self.lows) - 1
 
+    def settle(self, row: int) -> None:
+        """Nothing may be put into this row any more."""
+        self.highs[row] = 0.0
+
     def put(self, row: int, column: int, value: float) -> None:
         self._rows.append(row)
         self._columns.append(column)

@@ -124,6 +124,16 @@ class Table:
         for key, costs in self._known.items():
             costs[at] = self._priced(self._samples[key], rows)[0]
 
+    def shut(self, at: int) -> None:
+        """No guest of a type that is known goes to this host any more."""
+        for costs in self._known.values():
+            costs[at] = np.inf
+
+    def is_barred(self, at: int, request: Request) -> bool:
+        """Whether guests of the same groups, on other hosts, keep it from this one."""
+        barred = self._barred(request)
+        return barred is not None and bool(barred[at])
+
     def _barred(self, request: Request) -> NDArray[np.bool_] | None:
         """Hosts that guests of the same groups keep it from; None: there are no such groups."""
         if not request.apart_racks and not request.together:

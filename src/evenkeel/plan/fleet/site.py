@@ -1,0 +1,406 @@
+"""A site on its hosts: who stays where, who goes where, who has no place and why.  Pure.
+
+Guests that sit somewhere stay there, with the CPUs that they have, as long as the site and the machine allow it.  Then
+all others are placed at once (:mod:`evenkeel.plan.fleet.pack`).  What comes out names nodes, CPUs, pages and functions;
+the planner of each host takes them over as seats, so that both say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.fleet import FleetHost, FleetPlan, GuestSeat, Move, Refusal, Request
+from evenkeel.documents.fleet import Seat as SeatDocument
+from evenkeel.documents.plan import HostPlan, Plan
+from evenkeel.documents.site import GuestWish, Site
+from evenkeel.errors import WrongInput
+from evenkeel.plan.cells import shapes
+from evenkeel.plan.claims import cells_of as cells_of_claim
+from evenkeel.plan.cores import PINNED, threads
+from evenkeel.plan.fleet.explain import refusal
+from evenkeel.plan.fleet.hosts import fleet_of
+from evenkeel.plan.fleet.name import cpus_of, seats_on
+from evenkeel.plan.fleet.pack import Clock, Limits, Packing, kinds_of, pack, table_with
+from evenkeel.plan.fleet.program import OnGap
+from evenkeel.plan.fleet.requests import requests_of
+from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of
+from evenkeel.plan.problems import Misfit, did_you_mean
+from evenkeel.plan.seats import Seat, Seats, merge, seats_of_facts, seats_of_plan
+from evenkeel.plan.topology import Topology
+
+Fixed = dict[str, tuple[Request, SeatDocument]]
+
+
+@dataclass
+class Board:
+    """A fleet with the guests that stay on it.  ``fixed``: of each host, in the order of the hosts."""
+
+    hosts: tuple[FleetHost, ...]
+    requests: tuple[Request, ...]
+    fixed: list[Fixed]
+    rooms: list[Room]
+    limits: Limits
+    standby: bool = False
+
+    @property
+    def sitting(self) -> list[tuple[int, Request]]:
+        return [(at, request) for at, here in enumerate(self.fixed) for request, _ in here.values()]
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Guests that have no place yet."""
+        there = {name for here in self.fixed for name in here}
+        return [request for request in self.requests if request.name not in there]
+
+
+def board_of(
+    site: Site, facts: Mapping[str, Facts], keep: Plan | None = None, *, time_limit_s: float | None = 60.0
+) -> Board:
+    """The fleet of a site, and who sits where on it.  Raises WrongInput for a site that cannot be."""
+    kept = {host.name: host for host in keep.hosts} if keep else {}
+    seats = {host: _seats(site, host, facts[host], kept.get(host)) for host in sorted(site.hosts)}
+    hosts = fleet_of(site, facts, seats).hosts
+    known = {host: _known(host, facts[host], kept.get(host)) for host in site.hosts}
+    by_name = {host.name: host for host in hosts}
+    now: dict[str, SeatDocument] = {}
+    plain = {request.name: request for request in requests_of(site, {})}
+    for name, wish in sorted(site.guests.items()):
+        for host in [wish.host] if wish.host else sorted(site.hosts):
+            if wish.cpus and wish.goal in PINNED and (wish.host or len(site.hosts) == 1):
+                seat = _claimed(wish, plain[name], by_name[host], facts[host])
+            elif name in known[host]:
+                seat = _sitting(plain[name], by_name[host], seats[host].guests.get(name))
+            else:
+                continue
+            if seat is not None:
+                now[name] = seat
+                break
+    requests = requests_of(site, now)
+    limits = Limits(site.placing.max_hosts, site.placing.power_watts, time_limit_s)
+    return settle(Board(hosts, requests, [], [], limits, site.placing.standby))
+
+
+def settle(board: Board) -> Board:
+    """Everybody who can stays where they are now, or at least on their host; whoever cannot is waiting."""
+    fixed: list[Fixed] = [{} for _ in board.hosts]
+    index = {host.name: at for at, host in enumerate(board.hosts)}
+    staying = [
+        (request, request.now, index[request.now.host])
+        for request in sorted(board.requests, key=lambda one: (one.movable, one.name))
+        if request.now is not None and request.now.host in index
+        if admits(board.hosts[index[request.now.host]], request)
+    ]
+    for request, seat, at in staying:
+        if (kept := _still(board.hosts[at], fixed[at], request, seat)) is not None:
+            fixed[at][request.name] = (request, kept)
+    for request, _, at in staying:
+        if request.name not in fixed[at]:
+            spot = fit(room_of(board.hosts[at], fixed[at]), request)
+            if spot is not None:
+                (anew,) = seats_on(board.hosts[at], [(request, spot)], fixed[at])
+                fixed[at][request.name] = (request, anew)
+    rooms = [room_of(host, here) for host, here in zip(board.hosts, fixed, strict=True)]
+    return replace(board, fixed=fixed, rooms=rooms)
+
+
+def room_of(host: FleetHost, here: Fixed) -> Room:
+    """A host with the guests that stay there taken out by name."""
+    taken = frozenset(cpu for request, seat in here.values() for cpu in cpus_of(request, seat))
+    room = Room(host, taken)
+    for request, seat in here.values():
+        room.take_seat(request, seat)
+    return room
+
+
+def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -> SeatDocument | None:
+    """The seat of a guest that keeps it beside those that keep theirs; None: it cannot."""
+    if request.threads != "overcommit" and (not seat.nodes or bool(seat.cpus) == (request.threads == "float")):
+        return None  # only its host is known
+    mine = cpus_of(request, seat)
+    if any(mine & cpus_of(other, held) for other, held in here.values()):
+        return None
+    if not mine <= frozenset(cpu for node in host.nodes for cpu in node.free):
+        return None
+    before = room_of(host, here)
+    if request.apart and before.apart.intersection(request.apart):
+        return None
+    if request.functions and not seat.functions:  # a definition does not say which it has: the first that serve
+        found = give_functions(before.functions, request, seat.nodes or None)
+        if found is None:
+            return None
+        seat = seat.model_copy(update={"functions": tuple(sorted(found))})
+    room = room_of(host, {**here, request.name: (request, seat)})
+    if any(node.memory < 0 or node.threads < 0 or min(node.pages.values(), default=0) < 0 for node in room.nodes):
+        return None
+    if room.loose_vcpus > host.overcommit * sum(node.threads for node in room.nodes):
+        return None
+    if room.loose_memory > min(sum(node.memory for node in room.nodes), room.ordinary or 1 << 62):
+        return None
+    usable = {one.address for one in before.functions}
+    return seat if set(seat.functions) <= usable else None
+
+
+# -- what is now ------------------------------------------------------------------------------------------------------
+
+
+def _seats(site: Site, host: str, facts: Facts, kept: HostPlan | None) -> Seats:
+    """Of guests that may be on this host."""
+    known = {name for name, wish in site.guests.items() if wish.host in (None, host)}
+    found = seats_of_facts(facts, known)
+    if kept is None:
+        return found
+    plan = seats_of_plan(kept)
+    return merge(plan.without(plan.guests.keys() - known), found)
+
+
+def _known(host: str, facts: Facts, kept: HostPlan | None) -> set[str]:
+    """Guests that are on this host, as an earlier plan or the host itself says."""
+    return {one.guest for one in facts.definitions} | ({one.name for one in kept.guests} if kept else set())
+
+
+def _sitting(request: Request, host: FleetHost, seat: Seat | None) -> SeatDocument:
+    """The seat of a guest as this fleet would write it; the host alone, where it does not sit as it wishes now."""
+    only = SeatDocument(host=host.name)
+    nodes = {node.id: node for node in host.nodes}
+    if request.threads == "overcommit":
+        house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
+        return SeatDocument(host=host.name, emulator=house)
+    if seat is None:
+        return only
+    if request.threads == "float":
+        node = seat.node if seat.node in nodes else next(iter(nodes)) if len(nodes) == 1 else None
+        return (_seat(host, request, {node: ()}) if node is not None else None) or only
+    on: dict[int, list[int]] = {}
+    node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
+    for cpu in seat.cpus:
+        if cpu not in node_of:
+            return only
+        on.setdefault(node_of[cpu], []).append(cpu)
+    return _seat(host, request, {node: tuple(cpus) for node, cpus in on.items()}) or only
+
+
+def _claimed(wish: GuestWish, request: Request, host: FleetHost, facts: Facts) -> SeatDocument | None:
+    """The seat that an owner names by its CPUs; None where the planner of the host will say what is wrong with it."""
+    topology = Topology(facts)
+    if not wish.cpus or not wish.cpus <= topology.online:
+        return None
+    cores = tuple(sorted({topology.core_of[cpu] for cpu in wish.cpus}))
+    for shape in shapes(wish, topology, wish.page_size):
+        if len(shape) == len({core.node for core in cores}):
+            found = cells_of_claim(wish, shape, cores)
+            if found is not None:
+                parts = {
+                    node: threads(wish.model_copy(update={"vcpus": cell.vcpus}), here)
+                    for cell, (node, here) in zip(shape, found, strict=True)
+                }
+                return _seat(host, request, parts)
+    return None
+
+
+def _seat(host: FleetHost, request: Request, parts: Mapping[int, tuple[int, ...]]) -> SeatDocument | None:
+    cells = cells_of(request, len(parts)) if parts else ()
+    if not cells or len(cells) != len(parts):
+        return None
+    floats = request.threads == "float"
+    if not floats and any(cell.vcpus != len(cpus) for cell, cpus in zip(cells, parts.values(), strict=True)):
+        return None
+    there, page = page_of(host, request, cells)
+    if not there:
+        return None
+    core_of = {cpu: core for node in host.nodes for core in node.cores for cpu in core}
+    mine = frozenset(cpu for cpus in parts.values() for cpu in cpus)
+    beside = frozenset(cpu for one in mine for cpu in core_of[one]) - mine
+    house = {node.id: node.housekeeping for node in host.nodes}
+    return SeatDocument(
+        host=host.name,
+        nodes=tuple(parts),
+        cpus=() if floats else tuple(parts.values()),
+        idle=beside if request.threads in ("isolate", "whole") else frozenset(),
+        emulator=frozenset().union(*(house[node] for node in parts)),
+        page_bytes=page,
+    )
+
+
+# -- placing ----------------------------------------------------------------------------------------------------------
+
+
+def place_all(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
+    """Everybody who waits is placed, as far as possible; the others stay."""
+    packing = pack(board.rooms, board.waiting, board.limits, sitting=board.sitting, clock=clock, on_gap=on_gap)
+    return document(board, packing)
+
+
+def place_one(board: Board, name: str, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
+    """All others first, as :func:`place_all` would, then this guest on the host that loses least by it.
+
+    Raises WrongInput where there is no such guest.
+    """
+    from evenkeel.plan.fleet.pack import Estimate
+
+    guest = next((request for request in board.requests if request.name == name), None)
+    if guest is None:
+        known = [request.name for request in board.requests]
+        raise WrongInput(f"the site has no guest {name}", hint=did_you_mean(name, known))
+    others = [request for request in board.waiting if request.name != name]
+    packing = pack(board.rooms, others, board.limits, sitting=board.sitting, clock=clock, on_gap=on_gap)
+    if any(request.name == name for request in board.waiting):
+        kinds = kinds_of(board.requests)
+        table = table_with(board.rooms, kinds_of(others), packing, board.sitting)
+        table.price = Estimate(table.rooms, kinds).price
+        allowed = _allowed(board, packing)
+        while (found := table.find(guest)) is not None:
+            if allowed is None or found[0] in allowed:
+                packing.placed[name] = found
+                packing.value += guest.value
+                break
+            table.shut(found[0])
+    packing.bound = None
+    packing.method = f"one guest among {len(board.hosts)} hosts; {packing.method} for the others"
+    return document(board, packing)
+
+
+def _allowed(board: Board, packing: Packing) -> set[int] | None:
+    """Hosts that limits of the fleet let one more guest be on; None: all."""
+    if board.limits.max_hosts is None and board.limits.power_watts is None:
+        return None
+    used = {at for at, _ in packing.placed.values()} | {at for at, _ in board.sitting}
+    power = sum(board.hosts[at].power_watts or 0 for at in used)
+    return used | {
+        at
+        for at, host in enumerate(board.hosts)
+        if (board.limits.max_hosts is None or len(used) < board.limits.max_hosts)
+        and (board.limits.power_watts is None or power + (host.power_watts or 0) <= board.limits.power_watts)
+    }
+
+
+def document(board: Board, packing: Packing) -> FleetPlan:
+    """The FleetPlan of a packing, with CPUs by name, and why guests that are left out are."""
+    by_host: list[list[tuple[Request, Spot]]] = [[] for _ in board.hosts]
+    for request in board.waiting:
+        if request.name in packing.placed:
+            at, spot = packing.placed[request.name]
+            by_host[at].append((request, spot))
+    seats: list[GuestSeat] = []
+    for host, here, placed in zip(board.hosts, board.fixed, by_host, strict=True):
+        seats += [_named(name, seat) for name, (_, seat) in here.items()]
+        seats += seats_on(host, placed, here) if placed else ()
+    left = [request for request in board.waiting if request.name not in packing.placed]
+    sitting = {seat.name for seat in seats}
+    kept_value = sum(request.value for here in board.fixed for request, _ in here.values())
+    return FleetPlan(
+        hosts=board.hosts,
+        guests=board.requests,
+        seats=tuple(sorted(seats, key=lambda seat: seat.name)),
+        refused=tuple(refusals(board, packing, left)),
+        moves=tuple(_moves(board, {seat.name: seat for seat in seats})),
+        max_hosts=board.limits.max_hosts,
+        power_watts=board.limits.power_watts,
+        value=sum(request.value for request in board.requests if request.name in sitting),
+        bound=None if packing.bound is None else round(packing.bound + kept_value, 6),
+        method=packing.method + (", cut short by its time limit" if packing.cut_short else ""),
+    )
+
+
+def sitting_of(plan: FleetPlan) -> tuple[list[Room], list[tuple[int, Request]]]:
+    """The hosts of a plan with all its guests on them: (what is left on each, who is where)."""
+    requests = {request.name: request for request in plan.guests}
+    fixed: list[Fixed] = [
+        {seat.name: (requests[seat.name], seat) for seat in plan.seats if seat.host == host.name} for host in plan.hosts
+    ]
+    rooms = [room_of(host, here) for host, here in zip(plan.hosts, fixed, strict=True)]
+    return rooms, [(at, request) for at, here in enumerate(fixed) for request, _ in here.values()]
+
+
+def _named(name: str, seat: SeatDocument) -> GuestSeat:
+    return GuestSeat(name=name, **{key: getattr(seat, key) for key in SeatDocument.model_fields})
+
+
+def refusals(board: Board, packing: Packing, left: Sequence[Request]) -> list[Refusal]:
+    """Why these guests are left out; guests of a type share the answer."""
+    if not left:
+        return []
+    table = table_with(board.rooms, kinds_of(board.waiting), packing, board.sitting)
+    allowed = _allowed(board, packing)
+    found: list[Refusal] = []
+    known: dict[object, Refusal] = {}
+    for kind in kinds_of(left):
+        sample = kind.sample
+
+        def barred(at: int, request: Request, sample: Request = sample) -> bool:
+            return (allowed is not None and at not in allowed) or table.is_barred(at, sample)
+
+        answer = known.setdefault(id(kind), refusal(table.rooms, sample, barred))
+        if allowed is not None and len(allowed) < len(board.hosts):
+            limit = f"no further host may be used ({len(allowed)} of {len(board.hosts)}), and there is no room on those"
+            answer = answer.model_copy(update={"reasons": (limit, *answer.reasons[1:])})
+        elif not answer.cuts:
+            answer = answer.model_copy(update={"reasons": ("guests that are worth more have the room",)})
+        found += [answer.model_copy(update={"name": guest.name}) for guest in kind.guests]
+    return sorted(found, key=lambda one: one.name)
+
+
+def _moves(board: Board, seats: Mapping[str, GuestSeat]) -> list[Move]:
+    found = []
+    for request in board.requests:
+        now, seat = request.now, seats.get(request.name)
+        if now is None or seat is None:
+            continue
+        size = sum(cell.memory_bytes for cell in request.cells)
+        if now.host != seat.host:
+            found.append(Move(name=request.name, from_host=now.host, to_host=seat.host, memory_bytes=size))
+        elif now.nodes and (now.nodes != seat.nodes or now.cpus != seat.cpus):
+            same = now.nodes == seat.nodes
+            found.append(
+                Move(
+                    name=request.name,
+                    from_host=now.host,
+                    to_host=seat.host,
+                    memory_bytes=0 if same else size,
+                    repin=True,
+                )
+            )
+    return found
+
+
+# -- for the planner of each host -------------------------------------------------------------------------------------
+
+
+def chosen_hosts(site: Site, plan: FleetPlan) -> Site:
+    """The site in which every guest that has a seat names its host.
+
+    Raises WrongInput, with one error for each, when guests have no place.
+    """
+    if plan.refused:
+        errors = [
+            WrongInput(
+                f"guest {one.name}: it fits on none of {len(plan.hosts)} hosts: {'; '.join(one.reasons)}",
+                hint="; or ".join(one.cures[:2]) or None,
+            )
+            for one in plan.refused
+        ]
+        raise Misfit(errors)
+    where = {seat.name: seat.host for seat in plan.seats}
+    guests = {name: wish.model_copy(update={"host": where[name]}) for name, wish in site.guests.items()}
+    return site.model_copy(update={"guests": guests})
+
+
+def seats_for_planner(plan: FleetPlan) -> dict[str, Seats]:
+    """Host -> seats of its guests, as the planner of one host takes them."""
+    found: dict[str, Seats] = {}
+    for host in plan.hosts:
+        here = [seat for seat in plan.seats if seat.host == host.name]
+        guests = {
+            seat.name: Seat(
+                cpus=tuple(cpu for cell in seat.cpus for cpu in cell),
+                node=seat.nodes[0] if len(seat.nodes) == 1 else None,
+                because="chosen with all hosts in view",
+            )
+            for seat in here
+            if seat.nodes
+        }
+        house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
+        polling = frozenset(cpu for node in host.nodes for cpu in node.data_plane)
+        found[host.name] = Seats(guests, house, polling)
+    return found
