@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -47,6 +47,8 @@ from evenkeel.plan.fleet.table import Table
 from evenkeel.verify.nova.catalogue import kind_of
 
 GIB = 1 << 30
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def in_words_of_nova(request: Request) -> Request:
@@ -59,10 +61,10 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
+def cpu(call: Callable[P, T], *words: P.args, **named: P.kwargs) -> tuple[float, T]:
     """CPU seconds of a call, and what it gives."""
     before = time.process_time()
-    result = call()
+    result = call(*words, **named)
     return time.process_time() - before, result
 
 
@@ -90,12 +92,12 @@ def among(nova: Nova, counts: Sequence[int], most_for_nova: int) -> list[Among]:
         hosts = [fleets.part_filled(index, seed=1) for index in range(count)]
         asked = hosts[:most_for_nova]
         nova.define(asked)
-        build_s, table = cpu(lambda hosts=hosts: Table(hosts))
+        build_s, table = cpu(Table, hosts)
         note(f"  tables built in {build_s:.2f} s of CPU")
         for guest in wanted:
             said = nova.filter(guest)
-            scan_s, _ = cpu(lambda guest=guest, table=table: table.find(guest))
-            times = sorted(cpu(lambda guest=guest, table=table: table.find(guest))[0] for _ in range(200))
+            scan_s, _ = cpu(table.find, guest)
+            times = sorted(cpu(table.place, guest)[0] for _ in range(200))
             found.append(
                 Among(
                     count,
@@ -152,8 +154,8 @@ def on_host(nova: Nova, limit_s: float) -> list[OnHost]:
             if not yes["answer"] or no["answer"]:
                 raise RuntimeError("Nova answers what was not expected of it")
             room = Room(host)
-            ours_yes_s, spot = cpu(lambda room=room, fits=fits: fit(room, fits))
-            ours_no_s, none = cpu(lambda room=room, lacks=lacks: fit(room, lacks))
+            ours_yes_s, spot = cpu(fit, room, fits)
+            ours_no_s, none = cpu(fit, room, lacks)
             if spot is None or none is not None:
                 raise RuntimeError("Evenkeel answers what was not expected of it")
             found.append(
@@ -183,31 +185,28 @@ def filled(nova: Nova, count: int, seed: int, time_limit_s: float) -> tuple[list
     """(rows, the bound of the first demand).  16 guests a host; the second demand is what was placed of the first."""
     hosts = fleets.fleet(count)
     every = [in_words_of_nova(one) for one in fleets.demand(16 * count, seed)]
-    packing_s, packing = cpu(
-        lambda: pack([Room(one) for one in hosts], every, Limits(time_limit_s=time_limit_s), clock=time.monotonic)
-    )
+    limits = Limits(time_limit_s=time_limit_s)
+    packing_s, packing = cpu(pack, [Room(one) for one in hosts], every, limits, clock=time.monotonic)
     planted = [one for one in every if one.name in packing.placed]
     rows = []
     for name, guests in (("more than fit", every), ("all fit", planted)):
         best = packing.value
         if guests is planted:
-            packing_s, again = cpu(
-                lambda guests=guests: pack(
-                    [Room(one) for one in hosts], guests, Limits(time_limit_s=time_limit_s), clock=time.monotonic
-                )
-            )
+            packing_s, again = cpu(pack, [Room(one) for one in hosts], guests, limits, clock=time.monotonic)
         else:
             again = packing
         rows.append(_row(name, "Evenkeel, all at once", hosts, guests, again.placed, best, packing_s))
-        table = Table(hosts)
-        online_s, placed = cpu(
-            lambda guests=guests, table=table: {one.name: spot for one in guests if (spot := table.place(one))}
-        )
+        seats_table = Table(hosts)
+        online_s, placed = cpu(_one_by_one, seats_table, guests)
         rows.append(_row(name, "Evenkeel, one by one", hosts, guests, placed, best, online_s))
         for how, packs in (("Nova, spread", False), ("Nova, pack", True)):
             rows.append(_nova_row(nova, name, how, packs, hosts, guests, best))
     nova.pack(False)
     return rows, packing.bound
+
+
+def _one_by_one(table: Table, guests: Sequence[Request]) -> dict[str, tuple[int, Spot]]:
+    return {one.name: spot for one in guests if (spot := table.place(one))}
 
 
 def _row(
@@ -266,7 +265,9 @@ def _judged(
     wrong = check_placement(plan.model_dump(mode="json"))
     for text in wrong[:3]:
         note(f"the checker, to {who}: {text}")
-    return Filled(demand, who, len(guests), len(seats), value, value / best, cpu_s, len(wrong), refused_claims)
+    row = Filled(demand, who, len(guests), len(seats), value, value / best, cpu_s, len(wrong), refused_claims)
+    note(str(row))  # the whole table may take an hour
+    return row
 
 
 # -- random hosts -----------------------------------------------------------------------------------------------------
@@ -293,6 +294,9 @@ class Fuzzed:
     limit_s: float
 
 
+COUNTED = ("fits", "raises", "silent", "impossible", "missed", "timed_out", "ours_missed", "ours_rejected")
+
+
 def fuzz(nova: Nova, count: int, seed: int, style: Style, limit_s: float) -> Fuzzed:
     nova.style = style
     tally: Counter[str] = Counter()
@@ -305,7 +309,7 @@ def fuzz(nova: Nova, count: int, seed: int, style: Style, limit_s: float) -> Fuz
         nova.define([host])
         said = nova.place(host.name, guest, limit_s)
         room = Room(host)
-        ours_s, spot = cpu(lambda room=room, guest=guest: fit(room, guest))
+        ours_s, spot = cpu(fit, room, guest)
         nova_times.append(said["cpu_s"])
         our_times.append(ours_s)
         ours_wrong = spot is not None and bool(_says(host, guest, seats_on(host, [(guest, spot)])))
@@ -330,18 +334,16 @@ def fuzz(nova: Nova, count: int, seed: int, style: Style, limit_s: float) -> Fuz
     our_times.sort()
     p99 = int(count * 0.99)
     return Fuzzed(
-        style,
-        count,
-        *(tally[key] for key in ("fits", "raises", "silent", "impossible", "missed", "timed_out")),
-        tally["ours_missed"],
-        tally["ours_rejected"],
-        statistics.median(nova_times),
-        nova_times[p99],
-        statistics.median(our_times),
-        our_times[p99],
-        our_times[-1],
-        dict(kinds),
-        limit_s,
+        style=style,
+        hosts=count,
+        **{key: tally[key] for key in COUNTED},
+        nova_median_s=statistics.median(nova_times),
+        nova_p99_s=nova_times[p99],
+        ours_median_s=statistics.median(our_times),
+        ours_p99_s=our_times[p99],
+        ours_most_s=our_times[-1],
+        kinds=dict(kinds),
+        limit_s=limit_s,
     )
 
 
@@ -435,7 +437,7 @@ def show(result: dict[str, Any]) -> None:
     if rows := result.get("among"):
         table(
             "One guest among many half-full hosts",
-            ("hosts", "guest", "Nova's filters", "how", "Evenkeel, first of a type", "next: median", "p99", "ratio"),
+            ("hosts", "guest", "Nova's filters", "how", "Evenkeel, first", "next 200: median", "p99", "ratio"),
             [
                 (
                     one["hosts"],
@@ -528,10 +530,9 @@ def main() -> None:
             rows, bound = filled(nova, options.hosts, options.seed, options.solve)
             result |= {"fleet_hosts": options.hosts, "bound": bound, "filled": [asdict(one) for one in rows]}
         if "fuzz" in parts:
+            runs: tuple[tuple[Style, int], ...] = (("legacy", options.fuzz), ("new", options.fuzz // 3))
             result["fuzz"] = [
-                asdict(fuzz(nova, count, options.seed, style, options.limit))
-                for style, count in (("legacy", options.fuzz), ("new", options.fuzz // 3))
-                if count
+                asdict(fuzz(nova, count, options.seed, style, options.limit)) for style, count in runs if count
             ]
     if options.json:
         print(json.dumps(result, indent=2))

@@ -84,6 +84,8 @@ def check_options(page: Path, words: list[str]) -> None:
     rest = words[2:]
     while isinstance(getattr(found, "commands", None), dict) and rest and rest[0] in found.commands:
         found, rest = found.commands[rest[0]], rest[1:]
+    if default := getattr(found, "default", None):  # a command whose name may be left out
+        found = found.commands[default]
     if "--" in rest:
         rest = rest[: rest.index("--")]
     known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}

@@ -7,8 +7,8 @@ choose hosts, its weighers order them, ``numa_fit_instance_to_host`` fits, and a
 does: ``PciDeviceStats.consume_requests``, then ``numa_usage_from_instance_numa`` (nova/compute/resource_tracker.py).
 What is left out is what costs more, not less: HTTP, the database, Placement.
 
-Times are CPU seconds of this thread (``process_time`` counts in ticks while a timer is armed), around Nova's calls
-alone.
+Times are CPU seconds of this thread, around the calls of Nova alone (once a timer was armed, ``process_time`` counts in
+ticks).
 """
 
 from __future__ import annotations

@@ -34,7 +34,13 @@ class _Lint(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Lint, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=_Lint,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Check guests against a published guide, or the places that an OpenStack Nova gave them.\n\n"
+    "The word guests may be left out: evenkeel lint guest.xml --profile sap-hana",
+)
 
 
 @app.command("guests")
