@@ -23,7 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peers import CallLoop, seen_by
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.peers import CallLoop, seen_by
 
 from evenkeel.measure.trace.records import records
 from evenkeel.probe import recording

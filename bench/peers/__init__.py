@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Self
 
 #: tracefs for the peers, in a mount namespace of their own.
@@ -23,7 +24,7 @@ _LOOP = "5389fbb8{}0f05ffcb75f55bc3"
 _CHILD = """
 import os, sys, time
 sys.path[:0] = sys.argv[3:]
-from peers import call_loop
+from bench.peers import call_loop
 loop, calls = call_loop(102), int(sys.argv[1])
 os.sched_setaffinity(0, {int(sys.argv[2])})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -57,7 +58,7 @@ class CallLoop:
 
     def __init__(self, calls: int) -> None:
         cpu = os.cpu_count() or 1
-        here = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+        here = str(Path(__file__).parents[2])
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-c", _CHILD, str(calls), str(cpu - 1), here],
             stdin=subprocess.PIPE,
