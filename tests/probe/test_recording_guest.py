@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -39,14 +40,15 @@ if "domstate" in sys.argv:
     print("{state}")
 elif "qemu-agent-command" in sys.argv:
     agent = socket.socket(socket.AF_UNIX)
+    agent.settimeout(int(sys.argv[sys.argv.index("--timeout") + 1]))
     try:
         agent.connect("{socket}")
+        agent.sendall(sys.argv[sys.argv.index("--cmd") + 1].encode() + b"\\n")
+        answer = b""
+        while b"\\n" not in answer:
+            answer += agent.recv(1 << 20) or sys.exit("error: Guest agent is not responding: it closed the channel")
     except OSError:
         sys.exit("error: Guest agent is not responding: QEMU guest agent is not connected")
-    agent.sendall(sys.argv[sys.argv.index("--cmd") + 1].encode() + b"\\n")
-    answer = b""
-    while b"\\n" not in answer:
-        answer += agent.recv(1 << 20)
     answer = json.loads(answer)
     if "error" in answer:
         sys.exit("error: internal error: unable to execute QEMU agent command: " + answer["error"]["desc"])
@@ -88,6 +90,7 @@ class Guest:
         self.real, self.tracing, self.socket = real, folder / "guest", folder / "agent"
         self.prefix, self.files = f"guest-of-{os.getpid()}-", folder / "files"
         self.virsh = folder / "bin/virsh"
+        self.agent: subprocess.Popen[bytes]
         self.virsh.parent.mkdir()
         self.says("running")
         files = {"available_tracers": "timerlat nop\n", "osnoise/cpus": "0-7\n", "osnoise/timerlat_period_us": "1000\n"}
@@ -121,12 +124,13 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
     found = Guest(tmp_path, real)
     monkeypatch.setenv("PATH", f"{found.virsh.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(recording_guest, "FOLDER", str(found.files))
+    monkeypatch.setattr(recording, "_PATIENCE_S", 4)
     script = recording_guest.SCRIPT
     for old, new in (
         # Names of its own: another test run on this machine has its guest too.
         ("/run/evenkeel-spikes", str(found.files)),
         ("instances/evenkeel-", f"instances/{found.prefix}"),
-        ("echo $ring >", "echo 32768 >"),  # in a guest there is less to record than the scheduler of a busy machine
+        ("echo $ring >", "echo 16384 >"),  # in a guest there is less to record than the scheduler of a busy machine
         ("T=/sys/kernel/tracing", f"T={found.tracing}"),
         ("$I/events/osnoise/$e", "$I/events/sched/$e"),
         ("nmi_noise irq_noise softirq_noise thread_noise", "sched_switch sched_waking"),
@@ -143,7 +147,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
         f"--statedir={tmp_path}",
         f"--pidfile={tmp_path}/pid",
     ]
-    agent = subprocess.Popen(words)
+    agent = found.agent = subprocess.Popen(words)
     try:
         while not found.socket.exists():
             time.sleep(0.05)
@@ -207,6 +211,59 @@ def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) 
     assert found.guest.pages and stage(found).end_ns > 1_000_000_000
 
 
+@pytest.mark.parametrize("how", [pytest.param("killed", marks=pytest.mark.long), "off", "rebooted"])
+def test_the_flight_recorder_freezes_when_the_guest_is_gone(how: str, guest: Guest) -> None:
+    def end() -> None:
+        while not (guest.files / "started").exists():
+            time.sleep(0.1)
+        time.sleep(1.5)
+        if how == "rebooted":
+            shutil.rmtree(guest.files)
+            return
+        guest.agent.send_signal(signal.SIGSTOP)  # it answers nothing more, as after a panic
+        if how == "off":
+            guest.says("shut off")
+
+    helper = threading.Thread(target=end)
+    helper.start()
+    begun = time.monotonic()
+    try:
+        found = controlling.fly(
+            Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=2, late_us=3000, limit_s=120, period_us=1000
+        )
+    finally:
+        helper.join()
+        guest.agent.send_signal(signal.SIGCONT)
+    assert found.reason == "guest gone" and time.monotonic() - begun < 110
+    assert not found.guest.pages and stage(found).end_ns > 1_000_000_000
+    (guest.files / "stop").parent.mkdir(exist_ok=True)
+    (guest.files / "stop").touch()  # the shell lives on here, other than in a guest that is gone
+    until = time.monotonic() + 60
+    while guest.instances() and time.monotonic() < until:
+        time.sleep(0.1)
+    shutil.rmtree(guest.files)
+
+
+@pytest.mark.long
+def test_a_guest_that_is_only_slow_is_not_gone(guest: Guest) -> None:
+    def stutter() -> None:
+        while not (guest.files / "started").exists():
+            time.sleep(0.1)
+        time.sleep(1.0)
+        guest.agent.send_signal(signal.SIGSTOP)
+        time.sleep(recording._ANSWER_S + 2)
+        guest.agent.send_signal(signal.SIGCONT)
+
+    helper = threading.Thread(target=stutter)
+    helper.start()
+    found = controlling.fly(Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=2, late_us=3000, limit_s=12)
+    helper.join()
+    gone_soon()
+    assert found.reason is None
+    # What is kept has no gap: it begins where the guest answered again.
+    assert 0 < stage(found).end_ns < 9_000_000_000
+
+
 def test_nothing_happens_in_time(guest: Guest) -> None:
     found = controlling.fly(Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=1, late_us=3000, limit_s=1.5)
     gone_soon()
@@ -236,4 +293,7 @@ def test_without_an_agent_the_cure_is_told(guest: Guest, monkeypatch: pytest.Mon
     guest.virsh.write_text(guest.virsh.read_text().replace(str(guest.socket), "/nowhere"))
     with pytest.raises(OSError, match="not connected"):
         recording_guest.start("plc", seconds=1, vcpus=[0], limit_s=0.1)
+    with pytest.raises(OSError, match="not connected"):
+        recording_guest.happened("plc")
+    guest.virsh.write_text(guest.virsh.read_text().replace("running", "shut off"))
     assert recording_guest.happened("plc") == "guest gone"

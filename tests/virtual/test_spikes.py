@@ -229,6 +229,46 @@ def test_a_guest_that_dies_freezes_the_flight_recorder(tuned_host: TunedHost) ->
         assert apply_plan(tuned_host.host, tuned_host.plan, tuned_host.machine).outcome == "applied"
 
 
+#: A real oops where the kernel has the module for it; else its trace in the taint, which is what others see of one.
+OOPS = r"""
+sleep 5
+sysctl -q kernel.panic_on_oops=0
+if modprobe lkdtm 2>/dev/null; then
+	sh -c 'echo EXCEPTION >/sys/kernel/debug/provoke-crash/DIRECT' || true
+	echo oops
+else
+	echo 128 >/proc/sys/kernel/tainted
+	echo taint
+fi
+"""
+
+
+def test_an_oops_of_the_host_freezes_the_flight_recorder(tuned_host: TunedHost, tmp_path: Path) -> None:
+    """Second to last in this file: the kernel is tainted from now on."""
+    with tuned_host.machine.probe() as probe, ThreadPoolExecutor() as pool:
+        dying = pool.submit(tuned_host.run, OOPS)
+        recording = fly(
+            probe,
+            tuned_host.host.name,
+            "plc",
+            [1],
+            conditions=conditions(read_facts(probe), load="an oops", plan_sha256=tuned_host.plan.sha256()),
+            keep_s=2,
+            late_us=900_000,
+            limit_s=120,
+        )
+        assert dying.result() in ("oops", "taint")
+    assert recording.reason == "host oops"
+    kept = tmp_path / "oops.zip"
+    kept.write_bytes(to_bytes(recording))
+    done = evenkeel("spikes", "plan.json", "plc", "--from", kept, "--json", "--report", tmp_path / "oops.html")
+    found = Explanation.model_validate(json.loads(done.stdout))
+    assert found.reason == "host oops" and found.samples > 100 and {spike.vcpu for spike in found.ending} == {1}
+    # Two seconds or so: a ring holds what it holds, and is not written out meanwhile.
+    assert found.seconds < 60 and kept.stat().st_size < 64 << 20
+    assert "host oops" in (tmp_path / "oops.html").read_text()
+
+
 # -- the suite ----------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ DRAIN_S = 0.1
 #: Between two looks of the flight recorder.
 _LOOK_S = 0.5
 _MOST_MARKS = 200
+#: How long a guest may take to answer before its host is frozen for the time being, and until it is given up.
+_ANSWER_S, _PATIENCE_S = 3, 20
 #: What one answer carries of a recording, before compression.
 PIECE = 1 << 20
 
@@ -237,9 +239,18 @@ def fly(
             time.sleep(_LOOK_S)
             # A mark at each look: whatever part of the trace is left has two of them.
             marks = [*marks[-_MOST_MARKS:], mark(place)]
-            reason = "host oops" if _oopses() != oopses else recording_guest.happened(guest)
-        # What ended it came after the last mark perhaps, and what comes after that is not judged.
-        marks.append(mark(place))
+            if _oopses() != oopses:
+                reason = "host oops"
+                continue
+            try:
+                reason = recording_guest.happened(guest, _ANSWER_S)
+            except OSError:
+                # It is slow, or dead: until that is known nothing of what led to it is overwritten.
+                _freeze(place, marks)
+                reason = _dead(guest)
+                if reason is None:
+                    marks = [_begin_anew(place)]
+        _freeze(place, marks)
         return {**_keep(folder, place, wanted, rings, marks), "reason": reason}
 
 
@@ -248,6 +259,28 @@ def keep(pages: dict[int, bytearray]) -> int:
     number = max(_kept, default=0) + 1
     _kept[number] = pages
     return number
+
+
+def _freeze(place: str, marks: list[dict[str, int]]) -> None:
+    """The last mark is written now: what comes after it is not judged."""
+    if _read(place + "/tracing_on").strip() == "1":
+        marks.append(mark(place))
+        _write(place + "/tracing_on", "0")
+
+
+def _begin_anew(place: str) -> dict[str, int]:
+    """With a gap in it what is in the rings is worth nothing."""
+    _write(place + "/trace", "")
+    _write(place + "/tracing_on", "1")
+    return mark(place)
+
+
+def _dead(guest: str) -> str | None:
+    """The same question with more patience: ``guest gone`` when it is not answered."""
+    try:
+        return recording_guest.happened(guest, _PATIENCE_S)
+    except OSError:
+        return "guest gone"
 
 
 def _oopses() -> tuple[int, str]:

@@ -90,7 +90,7 @@ while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 	if [ $late -gt 0 ]; then
 		sleep 0.5
 		read -r on <$I/tracing_on
-		[ $on = 1 ] || { echo late >$out/late; break; }
+		[ $on = 1 ] || { mv $out/started $out/late; break; }
 	else
 		sleep 2
 		drain full
@@ -159,17 +159,19 @@ def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress |
     return {"full": _exists(guest, "full")}
 
 
-def happened(guest: str) -> str | None:
-    """What ends a flight: ``late sample`` in the guest, ``guest gone`` when it neither answers nor runs; else None."""
+def happened(guest: str, limit_s: int = 20) -> str | None:
+    """What ends a flight: ``late sample`` in the guest, ``guest gone`` when it does not run, or no longer records.
+
+    One that has booted again has nothing of its recording left.  Raises ENOTCONN when the agent does not answer within
+    ``limit_s``.
+    """
     try:
-        return "late sample" if _exists(guest, "late") else None
+        if _exists(guest, "started", limit_s):
+            return None
+        return "late sample" if _exists(guest, "late", limit_s) else "guest gone"
     except OSError:
-        # One answer may come too late on a loaded host; a guest that runs gets a second chance.
         if guest_state(guest)["state"] == "running":
-            try:
-                return "late sample" if _exists(guest, "late") else None
-            except OSError:
-                pass
+            raise
         return "guest gone"
 
 
@@ -226,11 +228,14 @@ def _number(path: str) -> int | None:
         return None
 
 
-def _exists(guest: str, name: str) -> bool:
+def _exists(guest: str, name: str, limit_s: int = 20) -> bool:
     try:
-        file(guest, name)
-    except FileNotFoundError:
-        return False
+        handle = agent(guest, "guest-file-open", limit_s, path="%s/%s" % (FOLDER, name), mode="r")
+    except OSError as error:
+        if error.errno == errno.EPROTO:
+            return False
+        raise
+    agent(guest, "guest-file-close", limit_s, handle=handle)
     return True
 
 

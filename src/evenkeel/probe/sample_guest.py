@@ -78,13 +78,13 @@ def guest_ended(guest: str, pid: int) -> dict[str, Any] | None:
     }
 
 
-def agent(guest: str, command: str, **arguments: Any) -> Any:
+def agent(guest: str, command: str, limit_s: int = 20, **arguments: Any) -> Any:
     """One command of the guest agent, and what it returns: mostly a dictionary, the number of an opened file.
 
-    Raises ENOTCONN without an agent, EPROTO with its words when it refuses.
+    Raises ENOTCONN without an agent, or when it does not answer in time, EPROTO with its words when it refuses.
     """
     request = json.dumps({"execute": command, "arguments": arguments})
-    done = _virsh(guest, "qemu-agent-command", "--timeout", "20", "--cmd", request)
+    done = _virsh(guest, "qemu-agent-command", "--timeout", str(limit_s), "--cmd", request)
     if done.returncode:
         said = _last_line(done.stderr)
         lost = ("not connected" in said, "not configured" in said, "not responding" in said, "not running" in said)

@@ -163,7 +163,9 @@ def fly(
     with session.guest(vcpus, limit_s + _GUEST_ALONE_S, late_us=late_us, buffer_kb=ring_kb):
         recorded = session.host("recording_flight", guest=guest, limit_s=limit_s, buffer_kb=ring_kb)
         gone = recorded["reason"] == "guest gone"
-        if not gone:
+        if gone:
+            session.gave_up()
+        else:
             session.stop()
         return replace(session.keep(recorded, limit_s, with_guest=not gone), reason=recorded["reason"], flight=True)
 
@@ -185,7 +187,7 @@ class _Session:
         self.threads = _call(probe, "threads", guest=guest)["threads"]
         self.told = _call(probe, "recording_guest_clock", guest=guest)
         self.full: list[str] = []
-        self._pid = 0
+        self._pid, self._gone = 0, False
 
     @contextmanager
     def guest(self, vcpus: Sequence[int], seconds: float, **more: int) -> Iterator[None]:
@@ -205,10 +207,15 @@ class _Session:
         try:
             yield
         finally:
-            with suppress(EvenkeelError):  # a guest that is gone, a connection that is lost: it ends by itself
+            with suppress(EvenkeelError):  # a connection that is lost: it ends by itself
                 if self._pid:
                     self.stop()
-                guest_call(self.probe, self.guest_name, "recording_guest_clean")
+                if not self._gone:
+                    guest_call(self.probe, self.guest_name, "recording_guest_clean")
+
+    def gave_up(self) -> None:
+        """The guest is gone, its recorder with it: nothing is asked of it any more."""
+        self._pid, self._gone = 0, True
 
     def stop(self) -> None:
         pid, self._pid = self._pid, 0
