@@ -2,8 +2,8 @@
 
 The loop that measures has everything in the processor's caches.  What happens seldom finds them cold, and was seen to
 cost up to ten times as much; so what the kernel timed of an answer is kept, too, as a factor for the next question
-about the same events.  A file for each boot, which names the machine and its kernel well enough; deleting it only makes the
-next question a second or two longer.  Must not decide which source is used.
+about the same events.  A file for each boot, which names the machine and its kernel well enough; deleting it only makes
+the next question a second or two longer.  Must not decide which source is used.
 """
 
 from __future__ import annotations
