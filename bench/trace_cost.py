@@ -1,8 +1,11 @@
-"""What a traced system call costs, beside perf and bpftrace in the same rounds: ``python bench/trace_cost.py``.
+"""How fast system calls are while they are watched, beside perf and bpftrace in the same rounds: ``python
+bench/trace_cost.py``.
 
-A pinned loop of getuid is timed in chunks, without tracing and with each tool, in turns; the quickest chunk counts,
-because what disturbs a chunk can only make it slower.  Shown is what each adds to a call, and its ratio to the peer
-that answers the same question.  Root is needed.  What is missing is said and is no failure of the benchmark.
+The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
+way to ask, in turns.  Shown is the speed as a share of the base's; a chunk counts by its quickest tenth, because what
+disturbs a chunk can only make it slower, and the base is taken anew before each way.  ``nothing`` is a BPF program
+that only returns: no raw tracepoint can be cheaper.
+Root and x86 are needed.  What is missing is said and is no failure of the benchmark.
 """
 
 from __future__ import annotations
@@ -12,30 +15,35 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from evenkeel.probe.trace import calibrate, question
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-EVENT = calibrate.EVENT
-#: tracefs for the peers, in a mount namespace of their own.
-MOUNTED = 'test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
+from bench.peers import seen_by
+
+from evenkeel.probe.trace import question, sources
+from evenkeel.probe.trace.assembler import R0, Assembler
+from evenkeel.probe.trace.calibrate import EVENT, getuid_loop
+
+CHUNKS, CALLS = 60, 2000
 
 
 class Way(NamedTuple):
-    """One way to ask, and which peer answers the same question."""
+    """One way to ask, the peer that answers the same question, and the share of the base that is the goal."""
 
     name: str
     attached: Callable[[], contextlib.AbstractContextManager[None]]
-    peer: str | None
+    peer: str | None = None
+    goal: float | None = None
 
 
 @contextlib.contextmanager
 def ours(source: str, kind: str) -> Iterator[None]:
-    question.trace_start({"kind": kind, "events": [EVENT], "by": "process"}, source)
+    question.trace_start({"kind": kind, "events": [EVENT], "by": "process", "ring_bytes": 1 << 23}, source)
     try:
         yield
     finally:
@@ -43,86 +51,102 @@ def ours(source: str, kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def theirs(*argv: str) -> Iterator[None]:
-    """A tool that runs meanwhile; it is given time to attach, and ended by Ctrl-C."""
-    process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", MOUNTED, "sh", *argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(2.5)
+def nothing() -> Iterator[None]:
+    hook = sources.RawTracepoint(EVENT)
+    asm = Assembler()
+    asm.mov(R0, 0)
+    asm.exit()
     try:
-        if process.poll() is not None:
-            raise OSError(f"{argv[0]} ended with {process.returncode}")
+        hook.load(asm.code(), "nothing")
+        hook.attach()
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(2)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        hook.close()
 
 
 def ways() -> list[Way]:
     found = [
-        Way("evenkeel count, raw_tp", lambda: ours("raw_tp", "count"), "bpftrace count()"),
-        Way("evenkeel count, perf", lambda: ours("perf", "count"), "perf stat -a"),
-        Way("evenkeel count, tracepoint", lambda: ours("tracepoint", "count"), "bpftrace count()"),
-        Way("evenkeel top by process, raw_tp", lambda: ours("raw_tp", "top"), "bpftrace @[pid]"),
+        Way("nothing, raw_tp", nothing),
+        Way("count, raw_tp", lambda: ours("raw_tp", "count"), "bpftrace count()", 0.72),
+        Way("count, tp_btf", lambda: ours("tp_btf", "count"), "bpftrace count()"),
+        Way("count, perf", lambda: ours("perf", "count"), "perf stat -a"),
+        Way("count, tracepoint", lambda: ours("tracepoint", "count"), "bpftrace count()"),
+        Way("count, ring", lambda: ours("ring", "count")),
+        Way("top by process, raw_tp", lambda: ours("raw_tp", "top"), "bpftrace @[pid]", 0.66),
+        Way("top by process, tracepoint", lambda: ours("tracepoint", "top"), "bpftrace @[pid]"),
+        Way("record, raw_tp", lambda: ours("raw_tp", "record")),
+        Way("record, tracepoint", lambda: ours("tracepoint", "record")),
+        Way("record, ring", lambda: ours("ring", "record")),
     ]
     if shutil.which("perf"):
-        found.append(Way("perf stat -a", lambda: theirs("perf", "stat", "-a", "-e", EVENT), None))
+        found.append(Way("perf stat -a", lambda: seen_by("perf", "stat", "-a", "-e", EVENT)))
     if shutil.which("bpftrace"):
         probe = f"tracepoint:{EVENT}"
-        found.append(Way("bpftrace count()", lambda: theirs("bpftrace", "-e", probe + " { @ = count(); }"), None))
-        found.append(Way("bpftrace @[pid]", lambda: theirs("bpftrace", "-e", probe + " { @[pid] = count(); }"), None))
+        found.append(Way("bpftrace count()", lambda: seen_by("bpftrace", "-e", probe + " { @ = count(); }")))
+        found.append(Way("bpftrace @[pid]", lambda: seen_by("bpftrace", "-e", probe + " { @[pid] = count(); }")))
     return found
 
 
-def measure(rounds: int) -> tuple[float, dict[str, float]]:
-    """Nanoseconds of a call without tracing, and what each way adds: the least of ``rounds``, in turns."""
-    added: dict[str, float] = {}
-    plain = float("inf")
+def chunk_ns(loop: Callable[[int], None]) -> float:
+    """Nanoseconds of a call: the first tenth of the chunks."""
+    found = []
+    for _ in range(CHUNKS):
+        start = time.perf_counter_ns()
+        loop(CALLS)
+        found.append((time.perf_counter_ns() - start) / CALLS)
+        if question._run is not None and question._run.question["kind"] == "record":
+            question.trace_wait(0)  # so that there is room for the next
+    return statistics.quantiles(found, n=10)[0]
+
+
+def measure(rounds: int) -> tuple[float, dict[str, tuple[float, float]]]:
+    """The base, and of each way (share of the base, ns added) as the median of rounds; a base of its own each."""
+    loop = getuid_loop()
+    shares: dict[str, list[tuple[float, float]]] = {}
+    bases = []
     for _ in range(rounds):
         for way in ways():
-            base = calibrate.quickest()
-            plain = min(plain, base)
+            before = chunk_ns(loop)
             try:
                 with way.attached():
-                    cost = max(0.0, calibrate.quickest() - min(base, plain))
+                    found = chunk_ns(loop)
             except OSError as error:
                 print(f"missing: {way.name}: {error}", file=sys.stderr)
                 continue
-            added[way.name] = min(added.get(way.name, float("inf")), cost)
-    return plain, added
+            base = min(before, chunk_ns(loop))
+            bases.append(base)
+            shares.setdefault(way.name, []).append((base / found, found - base))
+    return min(bases), {
+        name: (statistics.median(one for one, _ in all_), statistics.median(one for _, one in all_))
+        for name, all_ in shares.items()
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turns (default 5)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    arguments = parser.parse_args()
+    wish = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    plain, added = measure(arguments.rounds)
-    peers = {way.name: way.peer for way in ways()}
-    rows = [
-        {
-            "way": name,
-            "added_ns": round(cost, 1),
-            "peer": peers[name],
-            "ratio": round(cost / added[peer], 2) if (peer := peers[name]) and added.get(peer) else None,
-        }
-        for name, cost in added.items()
-    ]
-    if arguments.json:
-        print(json.dumps({"plain_ns": round(plain, 1), "ways": rows}, indent=2))
+    base, found = measure(wish.rounds)
+    rows = []
+    for way in ways():
+        if way.name not in found:
+            continue
+        share, added = found[way.name]
+        beside = found.get(way.peer or "")
+        row = {"way": way.name, "of_base": round(share, 3), "added_ns": round(added, 1), "goal": way.goal}
+        rows.append(
+            {**row, "peer": way.peer if beside else None, "peer_of_base": round(beside[0], 3) if beside else None}
+        )
+    if wish.json:
+        print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": rows}, indent=2))
         return 0
-    print(f"a call of getuid from Python without tracing: {plain:.0f} ns")
+    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns")
     for row in rows:
-        beside = f"{row['ratio']:.2f} of {row['peer']}" if row["ratio"] is not None else ""
-        print(f"{row['way']:34} + {row['added_ns']:6.1f} ns   {beside}")
+        peer = f"   {row['peer']}: {row['peer_of_base']:.2f}" if row["peer"] else ""
+        goal = f"   goal {row['goal']}" if row["goal"] else ""
+        print(f"{row['way']:28} {row['of_base']:.3f} of base, + {row['added_ns']:6.1f} ns{goal}{peer}")
     return 0
 
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import os
-import platform
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 #: tracefs for the peers, in a mount namespace of their own.
 MOUNTED = 'test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
 #: Until a tool has attached; perf and bpftrace say nothing when they have.
 ATTACH_S = 3.0
-#: push rbx; mov ebx, edi; again: mov eax, NUMBER; syscall; dec ebx; jnz again; pop rbx; ret
-_LOOP = "5389fbb8{}0f05ffcb75f55bc3"
 _CHILD = """
 import os, sys, time
-sys.path[:0] = sys.argv[3:]
-from bench.peers import call_loop
-loop, calls = call_loop(102), int(sys.argv[1])
+sys.path[:] = sys.argv[3:]
+from evenkeel.probe.trace.calibrate import getuid_loop
+loop, calls = getuid_loop(), int(sys.argv[1])
 os.sched_setaffinity(0, {int(sys.argv[2])})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 print("ready", flush=True)
@@ -37,30 +31,13 @@ sys.stdin.readline()
 """
 
 
-def call_loop(number: int) -> Callable[[int], None]:
-    """A function that makes so many system calls of this number without arguments, as a C program would."""
-    if platform.machine() != "x86_64":
-        sys.exit("the loop of this benchmark is x86 machine code")
-    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(bytes.fromhex(_LOOP.format(number.to_bytes(4, "little").hex())))
-    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    made = ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
-
-    def loop(calls: int) -> None:
-        assert not page.closed  # it lives as long as the function
-        made(calls)
-
-    return loop
-
-
 class CallLoop:
     """A process that waits, makes its calls of getuid on the last CPU at FIFO 1, says how long they took, and stays."""
 
     def __init__(self, calls: int) -> None:
         cpu = os.cpu_count() or 1
-        here = str(Path(__file__).parents[2])
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _CHILD, str(calls), str(cpu - 1), here],
+            [sys.executable, "-S", "-c", _CHILD, str(calls), str(cpu - 1), *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

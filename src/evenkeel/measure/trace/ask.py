@@ -196,7 +196,7 @@ def _wait(
 
 
 #: Of a run that the kernel timed, so much is the timing (measured); from so few runs nothing is learnt.
-_TIMING_NS, _FEWEST_RUNS = 15.0, 50
+TIMING_NS, _FEWEST_RUNS = 15.0, 50
 
 
 def _event_ns(question: Question, found: dict[str, Any]) -> float | None:
@@ -204,7 +204,7 @@ def _event_ns(question: Question, found: dict[str, Any]) -> float | None:
     timed = found["cost"]
     if not timed or timed["runs"] < _FEWEST_RUNS or any(one.startswith("syscalls:") for one in question.events):
         return None
-    return max(0.0, float(timed["ns_per_run"]) - _TIMING_NS)
+    return max(0.0, float(timed["ns_per_run"]) - TIMING_NS)
 
 
 def _timed(found: dict[str, Any]) -> TraceCost:
@@ -216,7 +216,7 @@ def _timed(found: dict[str, Any]) -> TraceCost:
         events_per_s=round(runs_per_s, 1),
         share_of_core=timed["ns_per_run"] * runs_per_s / 1e9,
         how=f"the kernel timed {timed['runs']:,} runs in {timed['seconds']} s, "
-        f"some {_TIMING_NS:.0f} ns of each are the timing; without the slow path of traced system calls",
+        f"some {TIMING_NS:.0f} ns of each are the timing; without the slow path of traced system calls",
     )
 
 

@@ -1,6 +1,7 @@
 """BTF of the running kernel: ids of types, and at which offset a field of a structure is.
 
-Only as much of an index as is asked for: one pass over the types, comparing numbers, looks for all names at once.
+Only as much of an index as is asked for: it grows until the name or the number is found, and structures of the
+scheduler are among the first.
 Format: Documentation/bpf/btf.rst.  Must not load programs.
 """
 
@@ -17,11 +18,14 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = 1, 2, 3, 4, 5, 6, 7, 8
 _VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = 9, 10, 11, 12, 13, 14, 15
 _TYPE_TAG, _ENUM64 = 18, 19
-#: Bytes behind a type's twelve, by kind: (fixed, for each of vlen).
+#: Words behind a type's three, by kind: (fixed, for each of vlen).
 _EXTRA = {
-    **{_INT: (4, 0), _ARRAY: (12, 0), _STRUCT: (0, 12), _UNION: (0, 12), _ENUM: (0, 8), _FUNC_PROTO: (0, 8)},
-    **{_VAR: (4, 0), _DATASEC: (0, 12), 17: (4, 0), _ENUM64: (0, 12)},
+    **{_INT: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENUM: (0, 2), _FUNC_PROTO: (0, 2)},
+    **{_VAR: (1, 0), _DATASEC: (0, 3), 17: (1, 0), _ENUM64: (0, 3)},
 }
+_WORDS = [(3 + _EXTRA.get(kind, (0, 0))[0], _EXTRA.get(kind, (0, 0))[1]) for kind in range(32)]
+#: Types by which the index grows.
+_STEP = 4096
 _SEE_THROUGH = (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG)
 
 
@@ -46,42 +50,46 @@ class Btf:
         if len(self._data) < 24 or self._data[:2] != b"\x9f\xeb":
             raise StepFailed("%s is no BTF of this machine's byte order" % path, errno.ENOEXEC, path)
         head, types, size, strings, length = struct.unpack_from("=IIIII", self._data, 4)
-        self._types, self._end = head + types, head + types + size
+        self._types = head + types
+        self._words = memoryview(self._data)[self._types : self._types + size].cast("I")
         self._strings = self._data[head + strings : head + strings + length]
-        self._places: list[int] = []
+        #: By id the word at which a type begins; id 0 is void.  Those behind the last are not known yet.
+        self._places, self._next = [0], 0
 
-    def _index(self) -> list[int]:
-        """The place of every type by id; id 0 is void."""
-        if not self._places:
-            places, place, data, extra = [0], self._types, self._data, _EXTRA
-            unpack = struct.Struct("=I").unpack_from
-            while place < self._end:
-                places.append(place)
-                (info,) = unpack(data, place + 4)
-                fixed, each = extra.get(info >> 24 & 0x1F, (0, 0))
-                place += 12 + fixed + each * (info & 0xFFFF)
-            self._places = places
-        return self._places
+    def _grow(self) -> bool:
+        """Index some more types; False when there are no more."""
+        place, words, each, end = self._next, self._words, _WORDS, len(self._words)
+        known, most = self._places, len(self._places) + _STEP
+        while place < end and len(known) < most:
+            known.append(place)
+            info = words[place + 1]
+            fixed, more = each[info >> 24 & 0x1F]
+            place += fixed + more * (info & 0xFFFF)
+        self._next = place
+        return len(known) == most
 
     def _name(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode("utf-8", "replace")
 
     def get(self, number: int) -> Type:
-        place = self._index()[number]
-        name, info, size = struct.unpack_from("=III", self._data, place)
-        return Type(number, self._name(name), info >> 24 & 0x1F, size, info & 0xFFFF, place + 12, bool(info >> 31))
+        """A type by its id.  Raises IndexError."""
+        while number >= len(self._places) and self._grow():
+            pass
+        word = self._places[number]
+        name, info, size = self._words[word : word + 3]
+        place = self._types + 4 * word + 12
+        return Type(number, self._name(name), info >> 24 & 0x1F, size, info & 0xFFFF, place, bool(info >> 31))
 
     def find(self, name: str, kind: int) -> Type | None:
         """A type by name and kind."""
-        wanted = set(self._offsets(name))
-        if not wanted:
-            return None
-        unpack = struct.Struct("=II").unpack_from
-        for number, place in enumerate(self._index()):
-            if number:
-                offset, info = unpack(self._data, place)
-                if offset in wanted and info >> 24 & 0x1F == kind:
+        wanted, words, seen, more = set(self._offsets(name)), self._words, 1, bool(name)
+        while wanted and more:
+            more = seen < len(self._places) or self._grow()
+            for number in range(seen, len(self._places)):
+                place = self._places[number]
+                if words[place] in wanted and words[place + 1] >> 24 & 0x1F == kind:
                     return self.get(number)
+            seen = len(self._places)
         return None
 
     def _offsets(self, name: str) -> Iterator[int]:

@@ -12,7 +12,6 @@ import os
 import struct
 from typing import Sequence
 
-from evenkeel.probe.facts.cpulist import parse_list
 from evenkeel.probe.trace import syscall
 from evenkeel.probe.trace.bpf import Descriptor, Program
 
@@ -33,6 +32,8 @@ _SIZE = 120  # PERF_ATTR_SIZE_VER6
 
 
 def online_cpus() -> list[int]:
+    from evenkeel.probe.facts.cpulist import parse_list  # with all of the facts: see question.py
+
     with open("/sys/devices/system/cpu/online") as file:
         return sorted(parse_list(file.read()))
 

@@ -11,12 +11,16 @@ import contextlib
 import errno
 import random
 import time
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, exits, functions, keys, noise, records, sources, stacks, templates, tracefs
+from evenkeel.probe.trace import bpf, sources, templates
 from evenkeel.probe.trace.sources import Hook
+
+# The rest is imported where it is used: on a managed machine nothing is compiled beforehand, and each module takes
+# milliseconds of the time to the first attached program.
+if TYPE_CHECKING:
+    from evenkeel.probe.trace import records
 
 #: How long the kernel times our programs at the end of a run.
 STATISTICS_S = 0.2
@@ -27,8 +31,24 @@ SWITCH = "sched:sched_switch"
 #: A window of sampling is no shorter, or attaching would be most of it.
 WINDOW_S = 0.02
 
-HOOKS: dict[str, Callable[..., Hook]] = {**sources.HOOKS, **functions.HOOKS}
-COUNTERS: dict[str, Callable[..., Any]] = {**sources.COUNTERS, **functions.COUNTERS}
+
+def _maker(name: str, known: dict[str, Any], group: str) -> Callable[..., Any] | None:
+    """What makes this source: one of those at a tracepoint, or one of those at a function."""
+    if name in known:
+        return known[name]  # type: ignore[no-any-return]
+    from evenkeel.probe.trace import functions
+
+    found: Callable[..., Any] | None = getattr(functions, group).get(name)
+    return found
+
+
+def hook_maker(name: str) -> Callable[..., Hook] | None:
+    return _maker(name, sources.HOOKS, "HOOKS")
+
+
+def counter_maker(name: str) -> Callable[..., Any] | None:
+    return None if name in sources.HOOKS else _maker(name, sources.COUNTERS, "COUNTERS")
+
 
 _run: Run | None = None
 
@@ -83,14 +103,15 @@ class Run:
     def hook(self, event: str, source: str | None = None) -> Hook:
         """A hook on one event of the question.  Raises StepFailed."""
         name = source or self.source
-        if name not in HOOKS:
+        maker = hook_maker(name)
+        if maker is None:
             raise StepFailed("%s cannot answer %s" % (name, self.question["kind"]), errno.EOPNOTSUPP)
-        made: Hook = self.keep(HOOKS[name](event, self.question.get("cpus"), self.question.get("process")))
+        made: Hook = self.keep(maker(event, self.question.get("cpus"), self.question.get("process")))
         self.hooks.append(made)
         return made
 
-    def counter(self, event: str) -> Any:
-        made = self.keep(COUNTERS[self.source](event, self.question.get("cpus"), self.question.get("process")))
+    def counter(self, maker: Callable[..., Any], event: str) -> Any:
+        made = self.keep(maker(event, self.question.get("cpus"), self.question.get("process")))
         self.counters.append(made)
         return made
 
@@ -196,10 +217,9 @@ class Count(Run):
     """How often?"""
 
     def prepare(self) -> None:
-        question, source = self.question, self.source
-        event = question["events"][0]
-        if source in COUNTERS:
-            self.counter(event)
+        event, counter = self.question["events"][0], counter_maker(self.source)
+        if counter is not None:
+            self.counter(counter, event)
         else:
             hook = self.hook(event)
             hook.load(templates.count(self.numbers, hook.select), event)
@@ -209,8 +229,9 @@ class Top(Run):
     """How often, by whom?"""
 
     def prepare(self) -> None:
-        question = self.question
-        event, by = question["events"][0], question["by"]
+        from evenkeel.probe.trace import keys
+
+        event, by = self.question["events"][0], self.question["by"]
         if by not in keys.KEYS:
             raise StepFailed("%r is nothing to count by" % by, errno.EINVAL)
         self.names = keys.Names(by)
@@ -284,6 +305,8 @@ class Profile(Run):
     """Where is the time of the CPUs?"""
 
     def prepare(self) -> None:
+        from evenkeel.probe.trace import stacks
+
         question = self.question
         self.traces = self.keep(templates.stack_traces()), self.keep(templates.stack_traces())
         self.counts = self.keep(templates.stack_counts())
@@ -294,6 +317,8 @@ class Profile(Run):
         hook.load(templates.stacks(self.numbers, *self.traces, self.counts, hook.select), "the profile")
 
     def _look(self) -> int:
+        from evenkeel.probe.trace import stacks
+
         seen = stacks.processes(self.counts)
         self.maps.see(seen)
         return len(seen)
@@ -303,6 +328,8 @@ class Profile(Run):
         return self.events()
 
     def result(self) -> dict[str, Any]:
+        from evenkeel.probe.trace import stacks
+
         samples = stacks.read_samples(self.traces, self.counts)
         self.maps.see({one.process for one in samples})
         busy = [one for one in samples if one.process]
@@ -314,6 +341,8 @@ class Noise(Run):
     """What runs on a CPU besides its thread: interrupts, softirqs, other threads; how often, how long."""
 
     def prepare(self) -> None:
+        from evenkeel.probe.trace import noise
+
         self.noise = noise.Noise(self)
 
     def result(self) -> dict[str, Any]:
@@ -325,15 +354,15 @@ class Record(Run):
 
     def prepare(self) -> None:
         question, source = self.question, self.source
+        from evenkeel.probe.trace import records, tracefs
+
         event, field = question["events"][0], question.get("field")
         size = records.ring_bytes(question.get("rate_per_s", 0.0), question.get("ring_bytes", records.LEAST))
         self._most = question.get("most_bytes", records.KEPT)
         self._kept, self.full = bytearray(), False
         self._ring: records.Ring | None = None
         self._pages: records.Pages | None = None
-        if source in COUNTERS:
-            if source != records.Pages.name:
-                raise StepFailed("%s cannot answer record" % source, errno.EOPNOTSUPP)
+        if source == records.Pages.name:
             cpus, process = question.get("cpus"), question.get("process")
             self._pages = self.keep(records.Pages(event, cpus, process, size, self._most))
             self.counters.append(self._pages)
@@ -347,6 +376,8 @@ class Record(Run):
 
     def pass_time(self, within_s: float) -> None:
         """Awake for a moment every few milliseconds.  What is full is taken off at once, and nothing more is seen."""
+        from evenkeel.probe.trace import records
+
         end = time.monotonic() + within_s
         every_s = records.LOOK_S if self._pages is None else records.LOOK_AT_PAGES_S
         with records.real_time():
@@ -377,6 +408,9 @@ class Record(Run):
 
     def result(self) -> dict[str, Any]:
         """The records are kept; ``recording_fetch`` has them."""
+        from evenkeel.probe import recording
+        from evenkeel.probe.trace import tracefs
+
         self._drain()
         pages = {0: self._kept} if self._pages is None else self._pages.rings.pages
         found = {
@@ -396,6 +430,8 @@ class Exits(Run):
     """Why, and how often, do the vCPUs of a guest leave it?"""
 
     def prepare(self) -> None:
+        from evenkeel.probe.trace import exits
+
         question, source = self.question, self.source
         if source in exits.COUNTERS:
             self.counters.append(self.keep(exits.COUNTERS[source](question["guest"])))
@@ -420,6 +456,8 @@ class Exits(Run):
     def result(self) -> dict[str, Any]:
         if self.counters:
             return {"rows": self.counters[0].rows()}
+        from evenkeel.probe.trace import exits
+
         inside, outside = templates.read_table(self.table), templates.read_table(self.outside)
         rows = exits.reason_rows(inside) + exits.userspace_rows(outside)
         return {"rows": rows, "only_userspace": bool(outside) and not inside}

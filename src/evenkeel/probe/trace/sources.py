@@ -11,7 +11,6 @@ import errno
 import os
 from typing import Any, Callable, Sequence
 
-from evenkeel.probe.facts.cpulist import format_mask, ranges
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, btf, perf, syscalls, templates, tracefs
 from evenkeel.probe.trace.assembler import R0, R1, R6, Assembler
@@ -62,6 +61,8 @@ class Hook:
             asm.alu("rsh", R0, 32)
             asm.jump_if(R0, "!=", self.process, "out")
         if self.cpus is not None:
+            from evenkeel.probe.facts.cpulist import ranges  # with all of the facts: see question.py
+
             asm.call(bpf.HELPERS["get_smp_processor_id"])
             for first, last in ranges(self.cpus):
                 above = asm.fresh("above")
@@ -350,6 +351,8 @@ class Buffer:
         """
         try:
             if cpus is not None:
+                from evenkeel.probe.facts.cpulist import format_mask
+
                 self._instance.set("tracing_cpumask", format_mask(cpus))
             self.enable()
         except OSError as error:
