@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from evenkeel.probe.facts.cpulist import format_list
@@ -37,8 +38,13 @@ def test_a_real_process_is_found_where_it_may_run(tmp_path: Path) -> None:
     program = tmp_path / "qemu-system-tst"
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
-    with subprocess.Popen([str(program), "60"]) as process:
+    with subprocess.Popen([str(program), "600"]) as process:
         try:
+            # Popen returns before the kernel has given the process the name of its program.
+            for _ in range(1000):
+                if Path(f"/proc/{process.pid}/comm").read_text().strip() == program.name[:15]:
+                    break
+                time.sleep(0.01)
             os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
             mine = [one for one in running_guests() if one["process"] == process.pid]
             expected = format_list({min(os.sched_getaffinity(0))})

@@ -30,10 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a test once more whose host was lost; the closing line says so (``1 rerun``).  Never one that failed.
 
     A defect that loses the host does so twice.
+
+    The tests of the untuned host come last: two emulated hosts at a time are slow on two cores.
     """
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=EMULATOR))
+    items.sort(key=lambda item: "virtual_host" in getattr(item, "fixturenames", ()))
 
 
 #: The topology of the session's host: 2 sockets x 2 cores x 2 threads, 2 nodes, all kinds of devices.
@@ -71,9 +74,14 @@ def running_host(what: str, spec: HostSpec) -> Iterator[VirtualMachine]:
             lifecycle.remove(name)
 
 
+#: Holds the tuned host of the session, which ends with its last test and not with the session.
+_TUNED = contextlib.ExitStack()
+
+
 @pytest.fixture(scope="session")
 def virtual_host() -> Iterator[VirtualMachine]:
     """A running virtual host.  Tests that change it must put it back."""
+    _TUNED.close()
     remove_orphans()
     with running_host("shared", SPEC) as machine:
         yield machine
@@ -85,8 +93,8 @@ def tuned_host() -> Iterator[TunedHost]:
     from tests.virtual.tuned import tuned
 
     remove_orphans()
-    with tuned() as host:
-        yield host
+    with _TUNED:
+        yield _TUNED.enter_context(tuned())
 
 
 def on_host(machine: VirtualMachine, script: str, *, timeout_s: float = 300.0) -> str:

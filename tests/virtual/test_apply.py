@@ -76,6 +76,7 @@ def test_the_journal_is_roots_alone_and_every_done_was_read_back(tuned_host: Tun
     assert all(entry.old is not None for entry in values)
 
 
+@pytest.mark.long
 def test_drift_of_each_kind_is_seen_and_repaired(tuned_host: TunedHost) -> None:
     """A value, an interrupt's CPUs, a unit, a kernel thread, a vCPU's priority, a partition."""
     targets = {setting.id: setting.target for setting in tuned_host.host.settings}
@@ -125,6 +126,7 @@ def test_a_managed_interrupt_answers_with_eperm_and_is_refused_not_failed(tuned_
         probe.call("journal_note", event="end", plan_sha256="0" * 64)
 
 
+@pytest.mark.long
 def test_a_guest_that_died_is_put_back_into_its_place(tuned_host: TunedHost) -> None:
     tuned_host.run("virsh destroy plc")
     told = status(tuned_host)
@@ -169,6 +171,7 @@ def test_a_plan_made_from_other_facts_is_refused(tuned_host: TunedHost) -> None:
         apply(tuned_host, plan)
 
 
+@pytest.mark.long
 def test_rolled_back_then_interrupted_then_killed_then_applied(tuned_host: TunedHost, tmp_path: Path) -> None:
     """Without a reboot in between: the kernel still has its arguments, so only the runtime goes back and forth."""
     intents = journal(tuned_host.machine).outstanding

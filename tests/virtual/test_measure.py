@@ -92,6 +92,7 @@ def test_a_program_in_a_guest(tuned_host: TunedHost) -> None:
         assert "nobody" in str(absent.value) or "domain" in str(absent.value)
 
 
+@pytest.mark.long
 def test_a_guest_that_is_off_and_a_guest_that_is_not_there(tuned_host: TunedHost) -> None:
     def measure(guest: str) -> Evidence:
         with tuned_host.machine.probe() as probe:
@@ -178,6 +179,7 @@ def test_an_interrupted_measurement_ends_in_the_guest_too(tuned_host: TunedHost)
     inside(False)
 
 
+@pytest.mark.long
 def test_a_guest_stands_beside_the_host_while_it_is_measured(tuned_host: TunedHost) -> None:
     told: list[str] = []
     jobs = [
@@ -196,6 +198,7 @@ def test_a_guest_stands_beside_the_host_while_it_is_measured(tuned_host: TunedHo
     assert "evenkeel-live" not in left.stdout
 
 
+@pytest.mark.long
 def test_who_keeps_the_vcpus_of_a_guest_awake_is_named_and_forbids_met(tuned_host: TunedHost) -> None:
     """Broken on purpose, inside the guest."""
     with tuned_host.machine.probe() as probe:
@@ -212,6 +215,7 @@ def test_who_keeps_the_vcpus_of_a_guest_awake_is_named_and_forbids_met(tuned_hos
     assert any("in the guest and kept its vCPUs awake" in doubt for doubt in doubts(tuned_host.plc, found))
 
 
+@pytest.mark.long
 def test_who_keeps_the_cpus_awake_is_named(tuned_host: TunedHost) -> None:
     """Broken on purpose: a program that holds /dev/cpu_dma_latency, as TuneD's force_latency does."""
     tuned_host.run("(exec 9<>/dev/cpu_dma_latency; exec sleep 120) >/dev/null 2>&1 </dev/null & echo $!")

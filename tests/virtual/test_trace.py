@@ -73,6 +73,7 @@ def test_functions_are_exact_under_both_of_their_names(
         assert "[FTRACE]" in found["mechanism"][0], "at the entry it hangs where the function tracer does"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", NAMES)
 def test_the_function_tracer_traces_this_function_and_not_all(
     virtual_host: VirtualMachine, probe: Probe, event: str
@@ -110,6 +111,7 @@ def trace(machine: VirtualMachine, *words: str) -> Answer:
     return Answer.from_json(done.stdout, file="stdout")
 
 
+@pytest.mark.long
 def test_durations_are_marked_as_emulated(virtual_host: VirtualMachine) -> None:
     answer = trace(virtual_host, "wakeups", "--for", "1s")
     assert answer.events > 0
@@ -123,6 +125,7 @@ def test_a_profile_and_the_noise_of_a_cpu(virtual_host: VirtualMachine) -> None:
     assert {row.key for row in noise.rows} >= {"CPU 0 thread", "CPU 0 vector"}
 
 
+@pytest.mark.long
 def test_the_cheapest_that_works_is_taken_and_the_cheaper_are_explained(virtual_host: VirtualMachine) -> None:
     answer = trace(virtual_host, "count", NAMES[1], "--for", "1s")
     assert answer.source == "fentry"

@@ -122,7 +122,11 @@ GUESTS = {
 }
 
 
-@pytest.mark.parametrize("group", [SETTINGS, THREADS, GUESTS], ids=["settings", "threads", "guests"])
+@pytest.mark.parametrize(
+    "group",
+    [SETTINGS, THREADS, pytest.param(GUESTS, marks=pytest.mark.long)],
+    ids=["settings", "threads", "guests"],
+)
 def test_what_is_broken_is_reported_by_its_id_and_nothing_else(
     tuned_host: TunedHost, group: dict[str, tuple[str, str]]
 ) -> None:
@@ -174,6 +178,7 @@ def _network_interrupt(tuned_host: TunedHost) -> tuple[int, str]:
 # -- spinners -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_partition_that_is_none_any_more(tuned_host: TunedHost) -> None:
     """The scheduler may put load on the vCPU's CPU again: seen in the setting and in the threads.
 
@@ -186,6 +191,7 @@ def test_a_partition_that_is_none_any_more(tuned_host: TunedHost) -> None:
     assert one(findings, "C-1:plc/vcpu1").observed.startswith("member")
 
 
+@pytest.mark.long
 def test_a_second_busy_thread_brings_the_tick_back(tuned_host: TunedHost) -> None:
     with broken(
         tuned_host,
@@ -200,6 +206,7 @@ def test_a_second_busy_thread_brings_the_tick_back(tuned_host: TunedHost) -> Non
     assert "V-THREAD-INTRUDER" in failed(findings)
 
 
+@pytest.mark.long
 def test_a_device_that_interrupts_the_spinner(tuned_host: TunedHost) -> None:
     words = _Words(tuned_host)
     with broken(

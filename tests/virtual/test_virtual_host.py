@@ -97,6 +97,7 @@ def test_devices_sit_at_their_node_behind_an_iommu(virtual_host: VirtualMachine)
     assert "IR-" in on_host(virtual_host, "cat /proc/interrupts"), "interrupts are not remapped"
 
 
+@pytest.mark.long
 def test_a_real_time_guest_starts_in_it_and_obeys_its_agent(virtual_host: VirtualMachine) -> None:
     on_host(virtual_host, "test -w /dev/kvm; virsh capabilities | grep -q \"domain type='kvm'\"")
     pages = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
@@ -137,6 +138,7 @@ print(base64.b64decode(status.get("out-data", "")).decode())
     return out if raw else " ".join(word for word in out.split() if (word.isdigit() and len(word) < 3) or "RT" in word)
 
 
+@pytest.mark.long
 def test_it_reboots_through_its_own_boot_loader(virtual_host: VirtualMachine) -> None:
     drop_in = "/etc/default/grub.d/99-test.cfg"
     line = 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX evenkeel.test=1"'
@@ -226,6 +228,7 @@ def traces(name: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_stop_and_power_cut_leave_nothing_and_the_disk_keeps_what_was_synced() -> None:
     with running_host("life", BUILT_IN["tiny"]) as machine:
         name = machine.name
@@ -262,6 +265,7 @@ def test_a_start_that_fails_leaves_no_process_and_says_why() -> None:
         lifecycle.remove(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_start_can_be_cleaned_up(how: signal.Signals) -> None:
     name = host_name(f"cut{how.value}")
@@ -284,6 +288,7 @@ def test_an_interrupted_start_can_be_cleaned_up(how: signal.Signals) -> None:
         lifecycle.remove(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_qemu_that_crashes_while_it_boots_is_switched_on_again_once_and_says_so(times: int) -> None:
     name = host_name(f"crash{times}")
@@ -313,6 +318,7 @@ def test_a_qemu_that_crashes_while_it_boots_is_switched_on_again_once_and_says_s
         lifecycle.remove(name)
 
 
+@pytest.mark.long
 def test_a_host_that_is_stopped_while_it_boots_stays_off() -> None:
     name = host_name("off")
     lifecycle.create(name, BUILT_IN["tiny"])

@@ -193,7 +193,8 @@ def record(
 
     ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  Ends early, and says
     so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
-    says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``.
+    says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
+    recording began, which on a loaded machine is long after it was asked for, the last when it ended.
     """
     folder = tracing_folder()
     wanted = _available(folder, events, optional)

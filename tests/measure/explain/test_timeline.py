@@ -8,9 +8,9 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,35 @@ from tests.measure.test_pages import recorded
 
 MS = 1_000_000
 CPU = max(os.sched_getaffinity(0))
-#: Spins at FIFO 10 for a time, stands in for a vCPU.
+#: Told to, spins at FIFO 10 until it is killed, stands in for a vCPU.
 VICTIM = f"""
-import os, time
+import os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 os.sched_setaffinity(0, {{{CPU}}})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
-until = time.monotonic() + 1.2
+print("ready", flush=True)
+if not signal.sigtimedwait([signal.SIGUSR1], 30): sys.exit("nobody came")
+until = time.monotonic() + 5
 while time.monotonic() < until: pass
 """
-#: Comes three times for 15 ms at FIFO 20 and says so in the trace.
+#: Lets the victim spin, comes three times for 15 ms at FIFO 20 and says so in the trace, and ends the victim.  All in
+#: one process, which nothing keeps from its CPU, and within a second: then the kernel gives ordinary tasks a share.
 HOG = f"""
-import os, sys, time
-marker = os.open(sys.argv[1], os.O_WRONLY)
+import os, signal, sys, time
 open("/proc/self/comm", "w").write("the-hog")
 os.sched_setaffinity(0, {{{CPU}}})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+print("ready", flush=True)
+marker = os.open(sys.stdin.readline().strip(), os.O_WRONLY)
+victim = int(sys.argv[1])
+os.kill(victim, signal.SIGUSR1)
 for _ in range(3):
-    time.sleep(0.15)
+    time.sleep(0.1)
     os.write(marker, b"hog begin\\n")
     until = time.monotonic() + 0.015
     while time.monotonic() < until: pass
     os.write(marker, b"hog end\\n")
+os.kill(victim, signal.SIGKILL)
 """
 
 
@@ -76,20 +84,30 @@ def fetched(answer: dict[str, Any]) -> Trace:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="real-time tasks and tracefs are for root")
 def test_a_better_task_is_charged_for_what_it_took(tracing: Path) -> None:
-    tasks: list[subprocess.Popen[bytes]] = []
+    instance = tracing / f"instances/evenkeel-{os.getpid()}"
+    under_way = threading.Event()
 
     def disturb() -> None:
-        time.sleep(0.3)
-        marker = tracing / f"instances/evenkeel-{os.getpid()}/trace_marker"
-        tasks.append(subprocess.Popen([sys.executable, "-c", HOG, str(marker)]))
-        tasks.append(subprocess.Popen([sys.executable, "-c", VICTIM]))
+        """When the recording is under way, however long it took to set up."""
+        assert under_way.wait(30)
+        hog.communicate(f"{instance}/trace_marker\n", timeout=30)
 
-    helper = threading.Thread(target=disturb)
-    helper.start()
-    answer = recording.record(2.0, {"sched/sched_switch": "", "sched/sched_waking": ""})
-    helper.join()
-    for task in tasks:
-        assert task.wait(30) == 0
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", VICTIM], **pipes) as victim:
+        assert victim.stdout and victim.stdout.readline() == "ready\n"
+        with (
+            ThreadPoolExecutor() as pool,
+            subprocess.Popen([sys.executable, "-c", HOG, str(victim.pid)], **pipes) as hog,
+        ):
+            assert hog.stdout and hog.stdout.readline() == "ready\n"
+            disturbing = pool.submit(disturb)
+            answer = recording.record(
+                2.0,
+                {"sched/sched_switch": "", "sched/sched_waking": ""},
+                on_progress=lambda done, total, what: under_way.set(),
+            )
+            disturbing.result()
+    assert hog.returncode == 0
     trace = fetched(answer)
     clock = host_clock(trace, answer["marks"])
     marks = [
@@ -100,22 +118,23 @@ def test_a_better_task_is_charged_for_what_it_took(tracing: Path) -> None:
         if text.startswith("hog ")
     ]
     assert [text for _, text in marks] == ["hog begin", "hog end"] * 3
-    victim = tasks[1].pid
     scene = Scene(
-        host=host_timeline(trace, clock, victim),
+        host=host_timeline(trace, clock, victim.pid),
         guest=GuestTimeline(trace.table("ftrace/print")["at"][:0], trace.table("ftrace/print")["at"][:0], {}, {}),
-        tid=victim,
+        tid=victim.pid,
         home=frozenset({CPU}),
         family=frozenset(),
         exit_names=SVM_EXITS,
     )
+    over = []
     for (begin, _), (end, _) in zip(marks[::2], marks[1::2], strict=True):
         found = {
             (charge.kind, charge.who): charge.ns for charge in charges(explain(scene, begin - 5 * MS, end + 5 * MS))
         }
-        # The machine under this one may take time of its own, which is charged to whom it was taken from.
         assert found[Kind.waits, "the-hog"] >= 0.99 * (end - begin)
-        assert found[Kind.waits, "the-hog"] <= end - begin + 4 * MS
+        over.append(found[Kind.waits, "the-hog"] - (end - begin))
+    # The machine under this one may take time around the marks too, which only adds: so the least of them is the hog's.
+    assert min(over) <= 4 * MS, over
     outside = explain(scene, marks[1][0] + 20 * MS, marks[2][0] - 20 * MS)
     assert not any(part.who == "the-hog" for part in outside)
 
