@@ -11,8 +11,10 @@ import pytest
 from tests.measure.explain.constructed import MS, recording
 
 from evenkeel.cli import main
+from evenkeel.documents.evidence import EMULATION_NOTE
 from evenkeel.documents.explanation import Explanation, Kind
 from evenkeel.measure.explain.recording import Raw, from_bytes, to_bytes
+from evenkeel.report.timeline import render_explanation
 
 
 @pytest.fixture
@@ -38,6 +40,29 @@ def test_a_kept_recording_is_explained(kept: Path, tmp_path: Path, capsys: pytes
     assert [one.rule for one in found.causes[0].allowed] == ["G-3", "C-1"]
     assert "vCPU waited for hog on the host" in page.read_text()
     assert b"hog" in drawn.read_bytes() and b"8000 us late" in drawn.read_bytes()
+
+
+def test_all_samples_over_time_late_or_not(kept: Path, tmp_path: Path) -> None:
+    saved, drawn = tmp_path / "explanation.json", tmp_path / "time.svg"
+    files = ["-o", str(saved), "--heat-map", str(drawn)]
+    assert main(["spikes", "-", "plc", "--from", str(kept), "--over", "1ms", *files]) == 0
+    found = Explanation.from_json(saved.read_text(), file=saved.name)
+    (only,) = found.courses[1].slices
+    # The late one began 8 ms before 27 ms, the other is 20 us: both in the first eighth of a second.
+    assert only.samples == found.samples == 2 and only.max_ns == found.max_latency_ns == 8 * MS
+    assert found.courses_from_ns == 0
+    picture = drawn.read_text()
+    assert "guest plc, vCPU 1, timerlat" in picture and "explained from 1 ms" in picture and EMULATION_NOTE in picture
+
+
+def test_explanations_of_version_1_are_still_read(kept: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "explanation.json"
+    assert main(["spikes", "-", "plc", "--from", str(kept), "-o", str(saved)]) == 0
+    old = json.loads(saved.read_text())
+    del old["courses"], old["courses_from_ns"]
+    found = Explanation.from_json(json.dumps(old | {"version": 1}), file="old.json")
+    assert found.version == 2 and found.courses == {}
+    assert "Over time" not in render_explanation(found)
 
 
 def test_what_is_printed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

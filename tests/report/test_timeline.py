@@ -147,6 +147,13 @@ def test_a_flight_recorder_that_froze_without_a_late_sample_shows_its_end() -> N
     assert "Before it was frozen" not in text(render_explanation(explanation(reason="late sample")))
 
 
+def test_of_a_flight_recorder_it_says_when_the_time_axis_begins() -> None:
+    course = Course.of([(0, MS)], length_ns=5_000_000_000)
+    flown = explanation(courses={1: course}, courses_from_ns=7_203_400_000_000)
+    assert "The time begins 7203.4 s after the recording did" in text(render_explanation(flown))
+    assert "The time begins" not in text(render_explanation(explanation(courses={1: course})))
+
+
 def test_the_same_document_gives_the_same_bytes_and_loads_nothing() -> None:
     page = render_explanation(explanation())
     assert page == render_explanation(explanation())

@@ -52,9 +52,8 @@ def explained(host: TunedHost, plan: Path, saved: Path) -> tuple[Explanation, st
     """`evenkeel spikes` while the monitoring agent asks; the document, and what the terminal shows."""
     with ThreadPoolExecutor() as pool:
         asking = pool.submit(host.run, "sleep 3\n" + MONITORING)
-        done = evenkeel(
-            "spikes", plan, "plc", "--for", "12s", "--over", OVER, "-o", saved, "--heat-map", f"{saved}.svg"
-        )
+        times = ("--for", "12s", "--period", "2ms", "--over", OVER)
+        done = evenkeel("spikes", plan, "plc", *times, "-o", saved, "--heat-map", f"{saved}.svg")
         asking.result()
     assert done.returncode == 0, done.stderr
     return Explanation.from_json(saved.read_text(), file=saved.name), done.stdout
@@ -101,7 +100,7 @@ def test_a_missed_deadline_its_cause_and_its_cure(tuned_host: TunedHost, tmp_pat
         with Path(path).open("a") as file:
             file.write("\n".join(told) + "\n")
     assert cause is not None and cause.spikes >= 4 and "G-2" in {one.rule for one in cause.allowed}
-    assert before.samples > 1000 and after.samples > 1000
+    assert before.samples > 500 and after.samples > 500
     assert code == 0 and names == []
     assert left is None or left.ns * 20 < cause.ns, "its threads may run on their own CPUs only, and are no cause there"
     assert (tmp_path / "after.json.svg").read_text().startswith("<svg")

@@ -128,8 +128,10 @@ class Explanation(Document):
     ending: tuple[Spike, ...] = ()
     spikes: tuple[Spike, ...] = ()
     causes: tuple[Cause, ...] = ()  # largest first
-    #: Of each vCPU all samples over the time of the recording, late or not.
+    #: Of each vCPU all samples over time, late or not, from ``courses_from_ns`` after the begin of the recording on: 0
+    #: but for a flight recorder, which keeps the last seconds only.
     courses: dict[int, Course] = {}
+    courses_from_ns: int = 0
 
     @field_validator("version")
     @classmethod

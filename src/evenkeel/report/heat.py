@@ -105,7 +105,7 @@ def in_words(course: Course, goal_ns: int | None = None, goal_name: str = "deadl
 
 
 def _x(course: Course, at_ns: float) -> float:
-    return round(LEFT + at_ns / course.length_ns * (WIDTH - LEFT - RIGHT), 2) if course.slices else LEFT
+    return round(LEFT + at_ns / course.length_ns * (WIDTH - LEFT - RIGHT), 1) if course.slices else LEFT
 
 
 def level(samples: int) -> int:
@@ -120,10 +120,9 @@ def _cells(course: Course, rows: Sequence[Sequence[tuple[int, int, int]]], y: Lo
 
     def close(edges: tuple[int, int], until: int) -> None:
         since, colour = pending.pop(edges)
-        left, right, top, bottom = _x(course, since * course.slice_ns), _x(course, until * course.slice_ns), *(
-            y(edges[1]), y(edges[0] or 10**y.low)
-        )  # fmt: skip
-        paths[colour] += f"M{left:g} {bottom:g}V{top:g}H{right:g}V{bottom:g}z"
+        left, right = _x(course, since * course.slice_ns), _x(course, until * course.slice_ns)
+        top, bottom = y(edges[1]), y(edges[0])
+        paths[colour] += f"M{left:g} {top:g}h{right - left:.4g}v{bottom - top:.3g}H{left:g}z"
 
     for number, found in enumerate((*rows, ())):
         now = {(low, high): level(count) for low, high, count in found}

@@ -169,7 +169,9 @@ def _over_time(explanation: Explanation) -> Markup:
         )
         for vcpu, course in sorted(explanation.courses.items())
     )
-    return el("div", *figures, class_="histograms")
+    begin = explanation.courses_from_ns
+    lead = f"The time begins {begin / 1e9:.1f} s after the recording did: before that its rings were overwritten."
+    return join(el("p", lead, class_="lead") if begin else None, el("div", *figures, class_="histograms"))
 
 
 def heat_map(explanation: Explanation) -> str:

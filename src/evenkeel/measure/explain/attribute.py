@@ -179,7 +179,8 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
     for vcpu, scene in sorted(on.scenes.items()):
         taken = list(_samples(scene.guest, on.begin_ns, on.end_ns))
         # A sample belongs to when its timer was due.
-        courses[vcpu] = Course.of(((at - latency, latency) for at, latency in taken), length_ns=max(1, on.end_ns))
+        due = ((at - latency - on.begin_ns, latency) for at, latency in taken)
+        courses[vcpu] = Course.of(due, length_ns=max(1, on.end_ns - on.begin_ns))
         for at, latency in taken:
             samples += 1
             worst = max(worst, latency)
@@ -212,6 +213,7 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         spikes=tuple(spikes),
         causes=rank(spikes),
         courses=courses,
+        courses_from_ns=on.begin_ns,
     )
 
 
