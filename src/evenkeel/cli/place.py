@@ -35,6 +35,10 @@ def register(app: typer.Typer) -> None:
         keep: Annotated[
             str | None, typer.Option("--keep", metavar="PLAN", help="Leave guests where this older plan has them.")
         ] = None,
+        moves: Annotated[
+            int | None,
+            typer.Option("--moves", metavar="NUMBER", min=0, help="Let so many guests move where that makes room."),
+        ] = None,
         seconds: Annotated[
             float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
         ] = 60.0,
@@ -50,6 +54,8 @@ def register(app: typer.Typer) -> None:
 
         evenkeel place site.yaml -o placement.json
 
+        evenkeel place site.yaml --keep plan.json --moves 10
+
         evenkeel place --check placement.json
 
         Exit code 1: a guest has no place, or the placement that was checked does not hold.
@@ -63,11 +69,15 @@ def register(app: typer.Typer) -> None:
             return _check(check, as_json)
         if site is None:
             raise WrongInput("a site is needed", hint="evenkeel place SITE [GUEST], or evenkeel place --check FILE")
+        if guest is not None and moves is not None:
+            raise WrongInput(
+                "--moves is for the whole site", hint=f"leave out {guest}: all guests that wait are placed"
+            )
         wanted = files.load_site(site)
         kept = files.load_document(Plan, keep) if keep else None
         with files.placed_in(site):
             board = board_of(wanted, facts or (), kept, seconds)
-            placed = solve(board, guest)
+            placed = solve(board, guest, moves)
         if output:
             files.save_document(output, placed)
         if as_json and output != "-":
@@ -86,12 +96,13 @@ def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float
     return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
 
 
-def solve(board: Board, guest: str | None = None) -> FleetPlan:
+def solve(board: Board, guest: str | None = None, moves: int | None = None) -> FleetPlan:
     """Place, with progress, and check what comes out.  Raises AssertionError when the checker finds a fault."""
     from time import monotonic
 
     from evenkeel.cli import output
     from evenkeel.placement_check import check_placement
+    from evenkeel.plan.fleet.moves import place_anew
     from evenkeel.plan.fleet.site import place_all, place_one
 
     count = len(board.waiting)
@@ -102,7 +113,9 @@ def solve(board: Board, guest: str | None = None) -> FleetPlan:
             on_progress(int(share), 100, f" value {best or 0:.0f} of at most {bound:.0f}")
 
         on: OnGap = on_gap
-        if guest is None:
+        if moves is not None:
+            placed = place_anew(board, moves, on_gap=on)
+        elif guest is None:
             placed = place_all(board, clock=monotonic, on_gap=on)
         else:
             placed = place_one(board, guest, clock=monotonic, on_gap=on)

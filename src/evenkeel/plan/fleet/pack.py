@@ -93,8 +93,8 @@ def pack(
     for level in levels or [0]:
         known = [kind for kind in kinds if kind.sample.priority >= level]
         left = None if limits.time_limit_s is None else max(1.0, limits.time_limit_s - (clock() - started))
-        model = _Model(rooms, known, limits, fixed, sitting)
-        start = None if fixed or model.capped else _greedy(rooms, known, sitting)
+        model = Model(rooms, known, limits, fixed, sitting)
+        start = None if fixed or model.capped else first_fit(rooms, known, sitting)
         found = model.solve(left, limits.gap, start, on_gap)
         best = replace(found, cut_short=found.cut_short or best.cut_short)
         fixed = {at: sum(1 for guest in kind.guests if guest.name in best.placed) for at, kind in enumerate(known)}
@@ -135,7 +135,7 @@ def table_with(
     return table
 
 
-def _greedy(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
+def first_fit(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
     """Kind after kind, those with functions and many cells first, each on the first host with room."""
     table = Table([room.host for room in rooms], None, [room.copy() for room in rooms])
     for at, guest in sitting:
@@ -157,7 +157,7 @@ def _size(request: Request) -> tuple[int, int, int, str]:
     return -len(request.functions), -len(request.cells), -vcpus, request.name
 
 
-class _Model:
+class Model:
     """The integer program of some hosts and kinds, and the way back from its numbers to guests."""
 
     def __init__(
@@ -257,13 +257,13 @@ class _Model:
         values = None if start is None else self._as_columns(start)
         solution = self.program.solve(time_limit_s=time_limit_s, gap=gap, start=values, on_gap=on_gap)
         bound = solution.bound if self.complete else None
-        counts = self._counts(solution.values)
+        counts = self.counts(solution.values)
         value = sum(self.kinds[number].sample.value * count for (number, _, _), count in counts)
         if start is not None and start.value > value:
             return replace(start, bound=bound, cut_short=solution.cut_short)
         return Packing(self._realise(counts), value, bound, "", solution.cut_short)
 
-    def _counts(self, values: Sequence[float]) -> list[tuple[tuple[int, int, Way], int]]:
+    def counts(self, values: Sequence[float]) -> list[tuple[tuple[int, int, Way], int]]:
         if not values:
             return []
         own = [round(values[at]) for at in self.ids]
@@ -358,7 +358,7 @@ def _pack_pods(
     best = Packing(bound=bound)
     if any(kind.sample.apart_racks or kind.sample.together for kind in kinds):
         # Groups reach over pods: guests one by one see all of the fleet.
-        best = _greedy(rooms, kinds, sitting)
+        best = first_fit(rooms, kinds, sitting)
         best.bound, best.method = bound, f"one after the other over {len(rooms)} hosts, for groups of guests"
         return best
     pods = _pods(rooms)
@@ -391,7 +391,7 @@ def _pack_pods(
 
 
 #: How near to its bound a pod is solved: nearer costs much time for what the next pods make up.
-POD_GAP = 5e-4
+POD_GAP = 1e-3
 
 
 def _solve_pod(rooms: Sequence[Room], kinds: Sequence[Kind], limits: Limits) -> Packing:
