@@ -39,6 +39,10 @@ def test_make_writes_every_generated_page() -> None:
         ("A consent", site.Consent),
         ("A guest", site.GuestWish),
         ("A data plane", site.DataPlane),
+        ("A host among many", site.HostPlace),
+        ("A guest among many hosts", site.PlaceWish),
+        ("Functions", site.FunctionWish),
+        ("Limits of placing", site.Placing),
         ("Cells", site.CellWish),
         ("Boot", site.Boot),
         ("A disk", site.Disk),
@@ -52,19 +56,23 @@ def test_every_key_of_a_site_file_is_described(heading: str, model: type[BaseMod
     assert [name for name, _ in rows] == [name for name in model.model_fields if name != "kind"]
     if heading in ("Top", "A host", "A guest", "Cells", "Boot", "A disk"):
         required = {name for name, field in model.model_fields.items() if field.is_required()}
-        conditional = {"version"} if model is site.Site else {"host"} if model is site.GuestWish else set()
+        conditional = {"version"} if model is site.Site else set()
         assert {name for name, word in rows if word} == required | conditional
 
 
 def test_the_examples_of_the_site_file_are_right() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", SITE_FILE, re.DOTALL)
     head = "version: 1\nhosts:\n  cell:\n    address: local\n"
-    first, data_plane, override, consent, halves, uneven, anchors = blocks
+    first, data_plane, override, consent, host, halves, uneven, guest_place, placing, anchors = blocks
     parse_site(first, file="site-file.md")
+    assert parse_site(head + host, file="site-file.md").hosts["cell"].place.rack == "r1"
+    assert parse_site(head + placing, file="site-file.md").placing.max_hosts == 4
     for block in (data_plane, override, consent):
         parse_site(head + "    " + block.replace("\n", "\n    ").rstrip() + "\n", file="site-file.md")
     assert parse_site(head + halves, file="site-file.md").guests["hana"].numa == 2
     guest = "guests:\n  g:\n    goal: performance\n    disks: [{ path: /d }]\n"
+    one = "    vcpus: 1\n    memory: 1GiB\n"
+    assert parse_site(head + guest + one + guest_place, file="site-file.md").guests["g"].place.apart == ("upf",)
     assert len(parse_site(head + guest + uneven, file="site-file.md").guests["g"].cells) == 2
     guests = parse_site(head + anchors, file="site-file.md").guests
     assert guests["line-3"].memory == 2 * guests["line-2"].memory
@@ -88,5 +96,5 @@ def test_links_between_the_pages_lead_somewhere() -> None:
 
 
 def test_every_consent_is_described() -> None:
-    section = SITE_FILE.partition("### A consent")[2].partition("## A guest")[0]
+    section = SITE_FILE.partition("### A consent")[2].partition("### A host among many")[0]
     assert re.findall(r"^\| `([\w:-]+)` \| \w", section, re.MULTILINE)[1:] == list(get_args(site.ConsentKey))

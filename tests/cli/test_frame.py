@@ -311,7 +311,7 @@ def test_json_for_another_program_is_not_for_us(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("evenkeel pl", ["plan"]),
+        ("evenkeel pl", ["plan", "place"]),
         ("evenkeel ", list(VERBS)),
         ("evenkeel r", ["rules", "rollback", "report"]),
         ("evenkeel schema --j", ["--json"]),

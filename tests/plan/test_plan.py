@@ -32,7 +32,7 @@ from tests.plan.test_ledger import machines
 #: What plan/ may import besides Evenkeel: nothing that reads, waits, rolls dice or tells the time.
 PURE = {
     "__future__", "collections", "dataclasses", "difflib", "enum", "fractions", "functools", "hashlib", "itertools",
-    "math", "operator", "re", "types", "typing", "uuid", "xml", "pydantic", "ruamel", "io",
+    "math", "operator", "re", "types", "typing", "uuid", "xml", "pydantic", "ruamel", "io", "numpy", "highspy",
 }  # fmt: skip
 
 

@@ -475,6 +475,14 @@ guests:
     assert {key for wire in site.guests["g"].networks for key in wire.model_fields_set} == {"bridge", "network", "user"}
 
 
+def test_limits_of_a_site_may_be_in_any_of_its_files_but_once() -> None:
+    one = HEAD + "placing: {max_hosts: 3}\n"
+    site = parse_site_parts([("a.yaml", one), ("b.yaml", "version: 1\nplacing: {power_watts: 5}\n")])
+    assert (site.placing.max_hosts, site.placing.power_watts) == (3, 5)
+    with pytest.raises(WrongInput, match=r'"max_hosts" of placing is said twice, first at a\.yaml:6:11'):
+        parse_site_parts([("a.yaml", one), ("b.yaml", "version: 1\nplacing: {max_hosts: 4}\n")])
+
+
 @pytest.mark.parametrize(
     ("lines", "line", "message"),
     [

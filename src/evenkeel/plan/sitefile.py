@@ -68,8 +68,15 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
     reader = _Reader()
     hosts: dict[str, Any] = {}
     guests: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     for file, text in parts:
         data = reader.file(file, text)
+        for key, value in (data.get("placing") or {}).items():
+            if key in limits:
+                before, after = reader.places["placing", key], reader.places_of_file["placing", key]
+                reader.complain(f'"{key}" of placing is said twice, first at {before.key}', after.key)
+            else:
+                limits[key] = value
         for kind, into in (("hosts", hosts), ("guests", guests)):
             for name, wish in (data.get(kind) or {}).items():
                 if name in into:
@@ -92,7 +99,7 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
         if "goal" not in wish and wish.get("latency") is not None:
             wish["goal"] = implied_goal(wish["latency"])
     try:
-        site = Site.model_validate({"hosts": hosts, "guests": guests})
+        site = Site.model_validate({"hosts": hosts, "guests": guests, "placing": limits})
     except ValidationError as error:
         for problem in error.errors():
             reader.complain(_sentence(problem), reader.nearest(tuple(problem["loc"])))

@@ -94,7 +94,7 @@ def pack(
         known = [kind for kind in kinds if kind.sample.priority >= level]
         left = None if limits.time_limit_s is None else max(1.0, limits.time_limit_s - (clock() - started))
         model = _Model(rooms, known, limits, fixed, sitting)
-        start = None if fixed or model.capped else _greedy(rooms, known, sitting)
+        start = None if fixed or model.capped else first_fit(rooms, known, sitting)
         found = model.solve(left, limits.gap, start, on_gap)
         best = replace(found, cut_short=found.cut_short or best.cut_short)
         fixed = {at: sum(1 for guest in kind.guests if guest.name in best.placed) for at, kind in enumerate(known)}
@@ -135,7 +135,7 @@ def table_with(
     return table
 
 
-def _greedy(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
+def first_fit(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
     """Kind after kind, those with functions and many cells first, each on the first host with room."""
     table = Table([room.host for room in rooms], None, [room.copy() for room in rooms])
     for at, guest in sitting:
@@ -358,7 +358,7 @@ def _pack_pods(
     best = Packing(bound=bound)
     if any(kind.sample.apart_racks or kind.sample.together for kind in kinds):
         # Groups reach over pods: guests one by one see all of the fleet.
-        best = _greedy(rooms, kinds, sitting)
+        best = first_fit(rooms, kinds, sitting)
         best.bound, best.method = bound, f"one after the other over {len(rooms)} hosts, for groups of guests"
         return best
     pods = _pods(rooms)
@@ -391,7 +391,7 @@ def _pack_pods(
 
 
 #: How near to its bound a pod is solved: nearer costs much time for what the next pods make up.
-POD_GAP = 5e-4
+POD_GAP = 1e-3
 
 
 def _solve_pod(rooms: Sequence[Room], kinds: Sequence[Kind], limits: Limits) -> Packing:

@@ -324,14 +324,13 @@ def refusals(board: Board, packing: Packing, left: Sequence[Request]) -> list[Re
     table = table_with(board.rooms, kinds_of(board.waiting), packing, board.sitting)
     allowed = _allowed(board, packing)
     found: list[Refusal] = []
-    known: dict[object, Refusal] = {}
     for kind in kinds_of(left):
         sample = kind.sample
 
         def barred(at: int, request: Request, sample: Request = sample) -> bool:
             return (allowed is not None and at not in allowed) or table.is_barred(at, sample)
 
-        answer = known.setdefault(id(kind), refusal(table.rooms, sample, barred))
+        answer = refusal(table.rooms, sample, barred)
         if allowed is not None and len(allowed) < len(board.hosts):
             limit = f"no further host may be used ({len(allowed)} of {len(board.hosts)}), and there is no room on those"
             answer = answer.model_copy(update={"reasons": (limit, *answer.reasons[1:])})

@@ -17,6 +17,8 @@ from evenkeel.plan.fleet.room import ORDINARY, Room, Spot, admits, fit, page_of
 
 Array = NDArray[np.int64]
 Costs = NDArray[np.float64]
+#: Hosts that were said to have room and have none, before the arrays are read anew.
+MOST_MISSES = 8
 #: What a host would lose by taking a guest, in value that could then not be placed; same length as the hosts.
 Price = Callable[[Request], Costs]
 
@@ -57,6 +59,7 @@ class Table:
         self._kind = np.array([kinds.setdefault(_kind(host), len(kinds)) for host in self.hosts], dtype=np.int64)
         self._examples = [int(np.argmax(self._kind == number)) for number in range(len(kinds))]
         self._functions: dict[tuple[str, str, str | None], Array] = {}
+        self._touched: set[int] = set()  # hosts that are not as the arrays have them
         for at in range(count):
             self._read(at)
 
@@ -86,8 +89,10 @@ class Table:
 
         The host that loses least by it; of equals the first.  ``key``: :func:`type_of` the guest, if it is at hand.
         """
-        costs = self._costs(request, key or type_of(request))
+        key = key or type_of(request)
+        costs = self._costs(request, key)
         barred = self._barred(request)
+        misses = 0
         while True:
             at = int(np.argmin(costs if barred is None else np.where(barred, np.inf, costs)))
             if costs[at] == np.inf or (barred is not None and barred[at]):
@@ -96,6 +101,9 @@ class Table:
             if spot is not None:
                 return at, spot
             costs[at] = np.inf
+            misses += 1
+            if misses == MOST_MISSES:  # others have filled hosts: one look at all, rather than an exact one at each
+                np.maximum(costs, self._priced(self._samples[key], np.arange(len(self.hosts))), out=costs)
 
     def place(self, request: Request, key: tuple[object, ...] | None = None) -> tuple[int, Spot] | None:
         """As :meth:`find`, and the guest is counted in."""
@@ -108,6 +116,7 @@ class Table:
         """Count a guest in.  What has no room already has none now either, and the rest is asked when it is chosen."""
         self.rooms[at].take(request, spot)
         self.join(at, request)
+        self._touched.add(at)
 
     def join(self, at: int, request: Request) -> None:
         """A guest is on this host: what that means for others of its groups."""
@@ -119,7 +128,7 @@ class Table:
 
     def changed(self, at: int) -> None:
         """A host has more room now: its row is read anew, and its cost for each type that is known."""
-        self._read(at)
+        self._touched.add(at)
         rows = np.array([at])
         for key, costs in self._known.items():
             costs[at] = self._priced(self._samples[key], rows)[0]
@@ -154,6 +163,9 @@ class Table:
         return found
 
     def _priced(self, request: Request, rows: Array) -> Costs:
+        for at in self._touched:
+            self._read(at)
+        self._touched.clear()
         costs = np.zeros(len(rows)) if self.price is None else self.price(request)[rows]
         fits = np.ones(len(rows), dtype=bool)
         if request.threads != "overcommit" and not request.cut:
