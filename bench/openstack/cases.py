@@ -28,7 +28,7 @@ BIG, HUGE = GIB, 2 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """``before``: guests that Nova is given first, one after the other."""
+    """``before``: guests that Nova is given first, one after the other; ``after``: to the cloud that is recorded."""
 
     id: str
     what: str
@@ -36,6 +36,7 @@ class Case:
     guest: Request
     seat: GuestSeat | None
     before: tuple[Request, ...] = ()
+    after: tuple[Request, ...] = ()
     style: Style = "legacy"
 
 
@@ -72,7 +73,7 @@ def guest(name: str, *vcpus: int, **words: object) -> Request:
 
 
 def cases() -> tuple[Case, ...]:
-    return (_r1(), _r1_pages(), _r2(), _r3(), _r4(), _r5(), _r5_near(), _r6())
+    return (_r1(), _r1_pages(), _r2(), _r2_isolate(), _r3(), _r4(), _r5(), _r5_near(), _r6())
 
 
 def _r1() -> Case:
@@ -124,6 +125,28 @@ def _r2() -> Case:
             page_bytes=BIG,
             functions=("0000:01:00.0", "0000:03:00.0"),
         ),
+    )
+
+
+def _r2_isolate() -> Case:
+    """An isolate guest is claimed by the cores of its node that its CPUs are in; CPUs of another node are in none."""
+    case, name = _r2(), "00000000-0000-4000-8000-000000000021"
+    seat = case.seat
+    assert seat is not None
+    return Case(
+        "R2-isolate",
+        "the same with isolate: the claim goes through and pins nothing, so the next guest is given the same CPUs",
+        case.host.model_copy(update={"name": "r2-isolate"}),
+        case.guest.model_copy(update={"name": name, "threads": "isolate"}),
+        seat.model_copy(
+            update={
+                "name": name,
+                "host": "r2-isolate",
+                "cpus": ((16, 17), (48, 49)),
+                "idle": frozenset({24, 25, 56, 57}),
+            }
+        ),
+        after=(guest("00000000-0000-4000-8000-000000000022", 2, 2, 2, 2, threads="isolate"),),
     )
 
 

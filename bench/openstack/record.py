@@ -122,10 +122,12 @@ class Cloud:
 def broken(nova: Nova) -> Cloud:
     """Hosts with the answers to R1, R2 and R3.  A claim that raised has left its guest stored all the same."""
     cloud = Cloud(nova)
-    for number, case in enumerate((one for one in cases() if one.id in ("R1", "R1-pages", "R2", "R3")), start=1):
+    for number, case in enumerate(
+        (one for one in cases() if one.id in ("R1", "R1-pages", "R2", "R2-isolate", "R3")), start=1
+    ):
         nova.define([case.host])
         cloud.add_devices(case.host, number)
-        for one in (*case.before, case.guest):
+        for one in (*case.before, case.guest, *case.after):
             cloud.add_guest(guest_to_nova(one), case.host.name, nova.place(case.host.name, one))
         cloud.add_host(case.host, number)
     return cloud

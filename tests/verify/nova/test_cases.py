@@ -26,6 +26,7 @@ WRONG_FITS = {
     "R1": ("cell 2 has 17 vCPUs, and 0 CPUs", None),
     "R1-pages": ("bytes in pages of 1073741824 on node 0", None),
     "R2": ("CPU [32, 40] is not free on node 3", "CPUPinningUnknown"),
+    "R2-isolate": ("CPU [32, 33] is not free on node 3", None),
     "R3": ("CPU 0 is kept empty by", "CPUPinningInvalid"),
 }
 MISSED_FITS = ("R4", "R5", "R5-near", "R6")
@@ -65,7 +66,7 @@ def test_nova_says_no_where_a_place_is(name: str) -> None:
     assert case.seat is not None and verdict(case, case.seat) == []
 
 
-@pytest.mark.parametrize("name", ["R2", "R3"])
+@pytest.mark.parametrize("name", ["R2", "R2-isolate", "R3"])
 def test_where_nova_claims_in_vain_there_is_a_place_too(name: str) -> None:
     case = CASES[name]
     assert case.seat is not None and verdict(case, case.seat) == []

@@ -22,7 +22,9 @@ from evenkeel.verify.nova.dump import TABLES, query, read_dump
 
 RECORDED = Path(__file__).parent / "recorded"
 DOCS = Path(__file__).parents[3] / "docs"
-R1, R1_PAGES, R2, R3 = (f"00000000-0000-4000-8000-0000000000{number}" for number in ("01", "11", "02", "03"))
+R1, R1_PAGES, R2, R2_ISOLATE, R3 = (
+    f"00000000-0000-4000-8000-0000000000{number}" for number in ("01", "11", "02", "21", "03")
+)
 FORMS = ("jsonl", "sql")
 TABLE = "CREATE TABLE `compute_nodes` (\n  `id` int\n);\n"
 Rows = list[dict[str, Any]]
@@ -52,6 +54,9 @@ def test_every_answer_of_nova_that_broke_its_request_is_named(form: str) -> None
         "N-PAGES:r1-pages",
         "N-MEMORY:r1-pages",
         f"N-OTHER-NODE:{R2}",
+        f"N-OTHER-NODE:{R2_ISOLATE}",
+        f"N-CPU-TWICE:{R2_ISOLATE}",
+        f"N-SIBLING:{R2_ISOLATE}",
         f"N-SIBLING:{R3}",
         "N-BOOKS:r2",
         "N-BOOKS:r3",
@@ -59,6 +64,8 @@ def test_every_answer_of_nova_that_broke_its_request_is_named(form: str) -> None
     pages = next(check for check in findings.failed if check.id == "N-PAGES:r1-pages")
     assert "80 GiB in pages of 1 GiB on node 0" in pages.observed and R1_PAGES in pages.evidence[0].where
     unpinned = next(check for check in findings.failed if check.id == f"N-UNPINNED:{R1}")
+    twice = next(check for check in findings.failed if check.id == f"N-CPU-TWICE:{R2_ISOLATE}")
+    assert f"{R2_ISOLATE[:-1]}2" in twice.observed  # the guest that Nova then gave the same CPUs
     assert unpinned.guest == R1 and any("pins none" in item.value for item in unpinned.evidence)
 
 
@@ -385,7 +392,7 @@ def test_exit_codes_and_forms_of_output(capsys: pytest.CaptureFixture[str], tmp_
     assert main(["lint", "nova", broken_file, "--sarif"]) == 1
     run = json.loads(capsys.readouterr().out)["runs"][0]
     assert run["tool"]["driver"]["name"] == "evenkeel lint nova"
-    assert len(run["results"]) == 8 and len(run["tool"]["driver"]["rules"]) == len(FAULTS)
+    assert len(run["results"]) == 11 and len(run["tool"]["driver"]["rules"]) == len(FAULTS)
     assert all(run["tool"]["driver"]["rules"][one["ruleIndex"]]["id"] == one["ruleId"] for one in run["results"])
     known = [word for fault in FAULTS for word in ("--accept", fault.id)]
     assert main(["lint", "nova", broken_file, *known]) == 0

@@ -62,7 +62,8 @@ FAULTS: tuple[Fault, ...] = (
         "no CPU is pinned twice",
         "two vCPUs take turns on one CPU, and each waits for the other",
         "move one of the two; free the CPU in the books by restarting nova-compute of that host",
-        "nova/objects/numa.py: pin_cpus refuses it, the database does not",
+        "nova/objects/numa.py: pin_cpus refuses it, but pin_cpus_with_siblings (isolate) pins nothing at all for CPUs "
+        "that are in no core of the node, so that the next guest there is given the same",
         r"CPU \d+ is .*'s and .*'s$|two vCPUs of cell \d+ are on one CPU",
     ),
     Fault(
