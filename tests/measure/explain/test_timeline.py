@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 from evenkeel.documents.explanation import Kind
 from evenkeel.measure.explain.charge import SVM_EXITS, Scene, charges, explain
 from evenkeel.measure.explain.clocks import Clock, host_clock
-from evenkeel.measure.explain.timeline import GuestTimeline, guest_timeline, host_timeline
+from evenkeel.measure.explain.timeline import RUNS, GuestTimeline, guest_timeline, host_timeline
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe import recording
 from evenkeel.probe.trace import tracefs
@@ -69,6 +70,19 @@ def fetched(answer: dict[str, Any]) -> Trace:
     return make_trace(pages, answer["formats"], answer["header_page"])
 
 
+def scene_of(trace: Trace, clock: Clock, tid: int) -> Scene:
+    """Of a thread that stands in for a vCPU, without a guest in it."""
+    nothing = trace.table("ftrace/print")["at"][:0]
+    return Scene(
+        host=host_timeline(trace, clock, tid),
+        guest=GuestTimeline(nothing, nothing, {}, {}),
+        tid=tid,
+        home=frozenset({CPU}),
+        family=frozenset(),
+        exit_names=SVM_EXITS,
+    )
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="real-time tasks and tracefs are for root")
 def test_a_better_task_is_charged_for_what_it_took() -> None:
     # A mount of this process alone has no other path for another process.
@@ -106,14 +120,7 @@ def test_a_better_task_is_charged_for_what_it_took() -> None:
         if text.startswith("hog ")
     ]
     assert [text for _, text in marks] == ["hog begin", "hog end"] * 3
-    scene = Scene(
-        host=host_timeline(trace, clock, victim.pid),
-        guest=GuestTimeline(trace.table("ftrace/print")["at"][:0], trace.table("ftrace/print")["at"][:0], {}, {}),
-        tid=victim.pid,
-        home=frozenset({CPU}),
-        family=frozenset(),
-        exit_names=SVM_EXITS,
-    )
+    scene = scene_of(trace, clock, victim.pid)
     over = []
     for (begin, _), (end, _) in zip(marks[::2], marks[1::2], strict=True):
         found = {
@@ -125,6 +132,45 @@ def test_a_better_task_is_charged_for_what_it_took() -> None:
     assert min(over) <= 4 * MS, over
     outside = explain(scene, marks[1][0] + 20 * MS, marks[2][0] - 20 * MS)
     assert not any(part.who == "the-hog" for part in outside)
+
+
+LESSER = f"""
+import os
+open("/proc/self/comm", "w").write("the-lesser")
+os.sched_setaffinity(0, {{{CPU}}})
+os.setpriority(os.PRIO_PROCESS, 0, -20)
+print("ready", flush=True)
+while True: pass
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.getuid() != 0, reason="real-time tasks and tracefs are for root")
+def test_a_lesser_task_that_gets_its_share_of_a_spinner_is_throttling() -> None:
+    """The kernel takes the CPU from a FIFO task that never sleeps: by the fair server, before 6.12 by throttling."""
+    pipes: Any = {"stdout": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen([sys.executable, "-c", VICTIM], **pipes) as victim,
+        subprocess.Popen([sys.executable, "-c", LESSER], **pipes) as lesser,
+    ):
+        try:
+            for one in (victim, lesser):
+                assert one.stdout and one.stdout.readline() == "ready\n"
+            answer = recording.record(
+                4.0,
+                {"sched/sched_switch": "", "sched/sched_waking": ""},
+                on_progress=lambda done, total, what: os.kill(victim.pid, signal.SIGUSR1) if not done else None,
+            )
+        finally:
+            victim.kill()
+            lesser.kill()
+    trace = fetched(answer)
+    scene = scene_of(trace, host_clock(trace, answer["marks"]), victim.pid)
+    ran = scene.host.thread
+    spun = [int(at) for at, what in zip(ran.at, ran.what, strict=True) if what == RUNS]
+    found = {(charge.kind, charge.who): charge.ns for charge in charges(explain(scene, spun[0], spun[-1]))}
+    assert found[Kind.throttled, "the-lesser"] > MS, found
+    assert (Kind.waits, "the-lesser") not in found
 
 
 def test_noise_and_samples_of_a_recorded_guest() -> None:
