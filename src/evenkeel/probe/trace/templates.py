@@ -154,7 +154,7 @@ def _begin(select: Select) -> Assembler:
 
 def _end(asm: Assembler) -> bytes:
     asm.label("out")
-    asm.mov(R0, 0)
+    asm.mov(R0, asm.result)
     asm.exit()
     return asm.code()
 
