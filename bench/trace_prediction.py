@@ -85,7 +85,7 @@ def factor(case: Case, kind: str, source: str, loop_ns: float) -> float:
     ended.set()
     thread.join()
     question.trace_close()
-    return max(1.0, (timed["ns_per_run"] - TIMING_NS) / loop_ns) if timed else 1.0
+    return max(1.0, (timed["ns_per_run"] - TIMING_NS) / loop_ns) if timed and loop_ns else 1.0
 
 
 def measured(case: Case, kind: str, source: str) -> float:

@@ -40,6 +40,14 @@ def test_a_kept_recording_is_explained(kept: Path, tmp_path: Path, capsys: pytes
     assert b"hog" in drawn.read_bytes() and b"8000 us late" in drawn.read_bytes()
 
 
+def test_it_is_one_of_the_questions_of_trace(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan.json", "plc", "--from", str(kept), "--over", "1ms", "--json"]
+    assert main(["spikes", *words]) == 0
+    said = capsys.readouterr().out
+    assert main(["trace", "explain", *words]) == 0
+    assert capsys.readouterr().out == said
+
+
 def test_what_is_printed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms"]) == 0
     said = capsys.readouterr().out
