@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from evenkeel.documents.answer import Question
 from evenkeel.machines.local import LocalMachine
 from evenkeel.measure.trace import planner
-from evenkeel.measure.trace.ask import TIMING_NS
 from evenkeel.measure.trace.calibration import Calibration
 from evenkeel.probe.trace import question
 from evenkeel.probe.trace.calibrate import call_loop
@@ -85,7 +84,7 @@ def factor(case: Case, kind: str, source: str, loop_ns: float) -> float:
     ended.set()
     thread.join()
     question.trace_close()
-    return max(1.0, (timed["ns_per_run"] - TIMING_NS) / loop_ns) if timed and loop_ns else 1.0
+    return max(1.0, timed["ns_per_run"] / loop_ns) if timed and loop_ns else 1.0
 
 
 def measured(case: Case, kind: str, source: str) -> float:
