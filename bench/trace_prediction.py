@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from evenkeel.documents.answer import Question
 from evenkeel.machines.local import LocalMachine
 from evenkeel.measure.trace import planner
-from evenkeel.measure.trace.ask import TIMING_NS
 from evenkeel.measure.trace.calibration import Calibration
 from evenkeel.probe.trace import question
 from evenkeel.probe.trace.calibrate import call_loop
@@ -85,18 +84,16 @@ def factor(case: Case, kind: str, source: str, loop_ns: float) -> float:
     ended.set()
     thread.join()
     question.trace_close()
-    return max(1.0, (timed["ns_per_run"] - TIMING_NS) / loop_ns) if timed else 1.0
+    return max(1.0, timed["ns_per_run"] / loop_ns) if timed and loop_ns else 1.0
 
 
-def measured(case: Case, kind: str, source: str) -> float:
-    """Nanoseconds that a turn takes longer."""
-    base = chunk_ns(case)
+def with_it(case: Case, kind: str, source: str) -> float:
+    """Nanoseconds of a turn while the question is asked."""
     question.trace_start({"kind": kind, "events": [case.event], "by": "process", "ring_bytes": 1 << 23}, source)
     try:
-        found = chunk_ns(case)
+        return chunk_ns(case)
     finally:
         question.trace_close()
-    return found - min(base, chunk_ns(case))
 
 
 def main() -> int:
@@ -116,14 +113,15 @@ def main() -> int:
         known = Calibration(stack.enter_context(LocalMachine().probe()))
         each = {(one.kind, planner.loop_of(one)): known.each(one) for _, one, _ in asked}
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    found: list[list[float]] = [[] for _ in asked]
+    base, found = dict[str, float](), [float("inf")] * len(asked)  # each by its quietest round
     for _ in range(wish.rounds):
         for number, (case, one, source) in enumerate(asked):
-            found[number].append(measured(case, one.kind, source))
+            base[case.name] = min(base.get(case.name, float("inf")), chunk_ns(case))
+            found[number] = min(found[number], with_it(case, one.kind, source))
     rows: list[dict[str, Any]] = []
-    for (case, one, source), all_ in zip(asked, found, strict=True):
+    for (case, one, source), turn_ns in zip(asked, found, strict=True):
         cost = each[one.kind, planner.loop_of(one)][source]
-        truth = statistics.median(all_)
+        truth = turn_ns - base[case.name]
         predictions = {case.name: cost.other_ns if case.others else cost.ns}
         if not case.event.startswith("syscalls:") and source != "perf":
             predictions[f"{case.name}, again"] = cost.ns * factor(case, one.kind, source, cost.ns)

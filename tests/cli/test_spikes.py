@@ -65,6 +65,14 @@ def test_explanations_of_version_1_are_still_read(kept: Path, tmp_path: Path) ->
     assert "Over time" not in render_explanation(found)
 
 
+def test_it_is_one_of_the_questions_of_trace(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan.json", "plc", "--from", str(kept), "--over", "1ms", "--json"]
+    assert main(["spikes", *words]) == 0
+    said = capsys.readouterr().out
+    assert main(["trace", "explain", *words]) == 0
+    assert capsys.readouterr().out == said
+
+
 def test_what_is_printed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms"]) == 0
     said = capsys.readouterr().out

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evenkeel.cli.spikes import spikes
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
@@ -340,6 +342,10 @@ def _calibrate(probe: Probe, rows: list[dict[str, Any]]) -> None:
             row["ns_per_event"] = event[row["source"]].ns
         if row["source"] in call and row["works"]:
             row["ns_per_call"], row["ns_per_other_call"] = call[row["source"]].ns, call[row["source"]].other_ns
+
+
+# Why was this guest late?  The same command as `evenkeel spikes`, at home among the other questions.
+app.command(name="explain")(spikes)
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------

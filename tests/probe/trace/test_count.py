@@ -19,7 +19,7 @@ import pytest
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, calibrate, capabilities, question, sources, syscalls, tracefs
-from tests.probe.trace.load import caller
+from tests.probe.trace.load import caller, with_tracefs
 
 GETUID = "syscalls:sys_enter_getuid"
 #: What must work on any kernel that tests run on: nothing here patches kernel text.
@@ -35,12 +35,6 @@ def _nothing_stays() -> Iterator[None]:
 
 def ask(kind: str, source: str, **more: Any) -> None:
     question.trace_start({"kind": kind, "events": [GETUID], **more}, source)
-
-
-def with_tracefs(*argv: str) -> list[str]:
-    """The oracles want tracefs mounted: in a mount namespace of their own, so that there is nothing to put back."""
-    script = 'test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "sh", *argv]
 
 
 def bpftrace_count(event: str, pid: int) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import exits, question, tracefs
-from tests.probe.trace.test_count import bpftrace_count, with_tracefs
+from tests.probe.trace.load import with_tracefs
+from tests.probe.trace.test_count import bpftrace_count
 from tests.probe.trace.vm import TinyGuest, tiny_guest
 
 ASKED = {"kind": "exits", "events": [exits.EVENT], "guest": "ek-exits"}

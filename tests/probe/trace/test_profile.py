@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.trace import question, stacks
-from tests.probe.trace.test_count import with_tracefs
+from tests.probe.trace.load import with_tracefs
 
 #: Seven parts of its CPU time in crc32 of libz, three in compression by libbz2.
 WORK = """

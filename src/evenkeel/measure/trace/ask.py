@@ -200,11 +200,14 @@ TIMING_NS, _FEWEST_RUNS = 15.0, 50
 
 
 def _event_ns(question: Question, found: dict[str, Any]) -> float | None:
-    """What the kernel timed of one event; None where runs are no events, as those for other system calls."""
+    """What the kernel timed of one event; None where runs are no events, as those for other system calls.
+
+    With the timing: it stands for the way to the program and back, which takes about as long and is not timed.
+    """
     timed = found["cost"]
     if not timed or timed["runs"] < _FEWEST_RUNS or any(one.startswith("syscalls:") for one in question.events):
         return None
-    return max(0.0, float(timed["ns_per_run"]) - TIMING_NS)
+    return float(timed["ns_per_run"])
 
 
 def _timed(found: dict[str, Any]) -> TraceCost:

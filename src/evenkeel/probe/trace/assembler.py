@@ -53,6 +53,8 @@ class Assembler:
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []
         self._fresh = 0
+        #: What the program shall give back in the end; whoever ends it puts it into R0.
+        self.result = 0
 
     def _emit(self, opcode: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> None:
         if not -0x8000 <= offset <= 0x7FFF:

@@ -99,6 +99,7 @@ class _Probe(Hook):
     """A probe of perf: kprobe or uprobe."""
 
     _pmu = ""
+    result = 1
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         super().__init__(event, cpus, process)

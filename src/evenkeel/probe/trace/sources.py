@@ -42,6 +42,9 @@ class Hook:
     """A place where a program runs at each event.  :meth:`load` once, then :meth:`attach` as often as wanted."""
 
     name = ""
+    #: What its programs give back.  On an event of perf 0 hides the event from all other users of perf; a trampoline
+    #: takes nothing but 0.
+    result = 0
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """``cpus``: only what happens there; ``process``: only what its threads do; None: everything.
@@ -56,6 +59,7 @@ class Hook:
 
     def select(self, asm: Assembler) -> None:
         """Code that jumps to "out" when it is not this event, not on one of the CPUs, or somebody else."""
+        asm.result = self.result
         if self.process is not None:
             asm.call(bpf.HELPERS["get_current_pid_tgid"])
             asm.alu("rsh", R0, 32)
@@ -207,6 +211,7 @@ class Tracepoint(Hook):
     """A program that gets the event's record, as perf would; its fields are a promise of the kernel.  Since 4.7."""
 
     name = "tracepoint"
+    result = 1
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         super().__init__(event, cpus, process)

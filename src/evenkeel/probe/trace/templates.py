@@ -154,7 +154,7 @@ def _begin(select: Select) -> Assembler:
 
 def _end(asm: Assembler) -> bytes:
     asm.label("out")
-    asm.mov(R0, 0)
+    asm.mov(R0, asm.result)
     asm.exit()
     return asm.code()
 
@@ -296,8 +296,11 @@ def top(numbers: Map, table: Table, key: Value | None, select: Select) -> bytes:
     return _end(asm)
 
 
-def _add_row(asm: Assembler, numbers: Map, rows: Map, at_key: int, at_value: int) -> None:
-    """Add the count on the stack to the row of the key on the stack; without a place its events are lost."""
+def _add_row(asm: Assembler, numbers: Map, rows: Map, at_key: int, at_value: int, *, lost: str | None = None) -> None:
+    """Add the count on the stack to the row of the key on the stack; without a place its events are lost.
+
+    ``lost``: where it goes on then.
+    """
     add, done = asm.fresh("add"), asm.fresh("added")
     _lookup(asm, rows, at_key)
     asm.jump_if(R0, "!=", 0, add)
@@ -306,7 +309,7 @@ def _add_row(asm: Assembler, numbers: Map, rows: Map, at_key: int, at_value: int
     _lookup(asm, rows, at_key)  # another CPU may have been faster
     asm.jump_if(R0, "!=", 0, add)
     _bump(asm, numbers, LOST, at_value)
-    asm.jump(done)
+    asm.jump(lost or done)
     asm.label(add)
     asm.load(8, R1, R10, at_value)
     asm.add_atomic(8, R0, 0, R1)
@@ -629,18 +632,7 @@ def stacks(numbers: Map, traces: Map, second: Map, counts: Map, select: Select) 
         asm.store(4, R10, place, R0)
     _command(asm, at_key + 16)
     asm.store(8, R10, at_one, 1)
-    _lookup(asm, counts, at_key)
-    asm.jump_if(R0, "!=", 0, "add")
-    _insert(asm, counts, at_key, at_one)
-    asm.jump_if(R0, "==", 0, "counted")
-    _lookup(asm, counts, at_key)
-    asm.jump_if(R0, "!=", 0, "add")
-    _bump(asm, numbers, LOST)
-    asm.jump("out")
-    asm.label("add")
-    asm.mov(R1, 1)
-    asm.add_atomic(8, R0, 0, R1)
-    asm.label("counted")
+    _add_row(asm, numbers, counts, at_key, at_one, lost="out")
     _bump(asm, numbers, EVENTS)
     asm.jump("out")
     asm.label("no place")
