@@ -1,7 +1,7 @@
-"""The story of docs/tutorial/a-missed-deadline.md, lived through: late samples, their cause, the doctor, the cure.
+"""The story of docs/how-to/from-miss-to-cure.md, lived through: late samples, their cause, the doctor, the cure.
 
 Run by the verbs, as a reader does it.  No latency is asserted, it is emulated; who took the time is.  What it saw is
-printed, and appended to the file STORY, from which the numbers of the page are.
+printed, and appended to the file STORY.
 """
 
 from __future__ import annotations
