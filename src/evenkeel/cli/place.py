@@ -58,7 +58,8 @@ def register(app: typer.Typer) -> None:
 
         evenkeel place --check placement.json
 
-        Exit code 1: a guest has no place, or the placement that was checked does not hold.
+        Exit code 1: a guest has no place, standby is wanted and was not found, or the placement that was checked does
+        not hold.
         """
         from evenkeel.cli import files
         from evenkeel.cli import output as console
@@ -85,7 +86,7 @@ def register(app: typer.Typer) -> None:
         elif output != "-":
             print_placement(placed, guest)
         refused = [one for one in placed.refused if guest in (None, one.name)]
-        return 1 if refused else 0
+        return 1 if refused or (board.standby and not placed.standby and guest is None) else 0
 
 
 def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float) -> Board:
@@ -104,6 +105,7 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None) -> F
     from evenkeel.placement_check import check_placement
     from evenkeel.plan.fleet.moves import place_anew
     from evenkeel.plan.fleet.site import place_all, place_one
+    from evenkeel.plan.fleet.standby import gaps_of, place_with_standby
 
     count = len(board.waiting)
     with output.progress(f"placing {count} guest{'s' * (count != 1)} on {len(board.hosts)} hosts") as on_progress:
@@ -115,10 +117,15 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None) -> F
         on: OnGap = on_gap
         if moves is not None:
             placed = place_anew(board, moves, on_gap=on)
+        elif guest is None and board.standby:
+            placed = place_with_standby(board, clock=monotonic, on_gap=on)
         elif guest is None:
             placed = place_all(board, clock=monotonic, on_gap=on)
         else:
             placed = place_one(board, guest, clock=monotonic, on_gap=on)
+    if board.standby and not placed.standby:
+        for gap in gaps_of(placed):
+            output.warn(f"no standby found: {gap}")
     broken = check_placement(placed.model_dump(mode="json"))
     assert not broken, f"a placement that does not hold: {'; '.join(broken[:5])}"
     return placed
@@ -185,6 +192,8 @@ def print_placement(plan: FleetPlan, guest: str | None = None) -> None:
         text = f"{len(plan.seats)} of {count} guest{'s' * (count != 1)} placed"
         if plan.bound is not None and plan.bound > 0:
             text += f", worth {plan.value} of at most {plan.bound:.0f} ({100 * plan.value / plan.bound:.2f} %)"
+        if plan.standby:
+            text += ", any one host may fail"
         console.print(f"{text}; {plan.method}", style="bold", soft_wrap=True)
 
 
