@@ -38,7 +38,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_place_shows_saves_and_checks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["place", "site.yaml", *FACTS, "-o", "placement.json"]) == 0
+    assert main(["place", "site.yaml", *FACTS, "-o", "placement.json", "--picture", "fleet.svg"]) == 0
+    assert (folder / "fleet.svg").read_text().startswith("<svg")
     out = capsys.readouterr().out
     assert "5 of 5 guests placed, worth 34 of at most 34 (100.00 %); integer program over 3 hosts" in out
     assert "plc1" in out and "(empty: " in out

@@ -42,6 +42,10 @@ def register(app: typer.Typer) -> None:
         seconds: Annotated[
             float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
         ] = 60.0,
+        picture: Annotated[
+            str | None,
+            typer.Option("--picture", metavar="FILE", help="Draw hosts, nodes, cores and moves as SVG here."),
+        ] = None,
         check: Annotated[
             str | None,
             typer.Option("--check", metavar="FILE", help="Check a saved placement (FleetPlan) instead; - is stdin."),
@@ -52,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
         evenkeel place site.yaml plc
 
-        evenkeel place site.yaml -o placement.json
+        evenkeel place site.yaml -o placement.json --picture placement.svg
 
         evenkeel place site.yaml --keep plan.json --moves 10
 
@@ -81,6 +85,10 @@ def register(app: typer.Typer) -> None:
             placed = solve(board, guest, moves)
         if output:
             files.save_document(output, placed)
+        if picture:
+            from evenkeel.report.fleet import fleet_svg
+
+            files.save_text(picture, fleet_svg(placed))
         if as_json and output != "-":
             console.emit_json(placed)
         elif output != "-":
