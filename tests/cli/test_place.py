@@ -107,6 +107,15 @@ def test_capacity_and_owners(folder: Path, capsys: pytest.CaptureFixture[str]) -
     }
 
 
+def test_the_fewest_hosts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "site.yaml").write_text(
+        SITE.replace("place: {apart: [plc], ", "place: {").replace("vcpus: 16", "vcpus: 8")
+    )
+    assert main(["place", "site.yaml", *FACTS, "--fewest"]) == 0
+    assert "5 of 5 guests placed; 1 hosts are used, 1 are needed at least" in capsys.readouterr().out
+    assert main(["place", "site.yaml", *FACTS, "--fewest", "--moves", "1"]) == 2
+
+
 def test_standby_of_a_site(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "site.yaml").write_text(SITE.replace("place: {apart: [plc], ", "place: {") + "placing: {standby: true}\n")
     assert main(["place", "site.yaml", *FACTS]) == 0

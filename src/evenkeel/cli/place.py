@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option("--moves", metavar="NUMBER", min=0, help="Let so many guests move where that makes room."),
         ] = None,
+        fewest: Annotated[bool, typer.Option("--fewest", help="Use as few hosts as can be.")] = False,
         seconds: Annotated[
             float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
         ] = 60.0,
@@ -74,15 +75,20 @@ def register(app: typer.Typer) -> None:
             return _check(check, as_json)
         if site is None:
             raise WrongInput("a site is needed", hint="evenkeel place SITE [GUEST], or evenkeel place --check FILE")
-        if guest is not None and moves is not None:
+        if guest is not None and (moves is not None or fewest):
             raise WrongInput(
-                "--moves is for the whole site", hint=f"leave out {guest}: all guests that wait are placed"
+                f"{'--fewest' if fewest else '--moves'} is for the whole site",
+                hint=f"leave out {guest}: all guests that wait are placed",
             )
+        if fewest and moves is not None:
+            raise WrongInput("--fewest does not go with --moves", hint="take one of them")
         wanted = files.load_site(site)
+        if fewest and wanted.placing.standby:
+            raise WrongInput("--fewest does not go with standby", hint="leave one of them out")
         kept = files.load_document(Plan, keep) if keep else None
         with files.placed_in(site):
             board = board_of(wanted, facts or (), kept, seconds)
-            placed = solve(board, guest, moves)
+            placed = solve(board, guest, moves, fewest=fewest)
         if output:
             files.save_document(output, placed)
         if picture:
@@ -105,14 +111,14 @@ def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float
     return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
 
 
-def solve(board: Board, guest: str | None = None, moves: int | None = None) -> FleetPlan:
+def solve(board: Board, guest: str | None = None, moves: int | None = None, *, fewest: bool = False) -> FleetPlan:
     """Place, with progress, and check what comes out.  Raises AssertionError when the checker finds a fault."""
     from time import monotonic
 
     from evenkeel.cli import output
     from evenkeel.placement_check import check_placement
     from evenkeel.plan.fleet.moves import place_anew
-    from evenkeel.plan.fleet.site import place_all, place_one
+    from evenkeel.plan.fleet.site import place_all, place_on_fewest, place_one
     from evenkeel.plan.fleet.standby import gaps_of, place_with_standby
 
     count = len(board.waiting)
@@ -123,7 +129,9 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None) -> F
             on_progress(int(share), 100, f" value {best or 0:.0f} of at most {bound:.0f}")
 
         on: OnGap = on_gap
-        if moves is not None:
+        if fewest:
+            placed = place_on_fewest(board, clock=monotonic, on_gap=on)
+        elif moves is not None:
             placed = place_anew(board, moves, on_gap=on)
         elif guest is None and board.standby:
             placed = place_with_standby(board, clock=monotonic, on_gap=on)
