@@ -125,6 +125,10 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None, *, f
     with output.progress(f"placing {count} guest{'s' * (count != 1)} on {len(board.hosts)} hosts") as on_progress:
 
         def on_gap(spent: float, best: float | None, bound: float) -> None:
+            if fewest:  # counted downwards
+                most = f"at most {-best:.0f}" if best is not None else "?"
+                on_progress(0, 0, f" {most} hosts, at least {-bound:.0f}")
+                return
             share = 100.0 * best / bound if best is not None and bound > 0 else 0.0
             on_progress(int(share), 100, f" value {best or 0:.0f} of at most {bound:.0f}")
 

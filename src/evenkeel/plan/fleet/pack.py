@@ -1,9 +1,9 @@
 """A whole set of guests on a whole fleet, worth as much as can be: who goes where, and how near to the bound that is.
 
 Guests are counted by type and CPUs by number, so the integer program is small; it is exact all the same.  First comes a
-greedy answer, then the program; above :data:`LARGE` hosts the fleet is solved in pods, and then again and again in
-neighbourhoods of the hosts that have most left over.  Whoever is of higher priority is placed first, whatever it costs
-the others.
+greedy answer, then the program; more than :data:`LARGE` hosts are solved in pods, one after the other, and what is left
+over then gets a last look at the whole fleet.  Whoever is of higher priority is placed first, whatever it costs the
+others.
 """
 
 from __future__ import annotations
