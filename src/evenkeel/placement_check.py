@@ -51,6 +51,8 @@ def check_placement(plan: dict[str, Any]) -> list[str]:
     found += _check_groups(guests, seats, hosts)
     found += _check_stay(guests, seats)
     found += _check_limits(plan, on, hosts)
+    if plan.get("standby"):
+        found += _check_standby(plan, on)
     return found
 
 
@@ -456,6 +458,29 @@ def _check_limits(plan: dict[str, Any], on: dict[str, list[str]], hosts: dict[st
         power = sum(hosts[host].data.get("power_watts") or 0 for host in on)
         if power > budget:
             found.append(f"the hosts take {power} W, {budget} W is the most")
+    return found
+
+
+def _check_standby(plan: dict[str, Any], on: dict[str, list[str]]) -> list[str]:
+    """For every host that has guests: a placement without it, in which nobody else moves."""
+    found = []
+    instead = {one["host"]: one["seats"] for one in plan.get("failover", ())}
+    tied = {guest["name"]: guest.get("hosts") for guest in plan["guests"]}
+    for host in sorted(on):
+        here = {seat["name"] for seat in plan["seats"] if seat["host"] == host}
+        lost = {name for name in here if list(tied.get(name) or ()) != [host]}
+        new = instead.get(host, [])
+        if {seat["name"] for seat in new} != lost:
+            missing = sorted(lost - {seat["name"] for seat in new})
+            found.append(f"if {host} fails, there is no room for {', '.join(missing) or 'others than its guests'}")
+            continue
+        after = {
+            "hosts": [{**one, "drained": one.get("drained") or one["name"] == host} for one in plan["hosts"]],
+            "guests": [{**one, "now": None} for one in plan["guests"] if one["name"] not in here - lost],
+            "seats": [seat for seat in plan["seats"] if seat["host"] != host] + list(new),
+            "refused": plan.get("refused", ()),
+        }
+        found += [f"if {host} fails: {text}" for text in check_placement(after)]
     return found
 
 

@@ -35,9 +35,18 @@ def register(app: typer.Typer) -> None:
         keep: Annotated[
             str | None, typer.Option("--keep", metavar="PLAN", help="Leave guests where this older plan has them.")
         ] = None,
+        moves: Annotated[
+            int | None,
+            typer.Option("--moves", metavar="NUMBER", min=0, help="Let so many guests move where that makes room."),
+        ] = None,
+        fewest: Annotated[bool, typer.Option("--fewest", help="Use as few hosts as can be.")] = False,
         seconds: Annotated[
             float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
         ] = 60.0,
+        picture: Annotated[
+            str | None,
+            typer.Option("--picture", metavar="FILE", help="Draw hosts, nodes, cores and moves as SVG here."),
+        ] = None,
         check: Annotated[
             str | None,
             typer.Option("--check", metavar="FILE", help="Check a saved placement (FleetPlan) instead; - is stdin."),
@@ -48,11 +57,14 @@ def register(app: typer.Typer) -> None:
 
         evenkeel place site.yaml plc
 
-        evenkeel place site.yaml -o placement.json
+        evenkeel place site.yaml -o placement.json --picture placement.svg
+
+        evenkeel place site.yaml --keep plan.json --moves 10
 
         evenkeel place --check placement.json
 
-        Exit code 1: a guest has no place, or the placement that was checked does not hold.
+        Exit code 1: a guest has no place, standby is wanted and was not found, or the placement that was checked does
+        not hold.
         """
         from evenkeel.cli import files
         from evenkeel.cli import output as console
@@ -63,19 +75,32 @@ def register(app: typer.Typer) -> None:
             return _check(check, as_json)
         if site is None:
             raise WrongInput("a site is needed", hint="evenkeel place SITE [GUEST], or evenkeel place --check FILE")
+        if guest is not None and (moves is not None or fewest):
+            raise WrongInput(
+                f"{'--fewest' if fewest else '--moves'} is for the whole site",
+                hint=f"leave out {guest}: all guests that wait are placed",
+            )
+        if fewest and moves is not None:
+            raise WrongInput("--fewest does not go with --moves", hint="take one of them")
         wanted = files.load_site(site)
+        if fewest and wanted.placing.standby:
+            raise WrongInput("--fewest does not go with standby", hint="leave one of them out")
         kept = files.load_document(Plan, keep) if keep else None
         with files.placed_in(site):
             board = board_of(wanted, facts or (), kept, seconds)
-            placed = solve(board, guest)
+            placed = solve(board, guest, moves, fewest=fewest)
         if output:
             files.save_document(output, placed)
+        if picture:
+            from evenkeel.report.fleet import fleet_svg
+
+            files.save_text(picture, fleet_svg(placed))
         if as_json and output != "-":
             console.emit_json(placed)
         elif output != "-":
             print_placement(placed, guest)
         refused = [one for one in placed.refused if guest in (None, one.name)]
-        return 1 if refused else 0
+        return 1 if refused or (board.standby and not placed.standby and guest is None) else 0
 
 
 def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float) -> Board:
@@ -86,26 +111,41 @@ def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float
     return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
 
 
-def solve(board: Board, guest: str | None = None) -> FleetPlan:
+def solve(board: Board, guest: str | None = None, moves: int | None = None, *, fewest: bool = False) -> FleetPlan:
     """Place, with progress, and check what comes out.  Raises AssertionError when the checker finds a fault."""
     from time import monotonic
 
     from evenkeel.cli import output
     from evenkeel.placement_check import check_placement
-    from evenkeel.plan.fleet.site import place_all, place_one
+    from evenkeel.plan.fleet.moves import place_anew
+    from evenkeel.plan.fleet.site import place_all, place_on_fewest, place_one
+    from evenkeel.plan.fleet.standby import gaps_of, place_with_standby
 
     count = len(board.waiting)
     with output.progress(f"placing {count} guest{'s' * (count != 1)} on {len(board.hosts)} hosts") as on_progress:
 
         def on_gap(spent: float, best: float | None, bound: float) -> None:
+            if fewest:  # counted downwards
+                most = f"at most {-best:.0f}" if best is not None else "?"
+                on_progress(0, 0, f" {most} hosts, at least {-bound:.0f}")
+                return
             share = 100.0 * best / bound if best is not None and bound > 0 else 0.0
             on_progress(int(share), 100, f" value {best or 0:.0f} of at most {bound:.0f}")
 
         on: OnGap = on_gap
-        if guest is None:
+        if fewest:
+            placed = place_on_fewest(board, clock=monotonic, on_gap=on)
+        elif moves is not None:
+            placed = place_anew(board, moves, on_gap=on)
+        elif guest is None and board.standby:
+            placed = place_with_standby(board, clock=monotonic, on_gap=on)
+        elif guest is None:
             placed = place_all(board, clock=monotonic, on_gap=on)
         else:
             placed = place_one(board, guest, clock=monotonic, on_gap=on)
+    if board.standby and not placed.standby:
+        for gap in gaps_of(placed):
+            output.warn(f"no standby found: {gap}")
     broken = check_placement(placed.model_dump(mode="json"))
     assert not broken, f"a placement that does not hold: {'; '.join(broken[:5])}"
     return placed
@@ -172,6 +212,8 @@ def print_placement(plan: FleetPlan, guest: str | None = None) -> None:
         text = f"{len(plan.seats)} of {count} guest{'s' * (count != 1)} placed"
         if plan.bound is not None and plan.bound > 0:
             text += f", worth {plan.value} of at most {plan.bound:.0f} ({100 * plan.value / plan.bound:.2f} %)"
+        if plan.standby:
+            text += ", any one host may fail"
         console.print(f"{text}; {plan.method}", style="bold", soft_wrap=True)
 
 

@@ -190,6 +190,13 @@ class Move(Model):
     repin: bool = False
 
 
+class Failover(Model):
+    """Where the guests of a host go when it fails; all others stay where they are."""
+
+    host: str
+    seats: tuple[GuestSeat, ...] = ()
+
+
 class FleetPlan(Document):
     """Who runs where.  ``bound``: no placement whatever can be worth more; ``value``: what this one is worth."""
 
@@ -203,6 +210,7 @@ class FleetPlan(Document):
     max_hosts: int | None = Field(default=None, description="hosts that may be used at most")
     power_watts: int | None = Field(default=None, description="what all hosts that are used may take together")
     standby: bool = Field(default=False, description="whether there is room for the guests of any one host elsewhere")
+    failover: tuple[Failover, ...] = Field(default=(), description="where that room is, host by host")
     value: int = 0
     bound: float | None = None
     method: str = ""

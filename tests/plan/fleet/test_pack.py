@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Estimate, Limits, Packing, kinds_of, pack
+from evenkeel.plan.fleet.pack import Estimate, Limits, Packing, fewest_hosts, kinds_of, pack
 from evenkeel.plan.fleet.room import Room, fit
 from evenkeel.plan.fleet.table import Table
 from tests.plan.fleet import brute
@@ -144,6 +144,15 @@ def test_the_higher_priority_is_placed_whatever_it_costs_the_others() -> None:
     assert len(packed([host], [*small, guest("big", 4, value=1), guest("big2", 4, value=1)]).placed) == 5
     found = packed([host], [*small, guest("big", 4, value=1, priority=1), guest("big2", 4, value=1, priority=1)])
     assert sorted(found.placed) == ["big", "big2"]
+
+
+def test_as_few_hosts_as_can_be() -> None:
+    hosts = [fleets.host(index, cores=8) for index in range(5)]
+    many = [guest(f"g{n}", vcpus) for n, vcpus in enumerate((4, 4, 4, 4, 2, 2, 2, 2))]  # 24 cores; a node has 6
+    packing = fewest_hosts([Room(host) for host in hosts], many)
+    assert (packing.value, packing.bound) == (2, 2.0)
+    assert check_placement(document(hosts, many, packing).model_dump(mode="json")) == []
+    assert fewest_hosts([Room(host) for host in hosts], [*many, guest("big", 7)]).placed == {}
 
 
 def guest(name: str, vcpus: int, **more: Any) -> Request:

@@ -306,11 +306,12 @@ _CURE: Mapping[str, str] = {
 def _cures(rooms: Sequence[Room], request: Request, things: Sequence[Thing], barred: Barred | None) -> list[str]:
     """Changes of one thing that make it fit, those on most hosts first; then how much smaller it would have to be."""
     found: list[tuple[int, int, str]] = []
+    lacking = [(at, room) for at, room in enumerate(rooms) if not _fits(at, room, request, things, barred)]
     for order, thing in enumerate(things):
         sort, which = thing
         if sort in ("cores", "memory", "cells"):
             continue
-        some = [room.host for at, room in enumerate(rooms) if _fits(at, room, request, set(things) - {thing}, barred)]
+        some = [room.host for at, room in lacking if _fits(at, room, request, set(things) - {thing}, barred)]
         if some:
             function = _function(request.functions[int(which)]) if sort == "function" else ""
             text = _CURE[sort].format(

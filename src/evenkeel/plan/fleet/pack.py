@@ -1,9 +1,9 @@
 """A whole set of guests on a whole fleet, worth as much as can be: who goes where, and how near to the bound that is.
 
 Guests are counted by type and CPUs by number, so the integer program is small; it is exact all the same.  First comes a
-greedy answer, then the program; above :data:`LARGE` hosts the fleet is solved in pods, and then again and again in
-neighbourhoods of the hosts that have most left over.  Whoever is of higher priority is placed first, whatever it costs
-the others.
+greedy answer, then the program; more than :data:`LARGE` hosts are solved in pods, one after the other, and what is left
+over then gets a last look at the whole fleet.  Whoever is of higher priority is placed first, whatever it costs the
+others.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def pack(
     for level in levels or [0]:
         known = [kind for kind in kinds if kind.sample.priority >= level]
         left = None if limits.time_limit_s is None else max(1.0, limits.time_limit_s - (clock() - started))
-        model = _Model(rooms, known, limits, fixed, sitting)
+        model = Model(rooms, known, limits, fixed, sitting)
         start = None if fixed or model.capped else first_fit(rooms, known, sitting)
         found = model.solve(left, limits.gap, start, on_gap)
         best = replace(found, cut_short=found.cut_short or best.cut_short)
@@ -102,6 +102,34 @@ def pack(
     best.value = sum(kind.sample.value for kind in kinds for guest in kind.guests if guest.name in best.placed)
     best.method = f"integer program over {len(hosts)} hosts"
     return best
+
+
+def fewest_hosts(
+    rooms: Sequence[Room],
+    requests: Sequence[Request],
+    *,
+    sitting: Sequence[tuple[int, Request]] = (),
+    time_limit_s: float | None = 60.0,
+    on_gap: OnGap | None = None,
+) -> Packing:
+    """Place everybody on as few hosts as can be; nobody, where not all fit.
+
+    ``value`` is the number of hosts, ``bound`` how many are needed at least.
+    """
+    kinds = kinds_of(requests)
+    everybody = {at: len(kind.guests) for at, kind in enumerate(kinds)}
+    model = Model(rooms, kinds, Limits(max_hosts=len(rooms)), everybody, sitting)
+    program = model.program
+    program.gains = [0.0] * len(program.gains)
+    for column in model.used.values():
+        program.gains[column] = -1.0
+    solution = program.solve(time_limit_s=time_limit_s, on_gap=on_gap)
+    if not solution.feasible:
+        return Packing(method=f"integer program over {len(rooms)} hosts", cut_short=solution.cut_short)
+    placed = model.realise(model.counts(solution.values))
+    count = len({at for at, _ in placed.values()} | {at for at, _ in sitting})
+    bound = None if not model.complete else -solution.bound
+    return Packing(placed, count, bound, f"fewest of {len(rooms)} hosts", solution.cut_short)
 
 
 def _fill(
@@ -157,7 +185,7 @@ def _size(request: Request) -> tuple[int, int, int, str]:
     return -len(request.functions), -len(request.cells), -vcpus, request.name
 
 
-class _Model:
+class Model:
     """The integer program of some hosts and kinds, and the way back from its numbers to guests."""
 
     def __init__(
@@ -176,6 +204,7 @@ class _Model:
         self.complete = True  # every way of every guest is among the columns, so that the bound is one
         self.capped = limits.max_hosts is not None or limits.power_watts is not None
         self.sitting = sitting
+        self.used: dict[int, int] = {}  # host -> the column that says whether it is used, where that is counted
         self._build(limits, fixed)
 
     def _build(self, limits: Limits, fixed: Mapping[int, int]) -> None:
@@ -190,7 +219,7 @@ class _Model:
         groups: dict[tuple[str, str], int] = {}
         capped = self.capped
         named = any(kind.sample.hosts for kind in self.kinds)
-        used: dict[int, int] = {}
+        used = self.used
         known: dict[object, tuple[dict[Row, int], list[list[Way]]]] = {}
         homes: dict[tuple[str, int], int] = {}
         occupied = {at for at, _ in self.sitting}
@@ -257,13 +286,13 @@ class _Model:
         values = None if start is None else self._as_columns(start)
         solution = self.program.solve(time_limit_s=time_limit_s, gap=gap, start=values, on_gap=on_gap)
         bound = solution.bound if self.complete else None
-        counts = self._counts(solution.values)
+        counts = self.counts(solution.values)
         value = sum(self.kinds[number].sample.value * count for (number, _, _), count in counts)
         if start is not None and start.value > value:
             return replace(start, bound=bound, cut_short=solution.cut_short)
-        return Packing(self._realise(counts), value, bound, "", solution.cut_short)
+        return Packing(self.realise(counts), value, bound, "", solution.cut_short)
 
-    def _counts(self, values: Sequence[float]) -> list[tuple[tuple[int, int, Way], int]]:
+    def counts(self, values: Sequence[float]) -> list[tuple[tuple[int, int, Way], int]]:
         if not values:
             return []
         own = [round(values[at]) for at in self.ids]
@@ -286,7 +315,7 @@ class _Model:
                         values[found] += 1.0
         return values
 
-    def _realise(self, counts: Iterable[tuple[tuple[int, int, Way], int]]) -> dict[str, tuple[int, Spot]]:
+    def realise(self, counts: Iterable[tuple[tuple[int, int, Way], int]]) -> dict[str, tuple[int, Spot]]:
         placed: dict[str, tuple[int, Spot]] = {}
         next_of = [0] * len(self.kinds)
         functions: dict[int, tuple[FleetFunction, ...]] = {}

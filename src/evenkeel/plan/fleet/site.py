@@ -22,7 +22,7 @@ from evenkeel.plan.cores import PINNED, threads
 from evenkeel.plan.fleet.explain import refusal
 from evenkeel.plan.fleet.hosts import fleet_of
 from evenkeel.plan.fleet.name import cpus_of, seats_on
-from evenkeel.plan.fleet.pack import Clock, Limits, Packing, kinds_of, pack, table_with
+from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
 from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of
@@ -229,6 +229,21 @@ def _seat(host: FleetHost, request: Request, parts: Mapping[int, tuple[int, ...]
 def place_all(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
     """Everybody who waits is placed, as far as possible; the others stay."""
     packing = pack(board.rooms, board.waiting, board.limits, sitting=board.sitting, clock=clock, on_gap=on_gap)
+    return document(board, packing)
+
+
+def place_on_fewest(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
+    """Everybody on as few hosts as can be; as :func:`place_all` where not all fit, or where a fleet has limits."""
+    limit = board.limits.time_limit_s
+    limited = board.limits.max_hosts is not None or board.limits.power_watts is not None
+    packing = Packing()
+    if not limited:
+        packing = fewest_hosts(board.rooms, board.waiting, sitting=board.sitting, time_limit_s=limit, on_gap=on_gap)
+    if limited or len(packing.placed) < len(board.waiting):
+        return place_all(board, clock=clock, on_gap=on_gap)
+    needed = "?" if packing.bound is None else f"{packing.bound:.0f}"
+    packing.method = f"{packing.value} hosts are used, {needed} are needed at least"
+    packing.bound = None
     return document(board, packing)
 
 
