@@ -92,6 +92,18 @@ def test_a_plan_refuses_with_the_line_of_the_guest(folder: Path, capsys: pytest.
     assert "site.yaml:10" in err
 
 
+def test_a_guest_that_names_its_host_must_find_there_what_it_wishes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SITE.partition("guests:")[0] + "guests:\n  x: {host: c, vcpus: 1, memory: 1GiB, boot: {kernel: /k}%s}\n"
+    (folder / "site.yaml").write_text(text % ", place: {networks: [blue]}")
+    assert main(["plan", "site.yaml", *FACTS]) == 2
+    assert "guest x: it fits on none of 3 hosts: it may only be on c" in capsys.readouterr().err
+    (folder / "site.yaml").write_text(text % "")
+    assert main(["plan", "site.yaml", *FACTS]) == 0
+    assert "placing" not in capsys.readouterr().err, "there is nothing to choose"
+
+
 def test_capacity_and_owners(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capacity", "site.yaml", *FACTS, "--json"]) == 0
     found = {one["like"]: one for one in json.loads(capsys.readouterr().out)}

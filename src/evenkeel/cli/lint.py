@@ -242,9 +242,8 @@ def _lint_host(machine: str, only: frozenset[str], *, nfs: bool) -> Findings:
 def _lint_site(source: str, host: str | None, only: frozenset[str], *, nfs: bool) -> list[Findings]:
     """The plan's own definitions against the facts, as they will be when the plan is applied."""
     from evenkeel.cli import files
-    from evenkeel.cli.plan import gather_facts
+    from evenkeel.cli.plan import gather_facts, plan_hosts
     from evenkeel.errors import Where, WrongInput
-    from evenkeel.plan import make_plan
     from evenkeel.verify.hana import Guest, Host, lint
     from evenkeel.verify.hana.catalogue import HanaRule
     from evenkeel.verify.hana.domain import Element, parse_domain
@@ -255,7 +254,7 @@ def _lint_site(source: str, host: str | None, only: frozenset[str], *, nfs: bool
         raise WrongInput(f"--host {host}: of which host? the site has {len(site.hosts)}", hint="leave it out")
     known = {next(iter(site.hosts)): _facts(host)} if host else gather_facts(site, ())
     with files.placed_in(source):
-        plan = make_plan(site, known)
+        plan = plan_hosts(site, known, None)
 
     def guest_of(name: str) -> Guest:
         def place(rule: HanaRule, element: Element) -> Where:

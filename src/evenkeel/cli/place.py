@@ -152,11 +152,15 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None, *, f
 
 
 def settle_hosts(site: Site, known: dict[str, Facts], keep: Plan | None) -> tuple[Site, dict[str, Seats] | None]:
-    """For the verbs that plan: the site with a host for every guest, and seats; unchanged where each names its own.
+    """For the verbs that plan: the site with a host for every guest, and seats.
 
-    Raises WrongInput when a guest fits nowhere.
+    Unchanged where each names its own and wishes nothing that only placing knows.  Raises WrongInput when a guest fits
+    nowhere.
     """
-    if len(site.hosts) < 2 or all(wish.host for wish in site.guests.values()):
+    from evenkeel.documents.site import PlaceWish
+
+    named = len(site.hosts) < 2 or all(wish.host for wish in site.guests.values())
+    if named and all(wish.place == PlaceWish(owner=wish.place.owner) for wish in site.guests.values()):
         return site, None
     from evenkeel.plan.fleet import site as fleet
 

@@ -77,9 +77,8 @@ def _plan_of(source: str, site: Site, reports: list[StatusReport]) -> Plan | Non
     from evenkeel.apply import status as hosts
     from evenkeel.cli import output
     from evenkeel.cli.files import placed_in
-    from evenkeel.cli.plan import ask_facts
+    from evenkeel.cli.plan import ask_facts, plan_hosts
     from evenkeel.errors import Unreachable
-    from evenkeel.plan import make_plan
 
     facts = {}
     for name, wish in sorted(site.hosts.items()):
@@ -91,12 +90,19 @@ def _plan_of(source: str, site: Site, reports: list[StatusReport]) -> Plan | Non
     if not facts:
         return None
     only = next(iter(site.hosts)) if len(site.hosts) == 1 else None
+    # A guest whose host was chosen is where it is defined; where that is not known, it may be on a host that is silent.
+    defined = {one.guest: host for host, known in sorted(facts.items()) for one in known.definitions}
+    where = {name: guest.host or only or defined.get(name) for name, guest in site.guests.items()}
     here = {
         "hosts": {name: wish for name, wish in site.hosts.items() if name in facts},
-        "guests": {name: guest for name, guest in site.guests.items() if (guest.host or only) in facts},
+        "guests": {
+            name: guest.model_copy(update={"host": where[name]})
+            for name, guest in site.guests.items()
+            if where[name] in facts
+        },
     }
     with placed_in(source):
-        return make_plan(site.model_copy(update=here), facts)
+        return plan_hosts(site.model_copy(update=here), facts, None)
 
 
 def _print(reports: list[StatusReport]) -> None:

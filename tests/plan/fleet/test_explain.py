@@ -110,7 +110,7 @@ def test_a_drained_host_is_a_reason() -> None:
     assert ask(hosts).reasons == ("h00000, h00001 are drained",)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_reasons_are_there_if_and_only_if_it_fits_nowhere(seed: int) -> None:
     rng = Random(seed)
@@ -127,7 +127,7 @@ def test_reasons_are_there_if_and_only_if_it_fits_nowhere(seed: int) -> None:
 # -- how many more ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_capacity_is_what_packing_until_full_gives(seed: int) -> None:
     rng = Random(seed)

@@ -91,7 +91,7 @@ def test_a_drained_host_is_emptied_where_first_fit_leaves_guests_behind() -> Non
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0, 3))
 def test_never_more_moves_than_allowed_and_nobody_loses_a_place(seed: int, most: int) -> None:
     rng = Random(seed)

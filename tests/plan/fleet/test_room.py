@@ -25,7 +25,7 @@ def checked(host: FleetHost, placed: list[tuple[Request, Spot]]) -> list[str]:
     return check_placement(plan.model_dump(mode="json"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_a_guest_fits_if_and_only_if_brute_force_finds_a_seat(seed: int) -> None:
     rng = Random(seed)
@@ -36,7 +36,7 @@ def test_a_guest_fits_if_and_only_if_brute_force_finds_a_seat(seed: int) -> None
         assert checked(host, [(guest, spot)]) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_guests_one_after_the_other_are_accepted_by_the_checker(seed: int) -> None:
     rng = Random(seed)
@@ -50,7 +50,7 @@ def test_guests_one_after_the_other_are_accepted_by_the_checker(seed: int) -> No
     assert checked(host, placed) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_what_is_left_after_one_guest_is_what_brute_force_finds_left(seed: int) -> None:
     """Counting is exact: with the CPUs of the first guest free to choose, the second fits iff some choice lets it."""

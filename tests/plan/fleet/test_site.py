@@ -86,7 +86,7 @@ def some_guest(rng: Random) -> GuestWish:
     return guest(**wish, place=PlaceWish(**where))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_what_fits_the_fleet_is_planned_on_its_hosts(seed: int) -> None:
     rng = Random(seed)

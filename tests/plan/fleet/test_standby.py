@@ -56,7 +56,7 @@ def test_the_checker_sees_a_failover_that_is_none() -> None:
     assert any(f"if {host} fails: {taken['name']}: {host} is drained" in text for text in check_placement(data))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_any_standby_that_is_found_holds(seed: int) -> None:
     rng = Random(seed)
