@@ -198,7 +198,7 @@ def filled(nova: Nova, count: int, seed: int, time_limit_s: float) -> tuple[list
         rows.append(_row(name, "Evenkeel, all at once", hosts, guests, again.placed, best, packing_s))
         seats_table = Table(hosts)
         online_s, placed = cpu(_one_by_one, seats_table, guests)
-        rows.append(_row(name, "Evenkeel, one by one", hosts, guests, placed, best, online_s))
+        rows.append(_row(name, "Evenkeel, first fit", hosts, guests, placed, best, online_s))
         for how, packs in (("Nova, spread", False), ("Nova, pack", True)):
             rows.append(_nova_row(nova, name, how, packs, hosts, guests, best))
     nova.pack(False)

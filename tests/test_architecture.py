@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machines": {"documents", "errors", "probe"},
     # The engine knows nothing of why a value is set, so it may not look at the plan's rules.
     "apply": {"documents", "errors", "machines", "probe"},
-    "verify": {"documents", "errors", "machines", "probe", "plan", "apply"},
+    "verify": {"documents", "errors", "machines", "probe", "plan", "apply", "placement_check"},
     # Judges with verify, repairs with the steps of apply.
     "watch": {"documents", "errors", "machines", "probe", "plan", "apply", "verify"},
     "measure": {"documents", "errors", "machines", "probe", "plan", "apply", "verify"},

@@ -86,8 +86,9 @@ def check_options(page: Path, words: list[str]) -> None:
         found, rest = found.commands[rest[0]], rest[1:]
     if default := getattr(found, "default", None):  # a command whose name may be left out
         found = found.commands[default]
-    if "--" in rest:
-        rest = rest[: rest.index("--")]
+    for end in ("--", "|"):  # what comes after is another program's
+        if end in rest:
+            rest = rest[: rest.index(end)]
     known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
     known |= {"--help", "-h"}
     for word in rest:

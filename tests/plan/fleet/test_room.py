@@ -10,10 +10,11 @@ from bench import fleets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
+from evenkeel.documents.fleet import FleetFunction, FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
+from evenkeel.plan.fleet import room as room_module
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.room import Room, Spot, fit
+from evenkeel.plan.fleet.room import Room, Spot, fit, give_functions
 from tests.plan.fleet import brute
 
 GIB = 1 << 30
@@ -159,3 +160,25 @@ def test_a_defect_of_counting_would_be_seen() -> None:
         seats_on(host, [(guest.model_copy(update={"name": f"g{n}"}), spot) for n in range(16)])
     plan = FleetPlan(hosts=(host,), guests=(guest,), seats=(), refused=(Refusal(name="plc", reasons=()),))
     assert check_placement(plan.model_dump(mode="json")) == []
+
+
+def test_sets_of_nodes_that_are_alike_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 nodes with one function each, 8 cells that want 9 near: 12,870 sets of nodes, one answer."""
+    nodes = tuple(fleets.node(n, first=n * 4, cores=4, nodes=16, sockets=2, housekeeping=0) for n in range(16))
+    functions = tuple(FleetFunction(address=f"0000:{n + 1:02x}:00.0", node=n, pool="nic") for n in range(16))
+    request = Request.model_validate(
+        {
+            "name": "g",
+            "cells": [{"vcpus": 2, "memory_bytes": GIB}] * 8,
+            "functions": [{"pool": "nic", "count": 9}],
+        }
+    )
+    looks = []
+
+    def counted(*arguments: Any) -> tuple[str, ...] | None:
+        looks.append(1)
+        return give_functions(*arguments)
+
+    monkeypatch.setattr(room_module, "give_functions", counted)
+    assert fit(Room(FleetHost(name="h", nodes=nodes, functions=functions)), request) is None
+    assert len(looks) == 2  # wherever they are; then on the one sort of set that there is

@@ -331,6 +331,8 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
     best: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[str, ...]] | None = None
     tier: tuple[int, int] | None = None
     seen = 0
+    sorts = _sorts_of_nodes(room, fits)
+    refused: set[tuple[int, ...]] = set()  # sets of such nodes that do not do, whichever they are
     for spread, farthest, chosen in node_sets(_distances(room.host), count):
         if best is not None and (spread, farthest) != tier:
             break
@@ -338,12 +340,14 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
             continue
         if must >= 0 and all(nodes[at].id != must for at in chosen):
             continue
-        match = _match(fits, chosen)
-        if match is None:
+        like = tuple(sorted(sorts[at] for at in chosen))
+        if like in refused:
             continue
+        match = _match(fits, chosen)
         ids = [nodes[at].id for at in chosen]
-        functions = give_functions(room.functions, request, ids)
-        if functions is None:
+        functions = None if match is None else give_functions(room.functions, request, ids)
+        if match is None or functions is None:
+            refused.add(like)
             continue
         seen += 1
         far = _far(room, request, functions, ids)
@@ -361,6 +365,19 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
 
 #: Equally near sets of nodes among which the emptiest is looked for.
 MOST_SETS = 32
+
+
+def _sorts_of_nodes(room: Room, fits: Sequence[Sequence[bool]]) -> list[int]:
+    """A number for each node; nodes of one number carry the same cells and have the same functions."""
+    functions: dict[int, list[tuple[str, str, str]]] = {node.id: [] for node in room.nodes}
+    for one in room.functions:
+        if one.node in functions:
+            functions[one.node].append((one.pool, one.type, one.network or ""))
+    known: dict[object, int] = {}
+    return [
+        known.setdefault((tuple(row[at] for row in fits), tuple(sorted(functions[node.id]))), len(known))
+        for at, node in enumerate(room.nodes)
+    ]
 
 
 def _far(room: Room, request: Request, functions: Sequence[str], nodes: Sequence[int]) -> int:
