@@ -32,6 +32,17 @@ def _nothing_stays() -> Iterator[None]:
     question.trace_close()
 
 
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """End it by Ctrl-C, again and again: a bpftrace that has just begun does not hear the first one."""
+    deadline = time.monotonic() + 30
+    while True:
+        process.send_signal(2)
+        try:
+            return process.communicate(timeout=2)
+        except subprocess.TimeoutExpired:
+            assert time.monotonic() < deadline, "it does not end"
+
+
 @contextlib.contextmanager
 def bpftrace(script: str) -> Iterator[Callable[[], str]]:
     """Runs it until the function is called, which has its maps as text."""
@@ -39,8 +50,7 @@ def bpftrace(script: str) -> Iterator[Callable[[], str]]:
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def end() -> str:
-        process.send_signal(2)
-        return process.communicate(timeout=30)[0]
+        return interrupted(process)[0]
 
     try:
         assert process.stdout
@@ -65,8 +75,7 @@ def perf_stat(*argv: str) -> Iterator[Callable[[], list[int]]]:
     )
 
     def end() -> list[int]:
-        process.send_signal(2)
-        lines = process.communicate(timeout=30)[1].splitlines()
+        lines = interrupted(process)[1].splitlines()
         return [int(line.split(",")[0]) for line in lines if re.match(r"\d+,", line)]
 
     try:
