@@ -73,7 +73,7 @@ def guests(
 ) -> int:
     """Say line by line what leaves the envelope that a guide describes. Changes nothing.
 
-    evenkeel lint hana.xml --profile sap-hana --host ssh://root@hana-host
+    evenkeel lint guests hana.xml --profile sap-hana --host ssh://root@hana-host
 
     evenkeel lint --profile sap-hana --host ssh://root@hana-host
 

@@ -43,7 +43,7 @@ VERBS = {
     "status": "Say how the hosts of a site stand against their plan",
     "verify": "Compare every thread, page and interrupt with the plan",
     "watch": "Say at once what drifts on the hosts, and put it back",
-    "lint": "Check guests against SAP HANA on KVM, or the places that Nova gave them",
+    "lint": "Check guests for SAP HANA, or the places that Nova gave",
     "measure": "Take latency histograms and count disturbances",
     "trace": "Ask the running kernel: how often, who, how long, where",
     "spikes": "Say why samples in a guest were late, and what allowed it",

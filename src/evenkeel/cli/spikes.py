@@ -74,7 +74,7 @@ def spikes(
 
       evenkeel spikes plan.json plc --for 60s --over 100us --report spikes.html
 
-      evenkeel spikes plan.json plc --from kept.zip --pftrace plc.pftrace
+      evenkeel trace explain plan.json plc --from kept.zip --pftrace plc.pftrace
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
