@@ -178,9 +178,10 @@ def record(
     cpus: Sequence[int] | None = None,
     most_bytes: int = 256 << 20,
     optional: Mapping[str, str] | None = None,
+    until: str = "",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Operation: record for ``seconds`` and keep the pages for :func:`fetch`.
+    """Operation: record for ``seconds``, or until a file ``until`` is there, and keep the pages for :func:`fetch`.
 
     ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  Ends early, and says
     so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
@@ -197,7 +198,7 @@ def record(
             spent = time.monotonic() - start
             if on_progress:  # also notices a lost connection
                 on_progress(int(min(spent, seconds) * 10), int(seconds * 10), "recording")
-            if spent >= seconds:
+            if spent >= seconds or (until and os.path.exists(until)):
                 break
             time.sleep(min(DRAIN_S, seconds - spent))
             rings.drain()

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import tarfile
+import tempfile
 import time
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from evenkeel.documents.evidence import Conditions
@@ -53,6 +55,8 @@ _HOST_BYTES, _GUEST_MB = 256 << 20, 64
 _RING_KB_S, _MOST_RING_KB = 1024, 64 * 1024
 #: The machine below begins this much before the host, and ends after it.
 _LEAD_S = 0.5
+#: How long setting a recording up may take on a slow host.
+_SETUP_S = 120
 #: How much longer a guest records that nobody ends.
 _GUEST_ALONE_S = 300
 _TRIP_S = 0.05
@@ -127,9 +131,10 @@ def record(
     """
     session = _Session(probe, host, guest, conditions, period_us, on_progress)
     with session.guest(vcpus, seconds + _GUEST_ALONE_S):
-        with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips):
+        with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips, end_below):
             other = pool.submit(during) if during else None
             recorded = session.host("recording", seconds=seconds, most_bytes=_HOST_BYTES)
+            end_below()
             session.stop()
             if other:
                 other.result()
@@ -310,28 +315,47 @@ def _fetch_guest(probe: Probe, guest: str, on_progress: OnProgress | None) -> Ra
 @contextmanager
 def _below(
     pool: ThreadPoolExecutor, under: Under | None, host: Probe, seconds: float
-) -> Iterator[tuple[Future[tuple[Raw, dict[str, int]]] | None, list[tuple[int, int, int]]]]:
-    """Record the threads of the host's CPUs, and time round trips to the host, meanwhile."""
+) -> Iterator[tuple[Future[tuple[Raw, dict[str, int]]] | None, list[tuple[int, int, int]], Callable[[], object]]]:
+    """Record the threads of the host's CPUs, and time round trips to the host, until the third is called.
+
+    Not for a time: an emulated host on a busy machine took 22 s to set its own recording up.
+    """
     trips: list[tuple[int, int, int]] = []
     if under is None:
-        yield None, trips
+        yield None, trips, lambda: None
         return
     pid = _call(host, "hello")["pid"]
     with under.probe() as here, under.host_probe() as there:
         found = _call(here, "threads", guest=under.name)
         tids = {str(thread["vcpu"]): thread["tid"] for thread in found["threads"] if thread["vcpu"] is not None}
         tids["timer"] = found["pid"]
-        running = pool.submit(_record_below, here, seconds + 2 * _LEAD_S, tids)
-        timing = pool.submit(_time_trips, there, pid, seconds, trips)
-        time.sleep(_LEAD_S)
-        yield running, trips
-        timing.result()
+        with tempfile.TemporaryDirectory() as folder:
+            ended = Path(folder) / "ended"
+            running = pool.submit(_record_below, here, seconds + _SETUP_S, tids, str(ended))
+            timing = pool.submit(_time_trips, there, pid, seconds + _SETUP_S, trips)
+            time.sleep(_LEAD_S)
+
+            def end() -> None:
+                time.sleep(_LEAD_S)
+                ended.touch()
+
+            try:
+                yield running, trips, end
+                timing.result()
+            finally:
+                ended.touch()
+                running.exception()
 
 
-def _record_below(here: Probe, seconds: float, tids: dict[str, int]) -> tuple[Raw, dict[str, int]]:
+def _record_below(here: Probe, seconds: float, tids: dict[str, int], until: str) -> tuple[Raw, dict[str, int]]:
     condition = " || ".join(f"pid == {tid}" for tid in sorted(tids.values()))
     answer = _call(
-        here, "recording", seconds=seconds, events={**_EVENTS, "sched/sched_waking": condition}, buffer_kb=8192
+        here,
+        "recording",
+        seconds=seconds,
+        until=until,
+        events={**_EVENTS, "sched/sched_waking": condition},
+        buffer_kb=8192,
     )
     return _fetch(here, answer), tids
 
