@@ -74,7 +74,7 @@ _STYLE = (
     "text{font:11px sans-serif;fill:#222}.title{font-size:15px;font-weight:600}.name{font-weight:600}"
     ".gone{fill:#999;text-decoration:line-through}.small{font-size:9px;fill:#555}.paper{fill:#fff}"
     ".core{stroke:#fff;stroke-width:1}.house{fill:#c9c9c9}.free{fill:#eef0f2}.busy{fill:#8a8a8a}"
-    ".bar{fill:#eef0f2}.fill{fill:#5b7aa0}.arrow{fill:none;stroke:#c0392b;stroke-width:1.4}"
+    ".bar{fill:#eef0f2}.fill{fill:#555}.arrow{fill:none;stroke:#c0392b;stroke-width:1.4}"
 )
 _DEFS = (
     '<defs><marker id="tip" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
