@@ -18,6 +18,7 @@ from evenkeel.measure.explain.clocks import host_clock
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe.recording import drop, fetch, fly, record, remove_orphans
 from evenkeel.probe.trace import tracefs
+from tests.probe.trace.load import never_idle
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
 SWITCH = {"sched/sched_switch": ""}
@@ -62,7 +63,8 @@ def test_a_process_that_sleeps_and_wakes_is_in_the_recording() -> None:
     sleeper.stdout.readline()  # it sleeps from now on
     before = switched(sleeper.pid)
     try:
-        answer = record(0.6, {"sched/sched_switch": f"next_pid == {sleeper.pid}", "sched/sched_waking": ""})
+        with never_idle():
+            answer = record(0.6, {"sched/sched_switch": f"next_pid == {sleeper.pid}", "sched/sched_waking": ""})
         most = switched(sleeper.pid) - before
     finally:
         sleeper.kill()

@@ -6,6 +6,7 @@ The process waits for a line on stdin before it begins, so that whoever counts i
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,26 @@ class Caller:
 
     def close(self) -> None:
         self._process.communicate("end\n", timeout=30)
+
+
+@contextlib.contextmanager
+def never_idle() -> Iterator[None]:
+    """Keep every CPU busy with something that gives way to all else.
+
+    Where a hypervisor's own kernel runs these tests, tracefs was seen to have no sched_switch out of idle on one of two
+    CPUs (Linux 6.18 with cpuidle_haltpoll.force=1: 50 switches to a sleeper on CPU 0, none on CPU 1, all of those away
+    from it); BPF had them all.
+    """
+    busy = [
+        subprocess.Popen(["nice", "-n", "19", "taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"])
+        for cpu in os.sched_getaffinity(0)
+    ]
+    try:
+        yield
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
 
 
 def with_tracefs(*argv: str) -> list[str]:

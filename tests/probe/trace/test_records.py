@@ -24,6 +24,7 @@ from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import question, records, tracefs
 from evenkeel.probe.trace.templates import RECORD_STRIDE
+from tests.probe.trace.load import never_idle
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="a ring is read on x86 only")
 GETUID = "syscalls:sys_enter_getuid"
@@ -138,9 +139,10 @@ def test_a_record_that_is_still_written_waits_for_the_next_look() -> None:
 
 def test_a_number_of_the_event_is_in_each_record() -> None:
     for source in ("tp_btf", "tracepoint", "ring"):
-        question.trace_start({"kind": "record", "events": [SWITCH], "field": "next_pid"}, source)
-        question.trace_wait(0.1)
-        found, array = end("next_pid")
+        with never_idle():
+            question.trace_start({"kind": "record", "events": [SWITCH], "field": "next_pid"}, source)
+            question.trace_wait(0.2)
+            found, array = end("next_pid")
         assert len(array) == found["events"], source
         assert os.getpid() in array["value"], "we were switched to"
         assert len(set(array["value"])) > 1, "and others"
