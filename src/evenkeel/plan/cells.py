@@ -13,6 +13,7 @@ from math import gcd
 from evenkeel.documents.quantity import format_size
 from evenkeel.documents.site import CellWish, GuestWish
 from evenkeel.plan.cores import PINNED, capacity, with_vcpus
+from evenkeel.plan.matching import match
 from evenkeel.plan.topology import Core, Topology
 
 MIB = 1 << 20
@@ -141,7 +142,7 @@ def _completes(
     last: CellWish | None,
     fits: Mapping[tuple[CellWish, int], bool],
 ) -> bool:
-    """Whether the rest of the cells can be matched to the nodes that are left (augmenting paths)."""
+    """Whether the rest of the cells can be matched to the nodes that are left."""
     run = 0  # cells that follow the last one and are equal to it must take later nodes
     while last is not None and run < len(rest) and rest[run] == last:
         run += 1
@@ -153,18 +154,7 @@ def _completes(
         ]
         for index, cell in enumerate(rest)
     ]
-    owner: dict[int, int] = {}
-
-    def find(index: int, seen: set[int]) -> bool:
-        for node in choices[index]:
-            if node not in seen:
-                seen.add(node)
-                if node not in owner or find(owner[node], seen):
-                    owner[node] = index
-                    return True
-        return False
-
-    return all(find(index, set()) for index in range(len(rest)))
+    return match(choices) is not None
 
 
 def carries(wish: GuestWish, cell: CellWish, cores: Iterable[Core]) -> bool:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from evenkeel.documents.fleet import CellRequest, FleetFunction, FleetHost, FunctionRequest, Request, Seat
+from evenkeel.plan.matching import match
 
 HUGE = 2 << 20
 ORDINARY = 4096
@@ -234,23 +235,9 @@ def give_functions(
         if not fitting:
             return None
         choices.append(fitting)
-    owner: dict[int, int] = {}
-
-    def find(slot: int, seen: set[int]) -> bool:
-        for at in choices[slot]:
-            if at not in seen:
-                seen.add(at)
-                if at not in owner or find(owner[at], seen):
-                    owner[at] = slot
-                    return True
-        return False
-
     # Those with the fewest choices first, so that later ones seldom push them away from what is near.
-    for slot in sorted(range(len(wishes)), key=lambda slot: (len(choices[slot]), slot)):
-        if not find(slot, set()):
-            return None
-    given = {slot: order[at].address for at, slot in owner.items()}
-    return tuple(given[slot] for slot in range(len(wishes)))
+    given = match(choices, sorted(range(len(wishes)), key=lambda slot: (len(choices[slot]), slot)))
+    return None if given is None else tuple(order[at].address for at in given)
 
 
 # -- fitting one guest ------------------------------------------------------------------------------------------------
@@ -416,22 +403,7 @@ def _match(fits: Sequence[Sequence[bool]], nodes: Sequence[int]) -> tuple[int, .
         return next(((at,) for at in nodes if fits[0][at]), None)
     if len(nodes) == count and all(row[at] for row in fits for at in nodes):
         return tuple(nodes)
-    owner: dict[int, int] = {}
-
-    def find(cell: int, seen: set[int]) -> bool:
-        for at in nodes:
-            if fits[cell][at] and at not in seen:
-                seen.add(at)
-                if at not in owner or find(owner[at], seen):
-                    owner[at] = cell
-                    return True
-        return False
-
-    for cell in range(count):
-        if not find(cell, set()):
-            return None
-    found = {cell: at for at, cell in owner.items()}
-    return tuple(found[cell] for cell in range(count))
+    return match([[at for at in nodes if row[at]] for row in fits])
 
 
 def _distances(host: FleetHost) -> tuple[tuple[int, ...], ...]:
