@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evenkeel.documents.facts import Definition, Facts
     from evenkeel.documents.findings import Check, Findings
+    from evenkeel.verify.doctor.sarif import Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +52,8 @@ def doctor(
 
       evenkeel doctor facts.json --xml guest.xml --accept D-IRQ-MANAGED
     """
-    from evenkeel.cli import files
-    from evenkeel.cli import output as screen
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
-    from evenkeel.verify.doctor import examine, harmful
+    from evenkeel.errors import WrongInput
+    from evenkeel.verify.doctor import AILMENTS, examine
 
     if as_json and as_sarif:
         raise WrongInput("--json and --sarif both print on stdout", hint="take one; -o FILE saves the Findings besides")
@@ -62,6 +63,31 @@ def doctor(
     guests = tuple(_definition(path) for path in xml or ())
     facts = facts.model_copy(update={"definitions": _merged(facts.definitions, guests)})
     findings = examine(facts, _name(host, facts))
+    return show_findings(
+        findings, known, AILMENTS, "doctor", show_all=show_all, as_json=as_json, as_sarif=as_sarif, output=output
+    )
+
+
+def show_findings(
+    findings: Findings,
+    known: tuple[str, ...],
+    catalogue: Sequence[Kind],
+    verb: str,
+    *,
+    show_all: bool,
+    as_json: bool,
+    as_sarif: bool,
+    output: str | None,
+) -> int:
+    """Save them where asked, and print them as asked: for every verb whose findings are kinds of a catalogue.
+
+    Exit code 0: nothing harmful but what is ``known``; 1: something is.
+    """
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.verify.doctor import harmful
+
     if output:
         files.save_document(output, findings)
         if output != "-":
@@ -72,9 +98,9 @@ def doctor(
         from evenkeel import __version__
         from evenkeel.verify.doctor.sarif import sarif
 
-        screen.emit_json(sarif(findings, known, version=__version__))
+        screen.emit_json(sarif(findings, known, version=__version__, catalogue=catalogue, verb=verb))
     else:
-        print_findings(findings, known, show_all)
+        _print(findings, known, show_all)
     return EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
 
 
@@ -134,7 +160,7 @@ def _merged(own: tuple[Definition, ...], given: tuple[Definition, ...]) -> tuple
     return (*(one for one in own if one.running or one.guest not in names), *given)
 
 
-def print_findings(findings: Findings, known: tuple[str, ...], show_all: bool) -> None:
+def _print(findings: Findings, known: tuple[str, ...], show_all: bool) -> None:
     """The table of what failed, each with its evidence, why and fix; then what was not checked, and the sum."""
     from evenkeel.cli import output as screen
     from evenkeel.verify.doctor import accepted

@@ -128,8 +128,8 @@ def nova(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
-    from evenkeel.verify.doctor import harmful
+    from evenkeel.cli.doctor import show_findings
+    from evenkeel.errors import EXIT_DONE, WrongInput
     from evenkeel.verify.nova import lint, read
     from evenkeel.verify.nova.catalogue import FAULTS
     from evenkeel.verify.nova.dump import query as statements
@@ -146,22 +146,9 @@ def nova(
         if one.partition(":")[0] not in {fault.id for fault in FAULTS}:
             raise WrongInput(f"--accept: there is no finding {one!r}", hint="docs/how-to/lint-nova.md lists them all")
     findings = lint([read(files.read_text(dump), dump) for dump in dumps])
-    if output:
-        files.save_document(output, findings)
-        if output != "-":
-            screen.note(f"wrote {output}")
-    if as_json:
-        screen.emit_json(findings)
-    elif as_sarif:
-        from evenkeel import __version__
-        from evenkeel.verify.doctor.sarif import sarif
-
-        screen.emit_json(sarif(findings, known, version=__version__, catalogue=FAULTS, verb="lint nova"))
-    else:
-        from evenkeel.cli.doctor import print_findings
-
-        print_findings(findings, known, show_all)
-    return EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
+    return show_findings(
+        findings, known, FAULTS, "lint nova", show_all=show_all, as_json=as_json, as_sarif=as_sarif, output=output
+    )
 
 
 def _lint(targets: Sequence[str], host: str | None, only: frozenset[str], *, nfs: bool) -> list[Findings]:
