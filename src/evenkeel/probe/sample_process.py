@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import signal
-from typing import Callable, NoReturn, Sequence
+from typing import Callable, Iterator, NoReturn, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -124,3 +124,13 @@ def _in_child(child: Callable[[int, int], None], parent: int, report: int) -> No
 
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def waiting(pipe: int) -> Iterator[bytes]:
+    """What waits in a pipe that does not block, piece by piece; ends when it is empty or its writer is gone."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            chunk = os.read(pipe, 1 << 16)
+            if not chunk:
+                return
+            yield chunk

@@ -18,7 +18,7 @@ from typing import Any, Sequence
 from evenkeel.probe.sample_course import Lines, awk, parse_awk
 from evenkeel.probe.sample_guest import guest_ended, guest_file, guest_start
 from evenkeel.probe.sample_partition import join, places
-from evenkeel.probe.sample_process import start
+from evenkeel.probe.sample_process import start, waiting
 
 #: Histogram buckets of one microsecond of cyclictest; what is later is an overflow, and still counts in max.
 BUCKETS = 20000
@@ -117,13 +117,9 @@ class OnHost:
 
     def look(self) -> None:
         """Read what it has told so far, often enough that it need not wait."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                chunk = os.read(self._pipe, 1 << 16)
-                if not chunk:
-                    return
-                if self._lines:
-                    self._lines.feed(chunk)
+        for chunk in waiting(self._pipe):
+            if self._lines:
+                self._lines.feed(chunk)
 
     def now(self) -> list[str]:
         """How it stands, one line a CPU.  oslat does not say."""

@@ -19,6 +19,7 @@ from typing import Any, Sequence
 from evenkeel.probe.sample import read
 from evenkeel.probe.sample_course import Course
 from evenkeel.probe.sample_partition import places
+from evenkeel.probe.sample_process import waiting
 from evenkeel.probe.sample_rttests import line
 
 TRACEFS = "/sys/kernel/tracing"
@@ -71,12 +72,8 @@ class Tracer:
 
     def look(self) -> None:
         """Read what is there.  To be called often enough that 4 MiB a CPU hold what comes meanwhile: 20 s and more."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                chunk = os.read(self._pipe, 1 << 16)
-                if not chunk:
-                    return
-                self._counts.feed(chunk)
+        for chunk in waiting(self._pipe):
+            self._counts.feed(chunk)
 
     def now(self) -> list[str]:
         """How it stands, one line a CPU."""
