@@ -557,12 +557,17 @@ def page_size(name: str, wish: GuestWish, shape: Shape, topology: Topology, prob
     return fitting[0] if wish.goal == "balanced" else fitting[-1]
 
 
+def pci_address(text: str) -> str:
+    """With its domain, which may be left out when it is 0."""
+    return text if text.count(":") == 2 else f"0000:{text}"
+
+
 def near_node(
     about: str, near: str, topology: Topology, problems: Problems, key: str = "near"
 ) -> tuple[int | None, str]:
     """Node of a NIC or PCI function, and a phrase that says so.  None: the firmware does not tell."""
     facts = topology.facts
-    address = near if near.count(":") == 2 else f"0000:{near}"
+    address = pci_address(near)
     nic = next((nic for nic in facts.nics if nic.name == near), None)
     pci = next((pci for pci in facts.pci if pci.address == (nic.pci if nic else address)), None)
     if nic is None and pci is None:

@@ -17,7 +17,7 @@ from evenkeel.plan.cores import PINNED
 from evenkeel.plan.dataplane import choose_polling
 from evenkeel.plan.ledger import choose_housekeeping
 from evenkeel.plan.problems import Problems
-from evenkeel.plan.seating import near_node
+from evenkeel.plan.seating import near_node, pci_address
 from evenkeel.plan.seats import Seats
 from evenkeel.plan.topology import Topology
 
@@ -134,9 +134,9 @@ def _memory(topology: Topology, node: int, books: Books) -> tuple[int, tuple[Pag
 def _functions(topology: Topology, wish: HostWish) -> tuple[FleetFunction, ...]:
     """Functions that their owner offers: those in a pool, those with a wire, and virtual functions of either."""
     facts = topology.facts
-    pool_of = {_address(one): pool for pool, addresses in sorted(wish.place.pools.items()) for one in addresses}
+    pool_of = {pci_address(one): pool for pool, addresses in sorted(wish.place.pools.items()) for one in addresses}
     card_of = {nic.name: nic.pci for nic in facts.nics if nic.pci}
-    wire_of = {card_of.get(name, _address(name)): wire for name, wire in sorted(wish.place.wires.items())}
+    wire_of = {card_of.get(name, pci_address(name)): wire for name, wire in sorted(wish.place.wires.items())}
     found = []
     for pci in facts.pci:
         parent = pci.physical_function
@@ -158,10 +158,6 @@ def _functions(topology: Topology, wish: HostWish) -> tuple[FleetFunction, ...]:
             )
         )
     return tuple(sorted(found, key=lambda one: one.address))
-
-
-def _address(text: str) -> str:
-    return text if text.count(":") == 2 else f"0000:{text}"
 
 
 def _places(topology: Topology) -> dict[str, int]:

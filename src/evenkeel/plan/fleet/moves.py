@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.fleet import FleetFunction, FleetPlan, Request, Seat
-from evenkeel.plan.fleet.name import seats_on
+from evenkeel.plan.fleet.name import CannotName, seats_on
 from evenkeel.plan.fleet.options import Way, give_by_sort
 from evenkeel.plan.fleet.pack import Kind, Model, Packing, kinds_of
 from evenkeel.plan.fleet.program import OnGap
@@ -69,7 +69,8 @@ def place_anew(board: Board, most: int, *, on_gap: OnGap | None = None) -> Fleet
     slots: list[list[_Slot]] = [[] for _ in board.hosts]
     for (number, at, way), count in model.counts(chosen.values):
         slots[at].append(_Slot(number, way, count))
-    seats, packing = _assign(board, kinds, now, slots, staying)
+    seats = _assign(board, kinds, now, slots, staying)
+    packing = Packing()
     if model.complete and len({kind.sample.priority for kind in kinds}) < 2:
         # document() adds what those with a seat are worth; here the bound has most of them in it.
         packing.bound = first.bound + _value(staying) - _value(seats)
@@ -140,9 +141,9 @@ def _assign(
     now: dict[tuple[int, int], list[tuple[Request, Seat]]],
     slots: Sequence[Sequence[_Slot]],
     staying: Sequence[Fixed],
-) -> tuple[list[Fixed], Packing]:
-    """(guests of each host that keep their seat or get one on the same host, those that come)."""
-    pool: list[list[Request]] = [list(kind.guests) for kind in kinds]
+) -> list[Fixed]:
+    """Of each host the guests that keep their seat, those that get another one there, and those that come."""
+    settled: set[str] = set()
     kept: list[dict[str, tuple[Request, Seat, Way]]] = []
     inside: list[list[tuple[Request, Way]]] = []
     coming: list[list[tuple[int, Way, int]]] = []
@@ -162,19 +163,24 @@ def _assign(
                 counts[id_] -= 1
             if counts[id_]:
                 open_slots.append((slot.kind, slot.way, counts[id_]))
-        gone = set(same) | {request.name for request, _ in other}
-        pool = [[guest for guest in guests if guest.name not in gone] for guests in pool]
+        settled.update(same, (request.name for request, _ in other))
         kept.append(same)
         inside.append(other)
         coming.append(open_slots)
     # Whoever sits somewhere must have a place again, so they come before those who never had one.
-    queue = [sorted(guests, key=lambda guest: (guest.now is None, guest.name)) for guests in pool]
+    queue = [
+        sorted(
+            (guest for guest in kind.guests if guest.name not in settled),
+            key=lambda guest: (guest.now is None, guest.name),
+        )
+        for kind in kinds
+    ]
     seats: list[Fixed] = []
     for at, host in enumerate(board.hosts):
         new = [(queue[number].pop(0), way) for number, way, count in coming[at] for _ in range(count)]
         seats.append(_name(board, at, kept[at], [*inside[at], *new], staying[at]))
         assert len(seats[at]) == len(kept[at]) + len(inside[at]) + len(new) + len(staying[at]), host.name
-    return seats, Packing()
+    return seats
 
 
 def _name(
@@ -199,11 +205,11 @@ def _name(
             continue
         try:
             found = seats_on(host, spots, fixed)
-        except AssertionError:  # the CPUs that stay are in the way of whole cores that were counted
+        except CannotName:  # the CPUs that stay are in the way of whole cores that were counted
             continue
         requests = {request.name: request for request, _ in anew}
         return {**fixed, **{seat.name: (requests[seat.name], seat) for seat in found}}
-    raise AssertionError(f"{host.name}: guests were counted in, and cannot be named")
+    raise CannotName(f"{host.name}: guests were counted in, and cannot be named")
 
 
 def _spots(

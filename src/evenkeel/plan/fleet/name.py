@@ -16,6 +16,10 @@ from evenkeel.plan.fleet.room import Spot
 KINDS = ("isolate", "whole", "require", "prefer")
 
 
+class CannotName(AssertionError):
+    """Counting promised what naming cannot keep: a defect, unless the CPUs that others keep were chosen beforehand."""
+
+
 @dataclass
 class _Desk:
     """What is free on a node.  ``cores``: those wholly free; ``threads``: free threads of all others."""
@@ -35,7 +39,7 @@ def seats_on(
 ) -> tuple[GuestSeat, ...]:
     """Seats of all these guests of a host, by name.  ``fixed``: guests that keep the CPUs which they have.
 
-    Raises AssertionError where counting promised what naming cannot keep: that is a defect, not a wrong input.
+    Raises CannotName where counting promised what naming cannot keep.
     """
     fixed = fixed or {}
     taken = frozenset(cpu for request, seat in fixed.values() for cpu in cpus_of(request, seat))
@@ -148,7 +152,10 @@ def _cores(desk: _Desk, request: Request, cell: CellRequest, group: int) -> tupl
             chosen = enough(
                 _largest(core for cores in sorted(domains, key=lambda d: (-len(d), min(d[0]))) for core in cores)
             )
-    assert chosen, f"{request.name}: counted {cell.vcpus} vCPUs into node {desk.node.id}, and no cores carry them"
+    if not chosen:
+        raise CannotName(
+            f"{request.name}: counted {cell.vcpus} vCPUs into node {desk.node.id}, and no cores carry them"
+        )
     for core in chosen:
         desk.cores.remove(core)
     order = [min(core) for core in chosen] if each else [cpu for core in chosen for cpu in sorted(core)]
@@ -170,6 +177,7 @@ def _threads(desk: _Desk, count: int) -> tuple[int, ...]:
         core = smallest[0]
         desk.cores.remove(core)
         desk.threads += sorted(core)
-    assert len(desk.threads) >= count, f"counted {count} threads into node {desk.node.id}, and they are not there"
+    if len(desk.threads) < count:
+        raise CannotName(f"counted {count} threads into node {desk.node.id}, and they are not there")
     found, desk.threads = desk.threads[:count], desk.threads[count:]
     return tuple(found)

@@ -21,6 +21,7 @@ from evenkeel.plan.fleet.room import (
     Spot,
     admits,
     cells_of,
+    distances_of,
     give_functions,
     is_such,
     need,
@@ -109,10 +110,9 @@ def _places(
     room: Room, request: Request, cells: tuple[CellRequest, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(node of each cell, its L3 domain or -1)."""
-    distances = tuple(tuple(node.distances.get(other.id, 255) for other in room.host.nodes) for node in room.host.nodes)
     must = room.host.places.get(request.near, -1) if request.near is not None else -1
     alike = len(set(cells)) == 1
-    for _, farthest, chosen in node_sets(distances, len(cells)):
+    for _, farthest, chosen in node_sets(distances_of(room.host), len(cells)):
         if request.max_distance is not None and farthest > request.max_distance:
             continue
         ids = tuple(room.nodes[at].id for at in chosen)

@@ -18,7 +18,7 @@ from evenkeel.documents.fleet import FleetFunction, Request
 from evenkeel.plan.fleet.options import MOST_WAYS, Row, Way, give_by_sort, rows_of, ways
 from evenkeel.plan.fleet.program import OnGap, Program
 from evenkeel.plan.fleet.room import Room, Spot, without
-from evenkeel.plan.fleet.table import Costs, Table, type_of
+from evenkeel.plan.fleet.table import Costs, Table, rack_of, type_of
 
 #: Hosts that are solved at once; more are solved in pods.
 LARGE, POD = 250, 100
@@ -52,7 +52,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class Kind:
-    """Guests that are alike.  ``used``: names are taken from the front."""
+    """Guests that are alike.  Whoever places some of them takes names from the front."""
 
     sample: Request
     guests: tuple[Request, ...]
@@ -209,9 +209,7 @@ class Model:
 
     def _build(self, limits: Limits, fixed: Mapping[int, int]) -> None:
         program = self.program
-        loose = any(kind.sample.threads == "overcommit" for kind in self.kinds) or any(
-            room.loose_vcpus or room.loose_memory for room in self.rooms
-        )
+        loose = _loose(self.rooms, self.kinds)
         demand = []
         for at, kind in enumerate(self.kinds):
             count = float(len(kind.guests))
@@ -225,7 +223,7 @@ class Model:
         occupied = {at for at, _ in self.sitting}
         for at, guest in self.sitting:
             for group in guest.apart_racks:
-                program.settle(_once(program, groups, (group, f"rack {_rack(self.rooms[at])}")))
+                program.settle(_once(program, groups, (group, f"rack {rack_of(self.rooms[at].host)}")))
         for at, room in enumerate(self.rooms):
             like = (room.host.name if named else "", _likeness(room))
             if like not in known:
@@ -262,7 +260,7 @@ class Model:
                     for group in kind.sample.apart:
                         program.put(_once(program, groups, (group, f"host {at}")), column, 1.0)
                     for group in kind.sample.apart_racks:
-                        program.put(_once(program, groups, (group, f"rack {_rack(room)}")), column, 1.0)
+                        program.put(_once(program, groups, (group, f"rack {rack_of(room.host)}")), column, 1.0)
                     for group in kind.sample.together:
                         if (group, at) not in homes:
                             homes[group, at] = program.row(high=0.0)
@@ -340,8 +338,11 @@ def _once(program: Program, rows: dict[tuple[str, str], int], key: tuple[str, st
     return rows[key]
 
 
-def _rack(room: Room) -> str:
-    return room.host.rack or room.host.name
+def _loose(rooms: Iterable[Room], kinds: Iterable[Kind]) -> bool:
+    """Whether guests that float over whole hosts are about."""
+    return any(kind.sample.threads == "overcommit" for kind in kinds) or any(
+        room.loose_vcpus or room.loose_memory for room in rooms
+    )
 
 
 def _likeness(room: Room) -> object:
@@ -393,21 +394,13 @@ def _pack_pods(
     pods = _pods(rooms)
     waiting = [list(kind.guests) for kind in kinds]
     for number, pod in enumerate(pods):
-        offered = [-(-len(guests) // (len(pods) - number)) for guests in waiting]
-        inside = [rooms[at] for at in pod]
-        some = [
-            (at, Kind(kind.sample, tuple(guests[:count])))
-            for at, (kind, guests, count) in enumerate(zip(kinds, waiting, offered, strict=True))
-            if count
-        ]
+        offered = [guest for guests in waiting for guest in guests[: -(-len(guests) // (len(pods) - number))]]
         left = None
         if limits.time_limit_s is not None:
             left = max(0.5, (limits.time_limit_s - (clock() - started)) / (len(pods) - number))
-        own = [kind for _, kind in some]
-        found = _solve_pod(inside, own, replace(limits, time_limit_s=left, gap=max(limits.gap, POD_GAP)))
-        for at, kind in some:
-            gone = {guest.name for guest in kind.guests if guest.name in found.placed}
-            waiting[at] = [guest for guest in waiting[at] if guest.name not in gone]
+        own = replace(limits, time_limit_s=left, gap=max(limits.gap, POD_GAP))
+        found = pack([rooms[at] for at in pod], offered, own)
+        waiting = [[guest for guest in guests if guest.name not in found.placed] for guests in waiting]
         best.placed.update((name, (pod[at], spot)) for name, (at, spot) in found.placed.items())
         best.cut_short |= found.cut_short
         best.value += found.value
@@ -421,11 +414,6 @@ def _pack_pods(
 
 #: How near to its bound a pod is solved: nearer costs much time for what the next pods make up.
 POD_GAP = 1e-3
-
-
-def _solve_pod(rooms: Sequence[Room], kinds: Sequence[Kind], limits: Limits) -> Packing:
-    """Level by level of priority, as :func:`pack` does."""
-    return pack(rooms, [guest for kind in kinds for guest in kind.guests], limits)
 
 
 def _pods(rooms: Sequence[Room]) -> list[list[int]]:
@@ -453,9 +441,7 @@ class Estimate:
     def __init__(self, rooms: Sequence[Room], kinds: Sequence[Kind]) -> None:
         self._sorts: dict[str, int] = {}
         self._of = [self._sorts.setdefault(_sort_of(room), len(self._sorts)) for room in rooms]
-        self._loose = any(kind.sample.threads == "overcommit" for kind in kinds) or any(
-            room.loose_vcpus or room.loose_memory for room in rooms
-        )
+        self._loose = _loose(rooms, kinds)
         self._samples: dict[int, list[Room]] = {}
         capacity: dict[tuple[int, Row], int] = defaultdict(int)
         most: dict[tuple[int, Row], int] = defaultdict(int)

@@ -8,6 +8,7 @@ from evenkeel.documents.fleet import CellRequest, FunctionRequest, Request, Seat
 from evenkeel.documents.site import GuestWish, Site
 from evenkeel.plan.cells import even
 from evenkeel.plan.cores import PINNED
+from evenkeel.plan.seating import pci_address
 
 THREADS: Mapping[str, Threads] = {
     "realtime": "isolate",
@@ -33,7 +34,7 @@ def request_of(name: str, wish: GuestWish, only: str | None = None, now: Seat | 
         cells = even(wish, count) or ()
     near = wish.near
     if near is not None and near.count(":") == 1:
-        near = f"0000:{near}"
+        near = pci_address(near)
     return Request(
         name=name,
         owner=place.owner,

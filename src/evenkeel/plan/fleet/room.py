@@ -320,7 +320,7 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
     seen = 0
     sorts = _sorts_of_nodes(room, fits)
     refused: set[tuple[int, ...]] = set()  # sets of such nodes that do not do, whichever they are
-    for spread, farthest, chosen in node_sets(_distances(room.host), count):
+    for spread, farthest, chosen in node_sets(distances_of(room.host), count):
         if best is not None and (spread, farthest) != tier:
             break
         if request.max_distance is not None and farthest > request.max_distance:
@@ -406,7 +406,7 @@ def _match(fits: Sequence[Sequence[bool]], nodes: Sequence[int]) -> tuple[int, .
     return match([[at for at in nodes if row[at]] for row in fits])
 
 
-def _distances(host: FleetHost) -> tuple[tuple[int, ...], ...]:
+def distances_of(host: FleetHost) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(node.distances.get(other.id, 255) for other in host.nodes) for node in host.nodes)
 
 

@@ -320,12 +320,18 @@ def document(board: Board, packing: Packing) -> FleetPlan:
 
 def sitting_of(plan: FleetPlan) -> tuple[list[Room], list[tuple[int, Request]]]:
     """The hosts of a plan with all its guests on them: (what is left on each, who is where)."""
-    requests = {request.name: request for request in plan.guests}
-    fixed: list[Fixed] = [
-        {seat.name: (requests[seat.name], seat) for seat in plan.seats if seat.host == host.name} for host in plan.hosts
-    ]
+    fixed = fixed_of(plan)
     rooms = [room_of(host, here) for host, here in zip(plan.hosts, fixed, strict=True)]
     return rooms, [(at, request) for at, here in enumerate(fixed) for request, _ in here.values()]
+
+
+def fixed_of(plan: FleetPlan) -> list[Fixed]:
+    """Of each host of a plan, in their order, the guests that have a seat there, in the order of the seats."""
+    requests = {request.name: request for request in plan.guests}
+    here: dict[str, Fixed] = {host.name: {} for host in plan.hosts}
+    for seat in plan.seats:
+        here[seat.host][seat.name] = (requests[seat.name], seat)
+    return list(here.values())
 
 
 def _named(name: str, seat: SeatDocument) -> GuestSeat:
@@ -403,15 +409,14 @@ def chosen_hosts(site: Site, plan: FleetPlan) -> Site:
 def seats_for_planner(plan: FleetPlan) -> dict[str, Seats]:
     """Host -> seats of its guests, as the planner of one host takes them."""
     found: dict[str, Seats] = {}
-    for host in plan.hosts:
-        here = [seat for seat in plan.seats if seat.host == host.name]
+    for host, here in zip(plan.hosts, fixed_of(plan), strict=True):
         guests = {
-            seat.name: Seat(
+            name: Seat(
                 cpus=tuple(cpu for cell in seat.cpus for cpu in cell),
                 node=seat.nodes[0] if len(seat.nodes) == 1 else None,
                 because="chosen with all hosts in view",
             )
-            for seat in here
+            for name, (_, seat) in here.items()
             if seat.nodes
         }
         house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)

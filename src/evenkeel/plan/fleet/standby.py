@@ -14,7 +14,7 @@ from evenkeel.plan.fleet.name import seats_on
 from evenkeel.plan.fleet.pack import Clock, Limits, Packing, first_fit, kinds_of, pack
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Room
-from evenkeel.plan.fleet.site import Board, Fixed, place_all, room_of
+from evenkeel.plan.fleet.site import Board, fixed_of, place_all, room_of
 
 #: Hosts that are tried as the one that stays empty.
 MOST_EMPTY = 12
@@ -57,10 +57,9 @@ def _with_failover(plan: FleetPlan) -> tuple[FleetPlan, dict[str, list[str]]]:
 
 def failovers_of(plan: FleetPlan) -> tuple[list[Failover], dict[str, list[str]]]:
     """(where the guests of each host go, host -> its guests that have no room elsewhere)."""
-    requests = {request.name: request.model_copy(update={"now": None}) for request in plan.guests}
-    fixed: list[Fixed] = [
-        {seat.name: (requests[seat.name], seat) for seat in plan.seats if seat.host == host.name} for host in plan.hosts
-    ]
+    fixed = fixed_of(
+        plan.model_copy(update={"guests": tuple(one.model_copy(update={"now": None}) for one in plan.guests)})
+    )
     rooms = [room_of(host, here) for host, here in zip(plan.hosts, fixed, strict=True)]
     found: list[Failover] = []
     gaps: dict[str, list[str]] = {}

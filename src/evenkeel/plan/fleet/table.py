@@ -36,7 +36,7 @@ def type_of(request: Request) -> tuple[object, ...]:
 
 
 class Table:
-    """All hosts.  ``rooms`` is the truth.  ``give_back``: whoever frees something must say :meth:`changed`."""
+    """All hosts.  ``rooms`` is the truth: whoever frees something there must say :meth:`changed`."""
 
     def __init__(
         self, hosts: Sequence[FleetHost], price: Price | None = None, rooms: Sequence[Room] | None = None
@@ -121,7 +121,7 @@ class Table:
     def join(self, at: int, request: Request) -> None:
         """A guest is on this host: what that means for others of its groups."""
         for group in request.apart_racks:
-            place = (group, _rack(self.hosts[at]))
+            place = (group, rack_of(self.hosts[at]))
             self.racks[place] = self.racks.get(place, 0) + 1
         for group in request.together:
             self.homes.setdefault(group, at)
@@ -140,20 +140,16 @@ class Table:
 
     def is_barred(self, at: int, request: Request) -> bool:
         """Whether guests of the same groups, on other hosts, keep it from this one."""
-        barred = self._barred(request)
-        return barred is not None and bool(barred[at])
+        rack = rack_of(self.hosts[at])
+        return any((group, rack) in self.racks for group in request.apart_racks) or any(
+            self.homes.get(group, at) != at for group in request.together
+        )
 
     def _barred(self, request: Request) -> NDArray[np.bool_] | None:
         """Hosts that guests of the same groups keep it from; None: there are no such groups."""
         if not request.apart_racks and not request.together:
             return None
-        barred = np.zeros(len(self.hosts), dtype=bool)
-        for at, host in enumerate(self.hosts):
-            rack = _rack(host)
-            barred[at] = any((group, rack) in self.racks for group in request.apart_racks) or any(
-                self.homes.get(group, at) != at for group in request.together
-            )
-        return barred
+        return np.array([self.is_barred(at, request) for at in range(len(self.hosts))], dtype=bool)
 
     def _costs(self, request: Request, key: tuple[object, ...]) -> Costs:
         found = self._known.get(key)
@@ -241,5 +237,6 @@ def _needs(request: Request, cell: CellRequest, first: bool, width: Array, least
     return none, none + vcpus + own
 
 
-def _rack(host: FleetHost) -> str:
+def rack_of(host: FleetHost) -> str:
+    """Where hosts fail together; a host of which that is not said stands alone."""
     return host.rack or host.name
