@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from bench import fleets
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Request
@@ -91,6 +91,7 @@ def test_a_drained_host_is_emptied_where_first_fit_leaves_guests_behind() -> Non
     }
 
 
+@example(seed=1438, most=0)  # two cells of unlike size change places, and a third guest needs what that frees
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0, 3))
 def test_never_more_moves_than_allowed_and_nobody_loses_a_place(seed: int, most: int) -> None:

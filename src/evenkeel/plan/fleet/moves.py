@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from evenkeel.documents.fleet import FleetFunction, FleetPlan, Request, Seat
 from evenkeel.plan.fleet.name import CannotName, seats_on
-from evenkeel.plan.fleet.options import Way, give_by_sort
+from evenkeel.plan.fleet.options import Way, give_by_sort, told_apart
 from evenkeel.plan.fleet.pack import Kind, Model, Packing, kinds_of
 from evenkeel.plan.fleet.program import OnGap
-from evenkeel.plan.fleet.room import Spot, without
+from evenkeel.plan.fleet.room import Spot, cells_of, without
 from evenkeel.plan.fleet.site import Board, Fixed, document, room_of
 
 GIB = 1 << 30
@@ -117,7 +117,7 @@ def _stays(model: Model, now: dict[tuple[int, int], list[tuple[Request, Seat]]],
         program.put(row, stay, 1.0)
         by_nodes: dict[tuple[int, ...], int] = defaultdict(int)
         for _, seat in guests:
-            by_nodes[_nodes(seat.nodes)] += 1
+            by_nodes[_nodes(guests[0][0], seat)] += 1
         for column, _ in ways[number, at]:
             program.put(row, column, -1.0)
         for nodes, count in sorted(by_nodes.items()):
@@ -126,13 +126,14 @@ def _stays(model: Model, now: dict[tuple[int, int], list[tuple[Request, Seat]]],
             there = program.row(high=0.0)
             program.put(there, keep, 1.0)
             for column, way in ways[number, at]:
-                if _nodes(way.spot.nodes) == nodes:
+                if way.spot.nodes == nodes:
                     program.put(there, column, -1.0)
     return gains
 
 
-def _nodes(nodes: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(nodes))
+def _nodes(request: Request, seat: Seat) -> tuple[int, ...]:
+    """The nodes on which it sits, as ways name them."""
+    return told_apart(request, cells_of(request, len(seat.nodes)), seat.nodes) if seat.nodes else ()
 
 
 def _assign(
@@ -153,7 +154,7 @@ def _assign(
         counts = {id_: slot.count for id_, slot in enumerate(here)}
         for id_, slot in enumerate(here):  # those that stay on their nodes
             for request, seat in list(left[slot.kind]):
-                if counts[id_] and _nodes(seat.nodes) == _nodes(slot.way.spot.nodes):
+                if counts[id_] and _nodes(request, seat) == slot.way.spot.nodes:
                     same[request.name] = (request, seat, slot.way)
                     left[slot.kind].remove((request, seat))
                     counts[id_] -= 1

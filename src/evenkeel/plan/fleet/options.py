@@ -132,6 +132,17 @@ def _places(
                 yield order, groups
 
 
+def told_apart(request: Request, cells: Sequence[CellRequest], nodes: Sequence[int]) -> tuple[int, ...]:
+    """The nodes of a seat as a way names them: equal cells may be exchanged, but for one with an emulator of its own.
+
+    Cells that differ may not: exchanged, they take another amount of each node.
+    """
+    if len(set(cells)) != 1:
+        return tuple(nodes)
+    own = 1 if request.emulator == "own" else 0
+    return (*nodes[:own], *sorted(nodes[own:]))
+
+
 def _takes(
     room: Room,
     request: Request,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evenkeel.documents.fleet import FleetFunction, Request
-from evenkeel.plan.fleet.options import MOST_WAYS, Row, Way, give_by_sort, rows_of, ways
+from evenkeel.plan.fleet.options import MOST_WAYS, Row, Way, give_by_sort, rows_of, told_apart, ways
 from evenkeel.plan.fleet.program import OnGap, Program
 from evenkeel.plan.fleet.room import Room, Spot, without
 from evenkeel.plan.fleet.table import Costs, Table, rack_of, type_of
@@ -306,8 +306,7 @@ class Model:
             for guest in kind.guests:
                 if guest.name in start.placed:
                     at, spot = start.placed[guest.name]
-                    alike = len(set(spot.cells)) == 1 and kind.sample.emulator != "own"
-                    nodes = tuple(sorted(spot.nodes)) if alike else spot.nodes
+                    nodes = told_apart(kind.sample, spot.cells, spot.nodes)
                     found = index.get((number, at, nodes, spot.groups))
                     if found is not None:
                         values[found] += 1.0
