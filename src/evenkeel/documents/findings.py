@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from evenkeel.documents.base import Document, Model
@@ -51,3 +52,16 @@ class Findings(Document):
         if not self.checks or any(check.status == "not_checked" for check in self.checks):
             return "incomplete"
         return "as planned"
+
+
+_STATUSES = {"failed": 0, "not_checked": 1, "passed": 2}
+_SEVERITIES = {"harmful": 0, "warning": 1, "note": 2}
+
+
+def ranked(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """What failed, the worst on top; then what could not be checked; then what is well.  Otherwise as they came."""
+    return tuple(
+        sorted(
+            checks, key=lambda one: (_STATUSES[one.status], _SEVERITIES[one.severity] if one.status == "failed" else 0)
+        )
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.findings import Check, Findings
+from evenkeel.documents.findings import Check, Findings, ranked
 from evenkeel.verify.doctor import boot, clock, definitions, guests, interrupts, isolation, memory, owners, realtime
 from evenkeel.verify.doctor.ailment import Ailment, Blind, Symptom
 from evenkeel.verify.doctor.patient import Patient
@@ -25,20 +25,16 @@ AILMENTS: tuple[Ailment, ...] = (
     *definitions.AILMENTS,
     *owners.AILMENTS,
 )
-_RANK = {"harmful": 0, "warning": 1, "note": 2}
 
 
 def examine(facts: Facts, host: str) -> Findings:
     """Look for every ailment.  Findings first, the worst on top; then what could not be checked; then what is well."""
     patient = Patient(facts)
-    checks = [check for ailment in AILMENTS for check in _checks(ailment, patient)]
-    order = {"failed": 0, "not_checked": 1, "passed": 2}
-    checks.sort(key=lambda check: (order[check.status], _RANK[check.severity] if check.status == "failed" else 0))
     return Findings(
         host=host,
         kernel=f"{facts.kernel.release} {facts.kernel.version}".strip(),
         emulated=facts.identity.emulated,
-        checks=tuple(checks),
+        checks=ranked(check for ailment in AILMENTS for check in _checks(ailment, patient)),
     )
 
 

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.findings import Check, EvidenceItem, Findings
+from evenkeel.documents.findings import Check, EvidenceItem, Findings, ranked
 from evenkeel.placement_check import check_placement
 from evenkeel.verify.nova.catalogue import FAULTS, Fault, kind_of
 from evenkeel.verify.nova.dump import read_dump
 from evenkeel.verify.nova.seats import as_plan, guest_of
 from evenkeel.verify.nova.stored import Cloud, Guest, HostCell, Node, read_cloud
 
-_RANK = {"harmful": 0, "warning": 1, "note": 2}
 _MOVING = ("migrating", "resize_prep", "resize_migrating", "resize_migrated", "resize_finish", "resized")
 
 
@@ -43,19 +42,15 @@ def lint(clouds: Iterable[Cloud]) -> Findings:
     """Findings first, the worst on top; then what could not be checked; then what is well."""
     clouds = tuple(clouds)
     found = [one for cloud in clouds for one in _faults(cloud)]
-    found.sort(key=lambda one: (_RANK[one.fault.severity], FAULTS.index(one.fault), one.about))
+    found.sort(key=lambda one: (FAULTS.index(one.fault), one.about))
     bound = sum(bool(guest.cells) for cloud in clouds for guest in cloud.guests)
     hit = {one.fault.id for one in found}
-    checks = [_failed(one) for one in found]
-    for fault in FAULTS:
-        if fault.id not in hit:
-            checks.append(_clear(fault, bound))
-    order = {"failed": 0, "not_checked": 1, "passed": 2}
+    checks = [*(_failed(one) for one in found), *(_clear(fault, bound) for fault in FAULTS if fault.id not in hit)]
     nodes = sum(len(cloud.nodes) for cloud in clouds)
     return Findings(
         host=f"{nodes} compute node{'s' * (nodes != 1)}, {bound} guest{'s' * (bound != 1)} bound to NUMA nodes",
         kernel="",
-        checks=tuple(sorted(checks, key=lambda check: order[check.status])),
+        checks=ranked(checks),
     )
 
 
