@@ -40,7 +40,7 @@ class Spot:
 class NodeRoom:
     """One node.  ``l3``: free whole cores of each L3 domain, of which guests that insist on one take."""
 
-    __slots__ = ("cells", "full", "id", "l3", "least", "memory", "pages", "threads", "width")
+    __slots__ = ("full", "id", "l3", "least", "memory", "pages", "threads", "width")
 
     def __init__(self, host: FleetHost, index: int, taken: frozenset[int]) -> None:
         node = host.nodes[index]
@@ -69,7 +69,7 @@ class NodeRoom:
 
 
 class Room:
-    """One host.  ``loose_*``: of guests that float over all of it.  ``cores``, ``racks``: groups that are there."""
+    """One host.  ``loose_*``: of guests that float over all of it."""
 
     __slots__ = ("apart", "functions", "host", "index", "loose_memory", "loose_vcpus", "nodes", "ordinary")
 
@@ -92,28 +92,27 @@ class Room:
         made.functions, made.apart = self.functions, set(self.apart)
         return made
 
-    # -- taking and giving back ---------------------------------------------------------------------------------------
+    # -- taking -------------------------------------------------------------------------------------------------------
 
-    def take(self, request: Request, spot: Spot, sign: int = 1) -> None:
-        """Count a guest in (``sign`` 1) or out (-1).  Its functions come back only with a new Room."""
+    def take(self, request: Request, spot: Spot) -> None:
+        """Count a guest in.  What is freed comes back only with a new Room."""
         if request.threads == "overcommit":
-            self.loose_vcpus += sign * sum(cell.vcpus for cell in spot.cells)
-            self.loose_memory += sign * sum(cell.memory_bytes for cell in spot.cells)
+            self.loose_vcpus += sum(cell.vcpus for cell in spot.cells)
+            self.loose_memory += sum(cell.memory_bytes for cell in spot.cells)
         for number, (cell, node_id) in enumerate(zip(spot.cells, spot.nodes, strict=False)):
             node = self.nodes[self.index[node_id]]
             full, threads = need(request, cell, number, node)
-            node.full -= sign * full
-            node.threads -= sign * threads
-            node.memory -= sign * cell.memory_bytes
+            node.full -= full
+            node.threads -= threads
+            node.memory -= cell.memory_bytes
             if spot.page_bytes is not None:
-                node.pages[spot.page_bytes] = node.pages.get(spot.page_bytes, 0) - sign * cell.memory_bytes
+                node.pages[spot.page_bytes] = node.pages.get(spot.page_bytes, 0) - cell.memory_bytes
             group = spot.groups[number] if spot.groups else -1
             if group >= 0:
-                node.l3[group] -= sign * need(request, cell, ELSEWHERE, node)[0]
-        if sign > 0:
-            self.apart.update(request.apart)
-            if spot.functions:
-                self.functions = without(self.functions, spot.functions)
+                node.l3[group] -= need(request, cell, ELSEWHERE, node)[0]
+        self.apart.update(request.apart)
+        if spot.functions:
+            self.functions = without(self.functions, spot.functions)
 
     def take_seat(self, request: Request, seat: Seat) -> None:
         """Count in a guest whose CPUs were taken out by name when this room was made: memory, functions, groups."""
@@ -263,11 +262,6 @@ def fit(room: Room, request: Request) -> Spot | None:
     """
     if not admits(room.host, request) or (request.apart and room.apart.intersection(request.apart)):
         return None
-    return place_on(room, request)
-
-
-def place_on(room: Room, request: Request) -> Spot | None:
-    """As :func:`fit`, for a host that is known to admit the guest."""
     if request.threads == "overcommit":
         return _loose(room, request)
     counts = range(1, len(room.nodes) + 1) if request.cut else (len(request.cells),)
@@ -330,24 +324,24 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
         like = tuple(sorted(sorts[at] for at in chosen))
         if like in refused:
             continue
-        match = _match(fits, chosen)
+        matched = _match(fits, chosen)
         ids = [nodes[at].id for at in chosen]
-        functions = None if match is None else give_functions(room.functions, request, ids)
-        if match is None or functions is None:
+        functions = None if matched is None else give_functions(room.functions, request, ids)
+        if matched is None or functions is None:
             refused.add(like)
             continue
         seen += 1
         far = _far(room, request, functions, ids)
         key = (far, -sum(nodes[at].full for at in chosen), -sum(nodes[at].threads for at in chosen), *chosen)
         if best is None or key < best[0]:
-            best, tier = (key, chosen, match, functions), (spread, farthest)
+            best, tier = (key, chosen, matched, functions), (spread, farthest)
         if seen >= MOST_SETS:
             break
     if best is None:
         return None
-    _, _, match, functions = best
-    groups = tuple(_group(request, cell, nodes[at]) for cell, at in zip(cells, match, strict=True))
-    return Spot(tuple(nodes[at].id for at in match), cells, groups, page, functions)
+    _, _, matched, functions = best
+    groups = tuple(_group(request, cell, nodes[at]) for cell, at in zip(cells, matched, strict=True))
+    return Spot(tuple(nodes[at].id for at in matched), cells, groups, page, functions)
 
 
 #: Equally near sets of nodes among which the emptiest is looked for.

@@ -36,7 +36,7 @@ def type_of(request: Request) -> tuple[object, ...]:
 
 
 class Table:
-    """All hosts.  ``rooms`` is the truth: whoever frees something there must say :meth:`changed`."""
+    """All hosts.  ``rooms`` is the truth; guests are only ever counted in."""
 
     def __init__(
         self, hosts: Sequence[FleetHost], price: Price | None = None, rooms: Sequence[Room] | None = None
@@ -103,7 +103,7 @@ class Table:
             costs[at] = np.inf
             misses += 1
             if misses == MOST_MISSES:  # others have filled hosts: one look at all, rather than an exact one at each
-                np.maximum(costs, self._priced(self._samples[key], np.arange(len(self.hosts))), out=costs)
+                np.maximum(costs, self._priced(self._samples[key]), out=costs)
 
     def place(self, request: Request, key: tuple[object, ...] | None = None) -> tuple[int, Spot] | None:
         """As :meth:`find`, and the guest is counted in."""
@@ -126,13 +126,6 @@ class Table:
         for group in request.together:
             self.homes.setdefault(group, at)
 
-    def changed(self, at: int) -> None:
-        """A host has more room now: its row is read anew, and its cost for each type that is known."""
-        self._touched.add(at)
-        rows = np.array([at])
-        for key, costs in self._known.items():
-            costs[at] = self._priced(self._samples[key], rows)[0]
-
     def shut(self, at: int) -> None:
         """No guest of a type that is known goes to this host any more."""
         for costs in self._known.values():
@@ -154,56 +147,56 @@ class Table:
     def _costs(self, request: Request, key: tuple[object, ...]) -> Costs:
         found = self._known.get(key)
         if found is None:
-            found = self._priced(request, np.arange(len(self.hosts)))
+            found = self._priced(request)
             self._known[key], self._samples[key] = found, request
         return found
 
-    def _priced(self, request: Request, rows: Array) -> Costs:
+    def _priced(self, request: Request) -> Costs:
         for at in self._touched:
             self._read(at)
         self._touched.clear()
-        costs = np.zeros(len(rows)) if self.price is None else self.price(request)[rows]
-        fits = np.ones(len(rows), dtype=bool)
+        costs = np.zeros(len(self.hosts)) if self.price is None else self.price(request)
+        fits = np.ones(len(self.hosts), dtype=bool)
         if request.threads != "overcommit" and not request.cut:
-            fits = self._cells_fit(request, rows)
-        return np.where(fits & self._admitted(request, rows), costs, np.inf)
+            fits = self._cells_fit(request)
+        return np.where(fits & self._admitted(request), costs, np.inf)
 
-    def _admitted(self, request: Request, rows: Array) -> NDArray[np.bool_]:
+    def _admitted(self, request: Request) -> NDArray[np.bool_]:
         plain = request.model_copy(update={"near": None, "hosts": ()})
         kinds = np.array([admits(self.hosts[at], plain) for at in self._examples], dtype=bool)
-        found: NDArray[np.bool_] = kinds[self._kind[rows]]
+        found: NDArray[np.bool_] = kinds[self._kind]
         if request.near is not None or request.hosts:
-            found &= np.array([admits(self.hosts[at], request) for at in rows], dtype=bool)
+            found &= np.array([admits(host, request) for host in self.hosts], dtype=bool)
         return found
 
-    def _cells_fit(self, request: Request, rows: Array) -> NDArray[np.bool_]:
-        """Hosts (of these rows) that may have room; who is False here has none for certain."""
-        near, there = self._functions_near(request, rows)
-        pages = self._page_sizes(request)[self._kind[rows]]
+    def _cells_fit(self, request: Request) -> NDArray[np.bool_]:
+        """Hosts that may have room; who is False here has none for certain."""
+        near, there = self._functions_near(request)
+        pages = self._page_sizes(request)[self._kind]
         for number, cell in enumerate(dict.fromkeys(request.cells)):
-            width, least = self._width[rows], np.maximum(self._least[rows], 1)
+            width, least = self._width, np.maximum(self._least, 1)
             # An emulator of its own may be with this cell or with another that is equal to it.
             first = request.emulator == "own" and number == 0 and len(request.cells) == 1
             full, threads = _needs(request, cell, first, width, least)
-            fits = (self._full[rows] >= full) & (self._threads[rows] >= threads)
-            fits &= self._memory[rows] >= cell.memory_bytes
+            fits = (self._full >= full) & (self._threads >= threads)
+            fits &= self._memory >= cell.memory_bytes
             for size, rooms in self._pages.items():
-                fits &= (pages != size)[:, None] | (rooms[rows] >= cell.memory_bytes)
+                fits &= (pages != size)[:, None] | (rooms >= cell.memory_bytes)
             if len(request.cells) == 1 and near is not None:
                 fits &= near
             there &= fits.sum(axis=1) >= sum(other == cell for other in request.cells)
         there &= pages >= 0
         return there
 
-    def _functions_near(self, request: Request, rows: Array) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
+    def _functions_near(self, request: Request) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
         """(nodes that have what must be near, None where nothing must; hosts that have enough at all)."""
-        there = np.ones(len(rows), dtype=bool)
+        there = np.ones(len(self.hosts), dtype=bool)
         near: NDArray[np.bool_] | None = None
         for wish in request.functions:
-            counts = np.zeros((len(rows), self._full.shape[1] + 1), dtype=np.int64)
+            counts = np.zeros((len(self.hosts), self._full.shape[1] + 1), dtype=np.int64)
             for (pool, sort, network), have in self._functions.items():
                 if wish.pool in (None, pool) and wish.type in (None, sort) and wish.network in (None, network):
-                    counts += have[rows]
+                    counts += have
             there &= counts.sum(axis=1) >= wish.count
             if wish.near == "required":
                 enough = counts[:, :-1] >= wish.count
