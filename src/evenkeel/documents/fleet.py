@@ -63,7 +63,8 @@ class FleetFunction(Model):
     network: str | None = Field(default=None, description="the physical network that it is wired to")
     iommu_group: int | None = Field(default=None, description="all functions of a group go to one guest")
     physical_function: str | None = None
-    busy: bool = False
+    busy: bool = Field(default=False, description="no guest may have it")
+    why_busy: str = ""
 
 
 class FleetHost(Model):

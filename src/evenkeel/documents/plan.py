@@ -260,6 +260,7 @@ class GuestPlan(Model):
     memory_bytes: int
     page_bytes: int | None = None  # None: ordinary pages
     pages: int = 0
+    functions: tuple[str, ...] = Field(default=(), description="addresses of its PCI functions, whole IOMMU groups")
     guest_arguments: str = ""  # what Evenkeel adds to the guest's own kernel command line
     cloud_config: str = ""  # user data for cloud-init in the guest, for its owner to use; "": nothing to do inside
     xml: str

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from evenkeel.documents.fleet import Cut, FunctionRequest, Refusal, Request
 from evenkeel.documents.quantity import format_size
-from evenkeel.plan.fleet.room import Room, fit
+from evenkeel.plan.fleet.room import Room, fit, is_such
 
 Thing = tuple[str, str]  # sort, and which: ("network", "blue")
 Reason = frozenset[Thing]
@@ -273,7 +273,14 @@ def _sentence(reason: Reason, rooms: Sequence[Room], request: Request) -> str:
             return "its vCPUs are to share one L3 cache, and none is large enough"
         case _:
             wish = request.functions[int(which)]
-            return f"it needs {_function(wish)}, and no host has so many free"
+            held = [
+                f"{one.address} of {room.host.name} cannot be given: {one.why_busy}"
+                for room in rooms
+                for one in room.host.functions
+                if one.why_busy and is_such(one, wish)
+            ]
+            more = f" (and {len(held) - 2} more such)" if len(held) > 2 else ""
+            return "; ".join([f"it needs {_function(wish)}, and no host has so many free", *held[:2]]) + more
 
 
 def _whole(size: int) -> str:

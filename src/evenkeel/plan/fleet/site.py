@@ -25,7 +25,7 @@ from evenkeel.plan.fleet.name import cpus_of, seats_on
 from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
-from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of
+from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of, usable
 from evenkeel.plan.problems import Misfit, did_you_mean
 from evenkeel.plan.seats import Seat, Seats, merge, seats_of_facts, seats_of_plan
 from evenkeel.plan.topology import Topology
@@ -69,7 +69,8 @@ def board_of(
     for name, wish in sorted(site.guests.items()):
         for host in [wish.host] if wish.host else sorted(site.hosts):
             if wish.cpus and wish.goal in PINNED and (wish.host or len(site.hosts) == 1):
-                seat = _claimed(wish, plain[name], by_name[host], facts[host])
+                claimed, held = _claimed(wish, plain[name], by_name[host], facts[host]), seats[host].guests.get(name)
+                seat = _with_functions(claimed, plain[name], by_name[host], held) if held else claimed
             elif name in known[host]:
                 seat = _sitting(plain[name], by_name[host], seats[host].guests.get(name))
             else:
@@ -88,7 +89,7 @@ def settle(board: Board) -> Board:
     index = {host.name: at for at, host in enumerate(board.hosts)}
     staying = [
         (request, request.now, index[request.now.host])
-        for request in sorted(board.requests, key=lambda one: (one.movable, one.name))
+        for request in sorted(board.requests, key=_precedence)
         if request.now is not None and request.now.host in index
         if admits(board.hosts[index[request.now.host]], request)
     ]
@@ -103,6 +104,12 @@ def settle(board: Board) -> Board:
                 fixed[at][request.name] = (request, anew)
     rooms = [room_of(host, here) for host, here in zip(board.hosts, fixed, strict=True)]
     return replace(board, fixed=fixed, rooms=rooms)
+
+
+def _precedence(request: Request) -> tuple[bool, bool, str]:
+    """Those that may not move first; those that are to get functions now after those that have theirs."""
+    known = request.now is not None and bool(request.now.functions)
+    return request.movable, bool(request.functions) and not known, request.name
 
 
 def room_of(host: FleetHost, here: Fixed) -> Room:
@@ -126,7 +133,7 @@ def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -
     before = room_of(host, here)
     if request.apart and before.apart.intersection(request.apart):
         return None
-    if request.functions and not seat.functions:  # a definition does not say which it has: the first that serve
+    if request.functions and not seat.functions:  # it gets them now: the first that serve
         found = give_functions(before.functions, request, seat.nodes or None)
         if found is None:
             return None
@@ -138,8 +145,8 @@ def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -
         return None
     if room.loose_memory > min(sum(node.memory for node in room.nodes), room.ordinary or 1 << 62):
         return None
-    usable = {one.address for one in before.functions}
-    return seat if set(seat.functions) <= usable else None
+    left = {one.address for one in before.functions}
+    return seat if set(seat.functions) <= left else None
 
 
 # -- what is now ------------------------------------------------------------------------------------------------------
@@ -166,19 +173,34 @@ def _sitting(request: Request, host: FleetHost, seat: Seat | None) -> SeatDocume
     nodes = {node.id: node for node in host.nodes}
     if request.threads == "overcommit":
         house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
-        return SeatDocument(host=host.name, emulator=house)
+        held = _held(request, host, seat, ()) if seat is not None else ()
+        return SeatDocument(host=host.name, emulator=house, functions=held)
     if seat is None:
         return only
     if request.threads == "float":
         node = seat.node if seat.node in nodes else next(iter(nodes)) if len(nodes) == 1 else None
-        return (_seat(host, request, {node: ()}) if node is not None else None) or only
+        found = _seat(host, request, {node: ()}) if node is not None else None
+        return _with_functions(found, request, host, seat) or only
     on: dict[int, list[int]] = {}
     node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
     for cpu in seat.cpus:
         if cpu not in node_of:
             return only
         on.setdefault(node_of[cpu], []).append(cpu)
-    return _seat(host, request, {node: tuple(cpus) for node, cpus in on.items()}) or only
+    found = _seat(host, request, {node: tuple(cpus) for node, cpus in on.items()})
+    return _with_functions(found, request, host, seat) or only
+
+
+def _with_functions(found: SeatDocument | None, request: Request, host: FleetHost, seat: Seat) -> SeatDocument | None:
+    if found is None:
+        return None
+    return found.model_copy(update={"functions": _held(request, host, seat, found.nodes)})
+
+
+def _held(request: Request, host: FleetHost, seat: Seat, nodes: tuple[int, ...]) -> tuple[str, ...]:
+    """Of the functions that it has those that it asks for; the others only share their IOMMU groups."""
+    mine = [one for one in usable(host.functions) if one.address in seat.functions]
+    return tuple(sorted(give_functions(mine, request, nodes or None) or ()))
 
 
 def _claimed(wish: GuestWish, request: Request, host: FleetHost, facts: Facts) -> SeatDocument | None:
@@ -415,9 +437,10 @@ def seats_for_planner(plan: FleetPlan) -> dict[str, Seats]:
                 cpus=tuple(cpu for cell in seat.cpus for cpu in cell),
                 node=seat.nodes[0] if len(seat.nodes) == 1 else None,
                 because="chosen with all hosts in view",
+                functions=seat.functions,
             )
             for name, (_, seat) in here.items()
-            if seat.nodes
+            if seat.nodes or seat.functions
         }
         house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
         polling = frozenset(cpu for node in host.nodes for cpu in node.data_plane)
