@@ -247,15 +247,21 @@ class CellPlan(Model):
 
 
 class GuestPlan(Model):
-    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``."""
+    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``.
+
+    ``idle``: CPUs beside those of its vCPUs that stay empty; ``cores``: whole ones, of which it has every thread.
+    """
 
     name: str
+    owner: str | None = Field(default=None, description="to whom it is accounted")
     goal: GoalLevel
     trust: Trust
     latency_ns: int | None = None
     node: int | None = None  # None: floats over the shared CPUs, or has cells
     cells: tuple[CellPlan, ...] = ()
     vcpus: tuple[VcpuPlan, ...]
+    idle: CpuSet = frozenset()
+    cores: int = 0
     emulator_cpus: CpuSet
     memory_bytes: int
     page_bytes: int | None = None  # None: ordinary pages

@@ -83,7 +83,7 @@ def _plan_host(
     ways = WayLedger() if off else share_ways(host, facts, placements, problems)
     if len(problems.found) > before:
         return None
-    plans = tuple(_plan_guest(host, placement, ways) for placement in placements)
+    plans = tuple(_plan_guest(host, placement, ways, topology) for placement in placements)
     context = Context(
         host=host,
         wish=wish,
@@ -123,10 +123,12 @@ def _check(ledger: Ledger, facts: Facts, host: str, wish: HostWish) -> None:
     raise AssertionError(f"the planner made a ledger of host {host} that breaks its own rules: {'; '.join(broken)}")
 
 
-def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
+def _plan_guest(host: str, placement: Placement, ways: WayLedger, topology: Topology) -> GuestPlan:
     arguments = guest_arguments(placement)
+    own = placement.cpus | placement.idle if placement.pinned else frozenset()
     return GuestPlan(
         name=placement.name,
+        owner=placement.wish.place.owner,
         goal=placement.wish.goal,
         trust=placement.wish.trust,
         latency_ns=placement.wish.latency,
@@ -137,6 +139,8 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
             if cell.node is not None and len(placement.cells) > 1
         ),
         vcpus=placement.vcpus,
+        idle=placement.idle,
+        cores=sum(core.cpus <= own for core in topology.cores),
         emulator_cpus=placement.emulator,
         memory_bytes=placement.wish.memory,
         page_bytes=placement.page_bytes,
