@@ -26,7 +26,11 @@ def register(app: typer.Typer) -> None:
         ],
         facts: Annotated[
             list[str] | None,
-            typer.Option("--facts", metavar="HOST=FILE", help="Use saved facts of a host instead of asking it."),
+            typer.Option(
+                "--facts",
+                metavar="HOST=FILE",
+                help="Use saved facts of a host instead of asking it; or a folder of HOST.facts.json.",
+            ),
         ] = None,
         keep: Annotated[
             str | None, typer.Option("--keep", metavar="PLAN", help="Leave guests where this older plan has them.")

@@ -5,9 +5,7 @@ Pure: the same FleetPlan gives the same bytes.  Judges nothing, and draws nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from evenkeel.documents.fleet import FleetPlan, Refusal
+from evenkeel.documents.fleet import FleetPlan, Refusal, refused_alike
 from evenkeel.documents.quantity import format_size
 from evenkeel.report.fleet import fleet_picture, price_in_all, prices
 from evenkeel.report.markup import Content, Markup, el, join
@@ -40,7 +38,7 @@ def placement_section(plan: FleetPlan) -> Markup:
         parts += [el("h3", "Moves"), _moves(plan)]
     if plan.refused:
         parts.append(el("h3", "Without a place"))
-        parts += [_refusal(alike) for alike in _alike(plan.refused)]
+        parts += [_refusal(alike) for alike in refused_alike(plan.refused)]
     return join(*parts)
 
 
@@ -78,14 +76,6 @@ def _cell(label: str, content: str, number: bool = False) -> Markup:
     return el("td", content, data_label=label or None, class_="num" if number else None)
 
 
-def _alike(refused: Iterable[Refusal]) -> list[list[Refusal]]:
-    """Guests that are left out for the same reasons, together."""
-    found: dict[tuple[str, ...], list[Refusal]] = {}
-    for one in refused:
-        found.setdefault((*one.reasons, *one.cures), []).append(one)
-    return list(found.values())
-
-
 def _refusal(alike: list[Refusal]) -> Markup:
     one = alike[0]
     names = ", ".join(other.name for other in alike[:12]) + (f" and {len(alike) - 12} more" if len(alike) > 12 else "")
@@ -100,7 +90,7 @@ def _refusal(alike: list[Refusal]) -> Markup:
         "div",
         el("p", el("b", names), *(join(el("br"), _sentence(reason)) for reason in one.reasons)),
         cuts if one.cuts else None,
-        *(el("p", _sentence(f"It would fit: {cure}")) for cure in one.cures),
+        join(el("p", "What would help:"), el("ul", *(el("li", cure) for cure in one.cures))) if one.cures else None,
         class_="note",
     )
 

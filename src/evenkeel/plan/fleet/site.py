@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.fleet import FleetHost, FleetPlan, GuestSeat, Move, Refusal, Request
+from evenkeel.documents.fleet import Cut, FleetHost, FleetPlan, GuestSeat, Move, Refusal, Request
 from evenkeel.documents.fleet import Seat as SeatDocument
 from evenkeel.documents.plan import HostPlan, Plan
 from evenkeel.documents.site import GuestWish, Site
@@ -19,13 +19,14 @@ from evenkeel.errors import WrongInput
 from evenkeel.plan.cells import shapes
 from evenkeel.plan.claims import cells_of as cells_of_claim
 from evenkeel.plan.cores import PINNED, threads
-from evenkeel.plan.fleet.explain import refusal
+from evenkeel.plan.fleet.explain import Around, Limit, fits_with, refusal, things_of
 from evenkeel.plan.fleet.hosts import fleet_of
 from evenkeel.plan.fleet.name import cpus_of, seats_on
 from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
 from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of, usable
+from evenkeel.plan.fleet.table import Table, rack_of
 from evenkeel.plan.problems import Misfit, did_you_mean
 from evenkeel.plan.seats import Seat, Seats, merge, seats_of_facts, seats_of_plan
 from evenkeel.plan.topology import Topology
@@ -365,22 +366,98 @@ def refusals(board: Board, packing: Packing, left: Sequence[Request]) -> list[Re
     if not left:
         return []
     table = table_with(board.rooms, kinds_of(board.waiting), packing, board.sitting)
-    allowed = _allowed(board, packing)
+    limits = _limits(board, packing)
     found: list[Refusal] = []
     for kind in kinds_of(left):
         sample = kind.sample
-
-        def barred(at: int, request: Request, sample: Request = sample) -> bool:
-            return (allowed is not None and at not in allowed) or table.is_barred(at, sample)
-
-        answer = refusal(table.rooms, sample, barred)
-        if allowed is not None and len(allowed) < len(board.hosts):
-            limit = f"no further host may be used ({len(allowed)} of {len(board.hosts)}), and there is no room on those"
-            answer = answer.model_copy(update={"reasons": (limit, *answer.reasons[1:])})
-        elif not answer.cuts:
+        around = Around(table.is_barred, _groups(sample, table, board.hosts), limits)
+        answer = refusal(table.rooms, sample, around)
+        if not answer.cuts:
             answer = answer.model_copy(update={"reasons": ("guests that are worth more have the room",)})
         found += [answer.model_copy(update={"name": guest.name}) for guest in kind.guests]
     return sorted(found, key=lambda one: one.name)
+
+
+def _groups(request: Request, table: Table, hosts: Sequence[FleetHost]) -> str:
+    """Where the other guests of its groups are, and what follows from it; "": it has no such groups."""
+    said = []
+    for group in request.apart_racks:
+        racks = sorted(rack for other, rack in table.racks if other == group)
+        if racks:
+            free = sorted({rack_of(host) for host in hosts} - set(racks))
+            rest = f"has no room for it on {', '.join(free)}" if free else "has no other rack"
+            where = f"rack{'s' * (len(racks) > 1)} {', '.join(racks)}"
+            said.append(f"guests of {group} are in {where} already, and the site {rest}")
+    for group in request.together:
+        if group in table.homes:
+            home = hosts[table.homes[group]].name
+            said.append(f"it is to be with the guests of {group} on {home}, and there is no room for it there")
+    return "; ".join(said)
+
+
+def _limits(board: Board, packing: Packing) -> tuple[Limit, ...]:
+    """Limits of the fleet that keep further hosts from being used."""
+    used = {at for at, _ in packing.placed.values()} | {at for at, _ in board.sitting}
+    names = ", ".join(board.hosts[at].name for at in sorted(used)[:3]) + ("..." if len(used) > 3 else "")
+    others = [at for at in range(len(board.hosts)) if at not in used]
+    found = []
+    most, watts = board.limits.max_hosts, board.limits.power_watts
+    if most is not None and others and len(used) >= most:
+        reason = f"{len(used)} host{'s' * (len(used) != 1)} may be used (max_hosts), and {names or 'none'} is"
+        reason = reason.removesuffix("is") + ("is" if len(used) == 1 else "are")
+        cure = f"max_hosts: {len(used) + 1}"
+        found.append(Limit("max_hosts", frozenset(others), reason, dict.fromkeys(others, cure)))
+    if watts is not None:
+        takes = {at: board.hosts[at].power_watts or 0 for at in range(len(board.hosts))}
+        taken = sum(takes[at] for at in used)
+        closed = [at for at in others if taken + takes[at] > watts]
+        if closed:
+            least = min(closed, key=lambda at: (takes[at], at))
+            reason = (
+                f"{names} take{'s' * (len(used) == 1)} {taken} of {watts} W (power_watts), "
+                f"and {board.hosts[least].name} would take {takes[least]} more"
+                if used
+                else f"there are {watts} W (power_watts), and {board.hosts[least].name} alone takes {takes[least]}"
+            )
+            cures = {at: f"power_watts: {taken + takes[at]}" for at in closed}
+            found.append(Limit("power_watts", frozenset(closed), reason, cures))
+    return tuple(found)
+
+
+def without_standby(board: Board, plan: FleetPlan) -> FleetPlan:
+    """The plan, with the true reason for guests that are left out only to keep room for the failure of a host.
+
+    Looking for such room leaves hosts empty as if they were drained, which is nothing that an owner should read.
+    """
+    if not plan.refused:
+        return plan
+    rooms, sitting = sitting_of(plan)
+    packing = Packing()
+    table = table_with(rooms, kinds_of(board.requests), packing, sitting)
+    requests = {request.name: request for request in plan.guests}
+    found = []
+    for one in plan.refused:
+        request = requests[one.name]
+        around = Around(table.is_barred, _groups(request, table, plan.hosts))
+        things = things_of(request, around)
+        open_to = [room.host.name for at, room in enumerate(rooms) if fits_with(at, room, request, things, around)]
+        answer = refusal(rooms, request, around)
+        if not open_to:
+            found.append(answer.model_copy(update={"name": one.name}))
+            continue
+        where = ", ".join(open_to[:3]) + (f" and {len(open_to) - 3} more" if len(open_to) > 3 else "")
+        cut = Cut(reason="room for its guests elsewhere, if it fails", hosts=len(open_to), example=open_to[0])
+        found.append(
+            Refusal(
+                name=one.name,
+                reasons=(
+                    f"there is room on {where}, but with it no room was found for the guests of a host that fails",
+                ),
+                cuts=(cut, *answer.cuts),
+                cures=(f"without standby it fits on {open_to[0]}",),
+            )
+        )
+    return plan.model_copy(update={"refused": tuple(found)})
 
 
 def _moves(board: Board, seats: Mapping[str, GuestSeat]) -> list[Move]:
