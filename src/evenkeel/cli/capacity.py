@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         seconds: Annotated[
-            float, typer.Option("--time", metavar="SECONDS", help="How long to look, for each kind of guest.")
+            float, typer.Option("--time", metavar="SECONDS", min=0, help="How long to look, for each kind of guest.")
         ] = 30.0,
         as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
         as_csv: Annotated[bool, typer.Option("--csv", help="Print what owners hold as CSV.")] = False,

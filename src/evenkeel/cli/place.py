@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         fewest: Annotated[bool, typer.Option("--fewest", help="Use as few hosts as can be.")] = False,
         seconds: Annotated[
-            float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
+            float, typer.Option("--time", metavar="SECONDS", min=0, help="How long to look for a better placement.")
         ] = 60.0,
         picture: Annotated[
             str | None,
@@ -115,7 +115,19 @@ def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float
     from evenkeel.cli.plan import gather_facts
     from evenkeel.plan.fleet import site as fleet
 
-    return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
+    known = gather_facts(site, facts)
+    _warn_of_functions(site, known)
+    return fleet.board_of(site, known, keep, time_limit_s=seconds)
+
+
+def _warn_of_functions(site: Site, known: dict[str, Facts]) -> None:
+    """A card that is gone is no reason not to place at all, and a name that is misspelt must be seen."""
+    from evenkeel.cli import output
+    from evenkeel.plan.passthrough import unknown_functions
+
+    for host, wish in sorted(site.hosts.items()):
+        for sentence in unknown_functions(host, wish, known[host]) if host in known else ():
+            output.warn(sentence)
 
 
 def solve(board: Board, guest: str | None = None, moves: int | None = None, *, fewest: bool = False) -> FleetPlan:
@@ -171,6 +183,7 @@ def settle_hosts(site: Site, known: dict[str, Facts], keep: Plan | None) -> tupl
         return site, None
     from evenkeel.plan.fleet import site as fleet
 
+    _warn_of_functions(site, known)
     placed = solve(fleet.board_of(site, known, keep))
     return fleet.chosen_hosts(site, placed), fleet.seats_for_planner(placed)
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 from evenkeel.documents.facts import Facts, PciFunction
 from evenkeel.documents.site import GuestWish, HostWish
-from evenkeel.plan.problems import Problems
+from evenkeel.plan.problems import Problems, did_you_mean
 
 #: PCI-to-PCI and host bridges: functions that VFIO lets stay with the host beside a guest's.
 _BRIDGES = ("0600", "0604")
@@ -96,6 +96,19 @@ def offers(facts: Facts, wish: HostWish, known: Collection[str]) -> dict[str, Of
         address: Offer(one.pci, one.pool, one.network, _why_not(one.pci, facts, wish, found, others))
         for address, one in found.items()
     }
+
+
+def unknown_functions(host: str, wish: HostWish, facts: Facts) -> list[str]:
+    """A sentence for each name under `pools` and `wires` that the host does not have, and that counts for nothing."""
+    names = {nic.name for nic in facts.nics} | {pci.address for pci in facts.pci}
+    named = [("wires", name) for name in wish.place.wires]
+    named += [("pools", address) for addresses in wish.place.pools.values() for address in addresses]
+    return [
+        f"host {host}: place: {key}: it has no network interface or PCI function {name}"
+        + (f" ({hint})" if (hint := did_you_mean(name, names)) else "")
+        for key, name in sorted(named)
+        if name not in names and pci_address(name) not in names
+    ]
 
 
 def _why_not(
