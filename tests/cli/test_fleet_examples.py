@@ -54,6 +54,13 @@ def test_nfv_pair(capsys: pytest.CaptureFixture[str]) -> None:
             assert guest.functions == seats[guest.name].functions and guest.xml.count("<hostdev") == 2
 
 
+def test_the_plan_shows_functions_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(FOLDER / "gpu.yaml"), *FACTS]) == 0
+    assert f"{GPU} {SOUND}" in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", str(FOLDER / "hana.yaml"), *FACTS]) == 0
+    assert "functions" not in next(line for line in capsys.readouterr().out.splitlines() if "emulator" in line[40:])
+
+
 def test_hana_on_four_sockets(capsys: pytest.CaptureFixture[str]) -> None:
     _, seats = placed("hana", capsys)
     hana = seats["hana"]

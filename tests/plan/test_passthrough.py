@@ -190,7 +190,8 @@ def test_without_an_iommu_the_plan_says_so() -> None:
 def test_a_guest_keeps_its_function(by: str) -> None:
     """Also when another, earlier in the alphabet, comes and would have got it."""
     _, first = planned(site({"m": wants(VF), "n": wants(A_GPU)}), facts())
-    known, keep = facts(), first
+    known = facts()
+    keep: Plan | None = first
     if by == "definition":
         texts = tuple(
             Definition(guest=one.name, path=f"/etc/libvirt/qemu/{one.name}.xml", running=False, xml=one.xml)

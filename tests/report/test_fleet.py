@@ -11,10 +11,12 @@ from bench import fleets
 
 from evenkeel.cli import main
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Move, Request
+from evenkeel.plan import make_plan
 from evenkeel.plan.fleet.moves import place_anew
 from evenkeel.plan.fleet.site import place_all
 from evenkeel.report.fleet import WIDTH, fleet_svg, price_in_all, prices
 from evenkeel.report.placement import render_placement
+from tests.plan.factories import make_facts, make_site
 from tests.plan.fleet.test_moves import board, isolated, seated
 from tests.report.test_page import CHROMIUM, browse
 
@@ -200,5 +202,11 @@ def test_report_takes_a_placement(
     assert main(["report", "placement.json", "-o", "page.html"]) == 0
     assert "svg class=" in Path("page.html").read_text() or 'class="fleet"' in Path("page.html").read_text()
     capsys.readouterr()
-    assert main(["report", "placement.json", "placement.json"]) == 2
+    # Beside a plan it is the first section of the page about that plan; two of them are one too many.
+    Path("plan.json").write_text(make_plan(make_site(), {"cell": make_facts(cores=5)}).to_json())
+    assert main(["report", ".", "-o", "both.html"]) == 0
+    page = Path("both.html").read_text()
+    assert page.index('id="placement"') < page.index('id="guests"')
+    capsys.readouterr()
+    assert main(["report", "plan.json", "placement.json", "placement.json"]) == 2
     assert "several placements" in capsys.readouterr().err

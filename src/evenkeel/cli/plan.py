@@ -191,7 +191,8 @@ def _saved(site: Site, saved: Iterable[str]) -> dict[str, str]:
     for text in saved:
         host, equals, file = text.partition("=")
         if not equals and Path(text).is_dir():
-            files = {one: str(file) for one in site.hosts if (file := Path(text, f"{one}{FACTS_SUFFIX}")).is_file()}
+            there = {one: Path(text, f"{one}{FACTS_SUFFIX}") for one in site.hosts}
+            files = {one: str(path) for one, path in there.items() if path.is_file()}
             if not files:
                 raise WrongInput(
                     f"--facts {text}: the folder has facts of none of {', '.join(sorted(site.hosts)[:5])}",
@@ -288,6 +289,7 @@ def _print_guests(guests: tuple[GuestPlan, ...]) -> None:
     if not guests:
         return
     rows = []
+    passed = any(guest.functions for guest in guests)
     for guest in guests:
         pages = f" in {guest.pages} pages of {format_size(guest.page_bytes)}" if guest.page_bytes else ""
         rows.append(
@@ -298,11 +300,13 @@ def _print_guests(guests: tuple[GuestPlan, ...]) -> None:
                 format_cpus(guest.nodes) or "any",
                 format_size(guest.memory_bytes) + pages,
                 format_cpus(guest.emulator_cpus),
+                *([" ".join(guest.functions)] if passed else []),
             )
         )
     console = out()
     console.print()
-    console.print(table(["guest", "goal", "vCPU: CPU", "node", "memory", "emulator"], rows))
+    columns = ["guest", "goal", "vCPU: CPU", "node", "memory", "emulator", *(["functions"] if passed else [])]
+    console.print(table(columns, rows))
 
 
 def _vcpus(guest: GuestPlan) -> str:
