@@ -248,9 +248,10 @@ def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
         "isa-serial,chardev=console",
     ]
     if spec.iommu == "intel":
-        # eim: the kernel talks to its local APICs by x2APIC, so by MSR.  By xAPIC, so by memory, QEMU's emulator now and
-        # then gives a write to another device while BARs are being mapped; a lost end of interrupt leaves a CPU deaf for
-        # good (measured: 3 of 27 boots of the kernel alone, and 0 of 28 with eim; QEMU 10.0.2, 12 CPUs on 2 cores).
+        # eim: the kernel talks to its local APICs by x2APIC, so by MSR.  By xAPIC, so by memory, QEMU's emulator now
+        # and then gives that write to another device while BARs are being mapped (a failed assertion in its
+        # msix_table_mmio_write showed it); without its end of interrupt a CPU stays deaf.  Measured with QEMU 10.0.2,
+        # 12 CPUs on 2 cores: 8 of 36 boots of the kernel without eim, 0 of 37 with it.
         eim = ",eim=on" if qemu.emulates_x2apic and not launch.kvm else ""
         argv += ["-device", f"intel-iommu,intremap=on{eim},caching-mode=on,device-iotlb=on"]
     argv += [
