@@ -13,11 +13,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from evenkeel.documents.base import Document
 from evenkeel.documents.evidence import Evidence, Latency
@@ -34,6 +34,8 @@ from evenkeel.report.verdict import HostRun, Run
 MARK = "made-by-demo"
 #: Seconds that each run of cyclictest takes: long enough to see that it works; emulated, more would say no more.
 MEASURE_S = 5
+#: Seconds of each spinner, before and after.
+SPIN_S = 4.0
 #: How long a guest may take until its agent answers; 10 s on two idle cores.
 GUEST_BOOT_S = 180.0
 #: What a demo writes into its folder; removed before the first step, so that no old document passes for a new one.
@@ -230,7 +232,8 @@ def _river(demo: Demo) -> None:
     from evenkeel.apply import hosts
     from evenkeel.machines.address import resolve
     from evenkeel.plan import make_plan
-    from evenkeel.verify import verify_host
+    from evenkeel.verify.host import findings
+    from evenkeel.verify.observe import Options, observe
 
     (name, wish), *_ = demo.site.hosts.items()
     machine = resolve(wish.address)
@@ -255,10 +258,11 @@ def _river(demo: Demo) -> None:
         with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)
             demo.keep(host, "facts_after", names.FACTS_AFTER, facts)
-            found = verify_host(host, probe, facts, plan_sha256=plan.sha256(), on_progress=on_progress)
-            demo.keep(host, "findings", names.FINDINGS, found)
-        with demo.step("Measure after: the same, and cyclictest in the guest") as on_progress:
-            after = _measured(demo, host, machine, facts, "after", on_progress)
+            seen = observe(host, probe, facts, Options(seconds=SPIN_S), on_progress)
+            demo.keep(host, "findings", names.FINDINGS, findings(host, seen, plan_sha256=plan.sha256()))
+        with demo.step("Measure after: cyclictest on the host and in the guest") as on_progress:
+            # The spinners of the verification are the same, and a moment old.
+            after = _measured(demo, host, machine, facts, "after", on_progress, spun=seen.spun())
             demo.keep(host, "evidence_after", names.EVIDENCE_AFTER, after)
     finally:
         machine.close()
@@ -272,6 +276,7 @@ def _measured(
     moment: Literal["before", "after"],
     inner: OnProgress,
     guest: str | None = None,
+    spun: Sequence[dict[str, Any]] = (),
 ) -> Evidence:
     from evenkeel.measure import measure_host
     from evenkeel.measure.host import Wish
@@ -283,8 +288,9 @@ def _measured(
             probe,
             facts,
             moment=moment,
-            wish=Wish(seconds=MEASURE_S, load=("hackbench",), guest=guest),
+            wish=Wish(seconds=MEASURE_S, load=("hackbench",), guest=guest, spin_seconds=SPIN_S),
             plan_sha256=demo.run.plan.sha256(),
+            spun=spun,
             on_progress=inner,
             on_note=demo.stage.note,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_every_device_is_on_a_port_of_its_node() -> None:
 def test_an_old_qemu_gets_no_igb() -> None:
     argv = arguments(Qemu((7, 2, 22), Path("/q")), BUILT_IN["default"], LAUNCH)
     assert not any(word.startswith("igb") for word in argv)
+
+
+def test_an_emulated_host_speaks_x2apic_where_the_emulator_can() -> None:
+    """By xAPIC a CPU of it is deaf after some boots; an older QEMU refuses the option, and KVM decides by itself."""
+
+    def iommu(qemu: Qemu, kvm: bool) -> str:
+        argv = arguments(qemu, BUILT_IN["default"], replace(LAUNCH, kvm=kvm))
+        return next(word for word in argv if word.startswith("intel-iommu"))
+
+    assert "eim=on" in iommu(Qemu((10, 0, 2), Path("/q")), kvm=False)
+    assert "eim" not in iommu(Qemu((10, 0, 2), Path("/q")), kvm=True)
+    assert "eim" not in iommu(Qemu((7, 2, 22), Path("/q")), kvm=False)
 
 
 def test_the_same_input_gives_the_same_arguments() -> None:

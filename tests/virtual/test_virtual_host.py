@@ -95,6 +95,7 @@ def test_devices_sit_at_their_node_behind_an_iommu(virtual_host: VirtualMachine)
     assert found == sorted(wanted)
     assert int(on_host(virtual_host, "ls /sys/kernel/iommu_groups | wc -l")) > len(SPEC.devices)
     assert "IR-" in on_host(virtual_host, "cat /proc/interrupts"), "interrupts are not remapped"
+    assert "x2apic" in on_host(virtual_host, "dmesg | grep 'Switched APIC routing'"), "a boot in eight hangs by xAPIC"
 
 
 @pytest.mark.long

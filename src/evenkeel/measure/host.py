@@ -66,10 +66,13 @@ def measure_host(
     moment: Moment,
     wish: Wish | None = None,
     plan_sha256: str | None = None,
+    spun: Sequence[dict[str, Any]] = (),
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Evidence:
     """Measure ``host`` as it is now.  ``on_note`` hears what had to be left out.
+
+    ``spun``: what the spinners gave a moment ago, when the host was verified; they are not run again then.
 
     On the host: a spinner alone, and one under the load (if any), on the CPUs that the plan gives to real-time vCPUs.
     Then each tool there and in all guests at the same time; there it pre-empts a running guest for some microseconds a
@@ -81,8 +84,11 @@ def measure_host(
     guests = _chosen(host, wish.guest)
     run = _Run(host, probe, facts, wish, on_note or (lambda text: None))
     run.look()
-    run.plan_steps(guests, moment, on_progress)
-    if wish.guest is None:
+    spins = wish.guest is None and not spun
+    run.plan_steps(guests, moment, spins, on_progress)
+    for answer in spun:
+        run.keep(answer, None)
+    if spins:
         run.spinners()
     there = run.running(guests, moment)
     for tool in wish.tools:
@@ -159,11 +165,11 @@ class _Run:
             except ProbeError:
                 self.seen[guest.name] = GuestSeen("shut off")
 
-    def plan_steps(self, guests: list[GuestPlan], moment: Moment, on_progress: OnProgress | None) -> None:
+    def plan_steps(self, guests: list[GuestPlan], moment: Moment, spins: bool, on_progress: OnProgress | None) -> None:
         load = _EXTRA_S["load"] if self.wish.load else 0.0
         spin = self.wish.spin_seconds + _EXTRA_S["spin"]
         total = (self.wish.seconds + _EXTRA_S["tool"] + load) * len(self.wish.tools)
-        if self.wish.guest is None:
+        if spins:
             total += spin + (spin + load if load else 0)
         if moment == "after":
             total += sum(spin + 3 for guest in guests if self.seen[guest.name].threads)
@@ -195,7 +201,7 @@ class _Run:
         length = seconds + _EXTRA_S["spin"] + (_EXTRA_S["load"] if load else 0)
         inner = self.steps.begin(length, "a spinner under load" if load else "a spinner")
         answer = self._call("spin", inner, seconds=seconds, load=load, settle_s=SETTLE_S, **places)
-        self._keep(answer, None)
+        self.keep(answer, None)
 
     def _call(self, op: str, inner: OnProgress, **arguments: Any) -> Any:
         try:
@@ -338,7 +344,7 @@ class _Run:
                 raise
             self.note(f"no busy loop in guest {guest.name}: {error}")
             return
-        self._keep(spun, guest.name)
+        self.keep(spun, guest.name)
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -347,7 +353,8 @@ class _Run:
         found = {guest: known_holders(seen) for guest, seen in sorted(self.guest_holders.items())}
         return {guest: names for guest, names in found.items() if names is not None} if found else None
 
-    def _keep(self, answer: dict[str, Any], guest: str | None) -> None:
+    def keep(self, answer: dict[str, Any], guest: str | None) -> None:
+        """Take what spinners gave into the evidence; on the host where ``guest`` is None."""
         for spin in answer["spins"]:
             self.spins.append(
                 Spin(

@@ -64,6 +64,16 @@ class Observation:
     #: Operation -> why it gave nothing.
     trouble: dict[str, str] = field(default_factory=dict)
 
+    def spun(self) -> list[dict[str, Any]]:
+        """What the spinners on real-time CPUs gave, as :func:`evenkeel.measure.measure_host` takes it.
+
+        Empty unless both ran.
+        """
+        if self.quiet is None or self.loaded is None:
+            return []
+        ours = [spin for spin in self.loaded["spins"] if spin["cpu"] != self.control]
+        return [self.quiet, {**self.loaded, "spins": ours}]
+
 
 def observe(
     host: HostPlan, probe: Probe, facts: Facts, options: Options, on_progress: OnProgress | None = None

@@ -52,8 +52,9 @@ _STALLS = 4
 class BootFailed(Unreachable):
     """No boot will come of this try; a second one mostly works.
 
-    Seen in emulation, each once in some fifty boots: QEMU ends; the host comes to rest without sshd; a CPU gets no
-    timer interrupt any more, so that each RCU grace period takes 21 s ("rcu_preempt kthread starved"), without end.
+    Seen in emulation: QEMU ends; the host comes to rest without sshd; a CPU gets no interrupt any more, so that each
+    RCU grace period takes 21 s ("rcu_preempt kthread starved"), without end.  The first and the last have one cause,
+    which x2APIC avoids where the emulator has it: see .qemu.  Without, it is up to every third boot.
     """
 
 
