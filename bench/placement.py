@@ -28,8 +28,10 @@ from bench import fleets
 
 from evenkeel.documents.fleet import CellRequest, FleetHost, FleetPlan, FunctionRequest, Refusal, Request
 from evenkeel.placement_check import check_placement
+from evenkeel.plan.fleet.bound import Estimate
+from evenkeel.plan.fleet.model import Limits, Packing, first_fit, kinds_of
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Estimate, Limits, Packing, first_fit, kinds_of, pack
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room, Spot, fit
 from evenkeel.plan.fleet.table import Table, type_of
 

@@ -28,8 +28,10 @@ from bench.placement_nova import cpu, in_words_of_nova, note, table
 
 from evenkeel.documents.fleet import FleetPlan, GuestSeat, Request
 from evenkeel.placement_check import check_placement
+from evenkeel.plan.fleet.bound import Estimate
+from evenkeel.plan.fleet.model import Limits, kinds_of
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Estimate, Limits, kinds_of, pack
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room, Spot
 from evenkeel.plan.fleet.table import Table
 
@@ -84,7 +86,7 @@ def at_once(guests: Sequence[Request]) -> tuple[int, int, list[GuestSeat], float
         rooms = [Room(host) for host in fleets.fleet(count)]
         estimate_s, estimate = cpu(Estimate, rooms, kinds)
         spent += estimate_s
-        if estimate.bound < worth - 0.5:
+        if estimate.bound is not None and estimate.bound < worth - 0.5:
             count += 1
             least = count
             continue
@@ -102,7 +104,7 @@ def one_by_one(count: int, guests: Sequence[Request]) -> Placed:
 
     def fill() -> dict[str, tuple[int, Spot]]:
         rooms = [Room(host) for host in hosts]
-        found = Table(hosts, Estimate(rooms, kinds_of(guests)).price, rooms)
+        found = Table(hosts, Estimate(rooms, kinds_of(guests), times=2).price, rooms)
         return {one.name: spot for one in guests if (spot := found.place(one))}
 
     spent, placed = cpu(fill)

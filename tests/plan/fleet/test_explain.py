@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from evenkeel.documents.fleet import FleetHost, Refusal, Request
 from evenkeel.plan.fleet.capacity import how_many_more
 from evenkeel.plan.fleet.explain import refusal
-from evenkeel.plan.fleet.pack import Limits, pack
+from evenkeel.plan.fleet.model import Limits
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room, fit
 from tests.plan.fleet.test_pack import document, packed
 

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet import pack as pack_module
+from evenkeel.plan.fleet import pods
+from evenkeel.plan.fleet.bound import Estimate
+from evenkeel.plan.fleet.model import Limits, Packing, kinds_of
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Estimate, Limits, Packing, fewest_hosts, kinds_of, pack
+from evenkeel.plan.fleet.pack import fewest_hosts, pack
 from evenkeel.plan.fleet.room import Room, fit
 from evenkeel.plan.fleet.table import Table
 from tests.plan.fleet import brute
@@ -119,7 +122,7 @@ def test_a_mixed_fleet_is_packed_to_the_bound() -> None:
 
 def test_a_large_fleet_is_packed_in_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_module, "LARGE", 10)
-    monkeypatch.setattr(pack_module, "POD", 6)
+    monkeypatch.setattr(pods, "POD", 6)
     hosts, guests = [fleets.host(index, cores=12) for index in range(16)], fleets.demand(96, 4)
     packing = packed(hosts, guests)
     assert "3 pods" in packing.method

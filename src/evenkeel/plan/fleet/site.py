@@ -19,10 +19,12 @@ from evenkeel.errors import WrongInput
 from evenkeel.plan.cells import shapes
 from evenkeel.plan.claims import cells_of as cells_of_claim
 from evenkeel.plan.cores import PINNED, threads
+from evenkeel.plan.fleet.bound import Estimate
 from evenkeel.plan.fleet.explain import refusal
 from evenkeel.plan.fleet.hosts import fleet_of
+from evenkeel.plan.fleet.model import Clock, Limits, Packing, kinds_of, table_with
 from evenkeel.plan.fleet.name import cpus_of, seats_on
-from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
+from evenkeel.plan.fleet.pack import fewest_hosts, pack
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
 from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of
@@ -252,8 +254,6 @@ def place_one(board: Board, name: str, *, clock: Clock = lambda: 0.0, on_gap: On
 
     Raises WrongInput where there is no such guest.
     """
-    from evenkeel.plan.fleet.pack import Estimate
-
     guest = next((request for request in board.requests if request.name == name), None)
     if guest is None:
         known = [request.name for request in board.requests]
