@@ -51,6 +51,7 @@ class Packing:
     bound: float | None = None
     method: str = ""
     cut_short: bool = False
+    counts: Counts | None = None  # the same as numbers; None: there are none
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,10 @@ class Model:
         limits: Limits,
         fixed: Mapping[int, int],
         sitting: Sequence[tuple[int, Request]],
+        kept: bool = False,
     ) -> None:
-        self.rooms, self.kinds = rooms, kinds
+        """``fixed``: kinds of which so many are placed at least.  ``kept``: see :func:`options.ways`."""
+        self.rooms, self.kinds, self.kept = rooms, kinds, kept
         self.program = Program()
         self.columns: list[tuple[int, int, Way]] = []  # kind, host, way
         self.ids: list[int] = []  # of these columns in the program, which has others too
@@ -152,7 +155,7 @@ class Model:
         for at, room in enumerate(self.rooms):
             like = (room.host.name if named else "", likeness(room))
             if like not in known:
-                known[like] = (rows_of(room, loose), [ways(room, kind.sample, loose) for kind in self.kinds])
+                known[like] = (rows_of(room, loose), [ways(room, kind.sample, loose, self.kept) for kind in self.kinds])
             capacity, choices = known[like]
             if capped:
                 used[at] = program.column(0.0, 1.0)
@@ -213,7 +216,7 @@ class Model:
         value = sum(self.kinds[number].sample.value * count for (number, _, _), count in counts)
         if start is not None and start.value > value:
             return replace(start, bound=bound, cut_short=solution.cut_short)
-        return Packing(realise(self.rooms, self.kinds, counts), value, bound, "", solution.cut_short)
+        return Packing(realise(self.rooms, self.kinds, counts), value, bound, "", solution.cut_short, counts)
 
     def counts(self, values: Sequence[float]) -> Counts:
         if not values:

@@ -23,12 +23,15 @@ from evenkeel.plan.fleet.model import (
     realise,
     table_with,
 )
+from evenkeel.plan.fleet.options import rather_in_one_l3, rather_near
 from evenkeel.plan.fleet.pods import pack_pods
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Room
 
 #: Hosts that are solved at once; more are solved in pods.
 LARGE = 250
+#: Columns and nodes of the search tree for what guests would rather have; it is not worth more.
+MOST_COLUMNS, MOST_NODES = 20_000, 100
 
 
 def pack(
@@ -65,10 +68,43 @@ def pack(
         found = model.solve(left, limits.gap, start, on_gap)
         best = replace(found, cut_short=found.cut_short or best.cut_short)
         fixed = {at: sum(1 for guest in kind.guests if guest.name in best.placed) for at, kind in enumerate(known)}
+    left = None if limits.time_limit_s is None else limits.time_limit_s - (clock() - started)
+    if left is None or left > 0:
+        _please(rooms, kinds, best, limits, sitting, left)
     _fill(rooms, kinds, best, limits, sitting)
     best.value = _worth(kinds, best)
     best.method = f"integer program over {len(hosts)} hosts"
     return best
+
+
+def _please(
+    rooms: Sequence[Room],
+    kinds: Sequence[Kind],
+    best: Packing,
+    limits: Limits,
+    sitting: Sequence[tuple[int, Request]],
+    time_limit_s: float | None,
+) -> None:
+    """Change the places of a packing so that as little as can be is missed that guests would rather have.
+
+    The same number of each kind is placed, so this costs nobody a place.  Left as it is where the program is too large.
+    """
+    domains = any(len(node.l3) > 1 for room in rooms for node in room.nodes)
+    wishing = [kind for kind in kinds if rather_near(kind.sample) or (domains and rather_in_one_l3(kind.sample))]
+    if not wishing or not best.placed:
+        return
+    same = [Kind(kind.sample, tuple(guest for guest in kind.guests if guest.name in best.placed)) for kind in kinds]
+    model = Model(rooms, same, limits, {at: len(kind.guests) for at, kind in enumerate(same)}, sitting, kept=True)
+    if len(model.columns) > MOST_COLUMNS:
+        return
+    program = model.program
+    program.gains = [0.0] * len(program.gains)
+    for column, (_, _, way) in zip(model.ids, model.columns, strict=True):
+        program.gains[column] = -float(way.misses)
+    start = None if best.counts is None or model.capped else model.as_columns(best.counts)
+    solution = program.solve(time_limit_s=time_limit_s, start=start, most_nodes=MOST_NODES)
+    if solution.feasible:
+        best.placed = realise(rooms, same, model.counts(solution.values))
 
 
 def _worth(kinds: Iterable[Kind], packing: Packing) -> int:
