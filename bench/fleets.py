@@ -213,6 +213,16 @@ def small_host(rng: Random, name: str = "h") -> FleetHost:
     return FleetHost(name=name, features=("smt",) if threads > 1 else (), nodes=tuple(made), functions=functions)
 
 
+def part_of(host: FleetHost, rng: Random, name: str) -> FleetHost:
+    """The same host with more of it taken."""
+    nodes = tuple(
+        node.model_copy(update={"busy": node.busy | {cpu for cpu in node.free if rng.random() < 0.3}})
+        for node in host.nodes
+    )
+    functions = tuple(one.model_copy(update={"busy": one.busy or rng.random() < 0.6}) for one in host.functions)
+    return host.model_copy(update={"name": name, "nodes": nodes, "functions": functions})
+
+
 def small_guest(rng: Random, name: str) -> Request:
     cells = tuple(
         CellRequest(vcpus=rng.choice((1, 1, 2, 2, 3)), memory_bytes=rng.choice((1, 1, 2, 3)) * GIB)

@@ -15,7 +15,7 @@ from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet import pack as pack_module
 from evenkeel.plan.fleet import pods
-from evenkeel.plan.fleet.bound import Estimate
+from evenkeel.plan.fleet.bound import Estimate, bound_of
 from evenkeel.plan.fleet.model import Limits, Packing, kinds_of
 from evenkeel.plan.fleet.name import seats_on
 from evenkeel.plan.fleet.pack import fewest_hosts, pack
@@ -130,6 +130,64 @@ def test_a_large_fleet_is_packed_in_pods(monkeypatch: pytest.MonkeyPatch) -> Non
     assert packing.value >= 0.97 * packing.bound
     racks = [guest.model_copy(update={"apart_racks": ("x",)}) if n < 20 else guest for n, guest in enumerate(guests)]
     assert "one after the other" in packed(hosts, racks).method
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_no_packing_is_worth_more_than_a_bound(seed: int) -> None:
+    """Hosts of few sorts that are filled in different ways; bounds out of all hosts, and out of a sample."""
+    rng = Random(seed)
+    bases = [fleets.small_host(rng) for _ in range(2)]
+    rooms = [Room(fleets.part_of(rng.choice(bases), rng, f"h{number}")) for number in range(8)]
+    guests = [fleets.small_guest(rng, f"g{number:02}") for number in range(4)]
+    many = [one.model_copy(update={"name": f"{one.name}-{n}"}) for one in guests for n in range(rng.choice((1, 4)))]
+    kinds = kinds_of(many)
+    worth = pack(rooms, many).value
+    estimate = Estimate(rooms, kinds).bound
+    assert estimate is None or worth <= estimate + 1e-6
+    whole, sampled = bound_of(rooms, kinds), bound_of(rooms, kinds, whole=3)
+    assert whole is None or worth <= whole + 1e-6
+    assert whole is None or (sampled is not None and whole <= sampled + 1e-6), "a sample prices worse than all"
+    assert whole is None or estimate is None or whole <= estimate + 1e-6, "adding hosts up forgets where one ends"
+
+
+def test_groups_of_hosts_are_packed_again_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pod is full of small guests by the time that the large one is offered a place."""
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 2)
+    hosts = [host.model_copy(update={"name": f"h{n}"}) for n, host in enumerate([fleets.host(1, cores=6)] * 4)]
+    # 2 nodes of 4 free cores each; pods get 6 of the small ones and one of the large ones each, and one small is left
+    many = [guest(f"s{n:02}", 1, value=1) for n in range(20)] + [guest(f"l{n}", 4, value=5) for n in range(5)]
+    found = packed(hosts, many)
+    assert found.bound is not None
+    assert found.value == round(found.bound) == 5 * 5 + 12
+
+
+def test_priorities_reach_over_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second pod could not have taken the second urgent guest, had the first been filled with the others."""
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 1)
+    hosts = [fleets.host(0, cores=6), fleets.host(1, cores=3)]
+    small = [guest(f"s{number}", 1, value=9) for number in range(10)]
+    found = packed(hosts, [*small, guest("u1", 4, priority=1), guest("u2", 4, priority=1)])
+    assert {"u1", "u2"} <= set(found.placed)
+
+
+def test_pods_that_are_alike_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 2)
+    hosts = [fleets.host(1).model_copy(update={"name": f"h{number}"}) for number in range(12)]
+    solved: list[int] = []
+    real = pods.Model
+
+    def counted(*given: Any) -> Any:
+        solved.append(len(given[0]))
+        return real(*given)
+
+    monkeypatch.setattr(pods, "Model", counted)
+    found = packed(hosts, [guest(f"g{n:03}", 4, value=4) for n in range(12 * 14)])
+    assert len(found.placed) == 12 * 14
+    assert solved == [2]
 
 
 def test_prices_keep_guests_without_functions_off_hosts_whose_cores_others_need() -> None:

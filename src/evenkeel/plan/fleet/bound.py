@@ -148,12 +148,13 @@ def _ungrouped(room: Room) -> Room:
 # -- host by host -----------------------------------------------------------------------------------------------------
 
 
-def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind], numbers: Sequence[int]) -> float | None:
+def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind], *, whole: int = WHOLE) -> float | None:
     """What no placement exceeds: the linear program of all hosts, each for itself; None: not every way was looked at.
 
-    ``numbers``: as :func:`evenkeel.plan.fleet.model.alike` has them.  Of many unlike hosts, a sample says what a guest
-    of each kind is worth; any such prices give a bound, and these a good one.
+    Of more than ``whole`` unlike hosts, a sample says what a guest of each kind is worth; any such prices give a bound,
+    and these a good one.
     """
+    numbers = alike(rooms, kinds)
     free = [
         Kind(kind.sample.model_copy(update={"apart_racks": (), "together": ()}), kind.guests)
         for kind in kinds
@@ -164,7 +165,7 @@ def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind], numbers: Sequence[int
     for room, number in zip(rooms, numbers, strict=True):
         first.setdefault(number, room)
     each = sorted(((room, counts[number]) for number, room in first.items()), key=lambda one: sort_of(one[0]))
-    step = -(-len(each) // WHOLE)
+    step = -(-len(each) // whole)
     sample = each[::step]
     part = sum(count for _, count in sample) / len(rooms)
     linear = _Linear(sample, free)

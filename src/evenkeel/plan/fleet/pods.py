@@ -37,7 +37,7 @@ def pack_pods(
 ) -> Packing:
     """As :func:`evenkeel.plan.fleet.pack.pack`, without a last look.  The highest priority first, then the next."""
     started = clock()
-    bound = bound_of(rooms, kinds, alike(rooms, kinds))
+    bound = bound_of(rooms, kinds)
     if any(kind.sample.apart_racks or kind.sample.together for kind in kinds):
         # Groups reach over pods: guests one by one see all of the fleet.
         method = f"one after the other over {len(rooms)} hosts, for groups of guests"
