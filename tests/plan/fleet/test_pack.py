@@ -16,7 +16,7 @@ from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet import pack as pack_module
 from evenkeel.plan.fleet import pods
 from evenkeel.plan.fleet.bound import Estimate, bound_of
-from evenkeel.plan.fleet.model import Limits, Packing, kinds_of
+from evenkeel.plan.fleet.model import Limits, Model, Packing, kinds_of
 from evenkeel.plan.fleet.name import seats_on
 from evenkeel.plan.fleet.pack import fewest_hosts, pack
 from evenkeel.plan.fleet.room import Room, fit
@@ -117,6 +117,7 @@ def test_a_mixed_fleet_is_packed_to_the_bound() -> None:
     assert packing.value >= 0.997 * packing.bound
     assert len(packing.placed) < len(guests), "more is asked for than there is room"
     bound = Estimate([Room(host) for host in hosts], kinds_of(guests)).bound
+    assert bound is not None
     assert packing.value <= packing.bound + 1e-6 <= bound + 1e-3
 
 
@@ -152,21 +153,25 @@ def test_no_packing_is_worth_more_than_a_bound(seed: int) -> None:
 
 
 def test_groups_of_hosts_are_packed_again_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first pod is full of small guests by the time that the large one is offered a place."""
+    """The pod with the largest host takes the largest guest, which would go elsewhere, and so two others cannot."""
     monkeypatch.setattr(pack_module, "LARGE", 1)
     monkeypatch.setattr(pods, "POD", 2)
-    hosts = [host.model_copy(update={"name": f"h{n}"}) for n, host in enumerate([fleets.host(1, cores=6)] * 4)]
-    # 2 nodes of 4 free cores each; pods get 6 of the small ones and one of the large ones each, and one small is left
-    many = [guest(f"s{n:02}", 1, value=1) for n in range(20)] + [guest(f"l{n}", 4, value=5) for n in range(5)]
+    hosts = [fleets.host(1, cores=cores).model_copy(update={"name": f"h{cores}"}) for cores in (10, 8, 9)]
+    hosts = [host.model_copy(update={"nodes": host.nodes[:1]}) for host in hosts]  # 8, 6 and 7 cores free
+    busy = frozenset().union(*hosts[2].nodes[0].cores[2:8])
+    hosts[2] = hosts[2].model_copy(update={"nodes": (hosts[2].nodes[0].model_copy(update={"busy": busy}),)})
+    many = [guest("six", 6, value=9), guest("five", 5, value=5), guest("three", 3, value=3)]
     found = packed(hosts, many)
-    assert found.bound is not None
-    assert found.value == round(found.bound) == 5 * 5 + 12
+    assert {name: at for name, (at, _) in found.placed.items()} == {"six": 1, "five": 0, "three": 0}
+    assert "packed again" in found.method
 
 
-def test_priorities_reach_over_pods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second pod could not have taken the second urgent guest, had the first been filled with the others."""
+@pytest.mark.parametrize("idle", [0, 3])
+def test_priorities_reach_over_pods(monkeypatch: pytest.MonkeyPatch, idle: int) -> None:
+    """The second pod cannot take the second urgent guest; the first can, before others fill it."""
     monkeypatch.setattr(pack_module, "LARGE", 1)
     monkeypatch.setattr(pods, "POD", 1)
+    monkeypatch.setattr(pods, "MOST_IDLE", idle)
     hosts = [fleets.host(0, cores=6), fleets.host(1, cores=3)]
     small = [guest(f"s{number}", 1, value=9) for number in range(10)]
     found = packed(hosts, [*small, guest("u1", 4, priority=1), guest("u2", 4, priority=1)])
@@ -178,11 +183,10 @@ def test_pods_that_are_alike_are_solved_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pods, "POD", 2)
     hosts = [fleets.host(1).model_copy(update={"name": f"h{number}"}) for number in range(12)]
     solved: list[int] = []
-    real = pods.Model
 
     def counted(*given: Any) -> Any:
         solved.append(len(given[0]))
-        return real(*given)
+        return Model(*given)
 
     monkeypatch.setattr(pods, "Model", counted)
     found = packed(hosts, [guest(f"g{n:03}", 4, value=4) for n in range(12 * 14)])

@@ -89,6 +89,19 @@ def table_with(
     return table
 
 
+def fill(
+    rooms: Sequence[Room], kinds: Sequence[Kind], best: Packing, sitting: Sequence[tuple[int, Request]] = ()
+) -> None:
+    """Give guests that were left out a last look: a solver that stops near the bound leaves one or two."""
+    left = [guest for kind in kinds for guest in kind.guests if guest.name not in best.placed]
+    if left:
+        table = table_with(rooms, kinds, best, sitting)
+        for guest in left:
+            if (found := table.place(guest)) is not None:
+                best.placed[guest.name] = found
+    best.value = sum(kind.sample.value for kind in kinds for guest in kind.guests if guest.name in best.placed)
+
+
 def first_fit(rooms: Sequence[Room], kinds: Sequence[Kind], sitting: Sequence[tuple[int, Request]] = ()) -> Packing:
     """Kind after kind, those with functions and many cells first, each on the first host with room."""
     table = Table([room.host for room in rooms], None, [room.copy() for room in rooms])

@@ -7,7 +7,7 @@ Whoever is of higher priority is placed first, whatever it costs the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from evenkeel.documents.fleet import Request
@@ -18,10 +18,10 @@ from evenkeel.plan.fleet.model import (
     Limits,
     Model,
     Packing,
+    fill,
     first_fit,
     kinds_of,
     realise,
-    table_with,
 )
 from evenkeel.plan.fleet.options import rather_in_one_l3, rather_near
 from evenkeel.plan.fleet.pods import pack_pods
@@ -53,10 +53,7 @@ def pack(
     kinds = kinds_of(requests)
     started = clock()
     if len(rooms) > LARGE and limits.max_hosts is None and limits.power_watts is None:
-        best = pack_pods(rooms, kinds, limits, sitting, clock, on_gap)
-        _fill(rooms, kinds, best, limits, sitting)
-        best.value = _worth(kinds, best)
-        return best
+        return pack_pods(rooms, kinds, limits, sitting, clock, on_gap)
     best = Packing()
     levels = sorted({kind.sample.priority for kind in kinds}, reverse=True)
     fixed: dict[int, int] = {}  # kinds of levels that are settled -> how many of each
@@ -71,8 +68,8 @@ def pack(
     left = None if limits.time_limit_s is None else limits.time_limit_s - (clock() - started)
     if left is None or left > 0:
         _please(rooms, kinds, best, limits, sitting, left)
-    _fill(rooms, kinds, best, limits, sitting)
-    best.value = _worth(kinds, best)
+    if limits.max_hosts is None and limits.power_watts is None:
+        fill(rooms, kinds, best, sitting)
     best.method = f"integer program over {len(hosts)} hosts"
     return best
 
@@ -107,10 +104,6 @@ def _please(
         best.placed = realise(rooms, same, model.counts(solution.values))
 
 
-def _worth(kinds: Iterable[Kind], packing: Packing) -> int:
-    return sum(kind.sample.value for kind in kinds for guest in kind.guests if guest.name in packing.placed)
-
-
 def fewest_hosts(
     rooms: Sequence[Room],
     requests: Sequence[Request],
@@ -137,16 +130,3 @@ def fewest_hosts(
     count = len({at for at, _ in placed.values()} | {at for at, _ in sitting})
     bound = None if not model.complete else -solution.bound
     return Packing(placed, count, bound, f"fewest of {len(rooms)} hosts", solution.cut_short)
-
-
-def _fill(
-    rooms: Sequence[Room], kinds: Sequence[Kind], best: Packing, limits: Limits, sitting: Sequence[tuple[int, Request]]
-) -> None:
-    """Give guests that were left out a last look: a solver that stops near the bound leaves one or two."""
-    left = [guest for kind in kinds for guest in kind.guests if guest.name not in best.placed]
-    if not left or limits.max_hosts is not None or limits.power_watts is not None:
-        return
-    table = table_with(rooms, kinds, best, sitting)
-    for guest in left:
-        if (found := table.place(guest)) is not None:
-            best.placed[guest.name] = found

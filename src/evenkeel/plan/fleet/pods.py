@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from evenkeel.documents.fleet import Request
 from evenkeel.plan.fleet.bound import bound_of, sort_of
-from evenkeel.plan.fleet.model import Clock, Counts, Kind, Limits, Model, Packing, alike, first_fit, realise
+from evenkeel.plan.fleet.model import Clock, Counts, Kind, Limits, Model, Packing, alike, fill, first_fit, realise
 from evenkeel.plan.fleet.options import Way
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Room, Spot
@@ -35,7 +35,7 @@ def pack_pods(
     clock: Clock,
     on_gap: OnGap | None,
 ) -> Packing:
-    """As :func:`evenkeel.plan.fleet.pack.pack`, without a last look.  The highest priority first, then the next."""
+    """As :func:`evenkeel.plan.fleet.pack.pack`.  The highest priority first, then the next on what that left."""
     started = clock()
     bound = bound_of(rooms, kinds)
     if any(kind.sample.apart_racks or kind.sample.together for kind in kinds):
@@ -49,13 +49,14 @@ def pack_pods(
         fleet = _Fleet(left, own, limits, clock, started, best.value, bound, on_gap)
         fleet.pods()
         fleet.again()
-        placed = realise(left, own, fleet.counts())
-        best.placed.update(placed)
-        best.value += fleet.value
+        found = Packing(realise(left, own, fleet.counts()))
+        fill(left, own, found)
+        best.placed.update(found.placed)
+        best.value += found.value
         best.cut_short |= fleet.cut_short
         best.method = fleet.method
         if len(best.placed) < sum(len(kind.guests) for kind in kinds):
-            left = _taken(left, own, placed)
+            left = _taken(left, own, found.placed)
     return best
 
 
