@@ -129,6 +129,8 @@ def test_a_large_fleet_is_packed_in_pods(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "3 pods" in packing.method
     assert packing.bound is not None
     assert packing.value >= 0.97 * packing.bound
+    again = packed(hosts, guests)
+    assert (again.placed, again.method) == (packing.placed, packing.method), "the same every time"
     racks = [guest.model_copy(update={"apart_racks": ("x",)}) if n < 20 else guest for n, guest in enumerate(guests)]
     assert "one after the other" in packed(hosts, racks).method
 

@@ -100,6 +100,7 @@ def _please(
         program.gains[column] = -float(way.misses)
     start = None if best.counts is None or model.capped else model.as_columns(best.counts)
     solution = program.solve(time_limit_s=time_limit_s, start=start, most_nodes=MOST_NODES)
+    best.cut_short |= solution.cut_short
     if solution.feasible:
         best.placed = realise(rooms, same, model.counts(solution.values))
 
