@@ -15,7 +15,7 @@ from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet import pack as pack_module
 from evenkeel.plan.fleet import pods
-from evenkeel.plan.fleet.bound import Estimate, bound_of
+from evenkeel.plan.fleet.bound import Estimate, bound_of, whole_bound_of
 from evenkeel.plan.fleet.model import Limits, Model, Packing, kinds_of
 from evenkeel.plan.fleet.name import seats_on
 from evenkeel.plan.fleet.pack import fewest_hosts, pack
@@ -151,6 +151,8 @@ def test_no_packing_is_worth_more_than_a_bound(seed: int) -> None:
     whole, sampled = bound_of(rooms, kinds), bound_of(rooms, kinds, whole=3)
     assert whole is None or worth <= whole + 1e-6
     assert whole is None or (sampled is not None and whole <= sampled + 1e-6), "a sample prices worse than all"
+    filled = whole_bound_of(rooms, kinds)
+    assert filled is None or worth <= filled + 1e-6, "whole guests on every host"
     assert whole is None or estimate is None or whole <= estimate + 1e-6, "adding hosts up forgets where one ends"
 
 

@@ -6,7 +6,8 @@ A bound that is said is one: where not every way of a guest was looked at, there
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from evenkeel.plan.fleet.table import Costs, type_of
 WHOLE = 300
 #: Unlike hosts that are priced at once.
 PART = 100
+#: Of whole guests: hosts of the sample that prices are looked for on, hosts of one program, nodes of its search tree.
+SAMPLE, FEW, MOST_NODES = 48, 8, 200
+#: Planes that are cut at most, and how near to the least bound the prices are near enough.
+MOST_PLANES, NEAR_ENOUGH = 40, 5e-4
 #: Prices see no order: that those who come first fill the node of a scarce function costs nothing there.  So much of
 #: what the functions of a host are worth is added for a guest that wants none of them; among equals, it decides.
 BESIDE = 1e-3
@@ -154,30 +159,111 @@ def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind], *, whole: int = WHOLE
     Of more than ``whole`` unlike hosts, a sample says what a guest of each kind is worth; any such prices give a bound,
     and these a good one.
     """
-    numbers = alike(rooms, kinds)
-    free = [
+    free, each = _alone(kinds), _unlike(rooms, kinds)
+    sample, part = _sample(each, whole, len(rooms))
+    linear = _Linear(sample, free)
+    bound, prices = linear.bound([len(kind.guests) * part for kind in free])
+    complete = linear.complete
+    if len(sample) < len(each):
+        bound = sum(price * len(kind.guests) for kind, price in zip(free, prices, strict=True))
+        for some in _parts(each, PART):
+            linear = _Linear(some, free)
+            complete &= linear.complete
+            bound += linear.beyond(prices)
+    return bound if complete else None
+
+
+def whole_bound_of(rooms: Sequence[Room], kinds: Sequence[Kind]) -> float | None:
+    """As :func:`bound_of`, and no host has parts of guests: nearer to what can be where hosts are filled unlike.
+
+    Prices are looked for on a sample, by cutting planes; then every host is filled as well as it can be at these.
+    Takes some milliseconds for each unlike host.
+    """
+    free, each = _alone(kinds), _unlike(rooms, kinds)
+    sample, part = _sample(each, SAMPLE, len(rooms))
+    demand = [len(kind.guests) * part for kind in free]
+    _, prices = _Linear(sample, free).bound(demand)
+    some = [_Linear(hosts, free) for hosts in _parts(sample, FEW)]
+    best, chosen = float("inf"), prices
+    planes: list[tuple[float, list[float]]] = []
+    for _ in range(MOST_PLANES):
+        filled = [linear.whole(prices) for linear in some]
+        used = [sum(one.used[number] for one in filled) for number in range(len(free))]
+        paid = sum(price * count for price, count in zip(prices, demand, strict=True))
+        if sum(one.bound for one in filled) + paid < best:
+            best, chosen = sum(one.bound for one in filled) + paid, prices
+        own = sum(price * count for price, count in zip(prices, used, strict=True))
+        planes.append((sum(one.value for one in filled) + own, used))
+        below, prices = _cheapest(planes, demand, free)
+        if best - below < NEAR_ENOUGH * best:
+            break
+    bound = sum(price * len(kind.guests) for kind, price in zip(free, chosen, strict=True))
+    for hosts in _parts(each, FEW):
+        linear = _Linear(hosts, free)
+        if not linear.complete:
+            return None
+        bound += linear.whole(chosen).bound
+    return bound
+
+
+def _cheapest(
+    planes: Sequence[tuple[float, list[float]]], demand: Sequence[float], kinds: Sequence[Kind]
+) -> tuple[float, list[float]]:
+    """(the least that the bound can be by all planes so far, the prices there)."""
+    program = Program()
+    least = program.column(-1.0, integral=False)
+    prices = [
+        program.column(-count, float(kind.sample.value), integral=False)
+        for count, kind in zip(demand, kinds, strict=True)
+    ]
+    for value, used in planes:
+        row = program.row(low=value)
+        program.put(row, least, 1.0)
+        for price, count in zip(prices, used, strict=True):
+            if count:
+                program.put(row, price, count)
+    solution = program.solve(relaxed=True)
+    return -solution.value, [max(0.0, solution.values[price]) for price in prices]
+
+
+def _alone(kinds: Iterable[Kind]) -> list[Kind]:
+    """Kinds that are offered, without what reaches over hosts."""
+    return [
         Kind(kind.sample.model_copy(update={"apart_racks": (), "together": ()}), kind.guests)
         for kind in kinds
         if kind.guests
     ]
+
+
+def _unlike(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[tuple[Room, int]]:
+    """One host of each likeness, and how many there are of it; those of a sort beside each other."""
+    numbers = alike(rooms, kinds)
     counts = Counter(numbers)
     first: dict[int, Room] = {}
     for room, number in zip(rooms, numbers, strict=True):
         first.setdefault(number, room)
-    each = sorted(((room, counts[number]) for number, room in first.items()), key=lambda one: sort_of(one[0]))
-    step = -(-len(each) // whole)
-    sample = each[::step]
-    part = sum(count for _, count in sample) / len(rooms)
-    linear = _Linear(sample, free)
-    bound, prices = linear.bound([len(kind.guests) * part for kind in free])
-    complete = linear.complete
-    if step > 1:
-        bound = sum(max(0.0, price) * len(kind.guests) for kind, price in zip(free, prices, strict=True))
-        for at in range(0, len(each), PART):
-            linear = _Linear(each[at : at + PART], free)
-            complete &= linear.complete
-            bound += linear.beyond(prices)
-    return bound if complete else None
+    found = [(room, counts[number]) for number, room in first.items()]
+    return sorted(found, key=lambda one: sort_of(one[0]))
+
+
+def _sample(each: Sequence[tuple[Room, int]], most: int, hosts: int) -> tuple[Sequence[tuple[Room, int]], float]:
+    """(some of each sort, the share of all hosts that they stand for)."""
+    found = each[:: -(-len(each) // most)]
+    return found, sum(count for _, count in found) / hosts
+
+
+def _parts(hosts: Sequence[tuple[Room, int]], size: int) -> Iterator[Sequence[tuple[Room, int]]]:
+    for at in range(0, len(hosts), size):
+        yield hosts[at : at + size]
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Hosts filled at some prices: what nothing exceeds, what was found, and how many of each kind that takes."""
+
+    bound: float
+    value: float
+    used: list[float]
 
 
 class _Linear:
@@ -201,10 +287,25 @@ class _Linear:
             self._program.gains[column] = self.kinds[number].sample.value * count
             self._program.put(rows[number], column, count)
         solution = self._program.solve(relaxed=True)
-        return solution.bound, [solution.prices[row] for row in rows] if solution.prices else [0.0] * len(rows)
+        prices = [max(0.0, solution.prices[row]) for row in rows] if solution.prices else [0.0] * len(rows)
+        return solution.bound, prices
 
     def beyond(self, prices: Sequence[float]) -> float:
         """The most that guests are worth here beyond their prices, were there any number of them."""
-        for column, number, count in self._columns:
-            self._program.gains[column] = (self.kinds[number].sample.value - max(0.0, prices[number])) * count
+        self._price(prices)
         return self._program.solve(relaxed=True).bound
+
+    def whole(self, prices: Sequence[float]) -> _Filled:
+        """The same, in whole guests."""
+        self._price(prices)
+        solution = self._program.solve(gap=1e-4, most_nodes=MOST_NODES)
+        used = [0.0] * len(self.kinds)
+        if not solution.feasible:
+            return _Filled(solution.bound, 0.0, used)
+        for column, number, count in self._columns:
+            used[number] += round(solution.values[column]) * count
+        return _Filled(solution.bound, solution.value, used)
+
+    def _price(self, prices: Sequence[float]) -> None:
+        for column, number, count in self._columns:
+            self._program.gains[column] = max(0.0, self.kinds[number].sample.value - prices[number]) * count

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.fleet import Request
-from evenkeel.plan.fleet.bound import bound_of, sort_of
+from evenkeel.plan.fleet.bound import bound_of, sort_of, whole_bound_of
 from evenkeel.plan.fleet.model import Clock, Counts, Kind, Limits, Model, Packing, alike, fill, first_fit, realise
 from evenkeel.plan.fleet.options import Way
 from evenkeel.plan.fleet.program import OnGap
@@ -23,6 +23,8 @@ POD = 100
 POD_GAP = 1e-3
 #: How near to the bound a large fleet is near enough.
 NEAR = 1e-3
+#: Seconds for each unlike host that a nearer bound may take.
+BOUND_S = 5e-3
 #: Groups packed again in a row that gained nothing, after which no more are.
 MOST_IDLE = 3
 
@@ -44,10 +46,13 @@ def pack_pods(
         return replace(first_fit(rooms, kinds, sitting), bound=bound, method=method)
     best = Packing(bound=bound)
     left = list(rooms)
-    for level in sorted({kind.sample.priority for kind in kinds}, reverse=True):
+    levels = sorted({kind.sample.priority for kind in kinds}, reverse=True)
+    for level in levels:
         own = [kind for kind in kinds if kind.sample.priority == level]
         fleet = _Fleet(left, own, limits, clock, started, best.value, bound, on_gap)
         fleet.pods()
+        if level == levels[-1] and bound is not None and fleet.worth_a_look():
+            best.bound = fleet.bound = min(bound, whole_bound_of(rooms, kinds) or bound)
         fleet.again()
         found = Packing(realise(left, own, fleet.counts()))
         fill(left, own, found)
@@ -186,6 +191,11 @@ class _Fleet:
         if self.on_gap is not None:
             best = float(self.before + self.value)
             self.on_gap(self.clock() - self.started, best, best if self.bound is None else self.bound)
+
+    def worth_a_look(self) -> bool:
+        """Whether the bound is far, and there is time for a nearer one."""
+        left = self._seconds_left()
+        return self._far() and (left is None or left > BOUND_S * len(set(self.numbers)))
 
     def _far(self) -> bool:
         if self.bound is None:
