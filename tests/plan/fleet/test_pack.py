@@ -156,6 +156,15 @@ def test_no_packing_is_worth_more_than_a_bound(seed: int) -> None:
     assert whole is None or estimate is None or whole <= estimate + 1e-6, "adding hosts up forgets where one ends"
 
 
+def test_a_bound_in_whole_guests_is_nearer_than_one_in_parts() -> None:
+    hosts, guests = [fleets.part_filled(index, 1) for index in range(24)], fleets.demand(24 * 9, 1)
+    rooms, kinds = [Room(host) for host in hosts], kinds_of(guests)
+    value, parts, whole = packed(hosts, guests).value, bound_of(rooms, kinds), whole_bound_of(rooms, kinds)
+    assert parts is not None and whole is not None
+    assert value <= whole + 1e-6
+    assert whole - value < 0.3 * (parts - value)
+
+
 def test_groups_of_hosts_are_packed_again_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pod with the largest host takes the largest guest, which would go elsewhere, and so two others cannot."""
     monkeypatch.setattr(pack_module, "LARGE", 1)
