@@ -134,11 +134,20 @@ def types() -> tuple[tuple[Request, int], ...]:
     )
 
 
-def demand(count: int, seed: int) -> tuple[Request, ...]:
+#: Mixes beside that of :func:`types`: how often each type comes.
+MIXES = {
+    "real-time": {"plc": 30, "relay": 30, "ran": 25, "wide": 15},
+    "large": {"db": 30, "db-large": 40, "wide": 30},
+    "small": {"plc": 30, "web": 40, "odd": 20, "db": 10},
+}
+
+
+def demand(count: int, seed: int, mix: str = "mixed") -> tuple[Request, ...]:
     """So many guests of the nine types, in the order in which they come."""
     rng = Random(seed)
-    kinds = types()
-    drawn = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds], k=count)
+    weights = MIXES.get(mix) or {kind.name: weight for kind, weight in types()}
+    kinds = [kind for kind, _ in types() if kind.name in weights]
+    drawn = rng.choices(kinds, [weights[kind.name] for kind in kinds], k=count)
     return tuple(kind.model_copy(update={"name": f"g{index:06}-{kind.name}"}) for index, kind in enumerate(drawn))
 
 
@@ -202,6 +211,16 @@ def small_host(rng: Random, name: str = "h") -> FleetHost:
         for index in range(rng.choice((0, 1, 2, 3)))
     )
     return FleetHost(name=name, features=("smt",) if threads > 1 else (), nodes=tuple(made), functions=functions)
+
+
+def part_of(host: FleetHost, rng: Random, name: str) -> FleetHost:
+    """The same host with more of it taken."""
+    nodes = tuple(
+        node.model_copy(update={"busy": node.busy | {cpu for cpu in node.free if rng.random() < 0.3}})
+        for node in host.nodes
+    )
+    functions = tuple(one.model_copy(update={"busy": one.busy or rng.random() < 0.6}) for one in host.functions)
+    return host.model_copy(update={"name": name, "nodes": nodes, "functions": functions})
 
 
 def small_guest(rng: Random, name: str) -> Request:

@@ -40,8 +40,9 @@ from evenkeel.documents.fleet import (
     Request,
 )
 from evenkeel.placement_check import check_placement
+from evenkeel.plan.fleet.model import Limits
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Limits, pack
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room, Spot, fit
 from evenkeel.plan.fleet.table import Table
 from evenkeel.verify.nova.catalogue import kind_of

@@ -19,26 +19,73 @@ HUGE = 2 << 20
 def fits(host: FleetHost, guests: Sequence[Request]) -> bool:
     """Whether all these guests fit on the host together."""
     data = host.model_dump(mode="json")
-    for node in data["nodes"]:
-        node["distances"] = {int(key): value for key, value in node["distances"].items()}
     wishes = [guest.model_dump(mode="json") for guest in guests]
 
-    def go(index: int, seats: list[dict[str, Any]]) -> bool:
+    def go(index: int, sitting: list[dict[str, Any]]) -> bool:
         if index == len(wishes):
             return True
-        taken = {cpu for seat in seats for cell in seat["cpus"] for cpu in cell}
-        taken |= {int(cpu) for seat in seats for cpu in (seat["idle"] + "," + seat["own"]).split(",") if cpu}
-        gone = {address for seat in seats for address in seat["functions"]}
-        for seat in _seats(host, wishes[index], taken, gone):
-            plan = {"hosts": [data], "guests": wishes[: index + 1], "seats": [*seats, seat]}
-            if not check_placement(plan) and go(index + 1, [*seats, seat]):
+        for seat in seats(host, wishes[index], taken_by(sitting), gone_to(sitting)):
+            plan = {"hosts": [data], "guests": wishes[: index + 1], "seats": [*sitting, seat]}
+            if not check_placement(plan) and go(index + 1, [*sitting, seat]):
                 return True
         return False
 
     return go(0, [])
 
 
-def _seats(host: FleetHost, guest: dict[str, Any], taken: set[int], gone: set[str]) -> Iterator[dict[str, Any]]:
+def taken_by(sitting: Sequence[dict[str, Any]]) -> set[int]:
+    taken = {cpu for seat in sitting for cell in seat["cpus"] for cpu in cell}
+    return taken | {int(cpu) for seat in sitting for cpu in (seat["idle"] + "," + seat["own"]).split(",") if cpu}
+
+
+def gone_to(sitting: Sequence[dict[str, Any]]) -> set[str]:
+    return {address for seat in sitting for address in seat["functions"]}
+
+
+def misses(hosts: Sequence[FleetHost], guests: Sequence[Request], sitting: Sequence[dict[str, Any]]) -> int:
+    """Functions that are better near and are not, and cells that are better in one L3 domain and are not.
+
+    For guests with one wish for functions at most.
+    """
+    by_name = {guest.name: guest for guest in guests}
+    on = {host.name: host for host in hosts}
+    count = 0
+    for seat in sitting:
+        guest, host = by_name[seat["name"]], on[seat["host"]]
+        if any(wish.near == "preferred" for wish in guest.functions):
+            where = {one.address: one.node for one in host.functions}
+            count += sum(where[address] not in seat["nodes"] for address in seat["functions"])
+        if guest.l3 == "prefer":
+            domains = [group for node in host.nodes for group in node.l3 or (node.cpus,)]
+            count += sum(not any(set(cell) <= group for group in domains) for cell in seat["cpus"])
+    return count
+
+
+def fewest_misses(hosts: Sequence[FleetHost], guests: Sequence[Request]) -> int | None:
+    """Of all placements of all these guests; None: they do not all fit."""
+    data = [host.model_dump(mode="json") for host in hosts]
+    wishes = [guest.model_dump(mode="json") for guest in guests]
+    best: int | None = None
+
+    def go(index: int, sitting: list[dict[str, Any]]) -> None:
+        nonlocal best
+        if best == 0 or (best is not None and misses(hosts, guests, sitting) >= best):
+            return
+        if index == len(wishes):
+            if not check_placement({"hosts": data, "guests": wishes, "seats": sitting}):
+                best = misses(hosts, guests, sitting)
+            return
+        for host in hosts:
+            here = [seat for seat in sitting if seat["host"] == host.name]
+            for seat in seats(host, wishes[index], taken_by(here), gone_to(here)):
+                go(index + 1, [*sitting, seat])
+
+    go(0, [])
+    return best
+
+
+def seats(host: FleetHost, guest: dict[str, Any], taken: set[int], gone: set[str]) -> Iterator[dict[str, Any]]:
+    """Every seat of a guest on CPUs and functions that nobody has; not all of them hold."""
     count = sum(wish["count"] for wish in guest["functions"])
     free = [one.address for one in host.functions if not one.busy and one.address not in gone]
     pages: list[int | None] = [None]

@@ -10,11 +10,13 @@ from bench import fleets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.documents.fleet import FleetHost, Refusal, Request
+from evenkeel.documents.fleet import CellRequest, FleetHost, Refusal, Request
 from evenkeel.plan.fleet.capacity import how_many_more
 from evenkeel.plan.fleet.explain import refusal
-from evenkeel.plan.fleet.pack import Limits, pack
+from evenkeel.plan.fleet.model import Limits
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room, fit
+from evenkeel.plan.fleet.table import Table
 from tests.plan.fleet.test_pack import document, packed
 
 GIB = 1 << 30
@@ -144,6 +146,37 @@ def test_capacity_is_what_packing_until_full_gives(seed: int) -> None:
         for name, (at, spot) in placed.placed.items():
             full[at].take(next(copy for copy in copies if copy.name == name), spot)
         assert all(fit(room, kind) is None for room in full)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_capacity_is_no_less_than_guests_one_after_the_other(seed: int) -> None:
+    """Hosts of one sort that are filled in different ways, until the next guest has no place."""
+    rng = Random(seed)
+    base = fleets.small_host(rng)
+    hosts = [fleets.part_of(base, rng, f"h{number}") for number in range(6)]
+    guest = fleets.small_guest(rng, "g")
+    table, count = Table(hosts), 0
+    while count < 200 and table.place(guest.model_copy(update={"name": f"c{count}"})) is not None:
+        count += 1
+    (more,) = how_many_more([Room(host) for host in hosts], [guest], Limits())
+    assert more.count >= count
+    assert more.bound is None or more.bound >= more.count
+
+
+def test_capacity_sees_the_one_host_that_has_functions_left() -> None:
+    """Five others of its sort have none, each filled in another way."""
+    hosts = []
+    for number in range(6):
+        host = fleets.host(1, cores=8)
+        busy = frozenset().union(*host.nodes[0].cores[2 : 2 + number])
+        functions = tuple(one.model_copy(update={"busy": number < 5}) for one in host.functions)
+        nodes = (host.nodes[0].model_copy(update={"busy": busy}), host.nodes[1])
+        hosts.append(host.model_copy(update={"name": f"h{number}", "nodes": nodes, "functions": functions}))
+    ran = next(kind for kind, _ in fleets.types() if kind.name == "ran")
+    small = ran.model_copy(update={"cells": (CellRequest(vcpus=1, memory_bytes=GIB),)})
+    (more,) = how_many_more([Room(host) for host in hosts], [small], Limits())
+    assert (more.count, more.exact) == (1, True), "one core is left where the functions are"
 
 
 def test_capacity_says_what_runs_out_first() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Request
 from evenkeel.placement_check import check_placement
+from evenkeel.plan.fleet.model import Limits
 from evenkeel.plan.fleet.moves import place_anew
-from evenkeel.plan.fleet.pack import Limits
 from evenkeel.plan.fleet.site import Board, place_all, settle
 
 GIB = 1 << 30

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from evenkeel.documents.fleet import FleetHost, FleetPlan, Refusal, Request
 from evenkeel.placement_check import check_placement
 from evenkeel.plan.fleet import pack as pack_module
+from evenkeel.plan.fleet import pods
+from evenkeel.plan.fleet.bound import Estimate, bound_of, whole_bound_of
+from evenkeel.plan.fleet.model import Limits, Model, Packing, kinds_of
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Estimate, Limits, Packing, fewest_hosts, kinds_of, pack
+from evenkeel.plan.fleet.pack import fewest_hosts, pack
 from evenkeel.plan.fleet.room import Room, fit
 from evenkeel.plan.fleet.table import Table
 from tests.plan.fleet import brute
@@ -114,19 +117,94 @@ def test_a_mixed_fleet_is_packed_to_the_bound() -> None:
     assert packing.value >= 0.997 * packing.bound
     assert len(packing.placed) < len(guests), "more is asked for than there is room"
     bound = Estimate([Room(host) for host in hosts], kinds_of(guests)).bound
+    assert bound is not None
     assert packing.value <= packing.bound + 1e-6 <= bound + 1e-3
 
 
 def test_a_large_fleet_is_packed_in_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_module, "LARGE", 10)
-    monkeypatch.setattr(pack_module, "POD", 6)
+    monkeypatch.setattr(pods, "POD", 6)
     hosts, guests = [fleets.host(index, cores=12) for index in range(16)], fleets.demand(96, 4)
     packing = packed(hosts, guests)
     assert "3 pods" in packing.method
     assert packing.bound is not None
     assert packing.value >= 0.97 * packing.bound
+    again = packed(hosts, guests)
+    assert (again.placed, again.method) == (packing.placed, packing.method), "the same every time"
     racks = [guest.model_copy(update={"apart_racks": ("x",)}) if n < 20 else guest for n, guest in enumerate(guests)]
     assert "one after the other" in packed(hosts, racks).method
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_no_packing_is_worth_more_than_a_bound(seed: int) -> None:
+    """Hosts of few sorts that are filled in different ways; bounds out of all hosts, and out of a sample."""
+    rng = Random(seed)
+    bases = [fleets.small_host(rng) for _ in range(2)]
+    rooms = [Room(fleets.part_of(rng.choice(bases), rng, f"h{number}")) for number in range(8)]
+    guests = [fleets.small_guest(rng, f"g{number:02}") for number in range(4)]
+    many = [one.model_copy(update={"name": f"{one.name}-{n}"}) for one in guests for n in range(rng.choice((1, 4)))]
+    kinds = kinds_of(many)
+    worth = pack(rooms, many).value
+    estimate = Estimate(rooms, kinds).bound
+    assert estimate is None or worth <= estimate + 1e-6
+    whole, sampled = bound_of(rooms, kinds), bound_of(rooms, kinds, whole=3)
+    assert whole is None or worth <= whole + 1e-6
+    assert whole is None or (sampled is not None and whole <= sampled + 1e-6), "a sample prices worse than all"
+    filled = whole_bound_of(rooms, kinds)
+    assert filled is None or worth <= filled + 1e-6, "whole guests on every host"
+    assert whole is None or estimate is None or whole <= estimate + 1e-6, "adding hosts up forgets where one ends"
+
+
+def test_a_bound_in_whole_guests_is_nearer_than_one_in_parts() -> None:
+    hosts, guests = [fleets.part_filled(index, 1) for index in range(24)], fleets.demand(24 * 9, 1)
+    rooms, kinds = [Room(host) for host in hosts], kinds_of(guests)
+    value, parts, whole = packed(hosts, guests).value, bound_of(rooms, kinds), whole_bound_of(rooms, kinds)
+    assert parts is not None and whole is not None
+    assert value <= whole + 1e-6
+    assert whole - value < 0.3 * (parts - value)
+
+
+def test_groups_of_hosts_are_packed_again_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pod with the largest host takes the largest guest, which would go elsewhere, and so two others cannot."""
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 2)
+    hosts = [fleets.host(1, cores=cores).model_copy(update={"name": f"h{cores}"}) for cores in (10, 8, 9)]
+    hosts = [host.model_copy(update={"nodes": host.nodes[:1]}) for host in hosts]  # 8, 6 and 7 cores free
+    busy = frozenset().union(*hosts[2].nodes[0].cores[2:8])
+    hosts[2] = hosts[2].model_copy(update={"nodes": (hosts[2].nodes[0].model_copy(update={"busy": busy}),)})
+    many = [guest("six", 6, value=9), guest("five", 5, value=5), guest("three", 3, value=3)]
+    found = packed(hosts, many)
+    assert {name: at for name, (at, _) in found.placed.items()} == {"six": 1, "five": 0, "three": 0}
+    assert "packed again" in found.method
+
+
+@pytest.mark.parametrize("idle", [0, 3])
+def test_priorities_reach_over_pods(monkeypatch: pytest.MonkeyPatch, idle: int) -> None:
+    """The second pod cannot take the second urgent guest; the first can, before others fill it."""
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 1)
+    monkeypatch.setattr(pods, "MOST_IDLE", idle)
+    hosts = [fleets.host(0, cores=6), fleets.host(1, cores=3)]
+    small = [guest(f"s{number}", 1, value=9) for number in range(10)]
+    found = packed(hosts, [*small, guest("u1", 4, priority=1), guest("u2", 4, priority=1)])
+    assert {"u1", "u2"} <= set(found.placed)
+
+
+def test_pods_that_are_alike_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "LARGE", 1)
+    monkeypatch.setattr(pods, "POD", 2)
+    hosts = [fleets.host(1).model_copy(update={"name": f"h{number}"}) for number in range(12)]
+    solved: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        solved.append(len(given[0]))
+        return Model(*given)
+
+    monkeypatch.setattr(pods, "Model", counted)
+    found = packed(hosts, [guest(f"g{n:03}", 4, value=4) for n in range(12 * 14)])
+    assert len(found.placed) == 12 * 14
+    assert solved == [2]
 
 
 def test_prices_keep_guests_without_functions_off_hosts_whose_cores_others_need() -> None:

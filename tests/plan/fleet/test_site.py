@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from bench import fleets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.placement_check import check_placement
 from evenkeel.plan import make_plan
 from evenkeel.plan.fleet import site as fleet
+from evenkeel.plan.fleet.model import Limits, likeness
 from tests.plan.factories import GIB, MIB, guest, make_facts
 
 HOSTS = ("a", "b", "c")
@@ -222,3 +224,19 @@ def test_idle_pools_of_pages_are_counted_as_the_planner_counts_them() -> None:
         site_of({**small, "big": guest(goal="realtime", vcpus=1, memory=20 * GIB, page_size=GIB)}), facts
     )
     assert not placed.refused
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_the_room_beside_those_who_stay_is_that_of_all_of_them_together(seed: int) -> None:
+    """Counted guest by guest, and at once."""
+    rng = Random(seed)
+    hosts = tuple(fleets.small_host(rng, f"h{number}") for number in range(3))
+    guests = tuple(fleets.small_guest(rng, f"g{number}") for number in range(8))
+    placed = fleet.place_all(fleet.settle(fleet.Board(hosts, guests, [], [], Limits())))
+    seats = {seat.name: seat for seat in placed.seats}
+    sitting = tuple(one.model_copy(update={"now": seats.get(one.name)}) for one in guests)
+    board = fleet.settle(fleet.Board(hosts, sitting, [], [], Limits()))
+    assert {name for here in board.fixed for name in here} == set(seats), "all of them can stay"
+    again = [fleet.room_of(host, here) for host, here in zip(hosts, board.fixed, strict=True)]
+    assert [likeness(room) for room in board.rooms] == [likeness(room) for room in again]

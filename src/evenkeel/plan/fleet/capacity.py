@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evenkeel.documents.fleet import FleetPlan, Request
+from evenkeel.plan.fleet.bound import Estimate
 from evenkeel.plan.fleet.explain import Around, refusal
+from evenkeel.plan.fleet.model import Clock, Kind, Limits, kinds_of, table_with
 from evenkeel.plan.fleet.name import cpus_of
-from evenkeel.plan.fleet.pack import Clock, Estimate, Kind, Limits, kinds_of, pack, table_with
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.room import Room
 
 #: Copies of one guest that are placed at most.
@@ -47,7 +49,8 @@ def how_many_more(
     found = []
     for kind in kinds_of(_as_new(requests)):
         sample = kind.sample.model_copy(update={"value": 1})
-        most = min(MOST, int(Estimate(rooms, [Kind(sample, (sample,) * MOST)]).bound + 1e-6))
+        bound_of_all = Estimate(rooms, [Kind(sample, (sample,) * MOST)]).bound
+        most = MOST if bound_of_all is None else min(MOST, int(bound_of_all + 1e-6))
         copies = [sample.model_copy(update={"name": f"{sample.name}+{number + 1}"}) for number in range(most)]
         packing = pack(rooms, copies, limits, sitting=sitting, clock=clock)
         table = table_with(rooms, kinds_of(copies), packing, sitting)

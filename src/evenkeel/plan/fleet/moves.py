@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.fleet import FleetFunction, FleetPlan, Request, Seat
+from evenkeel.plan.fleet.model import Kind, Model, Packing, kinds_of
 from evenkeel.plan.fleet.name import CannotName, seats_on
 from evenkeel.plan.fleet.options import Way, give_by_sort, told_apart
-from evenkeel.plan.fleet.pack import Kind, Model, Packing, kinds_of
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Spot, cells_of, without
 from evenkeel.plan.fleet.site import Board, Fixed, document, room_of

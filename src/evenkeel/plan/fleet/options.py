@@ -22,6 +22,7 @@ from evenkeel.plan.fleet.room import (
     admits,
     cells_of,
     distances_of,
+    far,
     give_functions,
     is_such,
     need,
@@ -36,11 +37,16 @@ MOST_WAYS = 512
 
 @dataclass(frozen=True)
 class Way:
-    """``spot``: without addresses of functions.  ``sorts``: how many functions of which sort."""
+    """``spot``: without addresses of functions.  ``sorts``: how many functions of which sort.
+
+    ``misses``: how much of what the guest would rather have it has not: functions that are not near it, and cells that
+    are not kept in one L3 domain.
+    """
 
     spot: Spot
     takes: tuple[tuple[Row, int], ...]
     sorts: tuple[tuple[Row, int], ...] = ()
+    misses: int = 0
 
 
 def rows_of(room: Room, loose: bool) -> dict[Row, int]:
@@ -77,14 +83,26 @@ def sorts_of(functions: Sequence[FleetFunction]) -> dict[Row, list[FleetFunction
     return found
 
 
-def ways(room: Room, request: Request, loose: bool) -> list[Way]:
-    """At most :data:`MOST_WAYS`, those of fewest and nearest nodes first."""
+def ways(room: Room, request: Request, loose: bool, kept: bool = False) -> list[Way]:
+    """At most :data:`MOST_WAYS`, those of fewest and nearest nodes first.
+
+    ``kept``: also those that keep the cells of a guest in one L3 domain which would rather be in one, but need not.
+    """
     if not admits(room.host, request) or room.apart.intersection(request.apart):
         return []
-    return list(islice(_ways(room, request, loose), MOST_WAYS))
+    return list(islice(_ways(room, request, loose, kept and rather_in_one_l3(request)), MOST_WAYS))
 
 
-def _ways(room: Room, request: Request, loose: bool) -> Iterator[Way]:
+def rather_in_one_l3(request: Request) -> bool:
+    """Whether it would rather be in one L3 domain, and has whole cores, which alone are counted by domain."""
+    return request.l3 == "prefer" and request.threads in ("isolate", "whole")
+
+
+def rather_near(request: Request) -> bool:
+    return any(wish.near == "preferred" for wish in request.functions)
+
+
+def _ways(room: Room, request: Request, loose: bool, kept: bool) -> Iterator[Way]:
     sorts = sorts_of(room.functions)
     if request.threads == "overcommit":
         vcpus = sum(cell.vcpus for cell in request.cells)
@@ -101,13 +119,19 @@ def _ways(room: Room, request: Request, loose: bool) -> Iterator[Way]:
             continue
         there, page = page_of(room.host, request, cells)
         if there:
-            for nodes, groups in _places(room, request, cells):
+            for nodes, groups in _places(room, request, cells, kept):
                 takes = _takes(room, request, cells, nodes, groups, page, loose)
-                yield from _with_functions(Spot(nodes, cells, groups, page), takes, request, sorts, nodes)
+                spread = 0
+                if kept:
+                    spread = sum(
+                        group < 0 and len(room.nodes[room.index[node]].l3) > 1
+                        for node, group in zip(nodes, groups, strict=True)
+                    )
+                yield from _with_functions(Spot(nodes, cells, groups, page), takes, request, sorts, nodes, spread)
 
 
 def _places(
-    room: Room, request: Request, cells: tuple[CellRequest, ...]
+    room: Room, request: Request, cells: tuple[CellRequest, ...], kept: bool
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(node of each cell, its L3 domain or -1)."""
     must = room.host.places.get(request.near, -1) if request.near is not None else -1
@@ -125,9 +149,10 @@ def _places(
         else:
             orders = list(permutations(ids))
         for order in orders:
-            domains = [
-                range(len(room.nodes[room.index[node]].l3)) if request.l3 == "require" else (-1,) for node in order
-            ]
+            domains: list[Sequence[int]] = []
+            for node in order:
+                each = range(len(room.nodes[room.index[node]].l3))
+                domains.append(each if request.l3 == "require" else (*each, -1) if kept and len(each) > 1 else (-1,))
             for groups in product(*domains):
                 yield order, groups
 
@@ -178,10 +203,11 @@ def _with_functions(
     request: Request,
     sorts: dict[Row, list[FleetFunction]],
     nodes: tuple[int, ...] | None,
+    spread: int = 0,
 ) -> Iterator[Way]:
     """Every choice of sorts for the wishes; of choices that take the same, one."""
     if not request.functions:
-        yield Way(spot, tuple(sorted(takes.items(), key=repr)))
+        yield Way(spot, tuple(sorted(takes.items(), key=repr)), (), spread)
         return
     choices = [
         combinations_with_replacement(_serving(wish, sorts, nodes), min(wish.count, sum(map(len, sorts.values())) + 1))
@@ -197,9 +223,12 @@ def _with_functions(
         if any(amount > len(sorts[sort]) for sort, amount in amounts.items()):
             continue
         pool = [one for sort, amount in amounts.items() for one in _part(sort, sorts[sort], amount)]
-        if give_functions(pool, request, nodes) is not None:
+        given = give_functions(pool, request, nodes)
+        if given is not None:
             all_of_it = takes | {sort: 1 if sort[0] == "group" else amount for sort, amount in amounts.items()}
-            yield Way(spot, tuple(sorted(all_of_it.items(), key=repr)), tuple(sorted(amounts.items(), key=repr)))
+            own = tuple(sorted(amounts.items(), key=repr))
+            misses = spread if nodes is None else spread + far(pool, request, given, nodes)
+            yield Way(spot, tuple(sorted(all_of_it.items(), key=repr)), own, misses)
 
 
 def _part(sort: Row, functions: Sequence[FleetFunction], amount: int) -> Sequence[FleetFunction]:

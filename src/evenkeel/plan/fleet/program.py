@@ -58,8 +58,12 @@ class Program:
         relaxed: bool = False,
         start: Sequence[float] | None = None,
         on_gap: OnGap | None = None,
+        most_nodes: int | None = None,
     ) -> Solution:
-        """``relaxed``: as a linear program, with the price of each row.  ``gap``: stop that near to the bound."""
+        """``relaxed``: as a linear program, with the price of each row.  ``gap``: stop that near to the bound.
+
+        ``most_nodes``: of the search tree, a limit of effort that does not depend on a clock.
+        """
         solver = highspy.Highs()  # type: ignore[no-untyped-call]
         solver.setOptionValue("output_flag", False)
         solver.setOptionValue("threads", 1)
@@ -67,6 +71,8 @@ class Program:
         solver.setOptionValue("mip_rel_gap", gap)
         if time_limit_s is not None:
             solver.setOptionValue("time_limit", float(time_limit_s))
+        if most_nodes is not None:
+            solver.setOptionValue("mip_max_nodes", most_nodes)
         solver.passModel(self._model(relaxed))
         if start is not None and not relaxed:
             given = highspy.HighsSolution()

@@ -331,8 +331,8 @@ def _fit_cells(room: Room, request: Request, cells: tuple[CellRequest, ...]) -> 
             refused.add(like)
             continue
         seen += 1
-        far = _far(room, request, functions, ids)
-        key = (far, -sum(nodes[at].full for at in chosen), -sum(nodes[at].threads for at in chosen), *chosen)
+        misses = far(room.functions, request, functions, ids)
+        key = (misses, -sum(nodes[at].full for at in chosen), -sum(nodes[at].threads for at in chosen), *chosen)
         if best is None or key < best[0]:
             best, tier = (key, chosen, matched, functions), (spread, farthest)
         if seen >= MOST_SETS:
@@ -361,14 +361,14 @@ def _sorts_of_nodes(room: Room, fits: Sequence[Sequence[bool]]) -> list[int]:
     ]
 
 
-def _far(room: Room, request: Request, functions: Sequence[str], nodes: Sequence[int]) -> int:
-    """How many functions that are better near are not."""
+def far(functions: Iterable[FleetFunction], request: Request, given: Sequence[str], nodes: Sequence[int]) -> int:
+    """How many of the functions given that are better near are not."""
     if all(wish.near != "preferred" for wish in request.functions):
         return 0
-    where = {one.address: one.node for one in room.functions}
+    where = {one.address: one.node for one in functions}
     return sum(
         wish.near == "preferred" and where[address] not in nodes
-        for wish, address in zip(slots(request), functions, strict=True)
+        for wish, address in zip(slots(request), given, strict=True)
     )
 
 

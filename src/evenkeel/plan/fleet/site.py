@@ -19,13 +19,15 @@ from evenkeel.errors import WrongInput
 from evenkeel.plan.cells import shapes
 from evenkeel.plan.claims import cells_of as cells_of_claim
 from evenkeel.plan.cores import PINNED, threads
+from evenkeel.plan.fleet.bound import Estimate
 from evenkeel.plan.fleet.explain import Around, Limit, fits_with, refusal, things_of
 from evenkeel.plan.fleet.hosts import fleet_of
+from evenkeel.plan.fleet.model import Clock, Limits, Packing, kinds_of, table_with
 from evenkeel.plan.fleet.name import cpus_of, seats_on
-from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
+from evenkeel.plan.fleet.pack import fewest_hosts, pack
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
-from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of, usable
+from evenkeel.plan.fleet.room import NodeRoom, Room, Spot, admits, cells_of, fit, give_functions, page_of, usable
 from evenkeel.plan.fleet.table import Table, rack_of
 from evenkeel.plan.problems import Misfit, did_you_mean
 from evenkeel.plan.seats import Seat, Seats, merge, seats_of_facts, seats_of_plan
@@ -94,16 +96,24 @@ def settle(board: Board) -> Board:
         if request.now is not None and request.now.host in index
         if admits(board.hosts[index[request.now.host]], request)
     ]
+    rooms = [Room(host) for host in board.hosts]
+    taken: list[frozenset[int]] = [frozenset() for _ in board.hosts]
+
+    def stay(at: int, request: Request, seat: SeatDocument, room: Room | None = None) -> None:
+        mine = cpus_of(request, seat)
+        rooms[at] = room or _beside(rooms[at], taken[at] | mine, mine, request, seat)
+        taken[at] |= mine
+        fixed[at][request.name] = (request, seat)
+
     for request, seat, at in staying:
-        if (kept := _still(board.hosts[at], fixed[at], request, seat)) is not None:
-            fixed[at][request.name] = (request, kept)
+        if (kept := _still(rooms[at], taken[at], request, seat)) is not None:
+            stay(at, request, *kept)
     for request, _, at in staying:
         if request.name not in fixed[at]:
-            spot = fit(room_of(board.hosts[at], fixed[at]), request)
+            spot = fit(rooms[at], request)
             if spot is not None:
                 (anew,) = seats_on(board.hosts[at], [(request, spot)], fixed[at])
-                fixed[at][request.name] = (request, anew)
-    rooms = [room_of(host, here) for host, here in zip(board.hosts, fixed, strict=True)]
+                stay(at, request, anew)
     return replace(board, fixed=fixed, rooms=rooms)
 
 
@@ -122,16 +132,31 @@ def room_of(host: FleetHost, here: Fixed) -> Room:
     return room
 
 
-def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -> SeatDocument | None:
-    """The seat of a guest that keeps it beside those that keep theirs; None: it cannot."""
+def _beside(room: Room, taken: frozenset[int], mine: frozenset[int], request: Request, seat: SeatDocument) -> Room:
+    """The room with one more guest taken out by name.  ``taken``: the CPUs of all guests there, ``mine`` of this one.
+
+    As :func:`room_of` of all of them, without going through those that were there.
+    """
+    made = room.copy()
+    for at, (node, data) in enumerate(zip(made.nodes, room.host.nodes, strict=True)):
+        here = mine & data.cpus
+        if here:
+            fresh = NodeRoom(room.host, at, taken)
+            node.full, node.least, node.l3 = fresh.full, fresh.least, fresh.l3
+            node.threads -= len(here)
+    made.take_seat(request, seat)
+    return made
+
+
+def _still(
+    before: Room, taken: frozenset[int], request: Request, seat: SeatDocument
+) -> tuple[SeatDocument, Room] | None:
+    """The seat of a guest that keeps it beside those that keep theirs, and the room then; None: it cannot."""
     if request.threads != "overcommit" and (not seat.nodes or bool(seat.cpus) == (request.threads == "float")):
         return None  # only its host is known
-    mine = cpus_of(request, seat)
-    if any(mine & cpus_of(other, held) for other, held in here.values()):
+    host, mine = before.host, cpus_of(request, seat)
+    if mine & taken or not mine <= frozenset().union(*(node.free for node in host.nodes)):
         return None
-    if not mine <= frozenset(cpu for node in host.nodes for cpu in node.free):
-        return None
-    before = room_of(host, here)
     if request.apart and before.apart.intersection(request.apart):
         return None
     if request.functions and not seat.functions:  # it gets them now: the first that serve
@@ -139,15 +164,19 @@ def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -
         if found is None:
             return None
         seat = seat.model_copy(update={"functions": tuple(sorted(found))})
-    room = room_of(host, {**here, request.name: (request, seat)})
+    if not set(seat.functions) <= {one.address for one in before.functions}:
+        return None
+    room = _beside(before, taken | mine, mine, request, seat)
     if any(node.memory < 0 or node.threads < 0 or min(node.pages.values(), default=0) < 0 for node in room.nodes):
         return None
     if room.loose_vcpus > host.overcommit * sum(node.threads for node in room.nodes):
         return None
-    if room.loose_memory > min(sum(node.memory for node in room.nodes), room.ordinary or 1 << 62):
+    if room.loose_memory > min(
+        sum(node.memory for node in room.nodes), 1 << 62 if room.ordinary is None else room.ordinary
+    ):
         return None
     left = {one.address for one in before.functions}
-    return seat if set(seat.functions) <= left else None
+    return (seat, room) if set(seat.functions) <= left else None
 
 
 # -- what is now ------------------------------------------------------------------------------------------------------
@@ -275,8 +304,6 @@ def place_one(board: Board, name: str, *, clock: Clock = lambda: 0.0, on_gap: On
 
     Raises WrongInput where there is no such guest.
     """
-    from evenkeel.plan.fleet.pack import Estimate
-
     guest = next((request for request in board.requests if request.name == name), None)
     if guest is None:
         known = [request.name for request in board.requests]

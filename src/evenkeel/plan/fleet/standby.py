@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from evenkeel.documents.fleet import Failover, FleetPlan, GuestSeat
+from evenkeel.plan.fleet.model import Clock, Limits, Packing, first_fit, kinds_of
 from evenkeel.plan.fleet.name import seats_on
-from evenkeel.plan.fleet.pack import Clock, Limits, Packing, first_fit, kinds_of, pack
+from evenkeel.plan.fleet.pack import pack
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Room
 from evenkeel.plan.fleet.site import Board, fixed_of, place_all, room_of
