@@ -40,6 +40,15 @@ def test_what_would_be_lost_is_said() -> None:
     ]
 
 
+def test_who_sits_is_not_thrown_out_for_the_promise() -> None:
+    """Two guests sit on each of two hosts, one of which is drained: with the third one left empty two had no place."""
+    full = checked(place_all(board(list(fleets.fleet(2)), [isolated(f"g{n}", 30) for n in range(4)])))
+    first, *others = fleets.fleet(3)
+    hosts = [first.model_copy(update={"drained": True}), *others]
+    plan = checked(place_with_standby(board(hosts, seated(full))))
+    assert not plan.standby and len(plan.seats) == 4 and not plan.refused
+
+
 def test_who_may_be_on_one_host_only_is_lost_with_it() -> None:
     plan = checked(place_with_standby(board(list(fleets.fleet(2)), [isolated("here", 2, hosts=("h00000",))])))
     assert (plan.standby, [seat.host for seat in plan.seats]) == (True, ["h00000"])

@@ -24,6 +24,7 @@ MOST_EMPTY = 12
 def place_with_standby(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
     """As :func:`place_all`, so that any one host may fail.
 
+    New guests are refused for it where they must be; one that sits already, also on a host that is drained, is not.
     Where that is not found, ``standby`` is False and all guests are placed all the same; :func:`gaps_of` says whose
     failure they would not survive.
     """
@@ -31,6 +32,7 @@ def place_with_standby(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGa
     best, gaps = _with_failover(plain)
     if not gaps:
         return best
+    sit = {request.name for request in board.requests if request.now is not None} & {one.name for one in plain.seats}
     used = {at for at, here in enumerate(board.fixed) if here}
     order = sorted(
         (at for at, room in enumerate(board.rooms) if at not in used and not room.host.drained),
@@ -43,6 +45,8 @@ def place_with_standby(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGa
         found = place_all(replace(board, hosts=hosts, rooms=rooms), clock=clock, on_gap=on_gap)
         found = found.model_copy(update={"hosts": board.hosts, "bound": plain.bound})
         found, missing = _with_failover(found)
+        if sit - {one.name for one in found.seats}:
+            continue
         if not missing and (gaps or found.value > best.value):
             best, gaps = found, missing
             if len(best.seats) == len(plain.seats):
