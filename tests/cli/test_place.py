@@ -60,8 +60,8 @@ def test_one_guest_and_its_refusal(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(["place", "site.yaml", "db", *FACTS]) == 1
     out = capsys.readouterr().out
     assert "db fits on none of 3 hosts:" in out
-    assert "it needs 15 threads of whole cores; the most on one node are 7 whole cores" in out
-    assert "it would fit: with 14 vCPUs instead of 15 it fits on" in out
+    assert "it needs 15 threads of whole cores; the most on one node are 7 whole cores, 14 threads" in out
+    assert "what would help:\n  with 14 vCPUs instead of 15 it fits on" in out
     assert main(["place", "site.yaml", "bd", *FACTS]) == 2
     assert main(["place", "site.yaml", "db", "--moves", "2", *FACTS]) == 2
     assert main(["place"]) == 2

@@ -417,6 +417,7 @@ hosts:
       power_watts: 500
       overcommit: 2
       drain: true
+      vfio: bound
 placing: {max_hosts: 3, power_watts: 1000, standby: true}
 guests:
   g:

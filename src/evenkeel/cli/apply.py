@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from evenkeel.apply.report import ApplyReport
     from evenkeel.documents.findings import Check
+    from evenkeel.documents.plan import HostPlan
 
 
 class Only(StrEnum):
@@ -43,6 +44,14 @@ def apply(
         bool, typer.Option("--restart-guests", help="Shut down running guests whose definition changes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            "--history",
+            metavar="FILE",
+            help="Keep the accounts of owners in this file; evenkeel-history.jsonl beside the plan when left out.",
+        ),
+    ] = None,
     print_unit: Annotated[
         bool,
         typer.Option("--print-unit", help="Print a unit file for systemd that applies this plan at boot, and leave."),
@@ -105,11 +114,26 @@ def apply(
         finally:
             machine.close()
         reports.append(report)
+        _note(source, history, host, report)
         if not as_json:
             _print(report)
     if as_json:
         output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
     return EXIT_DONE if all(_good(report, only) for report in reports) else EXIT_NOT_AS_WANTED
+
+
+def _note(source: str, history: str | None, host: HostPlan, report: ApplyReport) -> None:
+    """In the history; what keeps it from being written is a warning, for the host is as planned all the same."""
+    from pathlib import Path
+
+    from evenkeel.apply.history import beside, note_applied
+    from evenkeel.cli import output
+    from evenkeel.errors import EvenkeelError
+
+    try:
+        note_applied(Path(history) if history else beside(source), host, report)
+    except EvenkeelError as error:
+        output.warn(f"{error.message}; what owners hold since now is not accounted")
 
 
 def _unit(source: str) -> str:

@@ -111,6 +111,9 @@ def print_error(error: EvenkeelError) -> None:
             console.print(Text.assemble(("hint", "bold cyan"), ": ", one.hint), soft_wrap=True)
 
 
+_WIDE = 160  # characters of a line that are shown at least
+
+
 def _excerpt(where: Where) -> list[Text]:
     """The line that is meant and a caret below it; empty where it cannot be read (any more)."""
     if where.line is None:
@@ -124,6 +127,8 @@ def _excerpt(where: Where) -> list[Text]:
         return []
     gutter = " " * len(str(where.line))
     column = where.column or 1
+    if column > _WIDE:  # in a file of one long line the place would be far off to the right
+        line, column = "…" + line[column - _WIDE // 2 :], _WIDE // 2 + 1
     before = line[: column - 1].expandtabs(4)
     marked = re.match(r"[^\s:#,\]}]+|.", line[column - 1 :])
     carets = "^" * (len(marked[0]) if marked and where.column else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from evenkeel.plan.fleet.program import OnGap
     from evenkeel.plan.fleet.site import Board
     from evenkeel.plan.seats import Seats
+
+
+MOST_NAMED = 6  # guests that are left out for the same reasons, by name
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +33,11 @@ def register(app: typer.Typer) -> None:
         ] = None,
         facts: Annotated[
             list[str] | None,
-            typer.Option("--facts", metavar="HOST=FILE", help="Use saved facts of a host instead of asking it."),
+            typer.Option(
+                "--facts",
+                metavar="HOST=FILE",
+                help="Use saved facts of a host instead of asking it; or a folder of HOST.facts.json.",
+            ),
         ] = None,
         keep: Annotated[
             str | None, typer.Option("--keep", metavar="PLAN", help="Leave guests where this older plan has them.")
@@ -41,7 +48,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         fewest: Annotated[bool, typer.Option("--fewest", help="Use as few hosts as can be.")] = False,
         seconds: Annotated[
-            float, typer.Option("--time", metavar="SECONDS", help="How long to look for a better placement.")
+            float, typer.Option("--time", metavar="SECONDS", min=0, help="How long to look for a better placement.")
         ] = 60.0,
         picture: Annotated[
             str | None,
@@ -108,7 +115,19 @@ def board_of(site: Site, facts: Iterable[str], keep: Plan | None, seconds: float
     from evenkeel.cli.plan import gather_facts
     from evenkeel.plan.fleet import site as fleet
 
-    return fleet.board_of(site, gather_facts(site, facts), keep, time_limit_s=seconds)
+    known = gather_facts(site, facts)
+    _warn_of_functions(site, known)
+    return fleet.board_of(site, known, keep, time_limit_s=seconds)
+
+
+def _warn_of_functions(site: Site, known: dict[str, Facts]) -> None:
+    """A card that is gone is no reason not to place at all, and a name that is misspelt must be seen."""
+    from evenkeel.cli import output
+    from evenkeel.plan.passthrough import unknown_functions
+
+    for host, wish in sorted(site.hosts.items()):
+        for sentence in unknown_functions(host, wish, known[host]) if host in known else ():
+            output.warn(sentence)
 
 
 def solve(board: Board, guest: str | None = None, moves: int | None = None, *, fewest: bool = False) -> FleetPlan:
@@ -118,7 +137,7 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None, *, f
     from evenkeel.cli import output
     from evenkeel.placement_check import check_placement
     from evenkeel.plan.fleet.moves import place_anew
-    from evenkeel.plan.fleet.site import place_all, place_on_fewest, place_one
+    from evenkeel.plan.fleet.site import place_all, place_on_fewest, place_one, without_standby
     from evenkeel.plan.fleet.standby import gaps_of, place_with_standby
 
     count = len(board.waiting)
@@ -138,7 +157,7 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None, *, f
         elif moves is not None:
             placed = place_anew(board, moves, on_gap=on)
         elif guest is None and board.standby:
-            placed = place_with_standby(board, clock=monotonic, on_gap=on)
+            placed = without_standby(board, place_with_standby(board, clock=monotonic, on_gap=on))
         elif guest is None:
             placed = place_all(board, clock=monotonic, on_gap=on)
         else:
@@ -164,6 +183,7 @@ def settle_hosts(site: Site, known: dict[str, Facts], keep: Plan | None) -> tupl
         return site, None
     from evenkeel.plan.fleet import site as fleet
 
+    _warn_of_functions(site, known)
     placed = solve(fleet.board_of(site, known, keep))
     return fleet.chosen_hosts(site, placed), fleet.seats_for_planner(placed)
 
@@ -196,6 +216,7 @@ def _check(file: str, as_json: bool) -> int:
 def print_placement(plan: FleetPlan, guest: str | None = None) -> None:
     """For a person: who goes where; then who does not, and why; then moves, and how good it is."""
     from evenkeel.cli.output import out, table
+    from evenkeel.documents.fleet import refused_alike
     from evenkeel.documents.quantity import format_size
 
     console = out()
@@ -203,9 +224,8 @@ def print_placement(plan: FleetPlan, guest: str | None = None) -> None:
     if seats:
         columns = ["guest", "host", "node: CPUs", "memory in pages of", "emulator", "functions"]
         console.print(table(columns, [_row(seat) for seat in seats]))
-    for one in plan.refused:
-        if guest in (None, one.name):
-            _print_refusal(one, len(plan.hosts))
+    for alike in refused_alike(one for one in plan.refused if guest in (None, one.name)):
+        _print_refusal(alike, len(plan.hosts))
     for move in plan.moves:
         what = "is pinned anew on" if move.repin else f"moves from {move.from_host} to"
         size = f", {format_size(move.memory_bytes)} to copy" if move.memory_bytes else ""
@@ -233,15 +253,24 @@ def _row(seat: GuestSeat) -> tuple[str, ...]:
     return seat.name, seat.host, "; ".join(parts) + idle, page, format_cpus(seat.emulator), " ".join(seat.functions)
 
 
-def _print_refusal(one: Refusal, hosts: int) -> None:
+def _print_refusal(alike: Sequence[Refusal], hosts: int) -> None:
+    """Guests that are left out for the same reasons."""
     from evenkeel.cli.output import out, table
 
-    console = out()
-    console.print(f"\n{one.name} fits on none of {hosts} host{'s' * (hosts != 1)}:", style="bold")
+    console, one = out(), alike[0]
+    names = ", ".join(other.name for other in alike[:MOST_NAMED])
+    names += f" and {len(alike) - MOST_NAMED} more" if len(alike) > MOST_NAMED else ""
+    if hosts == 1:
+        what = f"do{'es' * (len(alike) == 1)} not fit on the only host"
+    else:
+        what = f"fit{'s' * (len(alike) == 1)} on none of {hosts} hosts"
+    console.print(f"\n{names} {what}{', each by itself' * (len(alike) > 1)}:", style="bold", soft_wrap=True)
     for reason in one.reasons:
         console.print(f"  {reason}", soft_wrap=True)
     if one.cuts:
         rows = [(cut.reason, str(cut.hosts), cut.example) for cut in one.cuts]
         console.print(table(["what it asks for", "hosts without it", "such as"], rows, right=["hosts without it"]))
+    if one.cures:
+        console.print("what would help:")
     for cure in one.cures:
-        console.print(f"  it would fit: {cure}", soft_wrap=True)
+        console.print(f"  {cure}", soft_wrap=True)

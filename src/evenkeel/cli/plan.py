@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.plan.diff import Difference
 
+FACTS_SUFFIX = ".facts.json"  # behind the name of a host, in a folder of saved facts
 _ROLES = {
     "housekeeping": "the host itself, emulator and I/O threads, interrupts",
     "data_plane": "packet processing that polls",
@@ -49,7 +50,8 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--facts",
                 metavar="HOST=FILE",
-                help="Use saved facts of a host instead of asking it. FILE alone will do for a site of one host.",
+                help="Use saved facts of a host instead of asking it. FILE alone will do for a site of one host; a "
+                "folder has HOST.facts.json for as many as it knows.",
             ),
         ] = None,
         against: Annotated[
@@ -178,17 +180,31 @@ def ask_facts(address: str, on_progress: OnProgress | None = None) -> Facts:
 
 
 def _saved(site: Site, saved: Iterable[str]) -> dict[str, str]:
+    """Host -> file, of HOST=FILE, of FILE for a site of one host, or of folders with HOST.facts.json."""
+    from pathlib import Path
+
     from evenkeel.errors import WrongInput
     from evenkeel.plan.problems import did_you_mean
 
     found: dict[str, str] = {}
+    of_folders: dict[str, str] = {}
     for text in saved:
         host, equals, file = text.partition("=")
+        if not equals and Path(text).is_dir():
+            there = {one: Path(text, f"{one}{FACTS_SUFFIX}") for one in site.hosts}
+            files = {one: str(path) for one, path in there.items() if path.is_file()}
+            if not files:
+                raise WrongInput(
+                    f"--facts {text}: the folder has facts of none of {', '.join(sorted(site.hosts)[:5])}",
+                    hint=f"evenkeel facts ADDRESS --json > {Path(text, min(site.hosts))}{FACTS_SUFFIX}",
+                )
+            of_folders.update(files)
+            continue
         if not equals:
             if len(site.hosts) != 1:
                 raise WrongInput(
                     f"--facts {text}: of which host? the site has {len(site.hosts)}",
-                    hint=f"write --facts {min(site.hosts)}={text}",
+                    hint=f"write --facts {min(site.hosts)}={text}, or name a folder that has HOST{FACTS_SUFFIX}",
                 )
             host, file = next(iter(site.hosts)), text
         if host not in site.hosts:
@@ -196,7 +212,7 @@ def _saved(site: Site, saved: Iterable[str]) -> dict[str, str]:
         if host in found:
             raise WrongInput(f"--facts names host {host} twice")
         found[host] = file
-    return found
+    return {**of_folders, **found}
 
 
 # -- printing ---------------------------------------------------------------------------------------------------------
@@ -273,6 +289,7 @@ def _print_guests(guests: tuple[GuestPlan, ...]) -> None:
     if not guests:
         return
     rows = []
+    passed = any(guest.functions for guest in guests)
     for guest in guests:
         pages = f" in {guest.pages} pages of {format_size(guest.page_bytes)}" if guest.page_bytes else ""
         rows.append(
@@ -283,11 +300,13 @@ def _print_guests(guests: tuple[GuestPlan, ...]) -> None:
                 format_cpus(guest.nodes) or "any",
                 format_size(guest.memory_bytes) + pages,
                 format_cpus(guest.emulator_cpus),
+                *([" ".join(guest.functions)] if passed else []),
             )
         )
     console = out()
     console.print()
-    console.print(table(["guest", "goal", "vCPU: CPU", "node", "memory", "emulator"], rows))
+    columns = ["guest", "goal", "vCPU: CPU", "node", "memory", "emulator", *(["functions"] if passed else [])]
+    console.print(table(columns, rows))
 
 
 def _vcpus(guest: GuestPlan) -> str:

@@ -26,25 +26,36 @@ def report(
     """Write one HTML page that shows what was wanted, what was set and what was found.
 
     The page needs no network and nothing else beside it. It tells the plan from plan.json, and what came of it from
-    Facts, Findings, Evidence and Journal documents, as far as they are there.
+    Facts, Findings, Evidence and Journal documents, as far as they are there. A FleetPlan (evenkeel place -o) is shown
+    beside them, or alone: who has which core of which host, before and after where guests move, and what that costs.
 
       evenkeel report demo-report
 
       evenkeel report plan.json findings.json evidence-*.json -o report.html
+
+      evenkeel report placement.json -o placement.html
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as cli_output
     from evenkeel.report import folder
     from evenkeel.report.html import render_report
+    from evenkeel.report.placement import render_placement
     from evenkeel.report.verdict import judge
 
-    run = folder.load_run(paths)
     target = output or (paths[0] / folder.REPORT if len(paths) == 1 and paths[0].is_dir() else Path(folder.REPORT))
-    files.save_text(target, render_report(run))
-    if not json:
+    placement = folder.load_placement(paths)
+    if placement is not None:
+        page = render_placement(placement)
+        count = {"guests": len(placement.guests), "placed": len(placement.seats), "moves": len(placement.moves)}
+        answer = {"file": str(target), **count}
+    else:
+        run = folder.load_run(paths)
+        page, answer = render_report(run), verdict_data(judge(run), target)
+    files.save_text(target, page)
+    if json:
+        cli_output.emit_json(answer)
+    else:
         cli_output.out().print(str(target), soft_wrap=True)
-        return
-    cli_output.emit_json(verdict_data(judge(run), target))
 
 
 def verdict_data(verdict: Verdict, file: Path) -> dict[str, Any]:

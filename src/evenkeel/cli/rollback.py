@@ -26,6 +26,12 @@ def rollback(
     reboot: Annotated[
         bool, typer.Option("--reboot", help="Reboot at the end when the kernel still runs with our arguments.")
     ] = False,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            "--history", metavar="FILE", help="The accounts to end there; those beside the site or plan when left out."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> int:
     """Undo on a host what apply wrote, byte for byte, newest first.
@@ -49,11 +55,26 @@ def rollback(
         finally:
             machine.close()
         reports.append(report)
+        if not report.problems:
+            _note(where, history, address)
         if not as_json:
             _print(report)
     if as_json:
         output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
     return EXIT_NOT_AS_WANTED if any(report.problems for report in reports) else EXIT_DONE
+
+
+def _note(where: str, history: str | None, address: str) -> None:
+    from pathlib import Path
+
+    from evenkeel.apply.history import beside, note_rolled_back
+    from evenkeel.cli import output
+    from evenkeel.errors import EvenkeelError
+
+    try:
+        note_rolled_back(Path(history) if history else beside(where if Path(where).exists() else "-"), address)
+    except EvenkeelError as error:
+        output.warn(f"{error.message}; owners are accounted for what was on {address}")
 
 
 def _hosts(where: str) -> list[tuple[str, str]]:

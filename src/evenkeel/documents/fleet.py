@@ -7,6 +7,7 @@ are placed: a host's ``free`` never has them taken off.  Sizes are bytes, distan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -63,7 +64,8 @@ class FleetFunction(Model):
     network: str | None = Field(default=None, description="the physical network that it is wired to")
     iommu_group: int | None = Field(default=None, description="all functions of a group go to one guest")
     physical_function: str | None = None
-    busy: bool = False
+    busy: bool = Field(default=False, description="no guest may have it")
+    why_busy: str = ""
 
 
 class FleetHost(Model):
@@ -214,3 +216,11 @@ class FleetPlan(Document):
     value: int = 0
     bound: float | None = None
     method: str = ""
+
+
+def refused_alike(refused: Iterable[Refusal]) -> list[list[Refusal]]:
+    """Guests that are left out for the same reasons, together, in the order of the first of each."""
+    found: dict[tuple[str, ...], list[Refusal]] = {}
+    for one in refused:
+        found.setdefault((*one.reasons, "", *one.cures), []).append(one)
+    return list(found.values())

@@ -247,19 +247,26 @@ class CellPlan(Model):
 
 
 class GuestPlan(Model):
-    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``."""
+    """Placement and definition of one guest.  ``node``: of a guest on one node; one on several has ``cells``.
+
+    ``idle``: CPUs beside those of its vCPUs that stay empty; ``cores``: whole ones, of which it has every thread.
+    """
 
     name: str
+    owner: str | None = Field(default=None, description="to whom it is accounted")
     goal: GoalLevel
     trust: Trust
     latency_ns: int | None = None
     node: int | None = None  # None: floats over the shared CPUs, or has cells
     cells: tuple[CellPlan, ...] = ()
     vcpus: tuple[VcpuPlan, ...]
+    idle: CpuSet = frozenset()
+    cores: int = 0
     emulator_cpus: CpuSet
     memory_bytes: int
     page_bytes: int | None = None  # None: ordinary pages
     pages: int = 0
+    functions: tuple[str, ...] = Field(default=(), description="addresses of its PCI functions, whole IOMMU groups")
     guest_arguments: str = ""  # what Evenkeel adds to the guest's own kernel command line
     cloud_config: str = ""  # user data for cloud-init in the guest, for its owner to use; "": nothing to do inside
     xml: str

@@ -76,7 +76,7 @@ class PlaceWish(Model):
         default=(), description="networks that its host is to be wired to", examples=[["blue", "red"]]
     )
     features: tuple[str, ...] = Field(default=(), description="what its host is to have", examples=[["avx512f"]])
-    functions: tuple[FunctionWish, ...] = Field(default=(), description="PCI functions that are kept for it")
+    functions: tuple[FunctionWish, ...] = Field(default=(), description="PCI functions that it gets")
     apart: tuple[str, ...] = Field(
         default=(), description="groups of which no two guests are on one host", examples=[["upf"]]
     )
@@ -111,6 +111,11 @@ class HostPlace(Model):
         default=4, ge=1, le=64, description="vCPUs of flexible guests for each CPU that is left to share"
     )
     drain: bool = Field(default=False, description="nothing is placed there, and what is there leaves")
+    vfio: Literal["managed", "bound"] = Field(
+        default="managed",
+        description="how functions of guests get to vfio-pci: managed, by libvirt at each start; bound, by the owner, "
+        "before",
+    )
 
 
 class Placing(Model):

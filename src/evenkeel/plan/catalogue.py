@@ -169,7 +169,7 @@ def _of_rule(rule: Rule) -> Entry:
 
 
 def _of_element(element: GuestRule) -> Entry:
-    levels = tuple(level for level in LEVELS if element.id in elements_of(level, cells=2))
+    levels = tuple(level for level in LEVELS if element.id in elements_of(level, cells=2, functions=1))
     return Entry(
         id=element.id,
         subject=DEFINITION,

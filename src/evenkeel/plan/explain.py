@@ -45,12 +45,16 @@ def explain(plan: Plan, identifier: str, host: str | None = None) -> Explanation
         (one.name, guest)
         for one in hosts
         for guest in one.guests
-        if guest.name == wanted or (element is not None and element.id in elements_of(guest.goal))
+        if guest.name == wanted or (element is not None and element.id in _elements(guest))
     )
     rule = rule_by_id(settings[0][1].rule if settings else wanted)
     if rule is None and element is None and not (settings or notes or guests):
         raise WrongInput(f"the plan has nothing named {identifier}", hint=did_you_mean(identifier, _known(plan)))
     return Explanation(wanted, rule, element, settings, notes, guests)
+
+
+def _elements(guest: GuestPlan) -> tuple[str, ...]:
+    return elements_of(guest.goal, len(guest.cells), len(guest.functions))
 
 
 def _known(plan: Plan) -> set[str]:

@@ -141,6 +141,17 @@ ELEMENTS = (
         "host-tuning G-14, §2.2",
     ),
     GuestRule(
+        "G-16",
+        "hostdev: exactly the PCI functions that were chosen, through VFIO",
+        "the function that placing chose, by its address, and the rest of its IOMMU group: QEMU does not start while "
+        "the host uses any function of a group. libvirt takes them from their driver at the start and gives them back "
+        "at the end (vfio: managed), or finds them at vfio-pci (vfio: bound)",
+        "no live migration and no ballooning: the function writes to the guest's memory, which is locked, all of it; "
+        "the host's own network or disk on such a function is gone while the guest runs",
+        "addresses in the live definition, and the driver of each on the host (V-GUEST-PCI)",
+        "libvirt: formatdomain, host device assignment; kernel: driver-api/vfio.rst",
+    ),
+    GuestRule(
         "G-CMD",
         "guest kernel arguments",
         "the same isolation inside: what the host keeps away from vCPU 1, the guest's kernel must not bring back. "
@@ -349,14 +360,17 @@ def _devices(domain: ET.Element, placement: Placement, identity: uuid.UUID) -> N
         ET.SubElement(devices, "controller", type="usb", model="none")
     for index, network in enumerate(wish.networks):
         _interface(devices, index, network, identity)
+    for address in placement.passed.functions:
+        _host_device(devices, address, placement.passed.managed)
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "target", port="0")
     console = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
     channel = ET.SubElement(devices, "channel", type="unix")
     ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
-    # Memory in huge pages cannot be given back piece by piece; ordinary memory can.
-    ET.SubElement(devices, "memballoon", model="virtio" if wish.goal == "flexible" else "none")
+    # Memory in huge pages cannot be given back piece by piece, nor any that a function writes to; the rest can.
+    balloon = wish.goal == "flexible" and not placement.passed.functions
+    ET.SubElement(devices, "memballoon", model="virtio" if balloon else "none")
 
 
 def _disk(devices: ET.Element, index: int, wish: Disk, io_thread: bool) -> None:
@@ -393,11 +407,22 @@ def _interface(devices: ET.Element, index: int, wish: Network, identity: uuid.UU
     ET.SubElement(interface, "model", type="virtio")
 
 
-def elements_of(goal: str, cells: int = 1) -> tuple[str, ...]:
-    """Ids of the guest rules that shape a guest of this goal with so many cells."""
+def _host_device(devices: ET.Element, address: str, managed: bool) -> None:
+    """G-16.  ``address``: 0000:3b:00.0."""
+    device = ET.SubElement(devices, "hostdev", mode="subsystem", type="pci", managed="yes" if managed else "no")
+    ET.SubElement(device, "driver", name="vfio")
+    where, _, function = address.rpartition(".")
+    domain, bus, slot = where.split(":")
+    source = ET.SubElement(device, "source")
+    ET.SubElement(source, "address", domain=f"0x{domain}", bus=f"0x{bus}", slot=f"0x{slot}", function=f"0x{function}")
+
+
+def elements_of(goal: str, cells: int = 1, functions: int = 0) -> tuple[str, ...]:
+    """Ids of the guest rules that shape a guest of this goal with so many cells and PCI functions."""
     always = ("G-1", "G-6", "G-9", "G-10", "G-11", "G-12")
     bound = ("G-2", "G-4", "G-5") if goal != "flexible" else ()
     pinned = ("G-8",) if goal in PINNED else ()
     realtime = ("G-13", "G-14", "G-CMD") if goal == "realtime" else ()
     several = ("G-7",) if cells > 1 and goal in PINNED else ()
-    return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime, *several))
+    passed = ("G-16",) if functions else ()
+    return tuple(rule.id for rule in ELEMENTS if rule.id in (*always, *bound, *pinned, *realtime, *several, *passed))

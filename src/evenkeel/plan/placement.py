@@ -25,6 +25,8 @@ from evenkeel.plan.cores import threads_per_core
 from evenkeel.plan.dataplane import NOTHING, Polling, choose_polling
 from evenkeel.plan.ledger import choose_housekeeping, make_ledger
 from evenkeel.plan.levels import is_strict
+from evenkeel.plan.passthrough import NOTHING as NOT_PASSED
+from evenkeel.plan.passthrough import Passed
 from evenkeel.plan.problems import Problems
 from evenkeel.plan.seating import Attempt, Desk, Seated, busy, give_back, seat_guests, urgency
 from evenkeel.plan.seats import NONE, Seat, Seats
@@ -59,7 +61,8 @@ class Cell:
 class Placement:
     """One guest on one host.  ``cpus``: what its vCPUs run on; ``idle``: the siblings kept empty beside them.
 
-    ``cells``: at least one.  ``sockets``, ``threads_per_core``: of the guest's own topology.
+    ``cells``: at least one.  ``sockets``, ``threads_per_core``: of the guest's own topology.  ``passed``: its PCI
+    functions, which are not chosen here.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Placement:
     emulator: frozenset[int]
     page_bytes: int | None
     why: tuple[str, ...]
+    passed: Passed = NOT_PASSED
 
     @property
     def nodes(self) -> tuple[int, ...]:

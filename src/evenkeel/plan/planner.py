@@ -6,6 +6,7 @@ Pure: no I/O, no clock, no randomness; the same input gives the same bytes, in w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import CellPlan, GuestPlan, HostPlan, Ledger, Note, Plan
@@ -18,6 +19,7 @@ from evenkeel.plan.guest import definition_digest, domain_xml, guest_arguments
 from evenkeel.plan.inside import cloud_config
 from evenkeel.plan.ledger import check_ledger
 from evenkeel.plan.order import order_settings
+from evenkeel.plan.passthrough import pass_functions
 from evenkeel.plan.placement import Placement, lay_out
 from evenkeel.plan.problems import Problems
 from evenkeel.plan.rules.rule import Context
@@ -36,12 +38,12 @@ def make_plan(
     check_facts(site, facts, problems)
     hosts = [
         plan
-        for host, wish in sorted(site.hosts.items())
+        for host in sorted(site.hosts)
         if host in facts
         and facts[host].online
         and (
             plan := _plan_host(
-                host, wish, facts[host], guests[host], kept.get(host), (chosen or {}).get(host), problems
+                site, host, facts[host], guests[host], kept.get(host), (chosen or {}).get(host), problems
             )
         )
     ]
@@ -50,8 +52,8 @@ def make_plan(
 
 
 def _plan_host(
+    site: Site,
     host: str,
-    wish: HostWish,
     facts: Facts,
     guests: Mapping[str, GuestWish],
     kept: HostPlan | None,
@@ -60,6 +62,7 @@ def _plan_host(
 ) -> HostPlan | None:
     """The plan of one host; None when something is in the way, which is in ``problems`` then."""
     before = len(problems.found)
+    wish = site.hosts[host]
     check_host(host, facts, guests, problems)
     for name, guest in sorted(guests.items()):
         check_guest(name, host, guest, facts, problems)
@@ -69,22 +72,25 @@ def _plan_host(
         seats = merge(seats_of_plan(kept), seats)
     if chosen is not None:
         seats = merge(seats, chosen)
+    given = {name: seat.functions for name, seat in chosen.guests.items()} if chosen else {}
+    passed = pass_functions(host, wish, facts, guests, given, site.guests, problems)
     layout = lay_out(host, wish, topology, guests, problems, seats)
     if layout is None or len(problems.found) > before:
         return None
     _check(layout.ledger, facts, host, wish)
+    placements = tuple(replace(one, passed=passed[one.name]) for one in layout.placements)
     off = "H-RDT" in wish.overrides and wish.overrides["H-RDT"].off
-    ways = WayLedger() if off else share_ways(host, facts, layout.placements, problems)
+    ways = WayLedger() if off else share_ways(host, facts, placements, problems)
     if len(problems.found) > before:
         return None
-    plans = tuple(_plan_guest(host, placement, ways) for placement in layout.placements)
+    plans = tuple(_plan_guest(host, placement, ways, topology) for placement in placements)
     context = Context(
         host=host,
         wish=wish,
         facts=facts,
         topology=topology,
         ledger=layout.ledger,
-        placements=layout.placements,
+        placements=placements,
         definitions={plan.name: definition_digest(plan.xml) for plan in plans},
         ways=ways,
         polling=layout.data_plane.polling,
@@ -117,10 +123,12 @@ def _check(ledger: Ledger, facts: Facts, host: str, wish: HostWish) -> None:
     raise AssertionError(f"the planner made a ledger of host {host} that breaks its own rules: {'; '.join(broken)}")
 
 
-def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
+def _plan_guest(host: str, placement: Placement, ways: WayLedger, topology: Topology) -> GuestPlan:
     arguments = guest_arguments(placement)
+    own = placement.cpus | placement.idle if placement.pinned else frozenset()
     return GuestPlan(
         name=placement.name,
+        owner=placement.wish.place.owner,
         goal=placement.wish.goal,
         trust=placement.wish.trust,
         latency_ns=placement.wish.latency,
@@ -131,10 +139,13 @@ def _plan_guest(host: str, placement: Placement, ways: WayLedger) -> GuestPlan:
             if cell.node is not None and len(placement.cells) > 1
         ),
         vcpus=placement.vcpus,
+        idle=placement.idle,
+        cores=sum(core.cpus <= own for core in topology.cores),
         emulator_cpus=placement.emulator,
         memory_bytes=placement.wish.memory,
         page_bytes=placement.page_bytes,
         pages=placement.pages,
+        functions=placement.passed.functions,
         guest_arguments=arguments,
         cloud_config=cloud_config(placement),
         xml=domain_xml(host, placement, arguments, ways),

@@ -22,6 +22,7 @@ from evenkeel.plan.cells import MOST_WAYS, Shape, carries, deal, part
 from evenkeel.plan.claims import cells_of
 from evenkeel.plan.cores import PINNED, capacity, choose_cores, enough, need, threads, with_vcpus
 from evenkeel.plan.ledger import Housekeeping
+from evenkeel.plan.passthrough import pci_address
 from evenkeel.plan.problems import Problems, did_you_mean
 from evenkeel.plan.seats import Seat, Seats
 from evenkeel.plan.topology import Core, Topology
@@ -555,11 +556,6 @@ def page_size(name: str, wish: GuestWish, shape: Shape, topology: Topology, prob
         )
         return None
     return fitting[0] if wish.goal == "balanced" else fitting[-1]
-
-
-def pci_address(text: str) -> str:
-    """With its domain, which may be left out when it is 0."""
-    return text if text.count(":") == 2 else f"0000:{text}"
 
 
 def near_node(

@@ -14,19 +14,21 @@ from xml.etree import ElementTree as ET
 from evenkeel.documents.cpuset import parse_cpus
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import HostPlan
+from evenkeel.plan.passthrough import passed_in
 
 
 @dataclass(frozen=True)
 class Seat:
     """One guest.  ``cpus``: host CPU of each vCPU, empty for one that floats; ``priority``: FIFO of its vCPUs, or 0.
 
-    ``because``: what the plan says of a guest that keeps it.
+    ``because``: what the plan says of a guest that keeps it; ``functions``: addresses of PCI functions that it has.
     """
 
     cpus: tuple[int, ...] = ()
     node: int | None = None
     priority: int = 0
     because: str = "it is there already"
+    functions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def seats_of_plan(plan: HostPlan) -> Seats:
             cpus=tuple(min(vcpu.cpus) for vcpu in guest.vcpus) if all(len(v.cpus) == 1 for v in guest.vcpus) else (),
             node=guest.node,
             priority=max((vcpu.priority for vcpu in guest.vcpus), default=0),
+            functions=guest.functions,
         )
         for guest in plan.guests
     }
@@ -61,8 +64,8 @@ def seats_of_plan(plan: HostPlan) -> Seats:
 def seats_of_facts(facts: Facts, names: Iterable[str]) -> Seats:
     """As libvirt has defined these guests; as they run where there is no definition that outlives the run.
 
-    A live change of a running guest is drift to be noticed, not a seat to be kept.  A definition that names neither a
-    CPU for each vCPU nor a node is no seat; one that cannot be read is none either.
+    A live change of a running guest is drift to be noticed, not a seat to be kept.  A definition that names no CPU for
+    each vCPU, no node and no function is no seat; one that cannot be read is none either.
     """
     wanted = frozenset(names)
     found: dict[str, Seat] = {}
@@ -77,7 +80,7 @@ def seats_of_facts(facts: Facts, names: Iterable[str]) -> Seats:
             emulator = parse_cpus(_attribute(domain, "cputune/emulatorpin", "cpuset"))
         except (ET.ParseError, ValueError):
             continue
-        if seat.cpus or seat.node is not None:
+        if seat.cpus or seat.node is not None or seat.functions:
             found[definition.guest] = seat
             housekeeping |= emulator
     return Seats(found, frozenset(housekeeping))
@@ -93,6 +96,7 @@ def _seat(domain: ET.Element) -> Seat:
         cpus=tuple(min(pins[index]) for index in sorted(pins)) if one_each else (),
         node=int(node) if node.isdecimal() else None,
         priority=max(ranks, default=0),
+        functions=passed_in(domain),
     )
 
 

@@ -15,6 +15,7 @@ from evenkeel.documents.base import Document
 from evenkeel.documents.evidence import Evidence
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Findings
+from evenkeel.documents.fleet import FleetPlan
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import HostPlan, Plan
 from evenkeel.errors import Where, WrongInput
@@ -28,7 +29,9 @@ FINDINGS_BEFORE, FINDINGS = "findings-before.json", "findings.json"
 JOURNAL = "journal.json"
 REPORT = "report.html"
 
-KINDS: dict[str, type[Document]] = {kind.__name__: kind for kind in (Plan, Facts, Findings, Evidence, Journal)}
+KINDS: dict[str, type[Document]] = {
+    kind.__name__: kind for kind in (Plan, FleetPlan, Facts, Findings, Evidence, Journal)
+}
 
 
 def load_run(paths: Sequence[Path]) -> Run:
@@ -36,14 +39,13 @@ def load_run(paths: Sequence[Path]) -> Run:
 
     In a folder, files that hold no document of a run are passed over; a file that is named must hold one.
     """
-    documents: list[tuple[Path, Document]] = []
-    for path in paths:
-        if path.is_dir():
-            documents += [(file, found) for file in sorted(path.glob("*.json")) if (found := _read(file, named=False))]
-        else:
-            found = _read(path, named=True)
-            assert found is not None  # a named file that holds none is an error
-            documents.append((path, found))
+    documents = _documents(paths)
+    placements = [(path, document) for path, document in documents if isinstance(document, FleetPlan)]
+    if len(placements) > 1:
+        raise WrongInput(
+            "several placements: " + " and ".join(str(path) for path, _ in placements),
+            hint="a report shows one; name its files one by one",
+        )
     plans = [(path, document) for path, document in documents if isinstance(document, Plan)]
     if not plans:
         raise WrongInput(
@@ -59,7 +61,7 @@ def load_run(paths: Sequence[Path]) -> Run:
     taken: dict[tuple[str, str], Path] = {}
     hosts: dict[str, HostRun] = {}
     for path, document in documents:
-        if isinstance(document, Plan):
+        if isinstance(document, Plan | FleetPlan):
             continue
         host, slot = _slot(plan, path, document)
         if (host, slot) in taken:
@@ -70,7 +72,26 @@ def load_run(paths: Sequence[Path]) -> Run:
         taken[host, slot] = path
         # mypy cannot see that the slot fits the document; _slot() names only slots of its kind.
         hosts[host] = replace(hosts.get(host, HostRun()), **{slot: document})  # type: ignore[arg-type]
-    return Run(plan=plan, hosts=hosts)
+    return Run(plan=plan, hosts=hosts, placement=placements[0][1] if placements else None)
+
+
+def load_placement(paths: Sequence[Path]) -> FleetPlan | None:
+    """The placement that these are about, where they hold nothing else; None: they do.  Raises WrongInput."""
+    documents = [document for _, document in _documents(paths)]
+    only = documents[0] if len(documents) == 1 else None
+    return only if isinstance(only, FleetPlan) else None
+
+
+def _documents(paths: Sequence[Path]) -> list[tuple[Path, Document]]:
+    documents: list[tuple[Path, Document]] = []
+    for path in paths:
+        if path.is_dir():
+            documents += [(file, found) for file in sorted(path.glob("*.json")) if (found := _read(file, named=False))]
+        else:
+            found = _read(path, named=True)
+            assert found is not None  # a named file that holds none is an error
+            documents.append((path, found))
+    return documents
 
 
 def _read(path: Path, *, named: bool) -> Document | None:

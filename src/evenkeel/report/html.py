@@ -27,6 +27,7 @@ from evenkeel.report.markup import Content, Markup, el, join, trusted
 from evenkeel.report.page import package_file, whole_page
 from evenkeel.report.percentiles import percentiles_svg
 from evenkeel.report.picture import machine_svg
+from evenkeel.report.placement import placement_section
 from evenkeel.report.verdict import HostRun, Run, Verdict, judge
 
 PHASES = {
@@ -75,6 +76,8 @@ def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
     verdict = judge(run)
     several = len(run.plan.hosts) > 1
     sections: list[tuple[str, str, Markup]] = []
+    if run.placement is not None:
+        sections.append(("placement", "Placement", placement_section(run.placement)))
     for number, host in enumerate(run.plan.hosts):
         of_host = run.of(host)
         prefix = f"h{number}-" if several else ""

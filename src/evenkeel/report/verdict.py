@@ -12,6 +12,7 @@ from typing import Literal
 from evenkeel.documents.evidence import Deadline, Evidence
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Findings
+from evenkeel.documents.fleet import FleetPlan
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import HostPlan, Plan
 from evenkeel.measure import verdict
@@ -42,11 +43,12 @@ class HostRun:
 
 @dataclass(frozen=True)
 class Run:
-    """A plan and what came of it.  ``stopped``: why the run ended early, if it did."""
+    """A plan and what came of it.  ``stopped``: why the run ended early, if it did; ``placement``: of its guests."""
 
     plan: Plan
     hosts: Mapping[str, HostRun]
     stopped: str | None = None
+    placement: FleetPlan | None = None
 
     def of(self, host: HostPlan) -> HostRun:
         return self.hosts.get(host.name, HostRun())

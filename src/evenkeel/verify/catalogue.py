@@ -143,6 +143,14 @@ GUEST_LIVE = Kind(
     "a definition that was changed while the guest runs takes effect at its next start only",
     "shut the guest down and start it again: virsh shutdown, then evenkeel apply",
 )
+GUEST_PCI = Kind(
+    "V-GUEST-PCI",
+    "guest",
+    "The running guest has exactly the planned PCI functions, through VFIO",
+    "another function is on another wire, on another node or another guest's; one that a driver of the host holds is "
+    "not the guest's at all",
+    "shut the guest down and start it again: virsh shutdown, then evenkeel apply; who ran virsh attach-device?",
+)
 THREAD_VCPU = Kind(
     "V-THREAD-VCPU",
     "thread",

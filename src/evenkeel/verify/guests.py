@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from evenkeel.documents.cpuset import format_cpus, parse_cpus
+from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Check, EvidenceItem
 from evenkeel.documents.plan import CellPlan, GuestPlan, HostPlan
 from evenkeel.documents.quantity import format_size
+from evenkeel.plan.passthrough import passed_in
 from evenkeel.verify.catalogue import (
     GUEST_LIVE,
+    GUEST_PCI,
     GUEST_RUNNING,
     INTRUDER,
     PAGE_CELL,
@@ -32,19 +35,20 @@ from evenkeel.verify.observe import GuestSeen, Observation, vcpu_cpus
 def check(host: HostPlan, seen: Observation) -> tuple[Check, ...]:
     checks: list[Check] = []
     for guest in host.guests:
-        checks += _guest(host, guest, seen.guests[guest.name])
+        checks += _guest(host, guest, seen.guests[guest.name], seen.facts)
     return (*checks, *_intruders(host, seen))
 
 
-def _guest(host: HostPlan, guest: GuestPlan, seen: GuestSeen) -> list[Check]:
+def _guest(host: HostPlan, guest: GuestPlan, seen: GuestSeen, facts: Facts) -> list[Check]:
     checks = [_running(guest, seen)]
     if seen.threads is None or seen.memory is None:
         reason = seen.trouble or f"the guest does not run ({seen.state})"
         kinds = [GUEST_LIVE, THREAD_VCPU, THREAD_EMULATOR, THREAD_HELPER, *_page_kinds(guest)]
+        kinds += [GUEST_PCI] if guest.functions else []
         checks += [kind.not_checked(reason, guest=guest.name) for kind in kinds]
         parts = [f"cell{number}" for number in range(len(guest.cells) if guest.page_bytes else 0)]
         return checks + [PAGE_CELL.not_checked(reason, guest=guest.name, part=part) for part in parts]
-    checks.append(_live(guest, seen))
+    checks += [_live(guest, seen), *_functions(guest, seen, facts)]
     checks += [_vcpu(guest, index, seen) for index in range(len(guest.vcpus))]
     checks += [_emulator(host, guest, seen.threads), _helpers(host, guest, seen.threads)]
     return checks + _pages(guest, seen.memory)
@@ -74,6 +78,36 @@ def _live(guest: GuestPlan, seen: GuestSeen) -> Check:
         evidence=[item(f"virsh dumpxml {guest.name}", text) for text in told],
         guest=guest.name,
     )
+
+
+def _functions(guest: GuestPlan, seen: GuestSeen, facts: Facts) -> list[Check]:
+    """Nothing where the guest is to have no function and has none."""
+    try:
+        live = passed_in(ET.fromstring(seen.live or ""))
+    except ET.ParseError:
+        live = ()
+    if not guest.functions and not live:
+        return []
+    driver_of = {pci.address: pci.driver or "none" for pci in facts.pci}
+    wrong = [f"{address} is missing" for address in guest.functions if address not in live]
+    wrong += [f"{address} is not in the plan" for address in live if address not in guest.functions]
+    for address in guest.functions:
+        driver = driver_of.get(address)
+        if address in live and (driver is None or "vfio" not in driver):
+            wrong.append(f"the host has {address} with driver {driver}" if driver else f"{address} is not on the host")
+    expected = ", ".join(guest.functions) or "none"
+    return [
+        GUEST_PCI.judge(
+            not wrong,
+            expected=expected,
+            observed=shorten(wrong, 3) or expected,
+            evidence=[
+                item(f"virsh dumpxml {guest.name}, hostdev", ", ".join(live) or "none"),
+                *(item(f"/sys/bus/pci/devices/{one}/driver", driver_of.get(one, "no such device")) for one in live),
+            ],
+            guest=guest.name,
+        )
+    ]
 
 
 # -- threads ------------------------------------------------------------------------------------------------------

@@ -38,25 +38,25 @@ def ask(on: list[FleetHost] | None = None, **more: Any) -> Refusal:
     ("more", "reasons", "cure"),
     [
         ({"networks": ("white",)}, ["it needs network white, to which no host is wired"], "wire h00000 to white"),
-        ({"features": ("avx512f",)}, ["it needs hosts with avx512f: there is none"], "give h00000 avx512f"),
+        ({"features": ("avx512f",)}, ["it needs avx512f, which no host has"], "write avx512f under `features` of"),
         ({"architecture": "aarch64"}, ["its architecture is aarch64, and the hosts are x86_64"], "build it for x86_64"),
         (
             {"cells": [{"vcpus": 7, "memory_bytes": GIB}]},
-            ["it needs 7 whole cores; the most on one node are 6 whole cores (h00000, node 0), and 12 threads"],
+            ["it needs 7 whole cores; the most on one node are 6 whole cores (h00000, node 0)"],
             "with 6 vCPUs instead of 7 it fits on h00000",
         ),
         (
             {"cells": [{"vcpus": 2, "memory_bytes": 500 * GIB}]},
-            ["it needs 500GiB in pages of 1GiB; the most on one node is 192GiB, and 128GiB in pages of 1GiB"],
+            ["it needs 500GiB in pages of 1GiB; the most on one node is 128GiB (h00000, node 0)"],
             "with 128GiB instead of 500GiB it fits on h00000",
         ),
-        ({"pages": 16 * GIB}, ["it needs 1GiB in pages of 16GiB; the most on one node is 192GiB, and 0B"], None),
+        ({"pages": 16 * GIB}, ["it needs 1GiB in pages of 16GiB, and no host has pages of that size left"], None),
         (
             {"functions": ({"pool": "gpu", "count": 3},)},
-            ["it needs 3 PCI functions (gpu) near it, and no host has so many free"],
+            ["it needs 3 PCI functions (gpu) near it, and the most that are free are 2 (h00000, node 1)"],
             "have 3 PCI functions (gpu) near it free on h00000",
         ),
-        ({"near": "eth9"}, ["it is to be near eth9, which is on no host"], "leave out `near`"),
+        ({"near": "eth9"}, ["it is to be near eth9, which is on no host"], "without `near` it fits on h00000"),
         ({"hosts": ("nowhere",)}, ["it may only be on nowhere"], "let it be on h00000 (or 3 others)"),
         (
             {"cells": [{"vcpus": 1, "memory_bytes": GIB}] * 3},
@@ -71,7 +71,7 @@ def ask(on: list[FleetHost] | None = None, **more: Any) -> Refusal:
         # red and blue are both there, and each GPU is on a host of its own
         (
             {"networks": ("red", "green")},
-            ["it needs network green, to which h00002, h00003 are wired", "it needs network red, to which"],
+            ["it needs network green, to which only h00002, h00003 are wired", "it needs network red, to which"],
             "wire h00002 to red (or 1 other)",
         ),
         (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evenkeel.documents.fleet import FleetPlan, Request
-from evenkeel.plan.fleet.explain import refusal
+from evenkeel.plan.fleet.explain import Around, refusal
 from evenkeel.plan.fleet.name import cpus_of
 from evenkeel.plan.fleet.pack import Clock, Estimate, Kind, Limits, kinds_of, pack, table_with
 from evenkeel.plan.fleet.room import Room
@@ -51,7 +51,7 @@ def how_many_more(
         copies = [sample.model_copy(update={"name": f"{sample.name}+{number + 1}"}) for number in range(most)]
         packing = pack(rooms, copies, limits, sitting=sitting, clock=clock)
         table = table_with(rooms, kinds_of(copies), packing, sitting)
-        cuts = refusal(table.rooms, sample, table.is_barred).cuts
+        cuts = refusal(table.rooms, sample, Around(table.is_barred)).cuts
         bound = None if packing.bound is None or packing.cut_short else int(packing.bound + 1e-6)
         found.append(
             More(

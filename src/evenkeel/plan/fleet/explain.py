@@ -2,17 +2,18 @@
 
 A reason is one thing that the guest asks for, alone: a host is ruled out by it when the guest would not fit there even
 if it asked for nothing else.  Where no single thing rules a host out, the smallest set of things that do so together is
-one reason.  Every sentence is tried: a cure is told only when the guest fits with it.
+one reason.  What would make it fit is :mod:`evenkeel.plan.fleet.cures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from evenkeel.documents.fleet import Cut, FunctionRequest, Refusal, Request
 from evenkeel.documents.quantity import format_size
-from evenkeel.plan.fleet.room import Room, fit
+from evenkeel.plan.fleet.room import Room, fit, is_such
 
 Thing = tuple[str, str]  # sort, and which: ("network", "blue")
 Reason = frozenset[Thing]
@@ -21,21 +22,51 @@ Barred = Callable[[int, Request], bool]
 MANY = 1 << 40
 #: Hosts of which a sentence names the first.
 MOST_NAMED = 3
-MOST_CURES = 5
 
 
-def refusal(rooms: Sequence[Room], request: Request, barred: Barred | None = None) -> Refusal:
-    """Why it has no place.  ``barred``: hosts that groups over several hosts keep it from, by their place."""
-    things = _things(request)
+@dataclass(frozen=True)
+class Limit:
+    """A limit of the whole fleet.  ``closed``: hosts, by their place, that it keeps guests off; ``name``: as in the
+    site; ``reason``: a sentence; ``cures``: by place, what would have to be written instead.
+    """
+
+    name: str
+    closed: frozenset[int]
+    reason: str
+    cures: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Around:
+    """What beside the hosts themselves keeps a guest off them.
+
+    ``barred``: groups over several hosts, which ``groups`` puts in a sentence.
+    """
+
+    barred: Barred | None = None
+    groups: str = ""
+    limits: tuple[Limit, ...] = ()
+
+    def limit(self, name: str) -> Limit:
+        return next(limit for limit in self.limits if limit.name == name)
+
+
+ALONE = Around()
+
+
+def refusal(rooms: Sequence[Room], request: Request, around: Around = ALONE) -> Refusal:
+    """Why it has no place, and what would give it one."""
+    from evenkeel.plan.fleet.cures import cures_of
+
+    things = things_of(request, around)
     alone: list[frozenset[Thing]] = []
     conflicts: list[Reason] = []
     for at, room in enumerate(rooms):
-        single = frozenset(thing for thing in things if not _fits(at, room, request, {thing}, barred))
+        single = frozenset(thing for thing in things if not fits_with(at, room, request, {thing}, around))
         alone.append(single)
-        conflicts.append(frozenset() if single else _conflict(at, room, request, things, barred))
-    reasons = _cover(
-        [{frozenset({thing}) for thing in single} or {both} for single, both in zip(alone, conflicts, strict=True)]
-    )
+        conflicts.append(frozenset() if single else _conflict(at, room, request, things, around))
+    each = [{frozenset({thing}) for thing in single} or {both} for single, both in zip(alone, conflicts, strict=True)]
+    reasons = _cover(each)
     cuts = []
     for reason in {frozenset({thing}) for single in alone for thing in single} | {both for both in conflicts if both}:
         out = [
@@ -47,15 +78,21 @@ def refusal(rooms: Sequence[Room], request: Request, barred: Barred | None = Non
     cuts.sort(key=lambda cut: (-cut.hosts, cut.reason))
     return Refusal(
         name=request.name,
-        reasons=tuple(_sentence(reason, rooms, request) for reason in reasons) or ("the site has no host for it",),
+        reasons=tuple(
+            _sentence(
+                reason, rooms, [room for room, mine in zip(rooms, each, strict=True) if reason in mine], request, around
+            )
+            for reason in reasons
+        )
+        or ("the site has no host for it",),
         cuts=tuple(cuts),
-        cures=tuple(_cures(rooms, request, things, barred)),
+        cures=tuple(cures_of(rooms, request, around)),
     )
 
 
-def _things(request: Request) -> list[Thing]:
+def things_of(request: Request, around: Around = ALONE) -> list[Thing]:
     """Everything that the guest asks for, in the order in which it is told."""
-    found: list[Thing] = [("drain", "")]
+    found: list[Thing] = [("drain", ""), *(("limit", limit.name) for limit in around.limits)]
     if request.hosts:
         found.append(("host", ""))
     found.append(("architecture", request.architecture))
@@ -77,9 +114,13 @@ def _things(request: Request) -> list[Thing]:
     return found + [("function", str(number)) for number in range(len(request.functions))]
 
 
-def _fits(at: int, room: Room, request: Request, kept: Iterable[Thing], barred: Barred | None) -> bool:
+def fits_with(at: int, room: Room, request: Request, kept: Iterable[Thing], around: Around = ALONE) -> bool:
     """Whether it fits when only these things are asked for."""
     left = set(kept)
+    if any(at in limit.closed for limit in around.limits if ("limit", limit.name) in left):
+        return False
+    if ("groups", "") in left and around.barred is not None and around.barred(at, request):
+        return False
     changes: dict[str, object] = {
         "architecture": request.architecture
         if ("architecture", request.architecture) in left
@@ -98,14 +139,10 @@ def _fits(at: int, room: Room, request: Request, kept: Iterable[Thing], barred: 
             changes[key] = nothing
     if request.near is not None and ("near", request.near) not in left:
         changes["near"] = None
-    if (
-        ("cells", "") not in left
-        and len(request.cells) > 1
-        and not {("cores", ""), ("memory", ""), ("distance", "")} & left
-    ):
-        changes["cells"] = request.cells[:1]  # one node will do, for all that is asked
-    if ("groups", "") in left and barred is not None and barred(at, request):
-        return False
+    if ("cells", "") not in left and len(request.cells) > 1:
+        # That there are too few nodes is no fault of cores or memory; where neither is asked for, one node will do.
+        measured = {("cores", ""), ("memory", ""), ("distance", "")} & left
+        changes["cells"] = request.cells[: len(room.nodes) if measured else 1]
     copy = room.copy()
     if ("drain", "") not in left and room.host.drained:
         copy.host = room.host.model_copy(update={"drained": False})
@@ -122,13 +159,13 @@ def _fits(at: int, room: Room, request: Request, kept: Iterable[Thing], barred: 
     return fit(copy, request.model_copy(update=changes)) is not None
 
 
-def _conflict(at: int, room: Room, request: Request, things: Sequence[Thing], barred: Barred | None) -> Reason:
+def _conflict(at: int, room: Room, request: Request, things: Sequence[Thing], around: Around) -> Reason:
     """A smallest set of things that rule a host out together: none of them can be left out.  Empty: it fits."""
     kept = set(things)
-    if _fits(at, room, request, kept, barred):
+    if fits_with(at, room, request, kept, around):
         return frozenset()
     for thing in things:
-        if not _fits(at, room, request, kept - {thing}, barred):
+        if not fits_with(at, room, request, kept - {thing}, around):
             kept.discard(thing)
     return frozenset(kept)
 
@@ -161,18 +198,31 @@ def _name(reason: Reason, request: Request) -> str:
     return " and ".join(_thing(thing, request) for thing in sorted(reason))
 
 
+#: What facts say of a host under ``features``, in the words of a person.
+_FEATURES = {
+    "kvm": "KVM",
+    "libvirt": "libvirt",
+    "qemu": "QEMU",
+    "preempt-rt": "a PREEMPT_RT kernel",
+    "smt": "SMT",
+}
+
+
 def _thing(thing: Thing, request: Request) -> str:
     sort, which = thing
     cells = request.cells
     match sort:
         case "drain":
             return "drained"
+        case "limit":
+            return f"room within {which}"
         case "host":
             return f"host {', '.join(request.hosts)}"
         case "groups":
-            return f"groups {', '.join((*request.apart_racks, *request.together))}"
+            apart = [f"a rack without {group}" for group in request.apart_racks]
+            return ", ".join([*apart, *(f"the host of {group}" for group in request.together)])
         case "apart":
-            return f"apart {which}"
+            return f"a host without {which}"
         case "cores":
             return _cpu_wish(request)
         case "memory":
@@ -186,8 +236,10 @@ def _thing(thing: Thing, request: Request) -> str:
             return "one L3 cache"
         case "near":
             return f"near {which}"
+        case "feature":
+            return _FEATURES.get(which, f"feature {which}")
         case "function":
-            return _function(request.functions[int(which)])
+            return function_words(request.functions[int(which)])
     return f"{sort} {which}"
 
 
@@ -202,6 +254,8 @@ def _cpu_wish(request: Request) -> str:
         "overcommit": "vCPUs on shared CPUs",
     }[request.threads]
     own = " and one for the emulator" if request.emulator == "own" else ""
+    if counts == "1":
+        what = {"whole cores": "whole core", "threads": "thread"}.get(what, what)
     return f"{counts} {what}{own}"
 
 
@@ -211,15 +265,18 @@ def _pages(request: Request) -> str:
     return {"ordinary": "ordinary pages", "any": "pages of any size"}.get(request.pages, "huge pages")
 
 
-def _function(wish: FunctionRequest) -> str:
+def function_words(wish: FunctionRequest) -> str:
     words = [wish.pool or "", wish.type or "", f"on {wish.network}" if wish.network else ""]
     text = " ".join(word for word in words if word) or "any kind"
     near = " near it" if wish.near == "required" else ""
     return f"{wish.count} PCI function{'s' * (wish.count > 1)} ({text}){near}"
 
 
-def _sentence(reason: Reason, rooms: Sequence[Room], request: Request) -> str:
-    """What is asked for, and how much of it there is at best."""
+def _sentence(
+    reason: Reason, rooms: Sequence[Room], ruled_out: Sequence[Room], request: Request, around: Around
+) -> str:
+    """What is asked for, and how much of it there is at best on the hosts that this rules out."""
+    of = "" if len(ruled_out) == len(rooms) else f" of {_list([room.host.name for room in ruled_out])}"
     if len(reason) > 1:
         return f"no host has {_name(reason, request)} at the same time, though each by itself can be had"
     ((sort, which),) = reason
@@ -227,6 +284,8 @@ def _sentence(reason: Reason, rooms: Sequence[Room], request: Request) -> str:
         case "drain":
             gone = [room.host.name for room in rooms if room.host.drained]
             return f"{_list(gone)} {'is' if len(gone) == 1 else 'are'} drained"
+        case "limit":
+            return around.limit(which).reason
         case "host":
             return f"it may only be on {', '.join(request.hosts)}"
         case "architecture":
@@ -235,35 +294,24 @@ def _sentence(reason: Reason, rooms: Sequence[Room], request: Request) -> str:
             )
         case "feature":
             have = [room.host.name for room in rooms if which in room.host.features]
-            return f"it needs hosts with {which}: {_list(have) or 'there is none'}"
+            named = _FEATURES.get(which, which)
+            verb = "has" if len(have) < 2 else "have"
+            return f"it needs {named}, which {f'only {_list(have)}' if have else 'no host'} {verb}"
         case "network":
             have = [room.host.name for room in rooms if which in room.host.networks]
             verb = "is" if len(have) < 2 else "are"
-            return f"it needs network {which}, to which {_list(have) or 'no host'} {verb} wired"
+            return f"it needs network {which}, to which {f'only {_list(have)}' if have else 'no host'} {verb} wired"
         case "apart":
             return f"a guest of group {which}, from which it is to be apart, is on every host that would do"
         case "groups":
-            return (
-                f"where its groups {', '.join((*request.apart_racks, *request.together))} let it be, there is no room"
-            )
+            return around.groups or "the other guests of its groups leave no host that would do"
         case "near":
             have = [room.host.name for room in rooms if which in room.host.places]
             return f"it is to be near {which}, which is on {_list(have) or 'no host'}"
         case "cores":
-            best = max(rooms, key=lambda room: max((node.full for node in room.nodes), default=0))
-            node = max(best.nodes, key=lambda node: node.full)
-            most = max((node.threads for room in rooms for node in room.nodes), default=0)
-            return (
-                f"it needs {_cpu_wish(request)}; the most on one node are {node.full} whole cores "
-                f"({best.host.name}, node {node.id}), and {most} threads"
-            )
+            return _core_sentence(ruled_out, of, request)
         case "memory":
-            most = max((node.memory for room in rooms for node in room.nodes), default=0)
-            pages = ""
-            if isinstance(request.pages, int):
-                left = max((node.pages.get(request.pages, 0) for room in rooms for node in room.nodes), default=0)
-                pages = f", and {_whole(left)} in pages of {format_size(request.pages)}"
-            return f"it needs {_thing((sort, which), request)}; the most on one node is {_whole(most)}{pages}"
+            return _memory_sentence(ruled_out, of, request)
         case "cells":
             most = max((len(room.nodes) for room in rooms), default=0)
             return f"it needs {len(request.cells)} nodes, and no host has more than {most}"
@@ -272,8 +320,66 @@ def _sentence(reason: Reason, rooms: Sequence[Room], request: Request) -> str:
         case "l3":
             return "its vCPUs are to share one L3 cache, and none is large enough"
         case _:
-            wish = request.functions[int(which)]
-            return f"it needs {_function(wish)}, and no host has so many free"
+            return _function_sentence(rooms, request.functions[int(which)])
+
+
+def _core_sentence(rooms: Sequence[Room], of: str, request: Request) -> str:
+    """The fullest node that there is, and which part of its cores cannot be had whole, and why."""
+    nodes = [(room.host.name, node) for room in rooms for node in room.nodes]
+    wish = f"it needs {_cpu_wish(request)}"
+    if request.threads == "overcommit":
+        most = max(room.host.overcommit * sum(n.threads for n in room.nodes) - room.loose_vcpus for room in rooms)
+        return f"{wish}, and no host has more than {max(0, most)} left"
+    if request.threads in ("float", "prefer") or not nodes:
+        host, node = max(nodes, key=lambda one: one[1].threads)
+        return f"{wish}; the most on one node{of} are {node.threads} ({host}, node {node.id})"
+    host, node = max(nodes, key=lambda one: (min(one[1].full, one[1].threads // one[1].width), one[1].full))
+    most = min(node.full, node.threads // node.width)
+    threads = "" if request.threads == "isolate" or node.width == 1 else f", {most * node.width} threads"
+    text = f"{wish}; the most on one node{of} are {most} whole cores{threads} ({host}, node {node.id})"
+    if most < node.full:
+        taken = (node.full - most) * node.width
+        text += f": {node.full} are whole, but {taken} of their threads are promised to guests that share CPUs"
+    return text
+
+
+def _memory_sentence(rooms: Sequence[Room], of: str, request: Request) -> str:
+    nodes = [(room.host.name, node) for room in rooms for node in room.nodes]
+    wish = f"it needs {_thing(('memory', ''), request)}"
+    if request.threads == "overcommit":
+        return f"{wish}, and no host has so much left"
+    size = request.pages if isinstance(request.pages, int) else None
+    if size is not None:
+        host, node = max(nodes, key=lambda one: min(one[1].memory, one[1].pages.get(size, 0)))
+        most = min(node.memory, node.pages.get(size, 0))
+        if most <= 0:
+            return f"{wish}, and no host has pages of that size left"
+    else:
+        host, node = max(nodes, key=lambda one: one[1].memory)
+        most = node.memory
+    return f"{wish}; the most on one node{of} is {_whole(most)} ({host}, node {node.id})"
+
+
+def _function_sentence(rooms: Sequence[Room], wish: FunctionRequest) -> str:
+    """How many there are at best, and what keeps those that are there from being given."""
+    best, where = 0, ""
+    for room in rooms:
+        mine = [one for one in room.functions if is_such(one, wish)]
+        near: Iterable[int | None] = {one.node for one in mine} if wish.near == "required" else {None}
+        for node in sorted(near, key=lambda one: -1 if one is None else one):
+            count = sum(node is None or one.node == node for one in mine)
+            if count > best:
+                best, where = count, room.host.name + (f", node {node}" if node is not None else "")
+    text = f"it needs {function_words(wish)}, and "
+    text += f"the most that are free are {best} ({where})" if best else "no host has one free"
+    held = [
+        f"{one.address} of {room.host.name} cannot be given: {one.why_busy}"
+        for room in rooms
+        for one in room.host.functions
+        if one.why_busy and is_such(one, wish)
+    ]
+    more = f" (and {len(held) - 2} more such)" if len(held) > 2 else ""
+    return "; ".join([text, *held[:2]]) + more
 
 
 def _whole(size: int) -> str:
@@ -284,92 +390,3 @@ def _whole(size: int) -> str:
 def _list(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MOST_NAMED])
     return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
-
-
-# -- cures ------------------------------------------------------------------------------------------------------------
-
-_CURE: Mapping[str, str] = {
-    "drain": "let guests onto {host} again",
-    "host": "let it be on {host}",
-    "architecture": "build it for {architecture}",
-    "feature": "give {host} {which}",
-    "network": "wire {host} to {which}",
-    "apart": "allow it beside the other guests of {which}, on {host}",
-    "groups": "loosen its groups: it would fit on {host}",
-    "distance": "allow nodes that are farther apart: it would fit on {host}",
-    "l3": "let its vCPUs be on several L3 caches: it would fit on {host}",
-    "near": "leave out `near`: it would fit on {host}",
-    "function": "have {function} free on {host}",
-}
-
-
-def _cures(rooms: Sequence[Room], request: Request, things: Sequence[Thing], barred: Barred | None) -> list[str]:
-    """Changes of one thing that make it fit, those on most hosts first; then how much smaller it would have to be."""
-    found: list[tuple[int, int, str]] = []
-    lacking = [(at, room) for at, room in enumerate(rooms) if not _fits(at, room, request, things, barred)]
-    for order, thing in enumerate(things):
-        sort, which = thing
-        if sort in ("cores", "memory", "cells"):
-            continue
-        some = [room.host for at, room in lacking if _fits(at, room, request, set(things) - {thing}, barred)]
-        if some:
-            function = _function(request.functions[int(which)]) if sort == "function" else ""
-            text = _CURE[sort].format(
-                host=some[0].name, which=which, architecture=some[0].architecture, function=function
-            )
-            more = f" (or {len(some) - 1} other{'s' * (len(some) > 2)})" if len(some) > 1 else ""
-            found.append((-len(some), order, text + more))
-    cures = [text for _, _, text in sorted(found)]
-    if (smaller := _smaller(rooms, request, barred)) is not None:
-        cures.append(smaller)
-    if (room_made := _more_cores(rooms, request, things, barred)) is not None:
-        cures.append(room_made)
-    return cures[:MOST_CURES]
-
-
-def _smaller(rooms: Sequence[Room], request: Request, barred: Barred | None) -> str | None:
-    """The largest guest of one cell that fits: fewer vCPUs first, then less memory, by halves between."""
-    if len(request.cells) != 1:
-        return None
-    (cell,) = request.cells
-    things = _things(request)
-
-    def where(vcpus: int, memory: int) -> str | None:
-        one = request.model_copy(update={"cells": (cell.model_copy(update={"vcpus": vcpus, "memory_bytes": memory}),)})
-        return next((room.host.name for at, room in enumerate(rooms) if _fits(at, room, one, things, barred)), None)
-
-    low, high = 0, cell.vcpus
-    if request.cut:  # only some numbers can be cut, so there is nothing to halve
-        low = next((one for one in range(cell.vcpus - 1, 0, -1) if where(one, cell.memory_bytes)), 0)
-    while not request.cut and high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if where(middle, cell.memory_bytes) else (low, middle)
-    if low and (host := where(low, cell.memory_bytes)):
-        return f"with {low} vCPU{'s' * (low > 1)} instead of {cell.vcpus} it fits on {host}"
-    unit = 1 << 30
-    least, most = 0, -(-cell.memory_bytes // unit)
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (middle, most) if where(cell.vcpus, middle * unit) else (least, middle)
-    if least and (host := where(cell.vcpus, least * unit)):
-        return f"with {format_size(least * unit)} instead of {format_size(cell.memory_bytes)} it fits on {host}"
-    return None
-
-
-def _more_cores(rooms: Sequence[Room], request: Request, things: Sequence[Thing], barred: Barred | None) -> str | None:
-    """The host that lacks the fewest cores, where cores are all that it lacks."""
-    some = [
-        (at, room) for at, room in enumerate(rooms) if _fits(at, room, request, set(things) - {("cores", "")}, barred)
-    ]
-    wanted = sum(cell.vcpus for cell in request.cells)
-    for missing in range(1, min(wanted, 64) + 1):
-        for at, room in some:
-            copy = room.copy()
-            for node in copy.nodes:
-                node.full += missing
-                node.threads += missing * node.width
-                node.l3 = [full + missing for full in node.l3]
-            if _fits(at, copy, request, things, barred):
-                nodes = "a node" if len(request.cells) == 1 else "its nodes"
-                return f"free {missing} more core{'s' * (missing > 1)} of {nodes} of {room.host.name}"
-    return None

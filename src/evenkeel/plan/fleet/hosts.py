@@ -7,7 +7,7 @@ back only once somebody asks for pages of that size), the smaller number is take
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.fleet import Fleet, FleetFunction, FleetHost, FleetNode, PageRoom
@@ -16,8 +16,9 @@ from evenkeel.plan.books import Books, open_books
 from evenkeel.plan.cores import PINNED
 from evenkeel.plan.dataplane import choose_polling
 from evenkeel.plan.ledger import choose_housekeeping
+from evenkeel.plan.passthrough import offers
 from evenkeel.plan.problems import Problems
-from evenkeel.plan.seating import near_node, pci_address
+from evenkeel.plan.seating import near_node
 from evenkeel.plan.seats import Seats
 from evenkeel.plan.topology import Topology
 
@@ -34,20 +35,24 @@ def fleet_of(site: Site, facts: Mapping[str, Facts], seats: Mapping[str, Seats])
     hosts = []
     for name, wish in sorted(site.hosts.items()):
         own = {guest: one for guest, one in site.guests.items() if one.host == name or len(site.hosts) == 1}
-        hosts.append(host_of(name, wish, facts[name], own, seats.get(name, Seats()), problems))
+        hosts.append(_host(name, wish, facts[name], own, seats.get(name, Seats()), site.guests, problems))
     problems.raise_if_any()
     return Fleet(hosts=tuple(hosts))
 
 
-def host_of(
+def _host(
     name: str,
     wish: HostWish,
     facts: Facts,
     guests: Mapping[str, GuestWish],
     seats: Seats,
+    known: Collection[str],
     problems: Problems,
 ) -> FleetHost:
-    """``guests``: those that must be on this host, of which only CPUs that their owners name matter here."""
+    """``guests``: those that must be on this host, of which only CPUs that their owners name matter here.
+
+    ``known``: all guests of the site.
+    """
     topology = Topology(facts)
     named = {guest: one for guest, one in guests.items() if one.cpus}
     claimed = frozenset(cpu for one in named.values() for cpu in one.cpus or ()) & topology.online
@@ -70,7 +75,7 @@ def host_of(
         overcommit=wish.place.overcommit,
         networks=tuple(sorted(wish.place.networks)),
         nodes=tuple(_node(topology, node, house, polling, floating, books) for node in topology.cpu_nodes),
-        functions=_functions(topology, wish),
+        functions=_functions(topology, wish, known),
         places=_places(topology),
     )
 
@@ -131,33 +136,26 @@ def _memory(topology: Topology, node: int, books: Books) -> tuple[int, tuple[Pag
     return capacity, tuple(PageRoom(page_bytes=size, free_bytes=max(0, room)) for size, room in sorted(rooms.items()))
 
 
-def _functions(topology: Topology, wish: HostWish) -> tuple[FleetFunction, ...]:
-    """Functions that their owner offers: those in a pool, those with a wire, and virtual functions of either."""
-    facts = topology.facts
-    pool_of = {pci_address(one): pool for pool, addresses in sorted(wish.place.pools.items()) for one in addresses}
-    card_of = {nic.name: nic.pci for nic in facts.nics if nic.pci}
-    wire_of = {card_of.get(name, pci_address(name)): wire for name, wire in sorted(wish.place.wires.items())}
+def _functions(topology: Topology, wish: HostWish, known: Collection[str]) -> tuple[FleetFunction, ...]:
+    """Functions that their owner offers, with what keeps one from being given."""
     found = []
-    for pci in facts.pci:
-        parent = pci.physical_function
-        pool, wire = (table.get(pci.address) or (table.get(parent) if parent else None) for table in (pool_of, wire_of))
-        if pool is None and wire is None:
-            continue
-        if pci.sriov_vfs:  # its virtual functions are what can be given away
-            continue
-        node, _ = near_node(pci.address, pci.address, topology, Problems())
+    for address, offer in sorted(offers(topology.facts, wish, known).items()):
+        node, _ = near_node(address, address, topology, Problems())
+        parent = offer.pci.physical_function
         found.append(
             FleetFunction(
-                address=pci.address,
+                address=address,
                 node=node,
-                pool=pool or "",
-                type="vf" if parent else "pf" if pci.sriov_total_vfs else "pci",
-                network=wire,
-                iommu_group=pci.iommu_group,
+                pool=offer.pool or "",
+                type="vf" if parent else "pf" if offer.pci.sriov_total_vfs else "pci",
+                network=offer.network,
+                iommu_group=offer.pci.iommu_group,
                 physical_function=parent,
+                busy=bool(offer.why_not),
+                why_busy=offer.why_not,
             )
         )
-    return tuple(sorted(found, key=lambda one: one.address))
+    return tuple(found)
 
 
 def _places(topology: Topology) -> dict[str, int]:

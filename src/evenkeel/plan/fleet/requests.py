@@ -8,7 +8,7 @@ from evenkeel.documents.fleet import CellRequest, FunctionRequest, Request, Seat
 from evenkeel.documents.site import GuestWish, Site
 from evenkeel.plan.cells import even
 from evenkeel.plan.cores import PINNED
-from evenkeel.plan.seating import pci_address
+from evenkeel.plan.passthrough import pci_address
 
 THREADS: Mapping[str, Threads] = {
     "realtime": "isolate",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.facts import Facts
-from evenkeel.documents.fleet import FleetHost, FleetPlan, GuestSeat, Move, Refusal, Request
+from evenkeel.documents.fleet import Cut, FleetHost, FleetPlan, GuestSeat, Move, Refusal, Request
 from evenkeel.documents.fleet import Seat as SeatDocument
 from evenkeel.documents.plan import HostPlan, Plan
 from evenkeel.documents.site import GuestWish, Site
@@ -19,13 +19,14 @@ from evenkeel.errors import WrongInput
 from evenkeel.plan.cells import shapes
 from evenkeel.plan.claims import cells_of as cells_of_claim
 from evenkeel.plan.cores import PINNED, threads
-from evenkeel.plan.fleet.explain import refusal
+from evenkeel.plan.fleet.explain import Around, Limit, fits_with, refusal, things_of
 from evenkeel.plan.fleet.hosts import fleet_of
 from evenkeel.plan.fleet.name import cpus_of, seats_on
 from evenkeel.plan.fleet.pack import Clock, Limits, Packing, fewest_hosts, kinds_of, pack, table_with
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.requests import requests_of
-from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of
+from evenkeel.plan.fleet.room import Room, Spot, admits, cells_of, fit, give_functions, page_of, usable
+from evenkeel.plan.fleet.table import Table, rack_of
 from evenkeel.plan.problems import Misfit, did_you_mean
 from evenkeel.plan.seats import Seat, Seats, merge, seats_of_facts, seats_of_plan
 from evenkeel.plan.topology import Topology
@@ -69,7 +70,8 @@ def board_of(
     for name, wish in sorted(site.guests.items()):
         for host in [wish.host] if wish.host else sorted(site.hosts):
             if wish.cpus and wish.goal in PINNED and (wish.host or len(site.hosts) == 1):
-                seat = _claimed(wish, plain[name], by_name[host], facts[host])
+                claimed, held = _claimed(wish, plain[name], by_name[host], facts[host]), seats[host].guests.get(name)
+                seat = _with_functions(claimed, plain[name], by_name[host], held) if held else claimed
             elif name in known[host]:
                 seat = _sitting(plain[name], by_name[host], seats[host].guests.get(name))
             else:
@@ -88,7 +90,7 @@ def settle(board: Board) -> Board:
     index = {host.name: at for at, host in enumerate(board.hosts)}
     staying = [
         (request, request.now, index[request.now.host])
-        for request in sorted(board.requests, key=lambda one: (one.movable, one.name))
+        for request in sorted(board.requests, key=_precedence)
         if request.now is not None and request.now.host in index
         if admits(board.hosts[index[request.now.host]], request)
     ]
@@ -103,6 +105,12 @@ def settle(board: Board) -> Board:
                 fixed[at][request.name] = (request, anew)
     rooms = [room_of(host, here) for host, here in zip(board.hosts, fixed, strict=True)]
     return replace(board, fixed=fixed, rooms=rooms)
+
+
+def _precedence(request: Request) -> tuple[bool, bool, str]:
+    """Those that may not move first; those that are to get functions now after those that have theirs."""
+    known = request.now is not None and bool(request.now.functions)
+    return request.movable, bool(request.functions) and not known, request.name
 
 
 def room_of(host: FleetHost, here: Fixed) -> Room:
@@ -126,7 +134,7 @@ def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -
     before = room_of(host, here)
     if request.apart and before.apart.intersection(request.apart):
         return None
-    if request.functions and not seat.functions:  # a definition does not say which it has: the first that serve
+    if request.functions and not seat.functions:  # it gets them now: the first that serve
         found = give_functions(before.functions, request, seat.nodes or None)
         if found is None:
             return None
@@ -138,8 +146,8 @@ def _still(host: FleetHost, here: Fixed, request: Request, seat: SeatDocument) -
         return None
     if room.loose_memory > min(sum(node.memory for node in room.nodes), room.ordinary or 1 << 62):
         return None
-    usable = {one.address for one in before.functions}
-    return seat if set(seat.functions) <= usable else None
+    left = {one.address for one in before.functions}
+    return seat if set(seat.functions) <= left else None
 
 
 # -- what is now ------------------------------------------------------------------------------------------------------
@@ -166,19 +174,34 @@ def _sitting(request: Request, host: FleetHost, seat: Seat | None) -> SeatDocume
     nodes = {node.id: node for node in host.nodes}
     if request.threads == "overcommit":
         house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
-        return SeatDocument(host=host.name, emulator=house)
+        held = _held(request, host, seat, ()) if seat is not None else ()
+        return SeatDocument(host=host.name, emulator=house, functions=held)
     if seat is None:
         return only
     if request.threads == "float":
         node = seat.node if seat.node in nodes else next(iter(nodes)) if len(nodes) == 1 else None
-        return (_seat(host, request, {node: ()}) if node is not None else None) or only
+        found = _seat(host, request, {node: ()}) if node is not None else None
+        return _with_functions(found, request, host, seat) or only
     on: dict[int, list[int]] = {}
     node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
     for cpu in seat.cpus:
         if cpu not in node_of:
             return only
         on.setdefault(node_of[cpu], []).append(cpu)
-    return _seat(host, request, {node: tuple(cpus) for node, cpus in on.items()}) or only
+    found = _seat(host, request, {node: tuple(cpus) for node, cpus in on.items()})
+    return _with_functions(found, request, host, seat) or only
+
+
+def _with_functions(found: SeatDocument | None, request: Request, host: FleetHost, seat: Seat) -> SeatDocument | None:
+    if found is None:
+        return None
+    return found.model_copy(update={"functions": _held(request, host, seat, found.nodes)})
+
+
+def _held(request: Request, host: FleetHost, seat: Seat, nodes: tuple[int, ...]) -> tuple[str, ...]:
+    """Of the functions that it has those that it asks for; the others only share their IOMMU groups."""
+    mine = [one for one in usable(host.functions) if one.address in seat.functions]
+    return tuple(sorted(give_functions(mine, request, nodes or None) or ()))
 
 
 def _claimed(wish: GuestWish, request: Request, host: FleetHost, facts: Facts) -> SeatDocument | None:
@@ -343,22 +366,98 @@ def refusals(board: Board, packing: Packing, left: Sequence[Request]) -> list[Re
     if not left:
         return []
     table = table_with(board.rooms, kinds_of(board.waiting), packing, board.sitting)
-    allowed = _allowed(board, packing)
+    limits = _limits(board, packing)
     found: list[Refusal] = []
     for kind in kinds_of(left):
         sample = kind.sample
-
-        def barred(at: int, request: Request, sample: Request = sample) -> bool:
-            return (allowed is not None and at not in allowed) or table.is_barred(at, sample)
-
-        answer = refusal(table.rooms, sample, barred)
-        if allowed is not None and len(allowed) < len(board.hosts):
-            limit = f"no further host may be used ({len(allowed)} of {len(board.hosts)}), and there is no room on those"
-            answer = answer.model_copy(update={"reasons": (limit, *answer.reasons[1:])})
-        elif not answer.cuts:
+        around = Around(table.is_barred, _groups(sample, table, board.hosts), limits)
+        answer = refusal(table.rooms, sample, around)
+        if not answer.cuts:
             answer = answer.model_copy(update={"reasons": ("guests that are worth more have the room",)})
         found += [answer.model_copy(update={"name": guest.name}) for guest in kind.guests]
     return sorted(found, key=lambda one: one.name)
+
+
+def _groups(request: Request, table: Table, hosts: Sequence[FleetHost]) -> str:
+    """Where the other guests of its groups are, and what follows from it; "": it has no such groups."""
+    said = []
+    for group in request.apart_racks:
+        racks = sorted(rack for other, rack in table.racks if other == group)
+        if racks:
+            free = sorted({rack_of(host) for host in hosts} - set(racks))
+            rest = f"has no room for it on {', '.join(free)}" if free else "has no other rack"
+            where = f"rack{'s' * (len(racks) > 1)} {', '.join(racks)}"
+            said.append(f"guests of {group} are in {where} already, and the site {rest}")
+    for group in request.together:
+        if group in table.homes:
+            home = hosts[table.homes[group]].name
+            said.append(f"it is to be with the guests of {group} on {home}, and there is no room for it there")
+    return "; ".join(said)
+
+
+def _limits(board: Board, packing: Packing) -> tuple[Limit, ...]:
+    """Limits of the fleet that keep further hosts from being used."""
+    used = {at for at, _ in packing.placed.values()} | {at for at, _ in board.sitting}
+    names = ", ".join(board.hosts[at].name for at in sorted(used)[:3]) + ("..." if len(used) > 3 else "")
+    others = [at for at in range(len(board.hosts)) if at not in used]
+    found = []
+    most, watts = board.limits.max_hosts, board.limits.power_watts
+    if most is not None and others and len(used) >= most:
+        reason = f"{len(used)} host{'s' * (len(used) != 1)} may be used (max_hosts), and {names or 'none'} is"
+        reason = reason.removesuffix("is") + ("is" if len(used) == 1 else "are")
+        cure = f"max_hosts: {len(used) + 1}"
+        found.append(Limit("max_hosts", frozenset(others), reason, dict.fromkeys(others, cure)))
+    if watts is not None:
+        takes = {at: board.hosts[at].power_watts or 0 for at in range(len(board.hosts))}
+        taken = sum(takes[at] for at in used)
+        closed = [at for at in others if taken + takes[at] > watts]
+        if closed:
+            least = min(closed, key=lambda at: (takes[at], at))
+            reason = (
+                f"{names} take{'s' * (len(used) == 1)} {taken} of {watts} W (power_watts), "
+                f"and {board.hosts[least].name} would take {takes[least]} more"
+                if used
+                else f"there are {watts} W (power_watts), and {board.hosts[least].name} alone takes {takes[least]}"
+            )
+            cures = {at: f"power_watts: {taken + takes[at]}" for at in closed}
+            found.append(Limit("power_watts", frozenset(closed), reason, cures))
+    return tuple(found)
+
+
+def without_standby(board: Board, plan: FleetPlan) -> FleetPlan:
+    """The plan, with the true reason for guests that are left out only to keep room for the failure of a host.
+
+    Looking for such room leaves hosts empty as if they were drained, which is nothing that an owner should read.
+    """
+    if not plan.refused:
+        return plan
+    rooms, sitting = sitting_of(plan)
+    packing = Packing()
+    table = table_with(rooms, kinds_of(board.requests), packing, sitting)
+    requests = {request.name: request for request in plan.guests}
+    found = []
+    for one in plan.refused:
+        request = requests[one.name]
+        around = Around(table.is_barred, _groups(request, table, plan.hosts))
+        things = things_of(request, around)
+        open_to = [room.host.name for at, room in enumerate(rooms) if fits_with(at, room, request, things, around)]
+        answer = refusal(rooms, request, around)
+        if not open_to:
+            found.append(answer.model_copy(update={"name": one.name}))
+            continue
+        where = ", ".join(open_to[:3]) + (f" and {len(open_to) - 3} more" if len(open_to) > 3 else "")
+        cut = Cut(reason="room for its guests elsewhere, if it fails", hosts=len(open_to), example=open_to[0])
+        found.append(
+            Refusal(
+                name=one.name,
+                reasons=(
+                    f"there is room on {where}, but with it no room was found for the guests of a host that fails",
+                ),
+                cuts=(cut, *answer.cuts),
+                cures=(f"without standby it fits on {open_to[0]}",),
+            )
+        )
+    return plan.model_copy(update={"refused": tuple(found)})
 
 
 def _moves(board: Board, seats: Mapping[str, GuestSeat]) -> list[Move]:
@@ -415,9 +514,10 @@ def seats_for_planner(plan: FleetPlan) -> dict[str, Seats]:
                 cpus=tuple(cpu for cell in seat.cpus for cpu in cell),
                 node=seat.nodes[0] if len(seat.nodes) == 1 else None,
                 because="chosen with all hosts in view",
+                functions=seat.functions,
             )
             for name, (_, seat) in here.items()
-            if seat.nodes
+            if seat.nodes or seat.functions
         }
         house = frozenset(cpu for node in host.nodes for cpu in node.housekeeping)
         polling = frozenset(cpu for node in host.nodes for cpu in node.data_plane)

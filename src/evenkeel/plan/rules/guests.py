@@ -18,12 +18,12 @@ from evenkeel.plan.rules.rule import ALL, ISOLATING, ONLY_REALTIME, Alternative,
 
 def definitions(context: Context) -> Iterable[Wanted]:
     for placement in context.placements:
+        elements = elements_of(placement.goal, len(placement.cells), len(placement.passed.functions))
         yield Wanted(
             target=GuestDefinition(guest=placement.name),
             old=None,
             new=context.definitions[placement.name],
-            reason=f"{placement.why[0]}; the definition says so to libvirt, element by element "
-            f"({', '.join(elements_of(placement.goal, len(placement.cells)))})",
+            reason=f"{placement.why[0]}; the definition says so to libvirt, element by element ({', '.join(elements)})",
             inputs={
                 "goal": placement.goal,
                 "vCPUs": str(placement.wish.vcpus),

@@ -58,10 +58,11 @@ def no_smt(context: Context) -> Iterable[Wanted]:
 
 
 def iommu(context: Context) -> Iterable[Wanted]:
-    """By default where the owner passes devices through already (vfio-pci has one); else when he asks."""
+    """By default where a guest gets a function or vfio-pci has one already; else when the owner asks."""
     if context.facts.identity.architecture != "x86_64":
         return
-    passed = [device.address for device in context.facts.pci if device.driver == "vfio-pci"]
+    given = {address for placement in context.placements for address in placement.passed.functions}
+    passed = sorted(given | {device.address for device in context.facts.pci if device.driver == "vfio-pci"})
     intel = "kvm_intel" in context.facts.kvm_parameters
     where = f"{', '.join(passed[:4])} passed through" if passed else "no device is passed through now"
     if intel:
@@ -83,6 +84,20 @@ def iommu(context: Context) -> Iterable[Wanted]:
         suffix="iommu",
         on_request=not passed,
     )
+
+
+def iommu_note(context: Context) -> Iterable[Note]:
+    group_of = {pci.address: pci.iommu_group for pci in context.facts.pci}
+    for placement in context.placements:
+        alone = [address for address in placement.passed.functions if group_of.get(address) is None]
+        if alone:
+            yield Note(
+                rule="H-IOMMU",
+                text=f"{', '.join(alone)} of guest {placement.name} {'is' if len(alone) == 1 else 'are'} in no IOMMU "
+                "group: the IOMMU is off, and libvirt will not start the guest. Switch it on (this rule, and VT-d or "
+                "AMD-Vi in the firmware), then read the facts and plan again: only then is it known which functions go "
+                "together",
+            )
 
 
 def smi_note(context: Context) -> Iterable[Note]:
@@ -195,8 +210,9 @@ RULES = (
         source="kernel: admin-guide/kernel-parameters.txt intel_iommu, iommu; SUSE guide for SAP HANA on KVM; "
         "host-tuning H-IOMMU",
         compute=iommu,
-        inputs=("architecture", "devices bound to vfio-pci", "module kvm_intel", "override"),
-        value="intel_iommu=on (Intel) and iommu=pt where vfio-pci has a device; else on request",
+        note=iommu_note,
+        inputs=("architecture", "functions of guests", "devices bound to vfio-pci", "module kvm_intel", "override"),
+        value="intel_iommu=on (Intel) and iommu=pt where a guest or vfio-pci has a function; else on request",
         alternatives=(
             Alternative(
                 "intremap=no_x2apic_optout",

@@ -287,8 +287,8 @@ RULES = (
         "emulated cards cost at every packet",
         "<interface type='hostdev'> with a virtual function of an SR-IOV card",
         "Configuring networking",
-        key="networks",
-        planner="none yet: Evenkeel writes no interface that is passed through",
+        key="place",
+        planner="`place: functions`, of a card under `wires` of the host; by the goal alone it is not planned yet",
     ),
     HanaRule(
         "HANA-STORAGE",
