@@ -80,6 +80,8 @@ def taken(host: TunedHost, case: Case) -> tuple[Recording, Stage, Explanation]:
             under=under,
             during=lambda: inject(host, case),
         )
+    if folder := os.environ.get("SPIKES_KEEP"):
+        Path(folder, case.name.replace(" ", "-")).write_bytes(to_bytes(recording))
     on = stage(recording)
     return recording, on, allowed(on, recording, explanation(on, recording, over_ns=OVER_NS))
 
@@ -209,7 +211,7 @@ def test_the_flight_recorder_freezes_at_a_miss(tuned_host: TunedHost, tmp_path: 
 def test_each_injected_cause_is_found(
     name: str, tuned_host: TunedHost, hogged: tuple[Recording, Stage, Explanation], runs: dict[str, Run]
 ) -> None:
-    """The lines of the table are appended to the file SPIKES_SCORES."""
+    """The lines of the table are appended to the file SPIKES_SCORES; recordings are kept in the folder SPIKES_KEEP."""
     if name not in runs:
         runs[name] = Run.of(case(name), *taken(tuned_host, case(name))[1:])
     found = runs[name].score
