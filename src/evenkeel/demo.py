@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from evenkeel.documents.base import Document
-from evenkeel.documents.evidence import Evidence, Latency
+from evenkeel.documents.evidence import Evidence
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import GuestPlan, HostPlan, Plan
@@ -247,20 +247,19 @@ def _river(demo: Demo) -> None:
         demo.stage.save(demo.folder / names.PLAN, plan)
         demo.stage.save(demo.folder / names.FACTS_BEFORE, facts)
         demo.stage.plan(plan)
-        with demo.step("Measure before: spinners and cyclictest on the untuned host") as on_progress:
-            before = _measured(demo, host, machine, facts, "before", on_progress)
-            demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
-        with demo.step("Measure before: cyclictest in an untuned guest") as on_progress:
-            inside = _untuned_guests(demo, host, machine, facts, on_progress)
-            before = before.model_copy(update={"latencies": (*before.latencies, *inside)})
-            demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
+        with contextlib.ExitStack() as guests:
+            with demo.step("Measure before: start the guest, untuned") as on_progress:
+                _start_ordinary(guests, demo, host, machine, facts, on_progress)
+            with demo.step("Measure before: spinners and cyclictest, untuned host and guest") as on_progress:
+                before = _measured(demo, host, machine, facts, "before", on_progress)
+                demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
         _apply(demo, host, machine)
         with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)
             demo.keep(host, "facts_after", names.FACTS_AFTER, facts)
             seen = observe(host, probe, facts, Options(seconds=SPIN_S), on_progress)
             demo.keep(host, "findings", names.FINDINGS, findings(host, seen, plan_sha256=plan.sha256()))
-        with demo.step("Measure after: cyclictest on the host and in the guest") as on_progress:
+        with demo.step("Measure after: cyclictest, host and guest") as on_progress:
             # The spinners of the verification are the same, and a moment old.
             after = _measured(demo, host, machine, facts, "after", on_progress, spun=seen.spun())
             demo.keep(host, "evidence_after", names.EVIDENCE_AFTER, after)
@@ -275,7 +274,6 @@ def _measured(
     facts: Facts,
     moment: Literal["before", "after"],
     inner: OnProgress,
-    guest: str | None = None,
     spun: Sequence[dict[str, Any]] = (),
 ) -> Evidence:
     from evenkeel.measure import measure_host
@@ -288,7 +286,7 @@ def _measured(
             probe,
             facts,
             moment=moment,
-            wish=Wish(seconds=MEASURE_S, load=("hackbench",), guest=guest, spin_seconds=SPIN_S),
+            wish=Wish(seconds=MEASURE_S, load=("hackbench",), spin_seconds=SPIN_S),
             plan_sha256=demo.run.plan.sha256(),
             spun=spun,
             on_progress=inner,
@@ -296,10 +294,13 @@ def _measured(
         )
 
 
-def _untuned_guests(
-    demo: Demo, host: HostPlan, machine: Machine, facts: Facts, on_progress: OnProgress
-) -> tuple[Latency, ...]:
-    """Latencies inside each real-time guest, started as an ordinary one on the untuned host, and gone again."""
+def _start_ordinary(
+    running: contextlib.ExitStack, demo: Demo, host: HostPlan, machine: Machine, facts: Facts, on_progress: OnProgress
+) -> None:
+    """Start each real-time guest as an ordinary one on the untuned host; they are gone again with ``running``.
+
+    The spinners have them beside them before as after, which is what both are compared by.
+    """
     from evenkeel.plan import make_plan
 
     wanted = [guest.name for guest in host.guests if guest.goal == "realtime"]
@@ -308,14 +309,9 @@ def _untuned_guests(
         update={"guests": {name: wish.model_copy(update=ordinary) for name, wish in demo.site.guests.items()}}
     )
     (plain,) = make_plan(site, {host.name: facts}).hosts
-    found: list[Latency] = []
     for guest in plain.guests:
-        if guest.name not in wanted:
-            continue
-        with _transient_guest(machine, guest, on_progress):
-            # By the real plan, which says what vCPU the guest's task will run on.
-            found += _measured(demo, host, machine, facts, "before", on_progress, guest.name).latencies
-    return tuple(found)
+        if guest.name in wanted:
+            running.enter_context(_transient_guest(machine, guest, on_progress))
 
 
 @contextlib.contextmanager
@@ -336,8 +332,9 @@ def _transient_guest(machine: Machine, guest: GuestPlan, on_progress: OnProgress
                     raise
             on_progress(0, 0, f"{guest.name} is booting")
             time.sleep(1.0)
-        yield
-        # Not in a `finally`: what raises here ends the demo, and with it the whole host.
+    yield
+    # Not in a `finally`: what raises here ends the demo, and with it the whole host.
+    with machine.probe() as probe:
         _virsh(probe, "destroy", guest.name)
 
 

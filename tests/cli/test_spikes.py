@@ -61,7 +61,7 @@ def test_explanations_of_version_1_are_still_read(kept: Path, tmp_path: Path) ->
     old = json.loads(saved.read_text())
     del old["courses"], old["courses_from_ns"]
     found = Explanation.from_json(json.dumps(old | {"version": 1}), file="old.json")
-    assert found.version == 2 and found.courses == {}
+    assert found.version == 3 and found.courses == {}
     assert "Over time" not in render_explanation(found)
 
 

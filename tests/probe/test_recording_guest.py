@@ -194,10 +194,18 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
 
 
 def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
+    threshold = guest.tracing / "osnoise/stop_tracing_total_us"
+    seen = []
+
     def late() -> None:
         while not (guest.files / "started").exists():
-            time.sleep(0.1)
+            time.sleep(0.01)
+        # A late sample must not end it before the host records: the recording would be of one side only.
+        while not (guest.files / "arm").exists():
+            seen.append(threshold.read_text())
+            time.sleep(0.01)
         time.sleep(2.0)
+        seen.append(threshold.read_text())
         (guest.own_instance() / "tracing_on").write_text("0")
 
     helper = threading.Thread(target=late)
@@ -208,6 +216,7 @@ def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) 
     helper.join()
     gone_soon()
     assert found.reason == "late sample" and found.flight
+    assert set(seen[:-1]) == {"0\n"} and seen[-1] == "3000\n"
     assert found.guest.pages and stage(found).end_ns > 1_000_000_000
 
 

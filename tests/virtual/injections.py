@@ -50,6 +50,13 @@ def spin(ms):
     while time.monotonic() < until:
         pass
 
+home = open("/proc/self/cgroup").read().strip().partition("::")[2], os.sched_getaffinity(0)
+
+def leave():
+    "Where it came from: whoever stays on that CPU disturbs there, at ordinary priority too."
+    put("/sys/fs/cgroup" + home[0] + "/cgroup.procs", 0)
+    os.sched_setaffinity(0, home[1])
+
 def join():
     "Only the cgroup of the vCPU may use its CPU; a threaded one takes threads of its domain only."
     domain = scope
@@ -71,13 +78,14 @@ def name(text):
 def host_hog():
     "A task at FIFO 50 on the vCPU's CPU."
     name("ek-hog")
-    join()
     for _ in range(times):
         time.sleep(0.6)
         mark("begin")
+        join()
         fifo(0, 50)
         spin(9)
         other(0)
+        leave()
         mark("end")
 
 def emulator_thread():
@@ -147,11 +155,12 @@ def throttled():
     server = "/sys/kernel/debug/sched/fair_server/cpu%d/runtime" % cpu
     before = open(server).read().strip()
     put(server, 50000000)
-    join()
     for _ in range(times):
         time.sleep(0.2)
         mark("begin")
+        join()
         spin(2000)
+        leave()
         mark("end")
     put(server, before)
 

@@ -271,19 +271,34 @@ def _print(found: Explanation) -> None:
     if not found.causes:
         return
     whole = sum(spike.latency_ns for spike in found.spikes) or 1
-    columns = ("what took the time", "time", "share", "samples", "worst", "what allowed it", "rule")
+    columns = (
+        "what took the time",
+        "time",
+        "share",
+        "samples",
+        "made late",
+        "worst",
+        "usual",
+        "what allowed it",
+        "rule",
+    )
     rows = [
         (
             words(cause.kind, cause.who),
             format_ns(cause.ns),
             f"{cause.ns / whole:.0%}",
             str(cause.spikes),
+            str(cause.named),
             format_ns(cause.worst_ns),
+            format_ns(cause.usual_ns) if cause.usual_ns else "0",
             "\n".join(one.fact for one in cause.allowed),
             "\n".join(one.rule or "" for one in cause.allowed),
         )
         for cause in found.causes
     ]
     console.print()
-    console.print(screen.table(columns, rows, title="causes", right=("time", "share", "samples", "worst")))
+    console.print(screen.table(columns, rows, title="causes", right=columns[1:7]))
+    console.print(
+        "usual: what it takes of a middling sample, late or not; made late: samples in which it took far more"
+    )
     console.print(f"{explained_share(found.spikes):.0%} of the time of late samples is charged to causes")

@@ -28,10 +28,12 @@ class Kind(StrEnum):
     host_irq = "host_irq"
     page_fault = "page_fault"  # the host had to fetch or map memory of the guest
     exits = "exits"  # the host handled what the guest cannot do by itself
+    delivery = "delivery"  # KVM on its way back into the guest, after a halt or an interrupt of the host
     guest_nmi = "guest_nmi"
     guest_irq = "guest_irq"
     guest_softirq = "guest_softirq"
     guest_thread = "guest_thread"
+    guest_kernel = "guest_kernel"  # the guest had the vCPU, between halt, interrupt and thread
     asleep = "asleep"  # slack: the vCPU slept and no cause of it was seen
     unexplained = "unexplained"
 
@@ -41,11 +43,18 @@ NO_CAUSE = frozenset({Kind.asleep, Kind.unexplained})
 
 
 class Charge(Model):
-    """``who``: the task, interrupt or exit reason, as the kernel calls it."""
+    """``who``: the task, interrupt or exit reason, as the kernel calls it.
+
+    ``usual_ns``: what the same takes of the middle one of all samples, late or not; 0 for what fewer than half of them
+    have.  Every sample needs its timer programmed, its interrupt and its switch.  That part is where the time went, and
+    not why this sample was later than others.  ``named``: a verdict, "this made the sample late".
+    """
 
     kind: Kind
     who: str
     ns: int
+    usual_ns: int = 0
+    named: bool = False
 
 
 class Piece(Model):
@@ -89,6 +98,8 @@ class Cause(Model):
     ns: int
     spikes: int  # that it had a part in
     worst_ns: int
+    usual_ns: int = 0  # of one sample, as of Charge; the largest of all vCPUs
+    named: int = 0  # spikes that it made late: beyond what is usual
     allowed: tuple[Allowed, ...] = ()
 
 
@@ -109,7 +120,7 @@ class Lost(Model):
 
 class Explanation(Document):
     kind: Literal["Explanation"] = "Explanation"
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 3
     host: str
     guest: str
     conditions: Conditions
@@ -135,6 +146,6 @@ class Explanation(Document):
 
     @field_validator("version")
     @classmethod
-    def _is_now(cls, version: Literal[1, 2]) -> Literal[1, 2]:
-        """Version 1 has no courses and nothing that version 2 lacks: once read, it is version 2."""
-        return 2
+    def _is_now(cls, version: Literal[1, 2, 3]) -> Literal[1, 2, 3]:
+        """Version 1 has no courses, 2 does not know what is usual; nothing that version 3 lacks: once read, it is 3."""
+        return 3

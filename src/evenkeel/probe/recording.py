@@ -231,6 +231,7 @@ def fly(
         oopses, reason = _oopses(), None
         _write(place + "/tracing_on", "1")
         marks, start = [mark(place)], time.monotonic()
+        armed = False
         while reason is None:
             spent = time.monotonic() - start
             if on_progress:
@@ -244,6 +245,9 @@ def fly(
                 reason = "host oops"
                 continue
             try:
+                if not armed:
+                    recording_guest.arm(guest)
+                    armed = True
                 reason = recording_guest.happened(guest, _ANSWER_S)
             except OSError:
                 # It is slow, or dead: until that is known nothing of what led to it is overwritten.

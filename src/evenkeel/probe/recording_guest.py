@@ -57,6 +57,9 @@ echo x86-tsc >$I/trace_clock || fail "the kernel of the guest has no x86-tsc tra
 echo $ring >$I/buffer_size_kb
 echo "$cpus" >$T/osnoise/cpus && echo $period >$T/osnoise/timerlat_period_us || fail "timerlat takes no CPUs $cpus"
 echo $late >$T/osnoise/stop_tracing_total_us || fail "timerlat takes no threshold $late"
+# Not before the host records too: what is late until then would end a recording of one side.
+echo 0 >$T/osnoise/stop_tracing_total_us
+armed=0
 for e in %(events)s; do echo 1 >$I/events/osnoise/$e/enable || fail "no event osnoise:$e"; done
 echo timerlat >$I/current_tracer || fail "timerlat does not start"
 for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
@@ -89,6 +92,7 @@ until=$((now + seconds))
 while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 	if [ $late -gt 0 ]; then
 		sleep 0.5
+		[ $armed = 0 ] && [ -e $out/arm ] && { armed=1; echo $late >$T/osnoise/stop_tracing_total_us; }
 		read -r on <$I/tracing_on
 		[ $on = 1 ] || { mv $out/started $out/late; break; }
 	else
@@ -119,8 +123,8 @@ def start(
 ) -> dict[str, Any]:
     """Operation: start recording in ``guest`` and return when it records; one that still boots is waited for.
 
-    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, and keep
-    what they hold; 0: keep everything.
+    It stops by itself after ``seconds``.  ``late_us``: freeze the rings at the first sample that is later, from
+    :func:`arm` on, and keep what they hold; 0: keep everything.
     Raises ENOTCONN without an agent, EOPNOTSUPP with the guest's words when its kernel or image cannot.
     """
     words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
@@ -141,6 +145,12 @@ def start(
         if time.monotonic() - begun > limit_s:
             raise OSError(errno.ETIMEDOUT, "timerlat did not start within %.0f s in guest %s" % (limit_s, guest))
         time.sleep(0.2)
+
+
+def arm(guest: str) -> None:
+    """From now on, half a second at most, a late sample ends the recording.  Raises ENOTCONN without an agent."""
+    handle = agent(guest, "guest-file-open", path=FOLDER + "/arm", mode="w")
+    agent(guest, "guest-file-close", handle=handle)
 
 
 def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress | None = None) -> dict[str, Any]:

@@ -25,10 +25,12 @@ WORDS = {
     Kind.host_irq: "interrupt on the host: {who}",
     Kind.page_fault: "host mapped memory of the guest",
     Kind.exits: "host handled exits: {who}",
+    Kind.delivery: "host on its way back into the guest, after {who}",
     Kind.guest_nmi: "NMI in the guest",
     Kind.guest_irq: "interrupt in the guest: {who}",
     Kind.guest_softirq: "soft interrupt in the guest: {who}",
     Kind.guest_thread: "thread in the guest: {who}",
+    Kind.guest_kernel: "guest's kernel, {who}",
     Kind.asleep: "asleep, no cause seen (slack)",
     Kind.unexplained: "unexplained",
 }
@@ -36,7 +38,9 @@ _CLASS = {
     Kind.below: "below",
     Kind.asleep: "slack",
     Kind.unexplained: "open",
-    **dict.fromkeys((Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread), "guest"),
+    **dict.fromkeys(
+        (Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread, Kind.guest_kernel), "guest"
+    ),
 }
 #: What the line of the threshold is called in a picture.
 THRESHOLD = "explained from"
@@ -132,8 +136,8 @@ def _causes(explanation: Explanation) -> Markup:
     return el("div", el("table", el("thead", head), el("tbody", *rows), class_="cards"), class_="scroll")
 
 
-_COLUMNS = ("What took the time", "Time", "Share", "Samples", "Worst", "What allowed it")
-_NUMBERS = ("Time", "Share", "Samples", "Worst")
+_COLUMNS = ("What took the time", "Time", "Share", "Samples", "Made late", "Worst", "Usual", "What allowed it")
+_NUMBERS = ("Time", "Share", "Samples", "Made late", "Worst", "Usual")
 
 
 def _cause(cause: Cause, whole: int) -> Markup:
@@ -151,7 +155,9 @@ def _cause(cause: Cause, whole: int) -> Markup:
         el("td", format_ns(cause.ns), class_="num", data_label="Time"),
         el("td", bar, f" {share:.0%}", class_="num", data_label="Share"),
         el("td", cause.spikes, class_="num", data_label="Samples"),
+        el("td", cause.named, class_="num", data_label="Made late"),
         el("td", format_ns(cause.worst_ns), class_="num", data_label="Worst"),
+        el("td", format_ns(cause.usual_ns) if cause.usual_ns else "0", class_="num", data_label="Usual"),
         el("td", join(*why), data_label=_COLUMNS[-1]),
     )
 

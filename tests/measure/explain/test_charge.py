@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.documents.explanation import NO_CAUSE, Kind
-from evenkeel.measure.explain.charge import SVM_EXITS, Painted, Scene, charges, explain, paint
+from evenkeel.measure.explain.charge import SVM_EXITS, Painted, Scene, charges, explain, paint, usual
 from evenkeel.measure.explain.timeline import (
     IRQ,
     NMI,
@@ -143,14 +143,81 @@ def test_interrupts_of_the_host_count_while_the_vcpu_runs() -> None:
 def test_exits() -> None:
     inside = steps((0, -1), (MS, 0), (2 * MS, -1), (3 * MS, 1), (5 * MS, -1), (6 * MS, 2), (7 * MS, -1))
     found = told(scene(host(inside=inside, exits=ints([0x7B, 0x400, 0x60]))))
-    assert found == {(Kind.exits, "I/O port"): MS, (Kind.page_fault, ""): 2 * MS, (Kind.unexplained, ""): 7 * MS}
+    assert found == {
+        (Kind.exits, "I/O port"): MS,
+        (Kind.page_fault, ""): 2 * MS,
+        (Kind.delivery, "interrupt"): MS,
+        (Kind.unexplained, ""): 6 * MS,
+    }
+
+
+def test_the_way_from_a_halt_to_the_thread() -> None:
+    """It sleeps, is woken, enters, takes the interrupt, switches: each part of the way has its name."""
+    inside = steps((0, 0), (4 * MS, -1))
+    thread = steps((0, SLEEPS), (3 * MS, RUNS))
+    guest = GuestTimeline(ints([10 * MS]), ints([10 * MS]), {IRQ: spans((5 * MS, 8 * MS))}, {IRQ: ["local_timer"]},
+                          ints([6 * MS]))  # fmt: skip
+    assert told(scene(host(inside=inside, thread=thread, exits=ints([0x78])), guest)) == {
+        (Kind.asleep, ""): 3 * MS,
+        (Kind.delivery, "HLT"): MS,
+        (Kind.guest_kernel, "from halt to interrupt"): MS,
+        (Kind.guest_irq, "local_timer"): 3 * MS,
+        (Kind.guest_kernel, "from interrupt to thread"): 2 * MS,
+    }
+
+
+def test_before_the_interrupt_a_guest_that_was_not_halted_is_not_blamed() -> None:
+    """It may have held interrupts off, or the host was late with its timer: no event tells which."""
+    inside = steps((0, 0), (MS, -1))
+    guest = GuestTimeline(ints([10 * MS]), ints([10 * MS]), {}, {}, ints([6 * MS]))
+    for reason, last in ((0x7B, Kind.exits), (0x60, Kind.delivery)):
+        found = told(scene(host(inside=inside, exits=ints([reason])), guest))
+        assert {kind for kind, _ in found} == {last, Kind.unexplained, Kind.guest_kernel}
+        assert found[Kind.unexplained, ""] == 5 * MS
+        assert found[Kind.guest_kernel, "from interrupt to thread"] == 4 * MS
+
+
+def test_what_every_sample_goes_through_is_usual_and_only_far_beyond_that_it_is_named() -> None:
+    """Nine samples with an exit of 0.1 ms, a tenth with one of 0.9 or of 2 ms; the tenth has a hog too."""
+    long = {0.9: False, 2.0: True}
+    for took, named in long.items():
+        lengths = [*[0.1] * 9, took]
+        changes = [(0, -1)]
+        for number, ms in enumerate(lengths):
+            at = number * 10 * MS
+            changes += [(at + MS, number), (at + MS + int(ms * MS), -1)]
+        hog = steps((0, VCPU), (95 * MS, HOG), (96 * MS, VCPU))
+        thread = steps((0, RUNS), (95 * MS, PREEMPTED), (96 * MS, RUNS))
+        seen = scene(host(inside=steps(*changes), exits=ints([0x7C] * 10), running={HOME: hog}, thread=thread))
+        samples = [((number + 1) * 10 * MS, 10 * MS) for number in range(10)]
+        as_ever = usual(seen, samples)
+        assert as_ever[Kind.exits, "MSR"] == 0.1 * MS and (Kind.waits, "hog") not in as_ever
+        last = explain(seen, 90 * MS, 100 * MS)
+        verdicts = {charge.kind for charge in charges(last, as_ever) if charge.named}
+        assert verdicts == ({Kind.exits, Kind.waits} if named else {Kind.waits})
+        # An emulator takes its time within what every sample goes through, and no trace sees it.
+        assert {charge.kind for charge in charges(last, as_ever, emulated=True) if charge.named} == {Kind.waits}
+
+
+def test_little_slack_and_the_unexplained_are_never_named() -> None:
+    parts = [
+        Painted(0, MS // 5, Kind.waits, "hog"),
+        Painted(MS // 5, 9 * MS, Kind.asleep, ""),
+        Painted(9 * MS, 18 * MS, Kind.unexplained, ""),
+    ]
+    assert not any(charge.named for charge in charges(parts))
 
 
 def test_sleep_after_an_exit_is_the_hypervisors_and_after_hlt_is_slack() -> None:
     inside = steps((0, -1), (MS, 0), (3 * MS, -1), (5 * MS, 1), (9 * MS, -1))
     thread = steps((0, RUNS), (MS, SLEEPS), (3 * MS, RUNS), (5 * MS, SLEEPS), (9 * MS, RUNS))
     found = told(scene(host(inside=inside, thread=thread, exits=ints([0x7B, 0x78]))))
-    assert found == {(Kind.exits, "I/O port"): 2 * MS, (Kind.asleep, ""): 4 * MS, (Kind.unexplained, ""): 4 * MS}
+    assert found == {
+        (Kind.exits, "I/O port"): 2 * MS,
+        (Kind.asleep, ""): 4 * MS,
+        (Kind.guest_kernel, "from halt to interrupt"): MS,
+        (Kind.unexplained, ""): 3 * MS,
+    }
 
 
 def test_sleep_is_slack_whatever_happens_in_the_guest() -> None:

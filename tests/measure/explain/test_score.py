@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evenkeel.documents.explanation import Charge, Kind, Spike
+from evenkeel.documents.explanation import NO_CAUSE, Charge, Kind, Spike
 from evenkeel.measure.explain.score import Injection, explained, score
 from tests.report.test_timeline import explanation
 
@@ -12,7 +12,7 @@ HOG = Injection("hog", frozenset({Kind.waits}), "hog", 100 * MS, 110 * MS)
 
 def late(at_ms: int, *charges: tuple[Kind, str, int]) -> Spike:
     total = sum(ms for *_, ms in charges)
-    parts = tuple(Charge(kind=kind, who=who, ns=ms * MS) for kind, who, ms in charges)
+    parts = tuple(Charge(kind=kind, who=who, ns=ms * MS, named=kind not in NO_CAUSE) for kind, who, ms in charges)
     return Spike(at_ns=at_ms * MS, vcpu=1, latency_ns=total * MS, charges=parts)
 
 

@@ -15,6 +15,7 @@ from evenkeel.documents.explanation import (
     NO_CAUSE,
     Alignment,
     Cause,
+    Charge,
     Explanation,
     Kind,
     Lost,
@@ -29,6 +30,7 @@ from evenkeel.measure.explain.charge import (
     Scene,
     charges,
     explain,
+    usual,
 )
 from evenkeel.measure.explain.clocks import Clock, by_round_trips, guest_clock, host_clock, narrowed
 from evenkeel.measure.explain.recording import Raw, Recording
@@ -44,7 +46,7 @@ from evenkeel.measure.explain.trace import Trace, make_trace
 
 #: Spikes that carry their pieces, for the picture.
 _PICTURED = 12
-_GUEST_KINDS = frozenset({Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread})
+_GUEST_KINDS = frozenset({Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread, Kind.guest_kernel})
 #: Before a flight recorder was frozen by something else than a late sample: what is shown of it.
 _ENDING_NS = 200_000_000
 #: A charge this small is the noise of measuring: it is in the sums, and makes no cause.
@@ -172,6 +174,7 @@ def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int
 
 def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation:
     """Explain every sample of at least ``over_ns``.  What allowed the causes is not said yet: that is .allowed."""
+    emulated = bool(recording.conditions.emulated)
     lost = Lost(host=on.host.lost, guest=on.guest.lost, below=on.below_lost)
     found: list[tuple[Spike, Sequence[Painted]]] = []
     courses: dict[int, Course] = {}
@@ -181,13 +184,20 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         # A sample belongs to when its timer was due.
         due = ((at - latency - on.begin_ns, latency) for at, latency in taken)
         courses[vcpu] = Course.of(due, length_ns=max(1, on.end_ns - on.begin_ns))
+        as_ever = usual(scene, taken)
         for at, latency in taken:
             samples += 1
             worst = max(worst, latency)
             if latency >= over_ns:
                 painted = explain(scene, at - latency, at)
                 lossy = bool(lost.host or lost.guest or lost.below)
-                spike = Spike(at_ns=at, vcpu=vcpu, latency_ns=latency, charges=charges(painted), lossy=lossy)
+                spike = Spike(
+                    at_ns=at,
+                    vcpu=vcpu,
+                    latency_ns=latency,
+                    charges=charges(painted, as_ever, emulated=emulated),
+                    lossy=lossy,
+                )
                 found.append((spike, painted))
     pictured = sorted(range(len(found)), key=lambda n: -found[n][0].latency_ns)[:_PICTURED]
     spikes = [
@@ -209,7 +219,7 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         below=on.below_alignment,
         lost=lost,
         reason=recording.reason,
-        ending=_ending(on) if recording.reason not in (None, "late sample") else (),
+        ending=_ending(on, recording) if recording.reason not in (None, "late sample") else (),
         spikes=tuple(spikes),
         causes=rank(spikes),
         courses=courses,
@@ -217,14 +227,20 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
     )
 
 
-def _ending(on: Stage) -> tuple[Spike, ...]:
+def _ending(on: Stage, recording: Recording) -> tuple[Spike, ...]:
     """The last moments of each vCPU, as the host saw them."""
     found = []
     for vcpu, scene in sorted(on.scenes.items()):
         painted = explain(scene, max(on.begin_ns, on.end_ns - _ENDING_NS), on.end_ns)
         length = sum(part.end - part.start for part in painted)
         found.append(
-            Spike(at_ns=on.end_ns, vcpu=vcpu, latency_ns=length, charges=charges(painted), pieces=_pieces(painted))
+            Spike(
+                at_ns=on.end_ns,
+                vcpu=vcpu,
+                latency_ns=length,
+                charges=charges(painted, emulated=bool(recording.conditions.emulated)),
+                pieces=_pieces(painted),
+            )
         )
     return tuple(found)
 
@@ -245,13 +261,21 @@ def _pieces(painted: Iterable[Painted]) -> tuple[Piece, ...]:
 
 def rank(spikes: Iterable[Spike]) -> tuple[Cause, ...]:
     """Causes over all spikes, largest first; slack and the unexplained stand last, whatever their size."""
-    total: dict[tuple[Kind, str], list[int]] = {}
+    total: dict[tuple[Kind, str], list[Charge]] = {}
     for spike in spikes:
         for charge in spike.charges:
             if charge.ns >= _NOTICED_NS:
-                total.setdefault((charge.kind, charge.who), []).append(charge.ns)
-    ranked = sorted(total.items(), key=lambda item: (item[0][0] in NO_CAUSE, -sum(item[1]), item[0]))
-    return tuple(
-        Cause(kind=kind, who=who, ns=sum(parts), spikes=len(parts), worst_ns=max(parts))
-        for (kind, who), parts in ranked
-    )
+                total.setdefault((charge.kind, charge.who), []).append(charge)
+    causes = [
+        Cause(
+            kind=kind,
+            who=who,
+            ns=sum(part.ns for part in parts),
+            spikes=len(parts),
+            worst_ns=max(part.ns for part in parts),
+            usual_ns=max(part.usual_ns for part in parts),
+            named=sum(part.named for part in parts),
+        )
+        for (kind, who), parts in total.items()
+    ]
+    return tuple(sorted(causes, key=lambda cause: (cause.kind in NO_CAUSE, -cause.ns, cause.kind, cause.who)))

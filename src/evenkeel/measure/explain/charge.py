@@ -6,12 +6,13 @@ fault.  Each instant belongs to the first layer that covers it, so the charges c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from evenkeel.documents.explanation import Charge, Kind
+from evenkeel.documents.explanation import NO_CAUSE, Charge, Kind
 from evenkeel.measure.explain.timeline import (
     IDLE,
     IRQ,
@@ -40,8 +41,17 @@ VMX_EXITS = {
     28: "control register", 30: "I/O port", 31: "MSR", 32: "MSR", 40: "PAUSE", 44: "APIC access", 48: "page fault",
     49: "MMIO", 52: "preemption timer", 56: "APIC write",
 }  # fmt: skip
-#: The host takes its own interrupts, and sleeps for the guest: neither is work for the guest.
+#: The host takes its own interrupts, and sleeps for the guest: neither is work for the guest, but a part of the way on
+#: which its timer reaches it.
 _OWN = frozenset({"interrupt", "NMI", "HLT", "preemption timer"})
+#: A charge of this size above what is usual is named.
+NAMED_NS = 300_000
+#: And at least so many times the usual: what every sample goes through takes longer now and then.
+NAMED_TIMES = 10
+#: The way of a sample, by nature.
+_WAY = frozenset({Kind.delivery, Kind.guest_kernel})
+#: Samples that tell what is usual; more cost time and say no more.
+LOOKED_AT = 1000
 #: A move counts for what happened within this time after it.
 MOVED_NS = 20_000_000
 #: A lesser task, or none, runs while the vCPU could: a cause only when it lasts longer than a switch takes.
@@ -72,6 +82,7 @@ class Scene:
 
 
 Layer = Iterable[tuple[int, int, Kind, str]]
+Usual = Mapping[tuple[Kind, str], int]
 
 
 def paint(start: int, end: int, layers: Iterable[Layer]) -> list[Painted]:
@@ -96,13 +107,46 @@ def paint(start: int, end: int, layers: Iterable[Layer]) -> list[Painted]:
     return sorted(painted, key=lambda part: part.start)
 
 
-def charges(painted: Iterable[Painted]) -> tuple[Charge, ...]:
-    """Sums, largest first."""
+def charges(
+    painted: Iterable[Painted], usual: Usual = MappingProxyType({}), *, emulated: bool = False
+) -> tuple[Charge, ...]:
+    """Sums, largest first; ``usual``: as of :func:`usual`.
+
+    On an emulated host what every sample goes through is never named: the emulator takes its own time within it, where
+    no trace can see that.
+    """
     total: dict[tuple[Kind, str], int] = {}
     for part in painted:
         total[part.kind, part.who] = total.get((part.kind, part.who), 0) + part.end - part.start
     ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(Charge(kind=kind, who=who, ns=ns) for (kind, who), ns in ranked)
+    return tuple(
+        Charge(
+            kind=kind,
+            who=who,
+            ns=ns,
+            usual_ns=(as_ever := usual.get((kind, who), 0)),
+            named=kind not in NO_CAUSE
+            and ns >= max(as_ever + NAMED_NS, NAMED_TIMES * as_ever)
+            and not (emulated and (as_ever or kind in _WAY)),
+        )
+        for (kind, who), ns in ranked
+    )
+
+
+def usual(scene: Scene, samples: Sequence[tuple[int, int]]) -> Usual:
+    """What each charge takes of the middle one of ``samples`` (time, latency), late or not.
+
+    Of no more than :data:`LOOKED_AT` of them, evenly spread.  What fewer than half of them have is not in it.
+    """
+    looked = samples[:: max(1, len(samples) // LOOKED_AT)]
+    found: dict[tuple[Kind, str], list[int]] = {}
+    for at, latency in looked:
+        for charge in charges(explain(scene, at - latency, at)):
+            found.setdefault((charge.kind, charge.who), []).append(charge.ns)
+    # The middle one of all, where those without count as 0.
+    without = {key: len(looked) - len(parts) for key, parts in found.items()}
+    middle = len(looked) // 2
+    return {key: sorted(parts)[middle - without[key]] for key, parts in found.items() if middle >= without[key]}
 
 
 def explain(scene: Scene, start: int, end: int) -> list[Painted]:
@@ -117,8 +161,10 @@ def explain(scene: Scene, start: int, end: int) -> list[Painted]:
             _host_interrupts(scene.host.nmis, states, Kind.host_nmi),
             _host_interrupts(scene.host.interrupts, states, Kind.host_irq),
             _exits(scene, states),
+            _delivery(scene, states),
             ((state.start, state.end, Kind.asleep, "") for state in states if state.what == SLEEPS),
             *(_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST),
+            _guest_kernel(scene, states, start, end),
         ],
     )
 
@@ -190,11 +236,51 @@ def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
         for span in inside.cut(state.start, state.end):
             if span.what < 0:
                 continue
-            reason = int(scene.host.exits[span.what])
-            name = scene.exit_names.get(reason, f"reason {reason}")
-            if name not in _OWN:
+            if (name := _exit_name(scene, span.what)) not in _OWN:
                 kind = Kind.page_fault if name == "page fault" else Kind.exits
                 yield span.start, span.end, kind, "" if kind == Kind.page_fault else name
+
+
+def _delivery(scene: Scene, states: Iterable[Span]) -> Layer:
+    """The vCPU runs, and is not in the guest: it was woken from a halt, or its CPU handled an interrupt."""
+    inside = scene.host.inside
+    if inside is None:
+        return
+    for state in states:
+        if state.what == RUNS:
+            for span in inside.cut(state.start, state.end):
+                if span.what >= 0 and (name := _exit_name(scene, span.what)) in _OWN:
+                    yield span.start, span.end, Kind.delivery, name
+
+
+def _guest_kernel(scene: Scene, states: Iterable[Span], start: int, end: int) -> Layer:
+    """The vCPU is in the guest, and nothing there is known to disturb: it goes the way that every sample goes.
+
+    Before the timer's interrupt only when it comes from a halt, in which interrupts are on.  Otherwise the guest may
+    hold them off, or the host may be late with its timer, and which of the two no event tells.
+    """
+    inside, handled = scene.host.inside, scene.guest.interrupt_at
+    if inside is None:
+        return
+    place = int(np.searchsorted(handled, end, "right")) - 1
+    interrupt = int(handled[place]) if place >= 0 and handled[place] >= start else end
+    for state in states:
+        if state.what != RUNS:
+            continue
+        for span in inside.cut(state.start, state.end):
+            if span.what >= 0:
+                continue
+            if span.end > interrupt:
+                yield max(span.start, interrupt), span.end, Kind.guest_kernel, "from interrupt to thread"
+            before = int(np.searchsorted(inside.at, span.start, "right")) - 2
+            exited = int(inside.what[before]) if before >= 0 else -1
+            if span.start < interrupt and exited >= 0 and _exit_name(scene, exited) == "HLT":
+                yield span.start, min(span.end, interrupt), Kind.guest_kernel, "from halt to interrupt"
+
+
+def _exit_name(scene: Scene, number: int) -> str:
+    reason = int(scene.host.exits[number])
+    return scene.exit_names.get(reason, f"reason {reason}")
 
 
 def _noise(guest: GuestTimeline, number: int, kind: Kind, start: int, end: int) -> Layer:

@@ -1,7 +1,7 @@
 """Score an Explanation against injections of known time and cause: precision and recall, strictly.  Pure.
 
-Slack earns nothing.  A cause counts as named in a spike from :data:`NAMED_NS` on, and is true only when an injection of
-that very cause was under way.
+Slack earns nothing.  What is named is decided by :attr:`Charge.named`: large beyond what every sample goes through.  It
+is true only when an injection of that very cause was under way.
 """
 
 from __future__ import annotations
@@ -10,12 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from evenkeel.documents.explanation import NO_CAUSE, Charge, Explanation, Kind, Spike
-
-#: A charge from this size on is a verdict: "this made the sample late".
-NAMED_NS = 300_000
-#: What the machine under the host does is not injected; it is told apart and not scored.
-_NOT_SCORED = frozenset({*NO_CAUSE, Kind.below})
+from evenkeel.documents.explanation import Charge, Explanation, Kind, Spike
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,15 @@ class Score:
         return self.true / self.named if self.named else None
 
 
-def named(spike: Spike, least_ns: int = NAMED_NS) -> Iterable[Charge]:
-    return (charge for charge in spike.charges if charge.ns >= least_ns and charge.kind not in _NOT_SCORED)
+def named(spike: Spike) -> Iterable[Charge]:
+    return (charge for charge in spike.charges if charge.named and charge.kind is not Kind.below)
 
 
-def score(explanation: Explanation, injections: Sequence[Injection], name: str, least_ns: int = NAMED_NS) -> Score:
-    """Of one run.  An injection is found when a spike that it touches names it."""
-    verdicts = [(spike, charge) for spike in explanation.spikes for charge in named(spike, least_ns)]
+def score(explanation: Explanation, injections: Sequence[Injection], name: str) -> Score:
+    """Of one run.  What the machine under the host does is not injected: it is told apart, and not scored.
+
+    An injection is found when a spike that it touches names it."""
+    verdicts = [(spike, charge) for spike in explanation.spikes for charge in named(spike)]
     missed = [
         one
         for one in injections

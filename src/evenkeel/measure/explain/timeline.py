@@ -153,7 +153,9 @@ class Switches:
                 np.full(int(here.sum()) + 1, cpu, np.int64),
             )
         names = trace.named("sched/sched_switch", "next_pid", "next_comm")
-        priorities = dict(zip(table["next_pid"].tolist(), table["next_prio"].tolist(), strict=True))
+        # The best that each had: who is lent a priority, or has one for a while, had its effect with that.
+        best = np.argsort(-table["next_prio"], kind="stable")
+        priorities = dict(zip(table["next_pid"][best].tolist(), table["next_prio"][best].tolist(), strict=True))
         return Switches(table, waking, running, {**names, IDLE: "idle"}, priorities)
 
     def states(self, tid: int) -> Steps:
@@ -269,16 +271,20 @@ _NOISE = (
 
 @dataclass(frozen=True)
 class GuestTimeline:
-    """What osnoise saw on one vCPU.  Samples of timerlat: parallel arrays; noise: stretches a class, with names."""
+    """What osnoise saw on one vCPU.  Samples of timerlat: parallel arrays; noise: stretches a class, with names.
+
+    ``interrupt_at``: when timerlat's timer was handled, once before each sample.
+    """
 
     sample_at: Ints
     sample_latency: Ints
     noise: dict[int, Spans]
     names: dict[int, Sequence[str]]
+    interrupt_at: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def guest_timeline(trace: Trace, clock: Clock, vcpu: int) -> GuestTimeline:
-    """``clock``: that brings the guest's counter to the axis.  Only what timerlat's thread saw: context 1."""
+    """``clock``: that brings the guest's counter to the axis.  Samples are what timerlat's thread saw: context 1."""
     own = Trace({cpu: records for cpu, records in trace.cpus.items() if cpu == vcpu}, trace.events)
     samples = own.table("ftrace/timerlat", "context", "timer_latency")
     thread = samples["context"] == 1
@@ -300,7 +306,8 @@ def guest_timeline(trace: Trace, clock: Clock, vcpu: int) -> GuestTimeline:
         kept = np.flatnonzero(~own_noise)
         noise[number] = Spans.of(start[kept], end[kept], kept)
         names[number] = texts
-    return GuestTimeline(clock.ns(samples["at"][thread]), samples["timer_latency"][thread], noise, names)
+    at, handled = clock.ns(samples["at"][thread]), clock.ns(samples["at"][samples["context"] == 0])
+    return GuestTimeline(at, samples["timer_latency"][thread], noise, names, handled)
 
 
 def _began(begun: Ints, took: Ints, end: Ints) -> Ints:
