@@ -34,6 +34,13 @@ def test_another_cause_at_the_right_time_is_neither() -> None:
     assert of(late(110, (Kind.guest_thread, "hog", 9))) == (1, 0, 1, 0)
 
 
+def test_what_comes_with_a_cause_is_true_and_does_not_find_it() -> None:
+    one = Injection("hog", HOG.kinds, HOG.who, HOG.start_ns, HOG.end_ns, "exits CPUID")
+    for at, true in ((110, 1), (500, 0)):
+        found = score(explanation(spikes=(late(at, (Kind.exits, "CPUID", 9)),)), [one], "hog")
+        assert (found.found, found.named, found.true) == (0, 1, true)
+
+
 def test_slack_and_the_unexplained_earn_and_cost_nothing() -> None:
     assert of(late(110, (Kind.asleep, "", 5), (Kind.unexplained, "", 5), (Kind.below, "make", 5))) == (1, 0, 0, 0)
 

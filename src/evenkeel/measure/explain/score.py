@@ -15,16 +15,25 @@ from evenkeel.documents.explanation import Charge, Explanation, Kind, Spike
 
 @dataclass(frozen=True)
 class Injection:
-    """From ``start_ns`` to ``end_ns`` on the axis of the recording.  ``who``: a regular expression, from its begin."""
+    """From ``start_ns`` to ``end_ns`` on the axis of the recording.  ``who``: a regular expression, from its begin.
+
+    ``besides``: another, of kind and who: what comes with the cause.  Naming that is true, and does not find the cause.
+    """
 
     name: str
     kinds: frozenset[Kind]
     who: str
     start_ns: int
     end_ns: int
+    besides: str = ""
 
     def is_named_by(self, charge: Charge) -> bool:
         return charge.kind in self.kinds and re.match(self.who, charge.who) is not None
+
+    def brings(self, charge: Charge) -> bool:
+        """Whether it is the cause, or what comes with it."""
+        also = bool(self.besides) and re.match(self.besides, f"{charge.kind} {charge.who}") is not None
+        return also or self.is_named_by(charge)
 
     def touches(self, spike: Spike) -> bool:
         return spike.at_ns - spike.latency_ns < self.end_ns and self.start_ns < spike.at_ns
@@ -68,7 +77,7 @@ def score(explanation: Explanation, injections: Sequence[Injection], name: str) 
     wrong = [
         (spike, charge)
         for spike, charge in verdicts
-        if not any(one.touches(spike) and one.is_named_by(charge) for one in injections)
+        if not any(one.touches(spike) and one.brings(charge) for one in injections)
     ]
     return Score(
         name=name,
