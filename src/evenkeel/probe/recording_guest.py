@@ -46,9 +46,10 @@ mkdir $I || fail "cannot make a trace instance"
 kept_cpus=$(cat $T/osnoise/cpus) kept_period=$(cat $T/osnoise/timerlat_period_us)
 kept_late=$(cat $T/osnoise/stop_tracing_total_us)
 ended() {
-	echo 0 >$I/tracing_on; echo nop >$I/current_tracer; rmdir $I
+	echo 0 >$I/tracing_on; echo nop >$I/current_tracer
 	echo $kept_late >$T/osnoise/stop_tracing_total_us
 	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
+	rmdir $I  # at last: where it is gone, all is as it was
 }
 trap ended EXIT
 trap 'exit 1' HUP INT TERM

@@ -270,7 +270,7 @@ def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> N
     assert found["events"] >= least - calibrate.ROUNDS, "the first event ends no duration"
     assert found["ns"] > 0
     assert found["base_ns"] > 0
-    assert (found["other_ns"] > 0) == (loop == "call"), "a system call that is watched slows all the others"
+    assert loop == "call" or found["other_ns"] == 0, "an event that is no system call slows none"
 
 
 def test_no_instance_of_tracefs_outlives_a_killed_process() -> None:
