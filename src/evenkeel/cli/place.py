@@ -77,6 +77,7 @@ def register(app: typer.Typer) -> None:
         from evenkeel.cli import output as console
         from evenkeel.documents.plan import Plan
         from evenkeel.errors import WrongInput
+        from evenkeel.plan.problems import did_you_mean
 
         if check is not None:
             return _check(check, as_json)
@@ -90,6 +91,8 @@ def register(app: typer.Typer) -> None:
         if fewest and moves is not None:
             raise WrongInput("--fewest does not go with --moves", hint="take one of them")
         wanted = files.load_site(site)
+        if guest is not None and guest not in wanted.guests:  # before any host is asked
+            raise WrongInput(f"the site has no guest {guest}", hint=did_you_mean(guest, wanted.guests))
         if fewest and wanted.placing.standby:
             raise WrongInput("--fewest does not go with standby", hint="leave one of them out")
         kept = files.load_document(Plan, keep) if keep else None
@@ -140,8 +143,9 @@ def solve(board: Board, guest: str | None = None, moves: int | None = None, *, f
     from evenkeel.plan.fleet.site import place_all, place_on_fewest, place_one, without_standby
     from evenkeel.plan.fleet.standby import gaps_of, place_with_standby
 
-    count = len(board.waiting)
-    with output.progress(f"placing {count} guest{'s' * (count != 1)} on {len(board.hosts)} hosts") as on_progress:
+    count, room = len(board.waiting), len(board.hosts)
+    what = f"placing {count} guest{'s' * (count != 1)} on {room} host{'s' * (room != 1)}"
+    with output.progress(what) as on_progress:
 
         def on_gap(spent: float, best: float | None, bound: float) -> None:
             if fewest:  # counted downwards

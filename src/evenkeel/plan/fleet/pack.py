@@ -70,7 +70,7 @@ def pack(
         _please(rooms, kinds, best, limits, sitting, left)
     if limits.max_hosts is None and limits.power_watts is None:
         fill(rooms, kinds, best, sitting)
-    best.method = f"integer program over {len(hosts)} hosts"
+    best.method = f"integer program over {len(hosts)} host{'s' * (len(hosts) != 1)}"
     return best
 
 
@@ -126,7 +126,9 @@ def fewest_hosts(
         program.gains[column] = -1.0
     solution = program.solve(time_limit_s=time_limit_s, on_gap=on_gap)
     if not solution.feasible:
-        return Packing(method=f"integer program over {len(rooms)} hosts", cut_short=solution.cut_short)
+        return Packing(
+            method=f"integer program over {len(rooms)} host{'s' * (len(rooms) != 1)}", cut_short=solution.cut_short
+        )
     placed = realise(rooms, kinds, model.counts(solution.values))
     count = len({at for at, _ in placed.values()} | {at for at, _ in sitting})
     bound = None if not model.complete else -solution.bound
