@@ -29,6 +29,7 @@ class Kind(StrEnum):
     page_fault = "page_fault"  # the host had to fetch or map memory of the guest
     exits = "exits"  # the host handled what the guest cannot do by itself
     delivery = "delivery"  # KVM on its way back into the guest, after a halt or an interrupt of the host
+    host_timer = "host_timer"  # the vCPU slept, and the timer's interrupt of the host that woke it came late
     guest_nmi = "guest_nmi"
     guest_irq = "guest_irq"
     guest_softirq = "guest_softirq"

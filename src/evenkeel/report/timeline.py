@@ -26,6 +26,7 @@ WORDS = {
     Kind.page_fault: "host mapped memory of the guest",
     Kind.exits: "host handled exits: {who}",
     Kind.delivery: "host on its way back into the guest, after {who}",
+    Kind.host_timer: "the host's timer came late",
     Kind.guest_nmi: "NMI in the guest",
     Kind.guest_irq: "interrupt in the guest: {who}",
     Kind.guest_softirq: "soft interrupt in the guest: {who}",

@@ -90,7 +90,9 @@ def test_the_rule_that_is_about_it(kind: Kind, who: str, rule: str) -> None:
     assert rules(facts(kind, who)) == [rule]
 
 
-@pytest.mark.parametrize("kind", [Kind.asleep, Kind.unexplained, Kind.below, Kind.guest_nmi, Kind.exits])
+@pytest.mark.parametrize(
+    "kind", [Kind.asleep, Kind.unexplained, Kind.below, Kind.guest_nmi, Kind.exits, Kind.host_timer]
+)
 def test_where_no_fact_is_known_none_is_named(kind: Kind) -> None:
     assert facts(kind, "x") == ()
 

@@ -132,6 +132,30 @@ def test_a_vcpu_that_was_moved() -> None:
     assert told(scene(seen))[Kind.migrated, "hog"] == 4 * MS
 
 
+def test_interrupts_where_the_vcpu_was_moved_to_come_of_the_move() -> None:
+    """On its own CPU there is no tick; an NMI would have met it there too."""
+    there = {0: Interrupts(spans((3 * MS, 5 * MS)), ["local_timer"])}
+    nmi = {0: Interrupts(spans((6 * MS, 7 * MS)), ["NMI"])}
+    seen = host(thread=Steps(ints([0, 2 * MS]), ints([RUNS, RUNS]), ints([HOME, 0])), interrupts=there, nmis=nmi)
+    found = told(scene(seen))
+    assert found[Kind.migrated, "local_timer"] == 2 * MS and found[Kind.host_nmi, "NMI"] == MS
+    assert not any(kind == Kind.host_irq for kind, _ in found)
+
+
+def test_a_timer_of_the_host_that_came_late() -> None:
+    """The vCPU sleeps from before its timer is due; what wakes it decides whether that is slack."""
+    thread = steps((0, SLEEPS), (5 * MS, WOKEN), (6 * MS, RUNS))
+    running = {HOME: steps((0, 0), (6 * MS, VCPU))}
+    for timed, kind in (([5 * MS], Kind.host_timer), ([], Kind.asleep), ([5 * MS + 1], Kind.asleep)):
+        assert told(scene(host(thread=thread, running=running, timed=ints(timed))), 2 * MS, 8 * MS) == {
+            (kind, ""): 3 * MS,
+            (Kind.unexplained, ""): 3 * MS,
+        }
+    # Not woken within the window: nothing is known of what will.
+    late = host(thread=thread, running=running, timed=ints([5 * MS]))
+    assert told(scene(late), 2 * MS, 4 * MS) == {(Kind.asleep, ""): 2 * MS}
+
+
 def test_interrupts_of_the_host_count_while_the_vcpu_runs() -> None:
     storm = {HOME: Interrupts(spans((1 * MS, 2 * MS), (4 * MS, 5 * MS)), ["nvme0q1", "nvme0q1"])}
     assert told(scene(host(interrupts=storm)))[Kind.host_irq, "nvme0q1"] == 2 * MS
@@ -178,16 +202,16 @@ def test_before_the_interrupt_a_guest_that_was_not_halted_is_not_blamed() -> Non
 
 
 def test_what_every_sample_goes_through_is_usual_and_only_far_beyond_that_it_is_named() -> None:
-    """Nine samples with an exit of 0.1 ms, a tenth with one of 0.9 or of 2 ms; the tenth has a hog too."""
-    long = {0.9: False, 2.0: True}
+    """Nine samples with an exit of 0.1 ms, a tenth with one of 0.9 or of 3 ms; the tenth has a hog too."""
+    long = {0.9: False, 3.0: True}
     for took, named in long.items():
         lengths = [*[0.1] * 9, took]
         changes = [(0, -1)]
         for number, ms in enumerate(lengths):
             at = number * 10 * MS
             changes += [(at + MS, number), (at + MS + int(ms * MS), -1)]
-        hog = steps((0, VCPU), (95 * MS, HOG), (96 * MS, VCPU))
-        thread = steps((0, RUNS), (95 * MS, PREEMPTED), (96 * MS, RUNS))
+        hog = steps((0, VCPU), (95 * MS, HOG), (98 * MS, VCPU))
+        thread = steps((0, RUNS), (95 * MS, PREEMPTED), (98 * MS, RUNS))
         seen = scene(host(inside=steps(*changes), exits=ints([0x7C] * 10), running={HOME: hog}, thread=thread))
         samples = [((number + 1) * 10 * MS, 10 * MS) for number in range(10)]
         as_ever = usual(seen, samples)
@@ -199,9 +223,23 @@ def test_what_every_sample_goes_through_is_usual_and_only_far_beyond_that_it_is_
         assert {charge.kind for charge in charges(last, as_ever, emulated=True) if charge.named} == {Kind.waits}
 
 
+def test_named_is_a_quarter_of_what_host_and_guest_took_and_on_an_emulated_host_not_little() -> None:
+    """Ten ms, of which the machine under the host took six: of the other four, less than one is no reason."""
+    for took, named in ((0.9, False), (1.1, True)):
+        parts = [
+            Painted(0, int(took * MS), Kind.waits, "hog"),
+            Painted(int(took * MS), 4 * MS, Kind.unexplained, ""),
+            Painted(4 * MS, 10 * MS, Kind.below, "make"),
+        ]
+        assert [charge.kind for charge in charges(parts) if charge.named] == [Kind.below, *[Kind.waits] * named]
+    little = [Painted(0, MS // 10, Kind.waits, "hog")]
+    assert [charge.named for charge in charges(little)] == [True], "a tenth of a millisecond is much on real hardware"
+    assert [charge.named for charge in charges(little, emulated=True)] == [False]
+
+
 def test_little_slack_and_the_unexplained_are_never_named() -> None:
     parts = [
-        Painted(0, MS // 5, Kind.waits, "hog"),
+        Painted(0, MS // 5, Kind.waits, "hog"),  # of 18 ms
         Painted(MS // 5, 9 * MS, Kind.asleep, ""),
         Painted(9 * MS, 18 * MS, Kind.unexplained, ""),
     ]

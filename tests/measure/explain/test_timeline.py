@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from evenkeel.documents.explanation import Kind
 from evenkeel.measure.explain.charge import SVM_EXITS, Scene, charges, explain
 from evenkeel.measure.explain.clocks import Clock, host_clock
-from evenkeel.measure.explain.timeline import RUNS, GuestTimeline, guest_timeline, host_timeline
+from evenkeel.measure.explain.timeline import RUNS, WOKEN, GuestTimeline, guest_timeline, host_timeline
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe import recording
 from evenkeel.probe.trace import tracefs
@@ -171,6 +172,57 @@ def test_a_lesser_task_that_gets_its_share_of_a_spinner_is_throttling() -> None:
     found = {(charge.kind, charge.who): charge.ns for charge in charges(explain(scene, spun[0], spun[-1]))}
     assert found[Kind.throttled, "the-lesser"] > MS, found
     assert (Kind.waits, "the-lesser") not in found
+
+
+#: Sleeps twenty times for 10 ms, by a timer, and waits twenty times for another task.
+SLEEPER = f"""
+import os, sys, time
+os.sched_setaffinity(0, {{{CPU}}})
+print("ready", flush=True)
+os.read(0, 1)
+for _ in range(20): time.sleep(0.01)
+print("timed", flush=True)
+for _ in range(20): os.read(0, 1)
+print("woken", flush=True)
+os.read(0, 1)
+"""
+_TIMER = {"irq_vectors/local_timer_entry": "", "irq_vectors/local_timer_exit": ""}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
+def test_what_the_timers_interrupt_woke_is_told_from_what_a_task_woke() -> None:
+    under_way = threading.Event()
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen([sys.executable, "-c", SLEEPER], **pipes) as sleeper, ThreadPoolExecutor() as pool:
+        assert sleeper.stdin and sleeper.stdout and sleeper.stdout.readline() == b"ready\n"
+
+        def wake() -> None:
+            assert under_way.wait(30)
+            sleeper.stdin.write(b"\n")
+            assert sleeper.stdout.readline() == b"timed\n"
+            for _ in range(20):
+                time.sleep(0.01)
+                sleeper.stdin.write(b"x")
+            assert sleeper.stdout.readline() == b"woken\n"
+            sleeper.stdin.close()
+
+        waking = pool.submit(wake)
+        answer = recording.record(
+            3.0,
+            {"sched/sched_switch": "", "sched/sched_waking": ""},
+            optional=_TIMER,
+            on_progress=lambda done, total, what: under_way.set(),
+        )
+        waking.result()
+    if not set(_TIMER) <= set(answer["formats"]):
+        pytest.skip("this kernel has no irq_vectors events: x86 has")
+    trace = fetched(answer)
+    host = host_timeline(trace, host_clock(trace, answer["marks"]), sleeper.pid)
+    woken = host.thread.at[host.thread.what == WOKEN]
+    assert len(woken) >= 40
+    # Twenty of the forty, and the first ones: nobody else's timer wakes this thread.
+    assert 19 <= len(host.timed) <= 21
+    assert set(host.timed.tolist()) <= set(woken.tolist()) and host.timed.max() < woken[-15]
 
 
 def test_noise_and_samples_of_a_recorded_guest() -> None:

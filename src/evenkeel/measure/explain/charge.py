@@ -44,12 +44,14 @@ VMX_EXITS = {
 #: The host takes its own interrupts, and sleeps for the guest: neither is work for the guest, but a part of the way on
 #: which its timer reaches it.
 _OWN = frozenset({"interrupt", "NMI", "HLT", "preemption timer"})
-#: A charge of this size above what is usual is named.
-NAMED_NS = 300_000
+#: A charge is named that is so large a part of what the host and the guest took, above what is usual.
+NAMED_SHARE = 0.25
 #: And at least so many times the usual: what every sample goes through takes longer now and then.
 NAMED_TIMES = 10
+#: And on an emulated host this: nothing there takes less.
+NAMED_EMULATED_NS = 300_000
 #: The way of a sample, by nature.
-_WAY = frozenset({Kind.delivery, Kind.guest_kernel})
+_WAY = frozenset({Kind.delivery, Kind.host_timer, Kind.guest_kernel})
 #: Samples that tell what is usual; more cost time and say no more.
 LOOKED_AT = 1000
 #: A move counts for what happened within this time after it.
@@ -119,6 +121,9 @@ def charges(
     for part in painted:
         total[part.kind, part.who] = total.get((part.kind, part.who), 0) + part.end - part.start
     ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    # What the machine under the host took, it took from all others alike.
+    own = sum(ns for (kind, _), ns in ranked if kind != Kind.below)
+    least = max(round(NAMED_SHARE * own), NAMED_EMULATED_NS if emulated else 0)
     return tuple(
         Charge(
             kind=kind,
@@ -126,7 +131,7 @@ def charges(
             ns=ns,
             usual_ns=(as_ever := usual.get((kind, who), 0)),
             named=kind not in NO_CAUSE
-            and ns >= max(as_ever + NAMED_NS, NAMED_TIMES * as_ever)
+            and ns >= max(as_ever + least, NAMED_TIMES * as_ever)
             and not (emulated and (as_ever or kind in _WAY)),
         )
         for (kind, who), ns in ranked
@@ -158,11 +163,11 @@ def explain(scene: Scene, start: int, end: int) -> list[Painted]:
         [
             _below(scene.below, states) if scene.below else (),
             _waiting(scene, states),
-            _host_interrupts(scene.host.nmis, states, Kind.host_nmi),
-            _host_interrupts(scene.host.interrupts, states, Kind.host_irq),
+            _host_interrupts(scene, scene.host.nmis, states, Kind.host_nmi),
+            _host_interrupts(scene, scene.host.interrupts, states, Kind.host_irq),
             _exits(scene, states),
             _delivery(scene, states),
-            ((state.start, state.end, Kind.asleep, "") for state in states if state.what == SLEEPS),
+            _asleep(scene, states),
             *(_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST),
             _guest_kernel(scene, states, start, end),
         ],
@@ -217,12 +222,14 @@ def _why(scene: Scene, span: Span, preempted: bool, away: bool) -> Kind | None:
     return Kind.emulator if span.what in scene.family else Kind.waits
 
 
-def _host_interrupts(interrupts: Mapping[int, Interrupts], states: Iterable[Span], kind: Kind) -> Layer:
+def _host_interrupts(scene: Scene, interrupts: Mapping[int, Interrupts], states: Iterable[Span], kind: Kind) -> Layer:
+    """Those of another CPU would not have met the vCPU where it belongs."""
     for state in states:
         here = interrupts.get(state.cpu)
         if here and state.what == RUNS:
             for span in here.spans.cut(state.start, state.end):
-                yield span.start, span.end, kind, here.names[span.what]
+                home = state.cpu in scene.home or kind is Kind.host_nmi  # an NMI comes everywhere
+                yield span.start, span.end, kind if home else Kind.migrated, here.names[span.what]
 
 
 def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
@@ -251,6 +258,20 @@ def _delivery(scene: Scene, states: Iterable[Span]) -> Layer:
             for span in inside.cut(state.start, state.end):
                 if span.what >= 0 and (name := _exit_name(scene, span.what)) in _OWN:
                     yield span.start, span.end, Kind.delivery, name
+
+
+def _asleep(scene: Scene, states: Iterable[Span]) -> Layer:
+    """The vCPU sleeps, and its timer was due.  Where the timer's interrupt of the host ends that, it came late.
+
+    So a CPU does that needs long to come out of a deep idle state, whose firmware took it, or that is emulated.  What
+    another wakes had no timer of its own here: slack.
+    """
+    timed = scene.host.timed
+    for state in states:
+        if state.what == SLEEPS:
+            place = int(np.searchsorted(timed, state.end))
+            late = place < len(timed) and int(timed[place]) == state.end
+            yield state.start, state.end, Kind.host_timer if late else Kind.asleep, ""
 
 
 def _guest_kernel(scene: Scene, states: Iterable[Span], start: int, end: int) -> Layer:

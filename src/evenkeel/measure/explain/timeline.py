@@ -97,7 +97,8 @@ class HostTimeline:
     """What the host did around one vCPU thread.
 
     ``running``: CPU -> pid of the task on it; ``thread``: states of the vCPU thread; ``inside``: 1 while it runs the
-    guest, ``reasons`` of the exits by their number; ``moves``: when it was put on another CPU.
+    guest, ``reasons`` of the exits by their number; ``moves``: when it was put on another CPU;
+    ``timed``: when the timer's interrupt of a CPU woke it.
     """
 
     running: dict[int, Steps]
@@ -109,22 +110,34 @@ class HostTimeline:
     nmis: dict[int, Interrupts]
     names: dict[int, str]
     priorities: dict[int, int]  # as the kernel counts: 0 to 98 real-time, the lower the better; 120 ordinary
+    timed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def host_timeline(trace: Trace, clock: Clock, tid: int) -> HostTimeline:
     """``tid``: of the vCPU thread."""
     switches = Switches.of(trace, clock)
+    interrupts = _interrupts(trace, clock)
     return HostTimeline(
         running=switches.running,
         thread=switches.states(tid),
         inside=_inside(trace, clock, tid),
         exits=_reasons(trace, tid),
         moves=_moves(trace, clock, tid),
-        interrupts=_interrupts(trace, clock),
+        interrupts=interrupts,
         nmis=_nmis(trace, clock),
         names=switches.names,
         priorities=switches.priorities,
+        timed=_timed(switches, interrupts, tid),
     )
+
+
+def _timed(switches: Switches, interrupts: Mapping[int, Interrupts], tid: int) -> Ints:
+    waking, found = switches.waking, []
+    for n in np.flatnonzero(waking["pid"] == tid).tolist():
+        at, here = int(waking["at"][n]), interrupts.get(int(waking["cpu"][n]))
+        if here and any(here.names[span.what] == "local_timer" for span in here.spans.cut(at, at + 1)):
+            found.append(at)
+    return np.array(sorted(found), np.int64)
 
 
 @dataclass(frozen=True)
