@@ -194,17 +194,19 @@ def test_what_the_timers_interrupt_woke_is_told_from_what_a_task_woke() -> None:
     under_way = threading.Event()
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
     with subprocess.Popen([sys.executable, "-c", SLEEPER], **pipes) as sleeper, ThreadPoolExecutor() as pool:
-        assert sleeper.stdin and sleeper.stdout and sleeper.stdout.readline() == b"ready\n"
+        assert sleeper.stdin and sleeper.stdout
+        asked, told = sleeper.stdin, sleeper.stdout
+        assert told.readline() == b"ready\n"
 
         def wake() -> None:
             assert under_way.wait(30)
-            sleeper.stdin.write(b"\n")
-            assert sleeper.stdout.readline() == b"timed\n"
+            asked.write(b"\n")
+            assert told.readline() == b"timed\n"
             for _ in range(20):
                 time.sleep(0.01)
-                sleeper.stdin.write(b"x")
-            assert sleeper.stdout.readline() == b"woken\n"
-            sleeper.stdin.close()
+                asked.write(b"x")
+            assert told.readline() == b"woken\n"
+            asked.close()
 
         waking = pool.submit(wake)
         answer = recording.record(
