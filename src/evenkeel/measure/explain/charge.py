@@ -44,8 +44,8 @@ VMX_EXITS = {
 #: The host takes its own interrupts, and sleeps for the guest: neither is work for the guest, but a part of the way on
 #: which its timer reaches it.
 _OWN = frozenset({"interrupt", "NMI", "HLT", "preemption timer"})
-#: A charge is named that is so large a part of what the host and the guest took, above what is usual.
-NAMED_SHARE = 0.25
+#: A charge is named that is so large a part of what could be named, above what is usual.
+NAMED_SHARE = 1 / 3
 #: And at least so many times the usual: what every sample goes through takes longer now and then.
 NAMED_TIMES = 10
 #: And on an emulated host this: nothing there takes less.
@@ -121,8 +121,9 @@ def charges(
     for part in painted:
         total[part.kind, part.who] = total.get((part.kind, part.who), 0) + part.end - part.start
     ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    # What the machine under the host took, it took from all others alike.
-    own = sum(ns for (kind, _), ns in ranked if kind != Kind.below)
+    # What the machine under the host took, it took from all others alike; so does an emulator on a sample's way.
+    apart = frozenset({Kind.below}) | (_WAY if emulated else frozenset())
+    own = sum(ns for (kind, _), ns in ranked if kind not in apart)
     least = max(round(NAMED_SHARE * own), NAMED_EMULATED_NS if emulated else 0)
     return tuple(
         Charge(
