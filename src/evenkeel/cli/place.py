@@ -77,7 +77,6 @@ def register(app: typer.Typer) -> None:
         from evenkeel.cli import output as console
         from evenkeel.documents.plan import Plan
         from evenkeel.errors import WrongInput
-        from evenkeel.plan.problems import did_you_mean
 
         if check is not None:
             return _check(check, as_json)
@@ -91,8 +90,10 @@ def register(app: typer.Typer) -> None:
         if fewest and moves is not None:
             raise WrongInput("--fewest does not go with --moves", hint="take one of them")
         wanted = files.load_site(site)
-        if guest is not None and guest not in wanted.guests:  # before any host is asked
-            raise WrongInput(f"the site has no guest {guest}", hint=did_you_mean(guest, wanted.guests))
+        if guest is not None:
+            from evenkeel.plan.fleet.site import require_guest
+
+            require_guest(guest, wanted.guests)  # before any host is asked
         if fewest and wanted.placing.standby:
             raise WrongInput("--fewest does not go with standby", hint="leave one of them out")
         kept = files.load_document(Plan, keep) if keep else None

@@ -167,7 +167,6 @@ def explain(scene: Scene, start: int, end: int) -> list[Painted]:
             _host_interrupts(scene, scene.host.nmis, states, Kind.host_nmi),
             _host_interrupts(scene, scene.host.interrupts, states, Kind.host_irq),
             _exits(scene, states),
-            _delivery(scene, states),
             _asleep(scene, states),
             *(_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST),
             _guest_kernel(scene, states, start, end),
@@ -234,6 +233,7 @@ def _host_interrupts(scene: Scene, interrupts: Mapping[int, Interrupts], states:
 
 
 def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
+    """The vCPU is not in the guest: the host does what the guest cannot, or is on its way back into it."""
     inside = scene.host.inside
     if inside is None:
         return
@@ -244,21 +244,12 @@ def _exits(scene: Scene, states: Iterable[Span]) -> Layer:
         for span in inside.cut(state.start, state.end):
             if span.what < 0:
                 continue
-            if (name := _exit_name(scene, span.what)) not in _OWN:
+            name = _exit_name(scene, span.what)
+            if name not in _OWN:
                 kind = Kind.page_fault if name == "page fault" else Kind.exits
                 yield span.start, span.end, kind, "" if kind == Kind.page_fault else name
-
-
-def _delivery(scene: Scene, states: Iterable[Span]) -> Layer:
-    """The vCPU runs, and is not in the guest: it was woken from a halt, or its CPU handled an interrupt."""
-    inside = scene.host.inside
-    if inside is None:
-        return
-    for state in states:
-        if state.what == RUNS:
-            for span in inside.cut(state.start, state.end):
-                if span.what >= 0 and (name := _exit_name(scene, span.what)) in _OWN:
-                    yield span.start, span.end, Kind.delivery, name
+            elif state.what == RUNS:  # it was woken from a halt, or its CPU handled an interrupt
+                yield span.start, span.end, Kind.delivery, name
 
 
 def _asleep(scene: Scene, states: Iterable[Span]) -> Layer:

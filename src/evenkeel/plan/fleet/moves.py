@@ -15,6 +15,7 @@ from evenkeel.documents.fleet import FleetFunction, FleetPlan, Request, Seat
 from evenkeel.plan.fleet.model import Kind, Model, Packing, kinds_of
 from evenkeel.plan.fleet.name import CannotName, seats_on
 from evenkeel.plan.fleet.options import Way, give_by_sort, told_apart
+from evenkeel.plan.fleet.pack import program_over
 from evenkeel.plan.fleet.program import OnGap
 from evenkeel.plan.fleet.room import Spot, cells_of, without
 from evenkeel.plan.fleet.site import Board, Fixed, document, room_of
@@ -75,7 +76,7 @@ def place_anew(board: Board, most: int, *, on_gap: OnGap | None = None) -> Fleet
         # document() adds what those with a seat are worth; here the bound has most of them in it.
         packing.bound = first.bound + _value(staying) - _value(seats)
     moved = sum(1 for at, here in enumerate(loose) for name in here if name not in seats[at])
-    packing.method = f"integer program over {len(board.hosts)} hosts, {moved} of at most {most} guests moved for it"
+    packing.method = f"{program_over(len(board.hosts))}, {moved} of at most {most} guests moved for it"
     packing.cut_short = first.cut_short or second.cut_short
     return document(replace(board, fixed=seats), packing)
 

@@ -34,6 +34,11 @@ LARGE = 250
 MOST_COLUMNS, MOST_NODES = 20_000, 100
 
 
+def program_over(hosts: int) -> str:
+    """How a fleet was packed, for people."""
+    return f"integer program over {hosts} host{'s' * (hosts != 1)}"
+
+
 def pack(
     rooms: Sequence[Room],
     requests: Sequence[Request],
@@ -70,7 +75,7 @@ def pack(
         _please(rooms, kinds, best, limits, sitting, left)
     if limits.max_hosts is None and limits.power_watts is None:
         fill(rooms, kinds, best, sitting)
-    best.method = f"integer program over {len(hosts)} host{'s' * (len(hosts) != 1)}"
+    best.method = program_over(len(hosts))
     return best
 
 
@@ -126,9 +131,7 @@ def fewest_hosts(
         program.gains[column] = -1.0
     solution = program.solve(time_limit_s=time_limit_s, on_gap=on_gap)
     if not solution.feasible:
-        return Packing(
-            method=f"integer program over {len(rooms)} host{'s' * (len(rooms) != 1)}", cut_short=solution.cut_short
-        )
+        return Packing(method=program_over(len(rooms)), cut_short=solution.cut_short)
     placed = realise(rooms, kinds, model.counts(solution.values))
     count = len({at for at, _ in placed.values()} | {at for at, _ in sitting})
     bound = None if not model.complete else -solution.bound

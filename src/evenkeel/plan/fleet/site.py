@@ -7,7 +7,7 @@ the planner of each host takes them over as seats, so that both say the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evenkeel.documents.facts import Facts
@@ -299,15 +299,19 @@ def place_on_fewest(board: Board, *, clock: Clock = lambda: 0.0, on_gap: OnGap |
     return document(board, packing)
 
 
+def require_guest(name: str, known: Iterable[str]) -> None:
+    """Raises WrongInput where ``known``, the guests of a site, has none of that name."""
+    if name not in (names := list(known)):
+        raise WrongInput(f"the site has no guest {name}", hint=did_you_mean(name, names))
+
+
 def place_one(board: Board, name: str, *, clock: Clock = lambda: 0.0, on_gap: OnGap | None = None) -> FleetPlan:
     """All others first, as :func:`place_all` would, then this guest on the host that loses least by it.
 
     Raises WrongInput where there is no such guest.
     """
-    guest = next((request for request in board.requests if request.name == name), None)
-    if guest is None:
-        known = [request.name for request in board.requests]
-        raise WrongInput(f"the site has no guest {name}", hint=did_you_mean(name, known))
+    require_guest(name, [request.name for request in board.requests])
+    guest = next(request for request in board.requests if request.name == name)
     others = [request for request in board.waiting if request.name != name]
     packing = pack(board.rooms, others, board.limits, sitting=board.sitting, clock=clock, on_gap=on_gap)
     if any(request.name == name for request in board.waiting):
