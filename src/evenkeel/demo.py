@@ -182,7 +182,7 @@ def _host(demo: Demo, name: str, keep: bool) -> Iterator[None]:
         with demo.step(f"Virtual host: boot {name}") as on_progress:
             lifecycle.create(name, spec.BUILT_IN["default"], on_progress=on_progress)
             (lifecycle.folder_of(name) / MARK).touch()
-            lifecycle.start(name, on_progress=on_progress)
+            lifecycle.start(name, reuse_boot=True, on_progress=on_progress)
         yield
         keep = keep and demo.error is None
     except BaseException:

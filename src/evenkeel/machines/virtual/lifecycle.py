@@ -28,8 +28,8 @@ from evenkeel.documents.base import Model
 from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
 from evenkeel.machines.protocol import OnProgress
 from evenkeel.machines.ssh import SshTarget
+from evenkeel.machines.virtual import booted, kvm
 from evenkeel.machines.virtual import image as images
-from evenkeel.machines.virtual import kvm
 from evenkeel.machines.virtual import qemu as qemus
 from evenkeel.machines.virtual.places import hosts_dir
 from evenkeel.machines.virtual.run import disk_full, is_disk_full, run, tool
@@ -40,6 +40,10 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
 #: What an overlay grows to in a demo run, with room to spare.
 NEEDED_BYTES = 1024**3
+#: In the folder of a host that was started once: its disk is no longer as the image.
+_STARTED = "started"
+#: Loading a state takes a second or two.
+_RESUME_S = 60.0
 _RUN_FILES = ("run.json", "qemu.pid", "qmp.sock", "console.sock")
 #: A host that boots keeps QEMU busy; one that stands at its end idles at a few hundredths of a CPU.
 _STUCK_S, _STUCK_SHARE = 60.0, 0.1
@@ -278,14 +282,18 @@ def create(
                 raise disk_full(f"create virtual host {name}", NEEDED_BYTES, folder, free)
             _make_disks(folder, host, picture, qemu)
             # Last, and in one step: a folder with this file is a host.
-            (folder / "host.json.new").write_text(host.model_dump_json(indent=2) + "\n")
-            (folder / "host.json.new").rename(folder / "host.json")
+            _write_host(folder, host)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError) and is_disk_full(error):
                 raise disk_full(f"create virtual host {name}", NEEDED_BYTES, hosts_dir()) from None
             raise
     return host
+
+
+def _write_host(folder: Path, host: HostFile) -> None:
+    (folder / "host.json.new").write_text(host.model_dump_json(indent=2) + "\n")
+    (folder / "host.json.new").rename(folder / "host.json")
 
 
 def _make_disks(folder: Path, host: HostFile, picture: images.Image, qemu: qemus.Qemu) -> None:
@@ -331,10 +339,14 @@ def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
 def start(
     name: str,
     *,
+    reuse_boot: bool = False,
     on_progress: OnProgress | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> RunFile:
     """Boot ``name`` and return when ssh answers.  A host that already runs is left alone.
+
+    ``reuse_boot``: go on from the first boot of an earlier host of this name, topology and image, when there was one
+    and this host was never started; else keep this boot for the next.  The boot id is then that of the earlier host.
 
     Raises Unreachable when it does not answer in time; it is then stopped again, and the serial log kept.
     """
@@ -356,9 +368,16 @@ def start(
         verdict = (
             kvm.probe(qemu, picture.kernel, on_progress) if host.accel == "auto" else kvm.Verdict(False, "as asked for")
         )
+        reuse = reuse_boot and booted.works_with(qemu, verdict.works) and not (folder / _STARTED).exists()
+        (folder / _STARTED).touch()
+        notes = qemus.replaced(qemu, host.spec)
         try:
-            _launch(host, qemu, verdict, picture, qemus.replaced(qemu, host.spec))
-            _come_up(name, contextlib.nullcontext(), on_progress, timeout_s)
+            kept = booted.find(picture, name, host.spec, qemu) if reuse else None
+            if kept is None or not _resume(host, kept, qemu, verdict, picture, notes, on_progress):
+                _launch(host, qemu, verdict, picture, notes, late=reuse)
+                _come_up(name, contextlib.nullcontext(), on_progress, timeout_s)
+                if reuse:
+                    _keep(host, qemu, picture, on_progress)
             running = read_run(name)
             if running is None:
                 raise BootFailed(f"QEMU of virtual host {name} ended as soon as it had booted: {_why_ended(folder)}")
@@ -366,6 +385,100 @@ def start(
             _kill(folder)
             raise
         return running
+
+
+def _keep(host: HostFile, qemu: qemus.Qemu, picture: images.Image, on_progress: OnProgress | None) -> None:
+    """Keep a boot that was launched without its late devices, and plug those in."""
+    folder = folder_of(host.name)
+    if on_progress is not None:
+        on_progress(0, 0, f"{host.name}: keeping this boot for the next time")
+    try:
+        booted.keep(picture, host.name, host.uuid, host.spec, qemu, folder)
+    except NotAsWanted as error:  # the next start boots again; that is all
+        if on_progress is not None:
+            on_progress(0, 0, f"{host.name}: this boot is not kept: {error.message}")
+    _plug_late(host)
+
+
+def _resume(
+    host: HostFile,
+    kept: booted.Booted,
+    qemu: qemus.Qemu,
+    verdict: kvm.Verdict,
+    picture: images.Image,
+    notes: tuple[str, ...],
+    on_progress: OnProgress | None,
+) -> bool:
+    """Go on from a kept boot.  When that does not work: False, all is as before, and the kept boot is forgotten."""
+    folder = folder_of(host.name)
+    if on_progress is not None:
+        on_progress(0, 0, f"{host.name}: going on from a kept boot")
+    place = booted.folder_of(picture, host.name)
+    same = host.model_copy(update={"uuid": kept.uuid})  # the DMI tables in its memory say so
+    try:
+        _write_host(folder, same)
+        shutil.copyfile(place / booted.OVERLAY, folder / "disk.qcow2")
+        _launch(
+            same, qemu, verdict, picture, (*notes, "went on from a kept boot"), incoming=f"file:{place / booted.STATE}"
+        )
+        with qemus.Qmp(folder) as qmp:
+            deadline = time.monotonic() + _RESUME_S
+            while (status := qmp.call("query-status")["status"]) == "inmigrate" and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if status != "paused":  # as it was saved
+                raise NotAsWanted(f"QEMU could not go on from it ({status})")
+            qmp.call("cont")
+        running = read_run(host.name)
+        if running is None:
+            raise NotAsWanted(f"QEMU could not go on from it: {_why_ended(folder)}")
+        _set_clock(_target(same, running.ssh_port))
+        _plug_late(same)
+    except (NotAsWanted, Unreachable, OSError) as error:
+        _kill(folder)
+        booted.forget(picture, host.name)
+        if on_progress is not None:
+            on_progress(0, 0, f"{host.name}: the kept boot is of no use ({error}); booting")
+        _write_host(folder, host)
+        _make_disks(folder, host, picture, qemu)
+        return False
+    return True
+
+
+def _set_clock(target: SshTarget) -> None:
+    """The host's clock stood still while it was kept.  Raises Unreachable when it does not answer."""
+    done = subprocess.run(
+        ssh_command(target, "date", "-s", f"@{time.time():.3f}"),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=_RESUME_S,
+        check=False,
+    )
+    if done.returncode:
+        raise Unreachable(f"the clock cannot be set: {done.stderr.strip()[-200:]}")
+
+
+def _plug_late(host: HostFile) -> None:
+    """Plug in what was left out, and wait until the host has it.  Raises Unreachable when it does not take it."""
+    late = qemus.late_devices(host.spec)
+    running = read_run(host.name)
+    if not late or running is None:
+        return
+    with qemus.Qmp(folder_of(host.name)) as qmp:
+        for device in late:
+            qmp.call("device_add", **device)
+    wait = f"for i in $(seq 300); do [ $(ls /sys/class/nvme | wc -l) = {len(late)} ] && break; sleep 0.2; done; "
+    check = f"udevadm settle --timeout=60; [ $(ls -d /sys/block/nvme* | wc -l) = {len(late)} ]"
+    done = subprocess.run(
+        ssh_command(_target(host, running.ssh_port), wait + check),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise Unreachable(f"virtual host {host.name} does not take its NVMe devices: {done.stderr.strip()[-200:]}")
 
 
 def _come_up(name: str, alone: AbstractContextManager[None], on_progress: OnProgress | None, timeout_s: float) -> str:
@@ -413,6 +526,9 @@ def _launch(
     picture: images.Image,
     notes: tuple[str, ...],
     port: int | None = None,
+    *,
+    incoming: str | None = None,
+    late: bool = False,
 ) -> None:
     """Start QEMU; on ``port`` of this machine's loopback if that is still free, else on a port of its own choice."""
     folder = folder_of(host.name)
@@ -420,7 +536,13 @@ def _launch(
     for _attempt in range(5):
         port = port or _free_port()
         launch = qemus.Launch(
-            name=host.name, uuid=host.uuid, kvm=verdict.works, ssh_port=port, pidfile=str(folder / "qemu.pid")
+            name=host.name,
+            uuid=host.uuid,
+            kvm=verdict.works,
+            ssh_port=port,
+            pidfile=str(folder / "qemu.pid"),
+            incoming=incoming,
+            late=late or incoming is not None,
         )
         with contextlib.suppress(FileNotFoundError):
             (folder / "serial.log").replace(folder / "serial.log.old")

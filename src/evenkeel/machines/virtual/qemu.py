@@ -195,7 +195,8 @@ class Launch:
     """What one start needs besides the spec.
 
     Paths are relative to the host's folder, in which QEMU is started, because a socket's path may have 107 bytes only.
-    The pid file's is absolute: it is what the process is known by.
+    The pid file's is absolute: it is what the process is known by.  ``incoming``: a saved state to go on from.
+    ``late``: devices whose state cannot be saved are plugged in afterwards (:func:`late_devices`).
     """
 
     name: str
@@ -208,6 +209,8 @@ class Launch:
     console: str = "console.sock"
     serial_log: str = "serial.log"
     error_log: str = ERROR_LOG
+    incoming: str | None = None
+    late: bool = False
 
 
 def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
@@ -264,7 +267,8 @@ def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
         "-netdev",
         f"user,id=management,hostfwd=tcp:127.0.0.1:{launch.ssh_port}-{GUEST_ADDRESS}:22",
     ]
-    return argv + _devices(qemu, spec)
+    argv += _devices(qemu, spec, late=launch.late)
+    return [*argv, "-incoming", launch.incoming] if launch.incoming else argv
 
 
 def _memory_and_cpus(spec: HostSpec) -> list[str]:
@@ -313,8 +317,11 @@ def _firmware(spec: HostSpec, launch: Launch) -> list[str]:
     ]
 
 
-def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
-    """The management NIC on node 0, then the devices of the spec, each on a root port of its node's own PCI bus."""
+def _devices(qemu: Qemu, spec: HostSpec, *, late: bool) -> list[str]:
+    """The management NIC on node 0, then the devices of the spec, each on a root port of its node's own PCI bus.
+
+    ``late``: without the NVMe devices, whose drives and ports are there all the same.
+    """
     argv: list[str] = []
     for node in range(len(spec.nodes)):
         argv += [
@@ -329,11 +336,11 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
         argv.extend(
             [
                 "-device",
-                f"pcie-root-port,id=port{number},bus=node{node},addr={slots[node]:#x},chassis={number},slot={number}",
+                f"pcie-root-port,id={_port_name(number)},bus=node{node},addr={slots[node]:#x},chassis={number},slot={number}",
             ]
         )
         slots[node] += 1
-        return f"port{number}"
+        return _port_name(number)
 
     queues = f"mq=on,vectors={2 * spec.cpus + 2}"
     argv += ["-device", f"virtio-net-pci,netdev=management,mac={MANAGEMENT_MAC},bus={port(0)},{queues},romfile="]
@@ -349,8 +356,26 @@ def _devices(qemu: Qemu, spec: HostSpec) -> list[str]:
                 "romfile=",
             ]
         else:
-            argv += _disk(number, device, port(device.node), spec)
+            argv += _drive(number)
+            name, properties = _disk(number, device, port(device.node), spec)
+            if not (late and device.kind == "nvme"):
+                argv += ["-device", ",".join([name, *(f"{key}={value}" for key, value in properties.items())])]
     return argv
+
+
+def late_devices(spec: HostSpec) -> list[dict[str, Any]]:
+    """What QMP's ``device_add`` takes for each device that ``late`` left out."""
+    found = []
+    for number, device in enumerate(spec.devices):
+        if isinstance(device, Disk) and device.kind == "nvme":
+            name, properties = _disk(number, device, _port_name(number + 2), spec)
+            found.append({"driver": name, "id": f"late{number}", **properties})
+    return found
+
+
+def _port_name(number: int) -> str:
+    """Root ports are counted from 1, which the management NIC has; ``devices[0]`` has 2."""
+    return f"port{number}"
 
 
 def replaced(qemu: Qemu, spec: HostSpec) -> tuple[str, ...]:
@@ -363,20 +388,16 @@ def replaced(qemu: Qemu, spec: HostSpec) -> tuple[str, ...]:
     )
 
 
-def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> list[str]:
-    drive = ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
+def _drive(number: int) -> list[str]:
+    return ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
+
+
+def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> tuple[str, dict[str, Any]]:
+    """Name and properties of the device on drive ``number``."""
+    place = {"drive": f"disk{number}", "serial": f"evenkeel-{number}", "bus": bus}
     if device.kind == "nvme":
-        return [
-            *drive,
-            "-device",
-            f"nvme,drive=disk{number},serial=evenkeel-{number},bus={bus},"
-            f"max_ioqpairs={spec.cpus},msix_qsize={spec.cpus + 1}",
-        ]
-    return [
-        *drive,
-        "-device",
-        f"virtio-blk-pci,drive=disk{number},serial=evenkeel-{number},bus={bus},num-queues={spec.cpus}",
-    ]
+        return "nvme", {**place, "max_ioqpairs": spec.cpus, "msix_qsize": spec.cpus + 1}
+    return "virtio-blk-pci", {**place, "num-queues": spec.cpus}
 
 
 def data_disk(number: int) -> str:
