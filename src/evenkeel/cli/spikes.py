@@ -271,17 +271,7 @@ def _print(found: Explanation) -> None:
     if not found.causes:
         return
     whole = sum(spike.latency_ns for spike in found.spikes) or 1
-    columns = (
-        "what took the time",
-        "time",
-        "share",
-        "samples",
-        "made late",
-        "worst",
-        "usual",
-        "what allowed it",
-        "rule",
-    )
+    columns = ("what took the time", "time", "share", "samples", "made late", "worst", "usual")
     rows = [
         (
             words(cause.kind, cause.who),
@@ -291,14 +281,18 @@ def _print(found: Explanation) -> None:
             str(cause.named),
             format_ns(cause.worst_ns),
             format_ns(cause.usual_ns) if cause.usual_ns else "0",
-            "\n".join(one.fact for one in cause.allowed),
-            "\n".join(one.rule or "" for one in cause.allowed),
         )
         for cause in found.causes
     ]
     console.print()
-    console.print(screen.table(columns, rows, title="causes", right=columns[1:7]))
+    console.print(screen.table(columns, rows, title="causes", right=columns[1:]))
     console.print(
         "usual: what it takes of a middling sample, late or not; made late: samples in which it took far more"
     )
+    allowed = [
+        (words(cause.kind, cause.who), one.fact, one.rule or "") for cause in found.causes for one in cause.allowed
+    ]
+    if allowed:
+        console.print()
+        console.print(screen.table(("cause", "what allowed it", "rule"), allowed))
     console.print(f"{explained_share(found.spikes):.0%} of the time of late samples is charged to causes")

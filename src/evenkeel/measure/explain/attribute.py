@@ -260,7 +260,10 @@ def _pieces(painted: Iterable[Painted]) -> tuple[Piece, ...]:
 
 
 def rank(spikes: Iterable[Spike]) -> tuple[Cause, ...]:
-    """Causes over all spikes, largest first; slack and the unexplained stand last, whatever their size."""
+    """Causes over all spikes: those that made samples late, then others, each largest first.
+
+    The machine under a virtual host stands behind what happened on the host, slack and the unexplained last.
+    """
     total: dict[tuple[Kind, str], list[Charge]] = {}
     for spike in spikes:
         for charge in spike.charges:
@@ -278,4 +281,8 @@ def rank(spikes: Iterable[Spike]) -> tuple[Cause, ...]:
         )
         for (kind, who), parts in total.items()
     ]
-    return tuple(sorted(causes, key=lambda cause: (cause.kind in NO_CAUSE, -cause.ns, cause.kind, cause.who)))
+    return tuple(sorted(causes, key=_order))
+
+
+def _order(cause: Cause) -> tuple[object, ...]:
+    return (cause.kind in NO_CAUSE, cause.kind == Kind.below, not cause.named, -cause.ns, cause.kind, cause.who)
