@@ -14,7 +14,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.machines.virtual.qemu import Launch, Qemu, arguments
 from evenkeel.machines.virtual.spec import BUILT_IN, MIB, HostSpec, Node, check_name, read_spec
 
-LAUNCH = Launch(name="h", uuid="0" * 8, kvm=False, ssh_port=1234, pidfile="/x/qemu.pid")
+LAUNCH = Launch(name="h", uuid="0" * 8, kvm=False, ssh_port=1234, folder=Path("/x"))
 QEMU = Qemu((10, 0, 2), Path("/q"))
 
 

@@ -18,8 +18,9 @@ import pytest
 from tests.virtual.conftest import SPEC, host_name, on_host, running_host
 
 from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
-from evenkeel.machines.virtual import VirtualMachine, lifecycle
-from evenkeel.machines.virtual.spec import BUILT_IN, Nic
+from evenkeel.machines.virtual import VirtualMachine, booted, image, lifecycle
+from evenkeel.machines.virtual.lifecycle import RunFile
+from evenkeel.machines.virtual.spec import BUILT_IN, MIB, Disk, HostSpec, Nic, Node
 
 pytestmark = pytest.mark.virtual
 
@@ -422,3 +423,51 @@ def test_a_host_that_does_not_boot_is_stopped_again(monkeypatch: pytest.MonkeyPa
         assert traces(name) == []
     finally:
         lifecycle.remove(name)
+
+
+@pytest.mark.long
+def test_the_next_host_of_a_name_goes_on_from_the_boot_of_the_first_one() -> None:
+    name = host_name("kept")
+    spec = HostSpec(sockets=1, cores=2, threads=1, nodes=(Node(memory=1536 * MIB),), devices=(Disk(kind="nvme"),) * 2)
+    boots: list[str] = []
+
+    def made(**fields: object) -> RunFile:
+        lifecycle.create(name, spec.model_copy(update=fields), accel="tcg")
+        started = lifecycle.start(name, reuse_boot=True)
+        target = lifecycle.ssh_target(name)
+        boots.append(lifecycle.read_boot_id(target))
+        assert lifecycle._shows(target, "/sys/block/nvme[0-9]n1", 2)
+        return started
+
+    def went_on(run: RunFile) -> bool:
+        return any("kept boot" in note for note in run.notes)
+
+    picture = image.ensure()
+    try:
+        first, identity = made(), lifecycle.read_host(name).uuid
+        # Not a second time: its disk is no longer that of a new host.
+        lifecycle.stop(name)
+        again = lifecycle.start(name, reuse_boot=True)
+        lifecycle.remove(name)
+        second = made()
+        assert [went_on(run) for run in (first, again, second)] == [False, False, True]
+        assert boots[0] == boots[1] and lifecycle.read_host(name).uuid == identity
+        now = subprocess.run(
+            lifecycle.ssh_command(lifecycle.ssh_target(name), "date +%s; cat /sys/class/dmi/id/product_uuid; hostname"),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        assert abs(int(now[0]) - time.time()) < 30 and now[1:] == [identity, name]
+        assert lifecycle.reboot(name) != boots[1]
+        lifecycle.remove(name)
+        # Another topology boots; so does a state that is damaged, which is then forgotten and made anew.
+        assert not went_on(made(cores=3))
+        lifecycle.remove(name)
+        state = booted.folder_of(picture, name) / booted.STATE
+        state.write_bytes(state.read_bytes()[:1000])
+        assert not went_on(made(cores=3)) and state.stat().st_size > 1_000_000
+    finally:
+        lifecycle.remove(name)
+        booted.forget(picture, name)
+        assert traces(name) == []

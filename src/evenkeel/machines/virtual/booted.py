@@ -16,11 +16,11 @@ from pathlib import Path
 from evenkeel.documents.base import Model
 from evenkeel.errors import NotAsWanted
 from evenkeel.machines.virtual.image import Image
-from evenkeel.machines.virtual.qemu import Qemu, Qmp
+from evenkeel.machines.virtual.qemu import OVERLAY, Qemu, Qmp
 from evenkeel.machines.virtual.run import disk_full
 from evenkeel.machines.virtual.spec import HostSpec
 
-STATE, OVERLAY, META = "state", "disk.qcow2", "booted.json"
+STATE, META = "state", "booted.json"
 #: More than a host with its memory full of page cache takes.
 _SAVE_S = 120.0
 

@@ -150,6 +150,9 @@ _MASKED = (
     "nvmf-autoconnect.service",
     "libvirt-guests.service",
     "systemd-networkd-wait-online.service",
+    # Nobody logs in but by ssh, and that without PAM; together they were a tenth of the boot.
+    "systemd-logind.service",
+    "systemd-user-sessions.service",
     "modprobe@drm.service",
     "modprobe@dm_mod.service",
     "modprobe@loop.service",

@@ -308,7 +308,7 @@ def _make_disks(folder: Path, host: HostFile, picture: images.Image, qemu: qemus
             str(picture.disk),
             "-F",
             "raw",
-            str(folder / "disk.qcow2"),
+            str(folder / qemus.OVERLAY),
         ],
         what="make the host's overlay",
         env=qemu.environment,
@@ -417,7 +417,7 @@ def _resume(
     same = host.model_copy(update={"uuid": kept.uuid})  # the DMI tables in its memory say so
     try:
         _write_host(folder, same)
-        shutil.copyfile(place / booted.OVERLAY, folder / "disk.qcow2")
+        shutil.copyfile(place / qemus.OVERLAY, folder / qemus.OVERLAY)
         _launch(
             same, qemu, verdict, picture, (*notes, "went on from a kept boot"), incoming=f"file:{place / booted.STATE}"
         )
@@ -459,26 +459,31 @@ def _set_clock(target: SshTarget) -> None:
 
 
 def _plug_late(host: HostFile) -> None:
-    """Plug in what was left out, and wait until the host has it.  Raises Unreachable when it does not take it."""
-    late = qemus.late_devices(host.spec)
+    """Plug in what was left out, and wait until the host has it.  Raises Unreachable when it does not take it.
+
+    One after the other: the kernel numbers NVMe controllers as it meets them.
+    """
+    folder = folder_of(host.name)
     running = read_run(host.name)
-    if not late or running is None:
-        return
-    with qemus.Qmp(folder_of(host.name)) as qmp:
-        for device in late:
+    for count, (drive, device) in enumerate(qemus.late_devices(host.spec, folder), 1):
+        with qemus.Qmp(folder) as qmp:
+            qmp.call("blockdev-add", **drive)
             qmp.call("device_add", **device)
-    wait = f"for i in $(seq 300); do [ $(ls /sys/class/nvme | wc -l) = {len(late)} ] && break; sleep 0.2; done; "
-    check = f"udevadm settle --timeout=60; [ $(ls -d /sys/block/nvme* | wc -l) = {len(late)} ]"
-    done = subprocess.run(
-        ssh_command(_target(host, running.ssh_port), wait + check),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise Unreachable(f"virtual host {host.name} does not take its NVMe devices: {done.stderr.strip()[-200:]}")
+        if running is None or not _shows(_target(host, running.ssh_port), "/sys/block/nvme[0-9]n1", count):
+            raise Unreachable(f"virtual host {host.name} does not take its NVMe devices")
+
+
+def _shows(target: SshTarget, files: str, count: int) -> bool:
+    """Whether so many of ``files`` (a shell's pattern) come to be within a minute, and udev is done with them."""
+    there = f"[ $(ls -d {files} 2>/dev/null | wc -l) = {count} ]"
+    script = f"for i in $(seq 300); do {there} && break; sleep 0.2; done; udevadm settle --timeout=60; {there}"
+    try:
+        done = subprocess.run(
+            ssh_command(target, script), capture_output=True, stdin=subprocess.DEVNULL, timeout=180, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def _come_up(name: str, alone: AbstractContextManager[None], on_progress: OnProgress | None, timeout_s: float) -> str:
@@ -540,7 +545,7 @@ def _launch(
             uuid=host.uuid,
             kvm=verdict.works,
             ssh_port=port,
-            pidfile=str(folder / "qemu.pid"),
+            folder=folder,
             incoming=incoming,
             late=late or incoming is not None,
         )

@@ -35,6 +35,8 @@ MANAGEMENT_MAC = "52:54:00:65:6b:00"
 GUEST_ADDRESS = "10.0.2.15"
 #: What QEMU says after it became a daemon: an assertion that failed, memory that it did not get, who ended it.
 ERROR_LOG = "qemu-errors.log"
+#: What the host wrote to its disk since it was made.
+OVERLAY = "disk.qcow2"
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,9 @@ def _fetch(cache: Path, on_progress: OnProgress | None) -> Qemu:
 class Launch:
     """What one start needs besides the spec.
 
-    Paths are relative to the host's folder, in which QEMU is started, because a socket's path may have 107 bytes only.
-    The pid file's is absolute: it is what the process is known by.  ``incoming``: a saved state to go on from.
+    Sockets are relative to the host's ``folder``, in which QEMU is started, because a socket's path may have 107 bytes
+    only.  Other paths are absolute: the pid file's is what the process is known by, and disks are opened again when
+    the host is saved, by a daemon that is in the root by then.  ``incoming``: a saved state to go on from.
     ``late``: devices whose state cannot be saved are plugged in afterwards (:func:`late_devices`).
     """
 
@@ -203,8 +206,7 @@ class Launch:
     uuid: str
     kvm: bool
     ssh_port: int
-    pidfile: str
-    overlay: str = "disk.qcow2"
+    folder: Path
     qmp: str = "qmp.sock"
     console: str = "console.sock"
     serial_log: str = "serial.log"
@@ -216,7 +218,15 @@ class Launch:
 def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
     """The whole command line.  Pure: same input, same list."""
     argv = [qemu.program("qemu-system-x86_64"), "-name", f"{launch.name},debug-threads=on", *qemu.data_options]
-    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-pidfile", launch.pidfile]
+    argv += [
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-daemonize",
+        "-pidfile",
+        str(launch.folder / "qemu.pid"),
+    ]
     # A daemon's complaints go to /dev/null unless something is logged; "strace" logs nothing in a whole machine.
     argv += ["-d", "strace", "-D", launch.error_log]
     argv += [
@@ -259,7 +269,7 @@ def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
         argv += ["-device", f"intel-iommu,intremap=on{eim},caching-mode=on,device-iotlb=on"]
     argv += [
         "-drive",
-        f"if=none,id=root,file={launch.overlay},format=qcow2,cache=unsafe,discard=unmap",
+        f"if=none,id=root,file={_option(launch.folder / OVERLAY)},format=qcow2,cache=unsafe,discard=unmap",
         "-device",
         "virtio-blk-pci,drive=root,bus=pcie.0,addr=0x2,bootindex=0,serial=root",
         "-device",
@@ -267,7 +277,7 @@ def arguments(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
         "-netdev",
         f"user,id=management,hostfwd=tcp:127.0.0.1:{launch.ssh_port}-{GUEST_ADDRESS}:22",
     ]
-    argv += _devices(qemu, spec, late=launch.late)
+    argv += _devices(qemu, spec, launch)
     return [*argv, "-incoming", launch.incoming] if launch.incoming else argv
 
 
@@ -317,10 +327,10 @@ def _firmware(spec: HostSpec, launch: Launch) -> list[str]:
     ]
 
 
-def _devices(qemu: Qemu, spec: HostSpec, *, late: bool) -> list[str]:
+def _devices(qemu: Qemu, spec: HostSpec, launch: Launch) -> list[str]:
     """The management NIC on node 0, then the devices of the spec, each on a root port of its node's own PCI bus.
 
-    ``late``: without the NVMe devices, whose drives and ports are there all the same.
+    When ``launch.late``, without the NVMe devices and their drives, whose ports are there all the same.
     """
     argv: list[str] = []
     for node in range(len(spec.nodes)):
@@ -356,20 +366,32 @@ def _devices(qemu: Qemu, spec: HostSpec, *, late: bool) -> list[str]:
                 "romfile=",
             ]
         else:
-            argv += _drive(number)
             name, properties = _disk(number, device, port(device.node), spec)
-            if not (late and device.kind == "nvme"):
+            if not (launch.late and device.kind == "nvme"):
+                file = _option(launch.folder / data_disk(number))
+                argv += ["-drive", f"if=none,id=disk{number},file={file},format=raw,cache=unsafe"]
                 argv += ["-device", ",".join([name, *(f"{key}={value}" for key, value in properties.items())])]
     return argv
 
 
-def late_devices(spec: HostSpec) -> list[dict[str, Any]]:
-    """What QMP's ``device_add`` takes for each device that ``late`` left out."""
+def _option(path: Path) -> str:
+    """A path within an option of QEMU, where a comma is written twice."""
+    return str(path).replace(",", ",,")
+
+
+def late_devices(spec: HostSpec, folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What QMP's ``blockdev-add`` and ``device_add`` take for each device that ``late`` left out.
+
+    The drives come late too: QEMU saves nothing while there is one without a device (EPERM of bdrv_inactivate_all).
+    """
     found = []
     for number, device in enumerate(spec.devices):
         if isinstance(device, Disk) and device.kind == "nvme":
             name, properties = _disk(number, device, _port_name(number + 2), spec)
-            found.append({"driver": name, "id": f"late{number}", **properties})
+            file = {"driver": "file", "filename": str(folder / data_disk(number))}
+            cache = {"direct": False, "no-flush": True}  # "unsafe"
+            drive = {"driver": "raw", "node-name": f"disk{number}", "file": file, "cache": cache}
+            found.append((drive, {"driver": name, "id": f"late{number}", **properties}))
     return found
 
 
@@ -386,10 +408,6 @@ def replaced(qemu: Qemu, spec: HostSpec) -> tuple[str, ...]:
         if igb and not qemu.has_igb
         else ()
     )
-
-
-def _drive(number: int) -> list[str]:
-    return ["-drive", f"if=none,id=disk{number},file={data_disk(number)},format=raw,cache=unsafe"]
 
 
 def _disk(number: int, device: Disk, bus: str, spec: HostSpec) -> tuple[str, dict[str, Any]]:
