@@ -6,6 +6,7 @@ scheduler, which takes CPUs from the host all the time, is recorded as the machi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.explanation import Explanation, Kind
 from evenkeel.errors import EvenkeelError
 from evenkeel.machines.local import LocalMachine
+from evenkeel.machines.protocol import Probe
 from evenkeel.measure.conditions import conditions
 from evenkeel.measure.explain.allowed import allowed
 from evenkeel.measure.explain.attribute import Stage, explanation, stage
@@ -66,9 +68,20 @@ def inject(host: TunedHost, case: Case) -> None:
             job.result()
 
 
+@contextlib.contextmanager
+def around(probe: Probe, case: Case) -> Iterator[None]:
+    """What the guest is prepared with, and what takes that back."""
+    if case.before:
+        done = guest_exec(probe, "plc", ["/bin/sh", "-ec", case.before], timeout_s=60)
+        assert done.exit == 0, done
+    yield
+    if case.after:
+        guest_exec(probe, "plc", ["/bin/sh", "-c", case.after], timeout_s=60)
+
+
 def taken(host: TunedHost, case: Case) -> tuple[Recording, Stage, Explanation]:
     under = Under(host.machine.name, LocalMachine().probe, host.machine.probe)
-    with host.machine.probe() as probe:
+    with host.machine.probe() as probe, around(probe, case):
         recording = record(
             probe,
             host.host.name,
