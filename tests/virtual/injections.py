@@ -168,6 +168,17 @@ def throttled():
 globals()[what]()
 """
 
+#: What is injected in the guest waits on the host for this: the guest records first.
+HOST_RECORDS = r"""
+for n in $(seq 600); do
+	for I in /sys/kernel/tracing/instances/evenkeel-*; do
+		[ -s $I/set_event ] && [ "$(cat $I/set_event)" ] && [ "$(cat $I/tracing_on)" = 1 ] && exit 0
+	done
+	sleep 0.1
+done
+echo "nobody records" >&2
+exit 1
+"""
 #: Shell lines for the guest; ``inject`` writes the marks.  Its timerlat runs on vCPU 1.
 GUEST = r"""
 I=$(ls -d /sys/kernel/tracing/instances/evenkeel-*)
@@ -243,7 +254,7 @@ class Case:
     guest: str = ""
     before: str = ""
     after: str = ""
-    seconds: float = 12.0
+    seconds: float = 16.0
 
 
 CASES = (

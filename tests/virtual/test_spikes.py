@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.virtual.injections import CASES, GUEST, HOST, Case, injections
+from tests.virtual.injections import CASES, GUEST, HOST, HOST_RECORDS, Case, injections
 from tests.virtual.tuned import TunedHost
 
 from evenkeel.apply.engine import apply_plan
@@ -56,6 +56,7 @@ def inject(host: TunedHost, case: Case) -> None:
     """Both halves of a case at the same time."""
 
     def in_guest() -> object:
+        host.run(HOST_RECORDS)
         with host.machine.probe() as probe:
             return guest_exec(probe, "plc", ["/bin/sh", "-c", GUEST + case.guest], timeout_s=120)
 
