@@ -168,6 +168,17 @@ def throttled():
 globals()[what]()
 """
 
+#: What is injected in the guest waits on the host for this: the guest records first.
+HOST_RECORDS = r"""
+for n in $(seq 600); do
+	for I in /sys/kernel/tracing/instances/evenkeel-*; do
+		[ -s $I/set_event ] && [ "$(cat $I/set_event)" ] && [ "$(cat $I/tracing_on)" = 1 ] && exit 0
+	done
+	sleep 0.1
+done
+echo "nobody records" >&2
+exit 1
+"""
 #: Shell lines for the guest; ``inject`` writes the marks.  Its timerlat runs on vCPU 1.
 GUEST = r"""
 I=$(ls -d /sys/kernel/tracing/instances/evenkeel-*)
@@ -181,6 +192,8 @@ for n in 1 2 3 4 5; do
 	inject end
 done
 """
+#: All CPUs are asked where they are, by NMI, and what they print is formatted within it.  To make that long, each call
+#: on the way is traced with its stack, which is set up before the recording begins.
 GUEST_NMI = r"""
 for n in 1 2 3 4 5; do
 	sleep 0.6
@@ -189,12 +202,29 @@ for n in 1 2 3 4 5; do
 	inject end
 done
 """
-#: A port that QEMU answers; with interrupts off by the kernel of the guest for the length of one read.
+GUEST_NMI_BEFORE = r"""
+cd /sys/kernel/tracing
+[ -e current_tracer ] || mount -t tracefs tracefs .
+echo >set_ftrace_filter
+for one in vsnprintf format_decode 'string*' number 'prb_*' 'desc_*' 'data_*'; do
+	echo "$one" >>set_ftrace_filter || true # not every kernel has each of them
+done
+grep -q prb_ set_ftrace_filter # one that is empty would trace everything
+echo function >current_tracer
+echo 1 >options/func_stack_trace
+"""
+GUEST_NMI_AFTER = r"""
+cd /sys/kernel/tracing
+echo 0 >options/func_stack_trace
+echo nop >current_tracer
+echo >set_ftrace_filter
+"""
+#: Ports where nothing is, which QEMU has to say: hundreds of exits in one system call of somebody before timerlat.
 GUEST_EXITS = r"""
 for n in 1 2 3 4 5; do
 	sleep 0.6
 	inject begin
-	chrt -f 90 taskset 2 dd if=/dev/port of=/dev/null bs=1 skip=112 count=40 2>/dev/null
+	taskset 2 chrt -f 99 dd if=/dev/port of=/dev/null bs=256 skip=32 count=1 2>/dev/null
 	inject end
 done
 """
@@ -209,7 +239,8 @@ _PROGRAM = r"guest_thread (sh|chrt|taskset|dd|sleep|timeout)|exits CPUID|page_fa
 
 @dataclass(frozen=True)
 class Case:
-    """One cause, injected so many ``times``.  ``host``: name of a function of the program; ``guest``: shell lines.
+    """One cause, injected so many ``times``.  ``host``: name of a function of the program; ``guest``: shell lines;
+    ``before`` and ``after``: others, around the recording.
 
     ``kinds`` and ``who``: what an explanation must call it; ``besides``: what it may name too, which does not find it.
     """
@@ -221,20 +252,39 @@ class Case:
     besides: str = ""
     host: str = ""
     guest: str = ""
-    seconds: float = 12.0
+    before: str = ""
+    after: str = ""
+    seconds: float = 16.0
 
 
 CASES = (
     Case("nothing", frozenset()),
     Case("hog on the host", frozenset({Kind.waits}), "ek-hog", 6, host="host_hog"),
     Case("hog in the guest", frozenset({Kind.guest_thread}), "sh|taskset|chrt", 5, _PROGRAM, guest=GUEST_HOG),
-    Case("NMI in the guest", frozenset({Kind.guest_nmi}), "", 5, _PROGRAM, guest=GUEST_NMI),
+    Case(
+        "NMI in the guest",
+        frozenset({Kind.guest_nmi}),
+        "",
+        5,
+        _PROGRAM,
+        guest=GUEST_NMI,
+        before=GUEST_NMI_BEFORE,
+        after=GUEST_NMI_AFTER,
+    ),
     Case("emulator thread", frozenset({Kind.emulator}), "", 4, host="emulator_thread"),
     Case("vCPU migrated", frozenset({Kind.migrated}), "", 5, host="migrated"),
     Case("interrupt burst", frozenset({Kind.host_irq}), "call_function", 6, host="interrupts"),
     Case("page faults", frozenset({Kind.page_fault}), "", 6, host="page_faults"),
     Case("exit storm", frozenset({Kind.exits}), "I/O port", 5, _PROGRAM, guest=GUEST_EXITS),
-    Case("throttling", frozenset({Kind.throttled}), "ek-fair", 3, _PROGRAM, host="throttled", guest=GUEST_SPIN),
+    Case(
+        "throttling",
+        frozenset({Kind.throttled}),
+        "ek-fair",
+        3,
+        _PROGRAM + "|waits ek-fair",
+        host="throttled",
+        guest=GUEST_SPIN,
+    ),
 )
 
 

@@ -6,6 +6,7 @@ scheduler, which takes CPUs from the host all the time, is recorded as the machi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.virtual.injections import CASES, GUEST, HOST, Case, injections
+from tests.virtual.injections import CASES, GUEST, HOST, HOST_RECORDS, Case, injections
 from tests.virtual.tuned import TunedHost
 
 from evenkeel.apply.engine import apply_plan
@@ -27,6 +28,7 @@ from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.explanation import Explanation, Kind
 from evenkeel.errors import EvenkeelError
 from evenkeel.machines.local import LocalMachine
+from evenkeel.machines.protocol import Probe
 from evenkeel.measure.conditions import conditions
 from evenkeel.measure.explain.allowed import allowed
 from evenkeel.measure.explain.attribute import Stage, explanation, stage
@@ -54,6 +56,7 @@ def inject(host: TunedHost, case: Case) -> None:
     """Both halves of a case at the same time."""
 
     def in_guest() -> object:
+        host.run(HOST_RECORDS)
         with host.machine.probe() as probe:
             return guest_exec(probe, "plc", ["/bin/sh", "-c", GUEST + case.guest], timeout_s=120)
 
@@ -66,9 +69,20 @@ def inject(host: TunedHost, case: Case) -> None:
             job.result()
 
 
+@contextlib.contextmanager
+def around(probe: Probe, case: Case) -> Iterator[None]:
+    """What the guest is prepared with, and what takes that back."""
+    if case.before:
+        done = guest_exec(probe, "plc", ["/bin/sh", "-ec", case.before], timeout_s=60)
+        assert done.exit == 0, done
+    yield
+    if case.after:
+        guest_exec(probe, "plc", ["/bin/sh", "-c", case.after], timeout_s=60)
+
+
 def taken(host: TunedHost, case: Case) -> tuple[Recording, Stage, Explanation]:
     under = Under(host.machine.name, LocalMachine().probe, host.machine.probe)
-    with host.machine.probe() as probe:
+    with host.machine.probe() as probe, around(probe, case):
         recording = record(
             probe,
             host.host.name,

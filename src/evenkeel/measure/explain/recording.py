@@ -125,7 +125,8 @@ def record(
     on_progress: OnProgress | None = None,
     during: Callable[[], None] | None = None,
 ) -> Recording:
-    """Record ``guest`` (its ``vcpus``) and its host for ``seconds``.  ``during`` is called when both record.
+    """Record ``guest`` (its ``vcpus``) and its host for ``seconds``.  ``during`` is called when the guest records
+    and the host begins to.
 
     Raises EvenkeelError when the guest has no agent or no timerlat, or the host no tracefs.
     """
