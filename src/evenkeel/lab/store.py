@@ -1,0 +1,202 @@
+"""The database of the lab: one writer that commits many changes at once, any number of readers, one ordered event log.
+
+SQLite (WAL, synchronous=FULL) or PostgreSQL, by URL.  A change is a function of a connection; it runs in the writer's
+thread, inside a savepoint, together with all other changes that wait, and its caller is answered after the commit.  So
+an acknowledged change is on disk, a failed one leaves nothing, and a hundred callers cost one fsync.
+Knows tables and events; knows nothing of machines or steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab import schema
+
+T = TypeVar("T")
+#: Changes of one commit at most: one of them should not wait for thousands of others.
+_TOGETHER = 500
+
+
+class StoreClosed(EvenkeelError):
+    """The service is going down; nothing was changed."""
+
+
+def now_ns() -> int:
+    """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
+    return time.time_ns()
+
+
+class Store:
+    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one."""
+
+    def __init__(self, url: str | URL, *, clock: Callable[[], int] = now_ns) -> None:
+        self.clock = clock
+        self.engine = _engine(url)
+        self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._told = threading.Condition()
+        self._listeners: list[Callable[[int], None]] = []
+        self._last_seq = 0
+        self._closing = threading.Lock()
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What was asked before is still written."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._changes.put(None)
+        self._writer.join()
+        self.engine.dispose()
+
+    # -- reading and writing --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view; never waits for the writer."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Run ``change`` in the writer; return what it returned once that is on disk, raise what it raised."""
+        return self.write_soon(change).result()
+
+    def write_soon(self, change: Callable[[Connection], T]) -> Future[T]:
+        """The same without waiting: the future is done after the commit.  For asyncio: ``asyncio.wrap_future``."""
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed:
+                raise StoreClosed("the lab's service is stopping")
+            self._changes.put((change, future))
+        return future
+
+    def event(
+        self, connection: Connection, actor: str, type_: str, object_: str, object_id: object, **data: Any
+    ) -> int:
+        """Append to the one log, within a change; returns its number.  ``data`` is kept as JSON: no secrets."""
+        row = {
+            "at_ns": self.clock(),
+            "actor": actor,
+            "type": type_,
+            "object": object_,
+            "object_id": str(object_id),
+            "data": data,
+        }
+        done = connection.execute(insert(schema.event).values(row))
+        seq = int(done.inserted_primary_key[0])  # type: ignore[index]
+        connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
+        return seq
+
+    # -- who waits for events -------------------------------------------------------------------------------------
+
+    def listen(self, told: Callable[[int], None]) -> Callable[[], None]:
+        """Call ``told(last event number)`` after each commit that had events, in the writer's thread: be quick there.
+
+        Returns what ends it."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
+
+    # -- the writer -----------------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        last = False
+        while not last:
+            first = self._changes.get()
+            if first is None:
+                return
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _TOGETHER:
+                    more = self._changes.get_nowait()
+                    if more is None:
+                        last = True
+                        break
+                    batch.append(more)
+            self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        seq = 0
+        try:
+            with self.engine.connect() as connection, connection.begin():
+                connection.info["last_seq"] = 0
+                for change, future in batch:
+                    if not future.set_running_or_notify_cancel():
+                        continue
+                    try:
+                        with connection.begin_nested():
+                            result = change(connection)
+                    except Exception as error:  # noqa: BLE001  whatever it is belongs to who asked
+                        future.set_exception(error)
+                    else:
+                        done.append((future, result))
+                seq = connection.info["last_seq"]
+        except Exception as error:  # noqa: BLE001  the commit itself: a full disk, a lost server; nobody was answered yet
+            for future, _ in done:
+                future.set_exception(error)
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for future, result in done:
+            future.set_result(result)
+        if seq:
+            for told in list(self._listeners):
+                told(seq)
+
+
+def create(store: Store) -> None:
+    """Make all tables of an empty database, for tests; a service migrates (:mod:`evenkeel.lab.migrate`)."""
+    schema.metadata.create_all(store.engine)
+
+
+def sqlite_url(path: Path) -> URL:
+    return URL.create("sqlite", database=str(path))
+
+
+def _engine(url: str | URL) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise WrongInput(
+            f"{url!r} is no database URL", hint="sqlite:///lab.db or postgresql://user@host/name"
+        ) from None
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": 30})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if kind == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    raise WrongInput(f"no database of the lab: {kind}", hint="sqlite:///lab.db or postgresql://user@host/name")
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own idea of transactions breaks savepoints (SQLAlchemy's documentation of pysqlite).
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
