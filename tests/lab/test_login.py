@@ -32,7 +32,7 @@ def provider() -> Iterator[str]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from oidc_provider_mock import User, run_server_in_thread
+        from oidc_provider_mock import User, run_server_in_thread  # type: ignore[import-untyped]
 
         users = [
             User(
@@ -72,7 +72,8 @@ def log_in(client: TestClient, sub: str, *, action: str = "") -> httpx.Response:
     there = begun.headers["location"]
     assert "code_challenge_method=S256" in there and "code_challenge=" in there
     answer = httpx.post(there, data={"sub": sub} | ({"action": action} if action else {}))
-    return client.get(answer.headers["location"].removeprefix("http://testserver"))
+    came: httpx.Response = client.get(answer.headers["location"].removeprefix("http://testserver"))
+    return came
 
 
 def test_who_comes_back_from_the_provider_is_known_by_name_groups_and_roles(lab: Lab, provider: str) -> None:
@@ -241,7 +242,7 @@ def test_a_token_needs_no_origin_and_a_wrong_one_is_nobody(lab: Lab) -> None:
     answer = client.get("/api/v1/me", headers={"Authorization": f"Bearer {made.secret}"})
     assert (answer.json()["name"], answer.json()["via"]) == ("ann", "token job")
     for header in (f"Bearer {made.secret}x", "Bearer", f"Basic {made.secret}", "Bearer é".encode("latin-1")):
-        answer = client.get("/api/v1/me", headers={"Authorization": header})  # type: ignore[dict-item]
+        answer = client.get("/api/v1/me", headers={"Authorization": header})
         assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -263,7 +264,10 @@ def begin(app: FastAPI) -> dict[str, str]:
 
 
 def poll(app: FastAPI, begun: dict[str, str]) -> httpx.Response:
-    return TestClient(app).post("/api/v1/login/device/token", json={"device_code": begun["device_code"]})
+    told: httpx.Response = TestClient(app).post(
+        "/api/v1/login/device/token", json={"device_code": begun["device_code"]}
+    )
+    return told
 
 
 def person(app: FastAPI, lab: Lab) -> TestClient:
