@@ -289,7 +289,7 @@ field_change = Table(
     "field_change",
     metadata,
     _id(),
-    Column("run", String, nullable=False),
+    Column("run", ForeignKey("netbox_run.id"), nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("side", String, nullable=False),
     Column("object", String, nullable=False),
@@ -331,7 +331,7 @@ netbox_device = Table(
 netbox_run = Table(
     "netbox_run",
     metadata,
-    Column("id", String, primary_key=True),
+    _id(),
     Column("kind", String, nullable=False),
     Column("actor", String, nullable=False),
     Column("state", String, nullable=False),

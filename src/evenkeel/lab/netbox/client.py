@@ -123,9 +123,7 @@ class NetBox:
 
     def patch(self, path: str, number: int, body: Mapping[str, Any], etag: str) -> tuple[Object, str]:
         """Change what is in ``body`` and nothing else; returns the object and its new ETag.  Raises Changed."""
-        answer = self._ask(
-            "PATCH", f"{path}/{number}/", json=dict(body), headers={"If-Match": etag} if etag else {}
-        )
+        answer = self._ask("PATCH", f"{path}/{number}/", json=dict(body), headers={"If-Match": etag} if etag else {})
         return answer.json(), answer.headers.get("ETag", "")
 
     def create(self, path: str, body: Mapping[str, Any]) -> Object:
@@ -155,7 +153,7 @@ class NetBox:
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise Refused(
                 f"NetBox does not let this token {method} {path.strip('/')}: {told}",
-                hint="its user needs view permission for devices, interfaces and MAC addresses; to push, change and add",
+                hint="its user needs permission to view devices and interfaces; to push, to change and add them",
             )
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             raise Unreachable(f"NetBox at {self.url} answers {answer.status_code}: {told}", hint="see NetBox's log")

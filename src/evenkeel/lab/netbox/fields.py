@@ -56,9 +56,7 @@ _MAC = re.compile(r"interface\.(.+)\.mac")
 
 def table(owners: Mapping[str, Owner], paths: Mapping[str, str]) -> tuple[Field, ...]:
     """The fields with what ``netbox.yaml`` says of them."""
-    return tuple(
-        replace(f, owner=owners.get(f.name, f.owner), netbox=paths.get(f.name, f.netbox)) for f in TABLE
-    )
+    return tuple(replace(f, owner=owners.get(f.name, f.owner), netbox=paths.get(f.name, f.netbox)) for f in TABLE)
 
 
 def mac_field(interface: str) -> str:

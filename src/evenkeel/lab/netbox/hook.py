@@ -35,7 +35,7 @@ class Heard(Model):
 
     result: Literal["synced", "seen before", "not ours"]
     device: int | None = None
-    run: str | None = None
+    run: int | None = None
 
 
 def receive(lab: Lab, body: bytes, signature: str, *, netbox: NetBox | None = None) -> Heard:
@@ -56,9 +56,7 @@ def receive(lab: Lab, body: bytes, signature: str, *, netbox: NetBox | None = No
             return Heard(result="seen before")
         device = _device(told)
         machines = schema.machine
-        ours = device is not None and connection.scalar(
-            select(machines.c.id).where(machines.c.netbox_id == device)
-        )
+        ours = device is not None and connection.scalar(select(machines.c.id).where(machines.c.netbox_id == device))
     run = sync_devices(lab, SERVICE, [device], netbox=netbox).id if device is not None and ours else None
     # After the sync: one that failed may be sent again.
     lab.store.write(lambda connection: _remember(lab, connection, digest))

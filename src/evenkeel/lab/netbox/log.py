@@ -5,7 +5,6 @@ Writes the log and reads it.  What to overwrite is decided elsewhere; undo is in
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from evenkeel.lab.paging import Page, key_of, page
 Kind = Literal["full", "incremental", "webhook", "import", "push", "undo"]
 Side = Literal["lab", "netbox"]
 #: Runs of this process that are under way: another one that says so was cut off.
-_LIVE: set[str] = set()
+_LIVE: set[int] = set()
 
 
 class Conflict(Model):
@@ -41,7 +40,7 @@ class Conflict(Model):
 class Run(Model):
     """One sync, import, push or undo.  ``counts``: what it did, by word.  ``newest``: see schema."""
 
-    id: str
+    id: int
     kind: Kind
     actor: str
     state: Literal["running", "done", "failed"]
@@ -54,10 +53,10 @@ class Run(Model):
 
 
 class FieldChange(Model):
-    """One overwritten field.  ``side``: whose value was overwritten.  ``state``: intended ones await NetBox's answer."""
+    """One overwritten field.  ``side``: whose value was overwritten.  Intended: NetBox did not answer yet."""
 
     id: int
-    run: str
+    run: int
     at_ns: int
     side: Side
     machine: str
@@ -74,7 +73,7 @@ class FieldChange(Model):
 class Report:
     """What a run has done so far; the run's row gets it at the end, also of one that failed."""
 
-    run: str
+    run: int
     kind: Kind
     actor: Actor
     newest: str = ""
@@ -82,20 +81,20 @@ class Report:
     conflicts: list[Conflict] = field(default_factory=list)
 
     def count(self, what: str, times: int = 1) -> None:
-        if times:
-            self.counts[what] = self.counts.get(what, 0) + times
+        self.counts[what] = self.counts.get(what, 0) + times
 
 
 @contextmanager
 def running(lab: Lab, actor: Actor, kind: Kind) -> Iterator[Report]:
     """A run that is in the log from its beginning, and says how it ended, whatever happens."""
-    report = Report(uuid.uuid4().hex[:12], kind, actor)
-    _LIVE.add(report.run)
 
-    def begin(connection: Connection) -> None:
+    def begin(connection: Connection) -> int:
         _cut_off(lab, connection)
-        row = {"id": report.run, "kind": kind, "actor": actor.name, "state": "running", "started_ns": lab.now()}
-        connection.execute(insert(schema.netbox_run).values(row | {"counts": {}, "conflicts": []}))
+        row = {"kind": kind, "actor": actor.name, "state": "running", "started_ns": lab.now()}
+        done = connection.execute(insert(schema.netbox_run).values(row | {"counts": {}, "conflicts": []}))
+        number = int(done.inserted_primary_key[0])  # type: ignore[index]
+        _LIVE.add(number)
+        return number
 
     def end(connection: Connection, state: str, error: str) -> None:
         values = {
@@ -112,8 +111,8 @@ def running(lab: Lab, actor: Actor, kind: Kind) -> Iterator[Report]:
             data = {"kind": kind, "counts": report.counts, "conflicts": len(report.conflicts), "error": error}
             lab.store.event(connection, actor.name, f"netbox.{state}", "netbox", report.run, **data)
 
+    report = Report(lab.store.write(begin), kind, actor)
     try:
-        lab.store.write(begin)
         try:
             yield report
         except BaseException as error:
@@ -169,22 +168,20 @@ def runs(lab: Lab, actor: Actor, *, after: str | None = None, limit: int = 20) -
     """Newest first."""
     actor.need("read", "see runs of NetBox")
     table = schema.netbox_run
-    query = select(table).order_by(table.c.started_ns.desc(), table.c.id.desc()).limit(limit + 1)
-    if key := key_of(after, int, str):
-        query = query.where(
-            (table.c.started_ns < key[0]) | ((table.c.started_ns == key[0]) & (table.c.id < key[1]))
-        )
+    query = select(table).order_by(table.c.id.desc()).limit(limit + 1)
+    if key := key_of(after, int):
+        query = query.where(table.c.id < key[0])
     with lab.store.read() as connection:
         found = [_run(row) for row in connection.execute(query)]
-    return page(found, limit, lambda run: (run.started_ns, run.id))
+    return page(found, limit, lambda run: (run.id,))
 
 
-def run(lab: Lab, actor: Actor, number: str) -> Run:
+def run(lab: Lab, actor: Actor, number: int) -> Run:
     actor.need("read", "see runs of NetBox")
     with lab.store.read() as connection:
         row = connection.execute(select(schema.netbox_run).where(schema.netbox_run.c.id == number)).first()
     if row is None:
-        raise NotFound(f"no run {number!r}", hint="evenkeel lab netbox log --runs")
+        raise NotFound(f"no run {number}", hint="evenkeel lab netbox log --runs")
     return _run(row)
 
 
@@ -193,7 +190,7 @@ def changes(
     actor: Actor,
     *,
     machine: str | None = None,
-    run: str | None = None,
+    run: int | None = None,
     field: str | None = None,
     after: str | None = None,
     limit: int = 100,

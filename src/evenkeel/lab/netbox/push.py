@@ -1,4 +1,4 @@
-"""What the lab knows goes to NetBox, by hand and one field at a time: serial, platform, sizes, owners, interfaces, MACs.
+"""What the lab knows goes to NetBox, by hand, a field at a time: serial, platform, sizes, owners, interfaces, MACs.
 
 Never loses data: only what NetBox does not have, or still has as agreed, is written without being named; the old
 value is in the log before NetBox is asked; If-Match makes NetBox refuse when somebody was faster.  Creates interfaces,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +22,8 @@ from evenkeel.lab import schema
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import fields, log, settings
-from evenkeel.lab.netbox.client import NetBox, Object
+from evenkeel.lab.netbox.client import Changed, NetBox, Object
 from evenkeel.lab.netbox.compare import Act, Base, Outcome, Owner, Value, into_netbox, plain
-from evenkeel.lab.netbox.fields import Field
 from evenkeel.lab.netbox.settings import Settings
 from evenkeel.lab.netbox.sync import agree, bases, connected
 
@@ -61,21 +61,19 @@ class _Machine:
 
 
 def push_plan(
-    lab: Lab, actor: Actor, machine: str, *, fields: Collection[str] = (), netbox: NetBox | None = None
+    lab: Lab, actor: Actor, machine: str, *, named: Collection[str] = (), netbox: NetBox | None = None
 ) -> PushPlan:
-    """Say what a push would write.  ``fields``: those named, which may overwrite what others wrote."""
+    """Say what a push would write.  ``named``: fields by name, which may overwrite what others wrote."""
     actor.need("read", "compare the lab with NetBox")
     config = settings.load(lab)
     with connected(lab, config, netbox) as box:
         found = _machine(lab, config, machine)
         device, interfaces = _device(box, found)
-        writes = _plan(config, found, device, interfaces, fields)
+        writes = _plan(config, found, device, interfaces, named)
     return PushPlan(machine=found.row.name, netbox_id=found.row.netbox_id, writes=tuple(writes))
 
 
-def push(
-    lab: Lab, actor: Actor, machine: str, *, fields: Collection[str] = (), netbox: NetBox | None = None
-) -> log.Run:
+def push(lab: Lab, actor: Actor, machine: str, *, named: Collection[str] = (), netbox: NetBox | None = None) -> log.Run:
     """Write it.  Raises Refused for a NetBox that cannot tell lost updates, Changed when somebody was faster."""
     actor.need("netbox", "write to NetBox")
     config = settings.load(lab)
@@ -85,7 +83,7 @@ def push(
         settle(lab, box, config, found.row)
         found = _machine(lab, config, machine)
         device, interfaces = _device(box, found)
-        for write in _plan(config, found, device, interfaces, fields):
+        for write in _plan(config, found, device, interfaces, named):
             if write.act == "write":
                 _one(lab, report, box, config, found.row, write)
             elif write.conflict:
@@ -194,7 +192,8 @@ def _one(lab: Lab, report: log.Report, box: NetBox, config: Settings, row: Row[A
     try:
         set_value(box, config, int(row.netbox_id), write.field, write.netbox, write.lab)
     except EvenkeelError:
-        settle(lab, box, config, row)
+        with suppress(EvenkeelError):  # where NetBox is gone, the next push finds out
+            settle(lab, box, config, row)
         raise
 
     def done(connection: Connection) -> None:
@@ -208,7 +207,12 @@ def _one(lab: Lab, report: log.Report, box: NetBox, config: Settings, row: Row[A
     if write.conflict:
         report.conflicts.append(
             log.Conflict(
-                machine=row.name, field=write.field, conflict=write.conflict, netbox=write.netbox, lab=write.lab, kept="lab"
+                machine=row.name,
+                field=write.field,
+                conflict=write.conflict,
+                netbox=write.netbox,
+                lab=write.lab,
+                kept="lab",
             )
         )
 
@@ -231,9 +235,7 @@ def set_value(box: NetBox, config: Settings, device: int, name: str, expected: V
     box.patch(_DEVICES, device, fields.body_of(field, value), etag)
 
 
-def _overtaken(name: str, found: Value) -> Exception:
-    from evenkeel.lab.netbox.client import Changed
-
+def _overtaken(name: str, found: Value) -> Changed:
     return Changed(f"{name} was changed in NetBox meanwhile, to {found!r}", hint="look at the plan again and repeat")
 
 

@@ -14,7 +14,7 @@ from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.documents.yamltext import read_model
 from evenkeel.errors import Where, WrongInput
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.netbox import fields
+from evenkeel.lab.netbox import fields as known_fields
 from evenkeel.lab.netbox.client import NetBox
 from evenkeel.lab.netbox.compare import Owner
 
@@ -31,7 +31,8 @@ class FieldSettings(Model):
 class Settings(Model):
     """``token``, ``webhook_secret``: ``file:PATH`` or ``secret:NAME``."""
 
-    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True)
+    # Defaults are numbers, and a number written by hand is refused because it has no unit.
+    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"), validate_default=False)
 
     url: str
     token: str = Field(pattern=r"(file|secret):.+")
@@ -42,8 +43,8 @@ class Settings(Model):
     full_every: Nanoseconds = 24 * 3600 * 10**9
     fields: dict[str, FieldSettings] = {}
 
-    def table(self) -> tuple[fields.Field, ...]:
-        return fields.table(
+    def table(self) -> tuple[known_fields.Field, ...]:
+        return known_fields.table(
             {name: one.owner for name, one in self.fields.items() if one.owner},
             {name: one.netbox for name, one in self.fields.items() if one.netbox},
         )
@@ -59,11 +60,13 @@ def load(lab: Lab) -> Settings:
             "this lab has no NetBox", hint=f"write {path} (docs/how-to/lab-netbox.md says what goes in)"
         ) from None
     settings, places = read_model(Settings, text, str(path))
-    known = {field.name for field in fields.TABLE}
+    known = {field.name for field in known_fields.TABLE}
     for name in settings.fields:
         if name not in known:
             raise WrongInput(
-                f"no field {name!r}", where=places.nearest(("fields", name)), hint=f"fields are {', '.join(sorted(known))}"
+                f"no field {name!r}",
+                where=places.nearest(("fields", name)),
+                hint=f"fields are {', '.join(sorted(known))}",
             )
     return settings
 

@@ -108,9 +108,7 @@ def plan(lab: Lab, actor: Actor, *, machine: str | None = None, netbox: NetBox |
                 MachinePlan(machine=one.row.name, netbox_id=number, gone=device is None, fields=tuple(found))
             )
     here = sum(number in devices for number in known)
-    return Plan(
-        at_ns=lab.now(), read=len(devices), known=here, unknown=len(devices) - here, machines=tuple(planned)
-    )
+    return Plan(at_ns=lab.now(), read=len(devices), known=here, unknown=len(devices) - here, machines=tuple(planned))
 
 
 def _differences(
@@ -239,7 +237,9 @@ def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connect
                 f"machine {name} is device {row.netbox_id} of NetBox already, it cannot be {number} too",
                 hint="two devices of one name? rename one of them",
             )
-        connection.execute(update(machines).where(machines.c.id == row.id).values(netbox_id=number, version=row.version + 1))
+        connection.execute(
+            update(machines).where(machines.c.id == row.id).values(netbox_id=number, version=row.version + 1)
+        )
         lab.store.event(connection, report.actor.name, "machine.linked", "machine", row.id, netbox_id=number)
         report.count("linked")
         return
@@ -310,7 +310,7 @@ def _rename(
         taken = dict(
             connection.execute(
                 select(machines.c.name, machines.c.id).where(machines.c.name.in_(names), machines.c.id.not_in(leaving))
-            ).tuples()
+            ).all()
         )
         doubled = {new for new in names if names.count(new) > 1}
         refused = {key: entry for key, entry in wanted.items() if entry[1] in taken or entry[1] in doubled}
@@ -319,7 +319,9 @@ def _rename(
         for key, (one, new, _) in refused.items():
             why = "two devices have this name" if new in doubled else "another machine of the lab has this name"
             report.conflicts.append(
-                log.Conflict(machine=one.row.name, field="name", conflict=why, netbox=new, lab=one.row.name, kept="both")
+                log.Conflict(
+                    machine=one.row.name, field="name", conflict=why, netbox=new, lab=one.row.name, kept="both"
+                )
             )
             unsettled.add(int(one.row.netbox_id))
             del wanted[key]
@@ -471,7 +473,7 @@ def _known(connection: Connection, numbers: Iterable[int] | None = None) -> dict
     rows = list(connection.execute(query))
     agreed = bases(connection, None if wanted is None else [row.id for row in rows])
     ids = dict(
-        connection.execute(select(machines.c.id, machines.c.netbox_id).where(machines.c.netbox_id.is_not(None))).tuples()
+        connection.execute(select(machines.c.id, machines.c.netbox_id).where(machines.c.netbox_id.is_not(None))).all()
     )
     return {
         int(row.netbox_id): _Known(
@@ -491,7 +493,7 @@ def _since(lab: Lab) -> str | None:
     query = (
         select(runs.c.newest)
         .where(runs.c.kind.in_(("full", "incremental")), runs.c.state == "done", runs.c.newest != "")
-        .order_by(runs.c.started_ns.desc())
+        .order_by(runs.c.id.desc())
         .limit(1)
     )
     with lab.store.read() as connection:
