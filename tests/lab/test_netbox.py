@@ -417,7 +417,7 @@ def test_somebody_who_was_faster_is_not_overwritten(both: Both) -> None:
         both.stand.set("dcim/devices", number, serial="THEIRS")
         return patch(path, at, body, etag)
 
-    both.box.patch = slow  # type: ignore[method-assign]
+    both.box.patch = slow  # type: ignore[method-assign,assignment]
     with pytest.raises(Changed):
         push.push(both.lab, ANN, "host1", netbox=both.box)
     assert both.stand.shown(number)["serial"] == "THEIRS"
@@ -610,7 +610,7 @@ def test_a_crash_between_log_and_netbox_is_found_out_afterwards(both: Both) -> N
         patch(path, at, body, etag)
         raise KeyboardInterrupt
 
-    both.box.patch = killed  # type: ignore[method-assign]
+    both.box.patch = killed  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         push.push(both.lab, ANN, "host1", netbox=both.box)
     newest = log.changes(both.lab, ANN).items[0]

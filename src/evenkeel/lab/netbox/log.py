@@ -172,7 +172,7 @@ def runs(lab: Lab, actor: Actor, *, after: str | None = None, limit: int = 20) -
     if key := key_of(after, int):
         query = query.where(table.c.id < key[0])
     with lab.store.read() as connection:
-        found = [_run(row) for row in connection.execute(query)]
+        found = [run_of(row) for row in connection.execute(query)]
     return page(found, limit, lambda run: (run.id,))
 
 
@@ -182,7 +182,7 @@ def run(lab: Lab, actor: Actor, number: int) -> Run:
         row = connection.execute(select(schema.netbox_run).where(schema.netbox_run.c.id == number)).first()
     if row is None:
         raise NotFound(f"no run {number}", hint="evenkeel lab netbox log --runs")
-    return _run(row)
+    return run_of(row)
 
 
 def changes(
@@ -223,5 +223,5 @@ def change_of(row: Row[Any]) -> FieldChange:
     return FieldChange(machine=row.machine_name or row.object_id, **{name: getattr(row, name) for name in names})
 
 
-def _run(row: Row[Any]) -> Run:
+def run_of(row: Row[Any]) -> Run:
     return Run.model_validate(dict(row._mapping))

@@ -28,6 +28,7 @@ from evenkeel.lab.netbox.client import NetBox, Object
 from evenkeel.lab.netbox.compare import Act, Base, Outcome, Owner, Value, into_lab, plain
 from evenkeel.lab.netbox.fields import Field
 from evenkeel.lab.netbox.settings import Settings
+from evenkeel.lab.netbox.status import status
 
 T = TypeVar("T")
 #: Machines of one change: others wait for the writer meanwhile.
@@ -175,16 +176,10 @@ def due(lab: Lab) -> Literal["full", "incremental"] | None:
     """Which sync it is time for, by ``netbox.yaml`` and the runs that were; the service asks every minute."""
     if not settings.configured(lab):
         return None
-    config, now, runs = settings.load(lab), lab.now(), schema.netbox_run
-
-    def last(*kinds: str) -> int:
-        query = select(runs.c.started_ns).where(runs.c.kind.in_(kinds)).order_by(runs.c.started_ns.desc()).limit(1)
-        with lab.store.read() as connection:
-            return connection.scalar(query) or 0
-
-    if now - last("full") >= config.full_every:
+    stands, now = status(lab, SERVICE), lab.now()
+    if stands.next_full_ns is not None and now >= stands.next_full_ns:
         return "full"
-    return "incremental" if now - last("full", "incremental") >= config.incremental_every else None
+    return "incremental" if stands.next_incremental_ns is not None and now >= stands.next_incremental_ns else None
 
 
 def tick(lab: Lab) -> log.Run | None:
