@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import Unreachable, WrongInput
-from evenkeel.lab import schema
+from evenkeel.lab import machines, schema
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, with_roles
+from evenkeel.lab.identity import Identity, compare
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import client as client_module
 from evenkeel.lab.netbox import hook, log, push, settings, sync, undo
@@ -58,8 +61,9 @@ class Both:
         found = log.changes(self.lab, ANN, **query).items
         return [(c.side, c.field, c.old, c.new) for c in reversed(found)]
 
-    def facts(self, name: str, **facts: Any) -> None:
-        row = {"at_ns": self.lab.now(), "sha256": "", "document": json.dumps(facts)}
+    def facts(self, name: str, serial: str = "S1", **facts: Any) -> None:
+        inventory = {"serials": {"system": serial}}
+        row = {"at_ns": self.lab.now(), "sha256": "", "document": json.dumps({"facts": facts, "inventory": inventory})}
         self.lab.store.write(
             lambda c: c.execute(insert(schema.snapshot).values(row | {"machine_id": self.machine(name).id}))
         )
@@ -83,11 +87,11 @@ def both(lab: Lab, tmp_path: Path) -> Iterator[Both]:
 def test_an_imported_machine_has_netboxs_fields_and_is_suspect_until_checked(both: Both) -> None:
     number = both.stand.device("host1", site=both.site, serial="S1", custom_fields={"lab_owner": "carl"})
     interface = both.stand.add("dcim/interfaces", device=number, name="eth0")
-    both.stand.add("dcim/mac-addresses", mac_address="02:00:00:00:00:01", assigned_object_id=interface)
+    both.stand.add("dcim/mac-addresses", mac_address="00:10:00:00:00:01", assigned_object_id=interface)
     run = sync.import_devices(both.lab, ANN, [number], netbox=both.box)
     machine = both.machine("host1")
     assert (machine.site, machine.owner, machine.netbox_id, machine.state) == ("nbg", "carl", number, "suspect")
-    assert machine.identity == {"serials": ["S1"], "macs": ["02:00:00:00:00:01"]}
+    assert Identity.model_validate(machine.identity) == Identity(system="s1", macs=("00:10:00:00:00:01",))
     assert run.counts == {"read": 1, "made": 1, "taken": 2} and run.conflicts == ()
 
 
@@ -204,6 +208,23 @@ def test_a_blade_is_in_its_enclosure_once_that_is_in_the_lab(both: Both) -> None
     sync.import_devices(both.lab, ANN, [chassis], netbox=both.box)
     both.full()
     assert both.machine("blade").enclosure_id == both.machine("chassis").id
+    both.stand.set("dcim/devices", chassis, name="Chassis One")
+    both.full()
+    assert machines.facts_of(both.lab, ANN, "blade")["enclosure"] == ("chassis-one",)
+
+
+def test_names_are_spelt_as_the_lab_spells_them_and_that_is_no_difference(both: Both) -> None:
+    both.imported("HOST 7.lab.")
+    assert both.machine("host-7.lab")
+    assert both.full().counts == {"read": 1}
+
+
+def test_what_the_probe_tells_later_is_known_by_what_netbox_told(both: Both) -> None:
+    number = both.stand.device("host1", site=both.site, serial="S1")
+    sync.import_devices(both.lab, ANN, [number], netbox=both.box)
+    known = Identity.model_validate(both.machine("host1").identity)
+    assert compare(known, Identity(system="s1", board="b7")).verdict == "same"
+    assert compare(known, Identity(system="s2")).verdict == "other"
 
 
 def test_what_is_gone_from_netbox_is_marked_and_stays(both: Both) -> None:
@@ -271,6 +292,33 @@ def test_syncs_come_when_they_are_due(both: Both, clock: Clock) -> None:
     assert sync.tick(both.lab) is None
 
 
+def test_the_service_syncs_by_itself(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    monkeypatch.setattr(sync, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sync, "tick", lambda lab: done.set())
+    with sync.part(both.lab, FastAPI()):
+        assert done.wait(10)
+
+
+def test_a_netbox_that_is_away_does_not_end_the_service(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Semaphore(0)
+    tick = sync.tick
+
+    def counted(lab: Lab) -> log.Run | None:
+        tried.release()
+        return tick(lab)
+
+    monkeypatch.setattr(sync, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sync, "tick", counted)
+    path = both.lab.folder / settings.FILE
+    path.write_text(
+        path.read_text().replace("http://netbox", "http://127.0.0.1:1").replace("token:", "full-every: 1ns\ntoken:")
+    )
+    with sync.part(both.lab, FastAPI()):
+        assert tried.acquire(timeout=10) and tried.acquire(timeout=10)
+    assert {run.state for run in log.runs(both.lab, ANN).items} == {"failed"}
+
+
 def test_a_run_that_was_cut_off_says_so_at_the_next(both: Both) -> None:
     row = {"id": 7, "kind": "full", "actor": "lab", "state": "running", "started_ns": 0, "counts": {}}
     both.lab.store.write(lambda c: c.execute(insert(schema.netbox_run).values(row | {"conflicts": []})))
@@ -320,7 +368,7 @@ def test_undo_of_a_name_that_is_taken_by_now_is_refused(both: Both) -> None:
 # -- push ---------------------------------------------------------------------------------------------------------
 
 FACTS: dict[str, Any] = {
-    "identity": {"os_release": "Debian GNU/Linux 12", "serial": "S1"},
+    "identity": {"os_release": "Debian GNU/Linux 12"},
     "memory_bytes": 67_000_000_000,
     "cpus": [{"id": n, "online": True, "package": 0, "model": "EPYC 9354"} for n in range(4)],
     "nics": [
@@ -410,7 +458,7 @@ def test_somebody_who_was_faster_is_not_overwritten(both: Both) -> None:
     number = both.imported("host1", serial="S1")
     both.facts("host1", **FACTS)
     push.push(both.lab, ANN, "host1", netbox=both.box)
-    both.facts("host1", **FACTS | {"identity": {"serial": "S2"}})
+    both.facts("host1", "S2", **FACTS)
     patch = both.box.patch
 
     def slow(path: str, at: int, body: Any, etag: str) -> Any:

@@ -101,11 +101,11 @@ def test_the_pages_lead_from_import_to_undo(ask: Ask, stand: Stand) -> None:
     assert "never" in client.get("/netbox").text
     there = client.post("/netbox/import", data={"devices": "1"}).headers["location"]
     assert "1 made" in client.get(there).text
-    stand.set("dcim/devices", 1, name="<b>host2")
+    stand.set("dcim/devices", 1, name="host2", custom_fields={"lab_owner": "<b>carl"})
     assert "take NetBox" in client.get("/netbox/plan").text
     there = client.post("/netbox/sync", data={"kind": "full"}).headers["location"]
     text = client.get(there).text
-    assert "&lt;b&gt;host2" in text and "<b>host2" not in text
+    assert "host2" in text and "&lt;b&gt;carl" in text and "<b>carl" not in text
     assert client.get("/netbox/runs").status_code == client.get("/netbox").status_code == 200
     text = client.get("/netbox/changes?field=name").text
     assert "Undo name of" in text

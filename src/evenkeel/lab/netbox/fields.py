@@ -75,9 +75,16 @@ def interface_of(field: str) -> str | None:
 def in_device(device: Mapping[str, Any], field: Field) -> Value:
     """Its value in a device, as REST gives it; a choice is its value, an object on the way may be null."""
     found: Any = device
+    if field.name == "name":
+        return plain(name_of(str(device.get("name") or "")))
     for part in field.netbox.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return plain(found.get("value") if isinstance(found, Mapping) else found)
+
+
+def name_of(text: str) -> str:
+    """As the lab spells names: lower case, and of its signs only those of a host name."""
+    return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")[:63].rstrip("-.")
 
 
 def missing(device: Mapping[str, Any], field: Field) -> str:
@@ -112,14 +119,13 @@ def mac(text: str) -> str:
 # -- the lab's side -----------------------------------------------------------------------------------------------
 
 
-def observed(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Value]:
-    """What a Facts document (as plain data) and a machine's identity say, by names of fields."""
+def observed(facts: Mapping[str, Any], inventory: Mapping[str, Any]) -> dict[str, Value]:
+    """What the last documents of the probe (as plain data) say, by names of fields."""
     cpus = [cpu for cpu in facts.get("cpus", ()) if cpu.get("online", True)]
     models = {str(cpu["model"]) for cpu in cpus if cpu.get("model")}
-    told = facts.get("identity", {})
     found: dict[str, Value] = {
-        "serial": plain(told.get("serial") or _first(identity.get("serial")) or _first(identity.get("serials"))),
-        "platform": plain(told.get("os_release")),
+        "serial": plain(inventory.get("serials", {}).get("system")),
+        "platform": plain(facts.get("identity", {}).get("os_release")),
         "memory_gib": round(int(facts.get("memory_bytes") or 0) / (1 << 30)) or None,
         "cpu_model": plain(" / ".join(sorted(models))),
         "cpu_sockets": len({cpu["package"] for cpu in cpus if cpu.get("package") is not None}) or None,
@@ -129,7 +135,3 @@ def observed(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str,
         if nic.get("pci") and nic.get("mac"):
             found[mac_field(str(nic["name"]))] = mac(str(nic["mac"]))
     return found
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else None if isinstance(value, list) else value

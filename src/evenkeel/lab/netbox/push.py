@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import schema
+from evenkeel.lab import machines, schema
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import fields, log, settings
@@ -155,17 +155,16 @@ def _there(interfaces: list[Object], address: str) -> bool:
 
 
 def _machine(lab: Lab, config: Settings, name: str) -> _Machine:
-    machines, snapshots = schema.machine, schema.snapshot
+    snapshots = schema.snapshot
     with lab.store.read() as connection:
-        row = connection.execute(select(machines).where((machines.c.name == name) | (machines.c.id == name))).first()
-        if row is None:
-            raise NotFound(f"no machine {name!r}")
+        row = machines.find(connection, name)
         if row.netbox_id is None:
             raise NotFound(f"machine {row.name} has no NetBox id", hint="evenkeel lab netbox import ID")
         newest = select(snapshots.c.document).where(snapshots.c.machine_id == row.id)
-        document = connection.scalar(newest.order_by(snapshots.c.at_ns.desc()).limit(1))
+        document = connection.scalar(newest.order_by(snapshots.c.id.desc()).limit(1))
         agreed = bases(connection, [row.id]).get(row.id, {})
-    values = fields.observed(json.loads(document) if document else {}, row.identity)
+    told = json.loads(document) if document else {}
+    values = fields.observed(told.get("facts") or {}, told.get("inventory") or {})
     values |= {f.name: plain(getattr(row, f.column)) for f in config.table() if f.column and f.writable}
     return _Machine(row, agreed, values)
 

@@ -7,6 +7,8 @@ has no more is marked, never removed.
 
 from __future__ import annotations
 
+import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +17,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from fastapi import FastAPI
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evenkeel.documents.base import Model
-from evenkeel.errors import WrongInput
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab import machines as pool
 from evenkeel.lab import schema
 from evenkeel.lab.actor import SERVICE, Actor, NotFound
+from evenkeel.lab.identity import identity_told
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import fields, log, settings
 from evenkeel.lab.netbox.client import NetBox, Object
@@ -31,6 +36,8 @@ from evenkeel.lab.netbox.settings import Settings
 from evenkeel.lab.netbox.status import status
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_LOOK_S = 60
 #: Machines of one change: others wait for the writer meanwhile.
 _TOGETHER = 50
 #: NetBox stamps an object when it saves it and shows it when it commits: look so far back again.
@@ -182,8 +189,30 @@ def due(lab: Lab) -> Literal["full", "incremental"] | None:
     return "incremental" if stands.next_incremental_ns is not None and now >= stands.next_incremental_ns else None
 
 
+@contextmanager
+def part(lab: Lab, app: FastAPI) -> Iterator[None]:
+    """Of the service: look once a minute whether a sync is due, and do it."""
+
+    def look() -> None:
+        while not lab.stopping.wait(_LOOK_S) and not ended.is_set():
+            try:
+                tick(lab)
+            except EvenkeelError as error:  # NetBox is away, or netbox.yaml is wrong: the run's row has it too
+                _LOG.warning("NetBox: %s", error)
+
+    ended = threading.Event()
+    thread = threading.Thread(target=look, name="netbox", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        # One that waits for NetBox is left behind: each change of it is whole, and a closed store takes no more.
+        thread.join(2)
+
+
 def tick(lab: Lab) -> log.Run | None:
-    """Do what is due.  For the service's clock."""
+    """Do what is due."""
     kind = due(lab)
     return sync(lab, SERVICE, kind) if kind else None
 
@@ -216,11 +245,12 @@ def _macs(box: NetBox, number: int) -> list[str]:
     for interface in box.interfaces(number):
         listed = [str(one["mac_address"]) for one in interface.get("mac_addresses") or ()]
         found += listed or [str(interface["mac_address"])] * bool(interface.get("mac_address"))
-    return sorted({fields.mac(one).lower() for one in found})
+    return [fields.mac(one) for one in found]
 
 
 def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connection: Connection) -> None:
-    number, name = int(device["id"]), str(device.get("name") or f"netbox-{device['id']}")
+    number = int(device["id"])
+    name = fields.name_of(str(device.get("name") or "")) or f"netbox-{number}"
     machines = schema.machine
     if connection.execute(select(machines.c.id).where(machines.c.netbox_id == number)).first():
         report.count("here already")
@@ -238,14 +268,14 @@ def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connect
         lab.store.event(connection, report.actor.name, "machine.linked", "machine", row.id, netbox_id=number)
         report.count("linked")
         return
-    serial = plain(device.get("serial"))
+    identity = identity_told(device.get("serial"), macs)
     made = {
         "id": str(uuid.uuid4()),
         "name": name,
         "state": "suspect",
         "state_since_ns": lab.now(),
         "state_reason": f"imported from NetBox (device {number}), not checked yet",
-        "identity": {"serials": [serial] if serial else [], "macs": macs},
+        "identity": identity.model_dump(mode="json"),
         "policy": {},
         "netbox_id": number,
         "registered_ns": lab.now(),
@@ -326,6 +356,8 @@ def _rename(
         values = {"name": new, "version": one.row.version + 1}
         connection.execute(update(machines).where(machines.c.id == one.row.id).values(values))
         _taken(lab, connection, report, one, new, "name", one.row.name, new, outcome)
+    for one, _, _ in wanted.values():
+        pool.follow(connection, one.row.id)
     return unsettled
 
 
@@ -366,6 +398,7 @@ def _take(
         if changed:
             values = changed | {"version": one.row.version + 1}
             connection.execute(update(schema.machine).where(schema.machine.c.id == one.row.id).values(values))
+            pool.follow(connection, one.row.id)
         _seen(lab, connection, report, one, str(device["last_updated"]))
 
 

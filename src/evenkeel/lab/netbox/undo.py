@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from evenkeel.errors import EvenkeelError
+from evenkeel.lab import machines as pool
 from evenkeel.lab import schema
 from evenkeel.lab.actor import Actor, Conflict, NotFound
 from evenkeel.lab.lab import Lab
@@ -76,6 +77,7 @@ def _in_lab(lab: Lab, connection: Connection, config: Settings, report: log.Repo
             raise Conflict(f"another machine is called {old} now", hint="rename that one first")
     values = {field.column: old, "version": machine.version + 1}
     connection.execute(update(machines).where(machines.c.id == machine.id).values(values))
+    pool.follow(connection, machine.id)
     made = log.record(
         lab, connection, report, "lab", row.object_id, row.field, row.new, row.old, source=f"undo of {row.id}"
     )
