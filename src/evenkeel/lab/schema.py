@@ -346,8 +346,18 @@ step = Table(
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("spec", JSON, nullable=False),
+    # What the dispatcher needs of ``spec``, so that a restart with 100,000 steps reads no JSON.
+    Column("needs", Text, nullable=False, server_default=""),
+    Column("machine", Text, nullable=False, server_default=""),
+    Column("expected", Text, nullable=False, server_default=""),
+    Column("timeout_ns", BigInteger),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("may_fail", Boolean, nullable=False, server_default=text("false")),
+    Column("any_path", Boolean, nullable=False, server_default=text("false")),
     Column("state", String, nullable=False),
     Column("cause", Text, nullable=False, server_default=""),
+    # Who asked to end it while it runs; the agent has not answered yet.
+    Column("cancel_by", String, nullable=False, server_default=""),
     Column("ready_ns", BigInteger),
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
@@ -356,6 +366,17 @@ step = Table(
     _one_of("state", "blocked", "ready", "running", "passed", "failed", "cancelled", "skipped"),
     UniqueConstraint("submission_id", "name"),
     Index(None, "state", "ready_ns"),
+)
+
+#: ``condition``: of the state and the output of the step before (lab.edges); empty: it passed.
+edge = Table(
+    "edge",
+    metadata,
+    Column("before_id", ForeignKey("step.id"), primary_key=True),
+    Column("after_id", ForeignKey("step.id"), primary_key=True),
+    Column("condition", Text, nullable=False, server_default=""),
+    Index(None, "after_id"),
+    sqlite_with_rowid=False,
 )
 
 attempt = Table(
