@@ -1,8 +1,8 @@
 """How long slots of agents stood idle while a step waited that some agent could take, and why: the number that the
 batch lock hides.
 
-Causes: ``machine`` (the step wants a machine of the pool and none is free), ``fit`` (what waits fits other agents only),
-``drained`` (the agent takes nothing, because somebody said so), ``dispatch`` (it could have started: our own fault).
+Causes: ``machine`` (the step wants a machine of the pool and none is free), ``fit`` (what waits fits other agents
+only), ``drained`` (the agent takes nothing, because somebody said so), ``dispatch`` (it could have started: our fault).
 Steps that wait for other steps wait for no agent and do not count.
 """
 

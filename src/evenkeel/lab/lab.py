@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from evenkeel.lab.logs import Logs
 from evenkeel.lab.store import Store
+
+if TYPE_CHECKING:
+    from evenkeel.lab.dispatcher import Dispatcher
 
 
 @dataclass
@@ -18,6 +23,12 @@ class Lab:
 
     folder: Path
     store: Store
+    #: Where it runs in this process; None on a standby, in tools and in most tests.
+    dispatcher: Dispatcher | None = None
+
+    @property
+    def logs(self) -> Logs:
+        return Logs(self.folder / "logs")
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of the store."""

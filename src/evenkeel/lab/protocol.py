@@ -22,7 +22,7 @@ MAX_MESSAGE = 16 << 20
 #: How often an agent says that it is there, and after how long without a word it has lost its lease.
 BEAT_NS = 10 * 10**9
 LEASE_NS = 45 * 10**9
-#: How long the lab waits for an agent on its own machine whose process is gone, and for any after its own restart.
+#: How long the lab waits for its agents after it was restarted.
 LOCAL_GRACE_NS = 3 * 10**9
 REMOTE_GRACE_NS = 60 * 10**9
 
@@ -106,7 +106,7 @@ class Refused(Model):
 
 
 class Start(Model):
-    """``use``: one step of a resolved graph (lab.step.Use).  ``machine``: name, address and facts of what it claimed."""
+    """``use``: one step of a resolved graph (lab.step.Use).  ``machine``: what it may know of its own."""
 
     type: Literal["start"] = "start"
     attempt: int

@@ -352,7 +352,6 @@ step = Table(
     Column("expected", Text, nullable=False, server_default=""),
     Column("timeout_ns", BigInteger),
     Column("retries", Integer, nullable=False, server_default="0"),
-    Column("may_fail", Boolean, nullable=False, server_default=text("false")),
     Column("any_path", Boolean, nullable=False, server_default=text("false")),
     Column("state", String, nullable=False),
     Column("cause", Text, nullable=False, server_default=""),
@@ -399,12 +398,15 @@ attempt = Table(
     Index(None, "state", "agent"),
 )
 
-#: ``labels``: flat facts that predicates of steps are matched with.
+#: ``labels``: flat facts that predicates of steps are matched with.  ``local``: on the lab's own machine.
 agent = Table(
     "agent",
     metadata,
     Column("name", String, primary_key=True),
+    # Of its folder: another agent that takes its name has another one.
+    Column("identity", String, nullable=False),
     Column("kind", String, nullable=False),
+    Column("local", Boolean, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("state", String, nullable=False),
