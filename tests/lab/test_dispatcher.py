@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import protocol, schema, steps, submissions
+from evenkeel.lab import agents, protocol, schema, steps, submissions
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
 from evenkeel.lab.idle import idle_while_waiting
@@ -20,6 +20,7 @@ from tests.lab.conftest import Clock
 
 ANN = with_roles("ann", ["user"], ["kernel"])
 BOB = with_roles("bob", ["user"])
+KEEPER = with_roles("keeper", ["maintainer"])
 
 
 class Line:
@@ -376,9 +377,7 @@ def test_a_second_agent_cannot_take_a_name_that_is_in_use(lab: Lab, dispatcher: 
     first, second = Player(dispatcher), Player(dispatcher)
     first.hello()
     second.identity = "of-somebody-else"
-    second.dispatcher.hear(
-        second.line, Hello(name=second.name, identity=second.identity, slots=1, labels={})
-    )
+    second.dispatcher.hear(second.line, Hello(name=second.name, identity=second.identity, slots=1, labels={}))
     run(dispatcher)
     assert [said.type for said in second.line.said] == ["refused"]
     send(lab, one={})
@@ -457,20 +456,21 @@ def test_a_drained_agent_gets_nothing_until_it_is_resumed(lab: Lab, dispatcher: 
     agent = Player(dispatcher)
     agent.hello()
 
-    def say(state: str, what: str) -> None:
-        def change(connection: Any) -> None:
-            connection.execute(update(schema.agent).values(state=state))
-            lab.store.event(connection, "ann", what, "agent", "a1")
-
-        lab.store.write(change)
-
-    say("drained", "agent.drained")
+    with pytest.raises(Forbidden):
+        agents.drain(lab, ANN, "a1")
+    agents.drain(lab, KEEPER, "a1")
     send(lab, one={})
     run(dispatcher)
     assert agent.starts() == []
-    say("online", "agent.resumed")
+    agent.hello()  # it stays so, whatever the agent does
+    assert agent.starts() == []
+    with pytest.raises(Conflict):
+        agents.drain(lab, KEEPER, "a1")
+    agents.resume(lab, KEEPER, "a1")
     run(dispatcher)
-    assert len(agent.starts()) == 1
+    (shown,) = agents.agents(lab, ANN)
+    assert shown.state == "online"
+    assert [(one.step, one.submitter) for one in shown.running] == [("one", "ann")]
 
 
 # -- disks --------------------------------------------------------------------------------------------------------

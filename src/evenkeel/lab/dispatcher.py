@@ -257,6 +257,11 @@ class Dispatcher:
         self._inbox.append((link, message))
         self.wake()
 
+    def owns(self, link: Link, attempt: int) -> bool:
+        """Whether this attempt runs on the agent at the other end."""
+        agent = self._owner.get(link)
+        return agent is not None and attempt in agent.runs
+
     # -- a turn ---------------------------------------------------------------------------------------------------
 
     def turn(self) -> bool:
@@ -443,7 +448,7 @@ class Dispatcher:
             if submissions:
                 self._load_submissions(connection, sorted(submissions))
             if any(row.type in AGENT_EVENTS for row in rows):
-                self._load_agent_states(connection)
+                self._load_agent_states(turn, connection, self.lab.now())
         if any(row.object in ("machine", "claim") for row in rows):
             self._machines_stale = True
         for sub_id in submissions:
@@ -930,12 +935,14 @@ class Dispatcher:
         for row in connection.execute(_USED_BY_HOUR, {"since": since}):
             self.shares.charge(row.submitter, row.team, int(row.used), int(row.hour) * _HOUR_NS)
 
-    def _load_agent_states(self, connection: Connection) -> None:
+    def _load_agent_states(self, turn: _Turn, connection: Connection, now: int) -> None:
         for row in connection.execute(select(schema.agent.c.name, schema.agent.c.state)):
             agent = self.agents.get(row.name)
             if agent is not None and (row.state == "drained") != (agent.state == "drained"):
-                agent.state = row.state if row.state == "drained" else ("online" if agent.link else "lost")
+                agent.state = row.state if row.state == "drained" else "online" if agent.link else "lost"
                 self._fresh_agents.add(agent.name)
+                if agent.state == "online":
+                    turn.agents.append(self._agent_row(agent, now))
 
     def _load_submissions(self, connection: Connection, only: list[int] | None) -> None:
         """Open submissions, or those of ``only`` that are open, in place of what was known of them."""

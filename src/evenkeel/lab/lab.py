@@ -14,7 +14,7 @@ from evenkeel.lab.logs import Logs
 from evenkeel.lab.store import Store
 
 if TYPE_CHECKING:
-    from evenkeel.lab.dispatcher import Dispatcher
+    from evenkeel.lab.dispatching import Dispatching
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Lab:
     folder: Path
     store: Store
     #: Where it runs in this process; None on a standby, in tools and in most tests.
-    dispatcher: Dispatcher | None = None
+    dispatching: Dispatching | None = None
 
     @property
     def logs(self) -> Logs:
