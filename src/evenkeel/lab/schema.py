@@ -393,9 +393,12 @@ attempt = Table(
     Column("exit", Integer),
     Column("cause", Text, nullable=False, server_default=""),
     Column("result", JSON),
+    # Results with the same text here are of the same thing, and may be compared (lab.step.Use.same_key).
+    Column("same", Text, nullable=False, server_default=""),
     _one_of("state", "running", "passed", "failed", "lost", "cancelled", "timed-out"),
     UniqueConstraint("step_id", "number"),
     Index(None, "state", "agent"),
+    Index(None, "same", "ended_ns"),
 )
 
 #: ``labels``: flat facts that predicates of steps are matched with.  ``local``: on the lab's own machine.
@@ -426,7 +429,9 @@ artifact = Table(
     Column("sha256", String, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("media", String, nullable=False),
+    # Asked for by the step; None: by the lab's policy.
     Column("retain_until_ns", BigInteger),
+    Column("pinned_by", String, nullable=False, server_default=""),
     UniqueConstraint("attempt_id", "name"),
     Index(None, "sha256"),
 )
