@@ -18,6 +18,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: Kind -> module, in the order of the river.  A module is loaded only when its schema is asked for.
 KINDS = {
     "Facts": "facts",
+    "Inventory": "inventory",
     "Site": "site",
     "Fleet": "fleet",
     "FleetPlan": "fleet",
