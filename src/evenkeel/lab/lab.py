@@ -6,11 +6,13 @@ thread or a loop are started by :mod:`evenkeel.lab.service`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenkeel.lab.logs import Logs
+from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
 
 if TYPE_CHECKING:
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lab:
-    """``folder``: of the state (database, artifacts, console recordings, key)."""
+    """``folder``: of the state (database, artifacts, console recordings, key); ``settings``: of its owner.
+
+    ``stopping``: set when the service goes down; what runs for long looks at it.
+    """
 
     folder: Path
     store: Store
-    #: Where it runs in this process; None on a standby, in tools and in most tests.
+    settings: Settings = field(default_factory=Settings)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
 
     @property
