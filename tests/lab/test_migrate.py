@@ -19,8 +19,8 @@ def tables(store: Store) -> dict[str, set[str]]:
     found = {}
     for name, sql in rows:
         if name not in ("alembic_version", "sqlite_sequence"):
-            flat = re.sub(r"\s+", " ", sql).replace("( ", "(").replace(" )", ")")
-            found[name] = {part.strip(' )') for part in re.split(r", (?=[A-Za-z_\"]+ )|(?<=\w) \((?=\w)", flat)}
+            flat = re.sub(r"[()\s]+", " ", sql).strip()  # the two write brackets differently
+            found[name] = {part.strip() for part in flat.split(", ")}
     return found
 
 

@@ -91,7 +91,7 @@ def test_a_service_has_tokens_of_an_admin(lab: Lab) -> None:
         people.add_service(lab, ROOT, "ci", roles=["user"])
     made = people.make_token(lab, ROOT, "job", scopes=["submit", "people"], length_ns=DAY, of="ci")
     found = people.actor_of_token(lab, made.secret)
-    assert found is not None and (found.name, found.scopes) == ("ci", {"submit"})
+    assert found is not None and found.name == "ci" and found.scopes == {"submit"}
 
 
 def test_rights_are_changed_by_admins_for_the_version_they_saw_and_are_in_the_log(lab: Lab) -> None:

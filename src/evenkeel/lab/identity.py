@@ -73,7 +73,8 @@ class Likeness:
 
 def compare(known: Identity, found: Identity) -> Likeness:
     """Whether ``found`` is the machine that was ``known``."""
-    agree, differ = [], []
+    agree: list[str] = []
+    differ: list[str] = []
     for what in ("system", "board", "uuid"):
         old, new = getattr(known, what), getattr(found, what)
         if old and new:

@@ -283,8 +283,8 @@ def flat_of(connection: Connection, where: Any = None) -> dict[str, dict[str, li
     facts = select(fact.c.machine_id, fact.c.key, fact.c.text, fact.c.num)
     if where is not None:
         facts = facts.where(fact.c.machine_id.in_(select(machine.c.id).where(where)))
-    for row in connection.execute(facts):
-        found[row.machine_id].setdefault(row.key, []).append(_value(row.key, row.text, row.num))
+    for told in connection.execute(facts):
+        found[told.machine_id].setdefault(told.key, []).append(_value(told.key, told.text, told.num))
     return found
 
 

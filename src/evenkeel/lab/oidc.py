@@ -34,12 +34,18 @@ class Provider:
 
     def __init__(self, settings: Oidc) -> None:
         self.settings = settings
+        secret = _secret(settings)
         self._client = OAuth().register(
             "lab",
             server_metadata_url=settings.issuer.rstrip("/") + "/.well-known/openid-configuration",
             client_id=settings.client_id,
-            client_secret=_secret(settings),
-            client_kwargs={"scope": settings.scopes, "code_challenge_method": "S256", "timeout": 10},
+            client_secret=secret,
+            client_kwargs={
+                "scope": settings.scopes,
+                "code_challenge_method": "S256",
+                "timeout": 10,
+                **({} if secret else {"token_endpoint_auth_method": "none"}),
+            },
         )
 
     async def begin(self, request: Request, back: str) -> Response:

@@ -16,8 +16,8 @@ from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 
 T = TypeVar("T")
-#: Rows of a page at most.
-MOST = 1000
+#: Rows of a page, if none is asked for, and at most.
+DEFAULT, MOST = 100, 1000
 
 
 class Page(Model, Generic[T]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
@@ -28,7 +28,7 @@ def person_page(request: Request, caller: Caller, name: str) -> Response:
     found = people.principal(caller.lab, caller.actor, name)
     log = events.events(caller.lab, caller.actor, by=name, limit=20)
     tokens = people.tokens(caller.lab, caller.actor, of=name) if caller.actor.may("people") else ()
-    context = {"person": found, "roles": ROLES, "log": log, "tokens": tokens, "days": _DAYS}
+    context: dict[str, Any] = {"person": found, "roles": ROLES, "log": log, "tokens": tokens, "days": _DAYS}
     return render(request, "people/person.html", **context)
 
 
@@ -78,7 +78,7 @@ def make_token(
 ) -> Response:
     made = people.make_token(caller.lab, caller.actor, name, scopes=scopes, length_ns=days * _DAY, of=of)
     tokens = people.tokens(caller.lab, caller.actor, of=of)
-    context = {"me": people.me(caller.actor), "tokens": tokens, "days": _DAYS, "made": made}
+    context: dict[str, Any] = {"me": people.me(caller.actor), "tokens": tokens, "days": _DAYS, "made": made}
     return render(request, "people/me.html", **context)
 
 

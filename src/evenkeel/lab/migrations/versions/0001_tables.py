@@ -383,6 +383,7 @@ def upgrade() -> None:
         sa.Column("exit", sa.Integer(), nullable=True),
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
         sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("same", sa.Text(), server_default="", nullable=False),
         sa.CheckConstraint(
             "state IN ('running', 'passed', 'failed', 'lost', 'cancelled', 'timed-out')", name=op.f("ck_attempt_state")
         ),
@@ -392,6 +393,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("step_id", "number", name=op.f("uq_attempt_step_id_number")),
     )
     with op.batch_alter_table("attempt", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_attempt_same_ended_ns"), ["same", "ended_ns"], unique=False)
         batch_op.create_index(batch_op.f("ix_attempt_state_agent"), ["state", "agent"], unique=False)
 
     op.create_table(
@@ -418,6 +420,7 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("media", sa.String(), nullable=False),
         sa.Column("retain_until_ns", sa.BigInteger(), nullable=True),
+        sa.Column("pinned_by", sa.String(), server_default="", nullable=False),
         sa.ForeignKeyConstraint(["attempt_id"], ["attempt.id"], name=op.f("fk_artifact_attempt_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifact")),
         sa.UniqueConstraint("attempt_id", "name", name=op.f("uq_artifact_attempt_id_name")),
