@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, insert, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import agents, protocol, schema, steps, submissions
+from evenkeel.lab import agents, claims, protocol, schema, steps, submissions
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
 from evenkeel.lab.idle import idle_while_waiting
@@ -402,7 +402,7 @@ def test_limits_are_given_or_learned(lab: Lab, dispatcher: Dispatcher, clock: Cl
     run(dispatcher)
     assert agent.starts()[-1].timeout_ns == 600 * 10**9
     agent.end(agent.starts()[-1])
-    for took in (100, 200, 400):
+    for took in (100, 200, 200, 200, 400):
         send(lab, learned={})
         run(dispatcher)
         assert agent.starts()[-1].timeout_ns is None
@@ -471,6 +471,71 @@ def test_a_drained_agent_gets_nothing_until_it_is_resumed(lab: Lab, dispatcher: 
     (shown,) = agents.agents(lab, ANN)
     assert shown.state == "online"
     assert [(one.step, one.submitter) for one in shown.running] == [("one", "ann")]
+
+
+# -- machines of the pool -----------------------------------------------------------------------------------------
+
+
+def test_a_step_has_its_machine_for_itself(lab: Lab, dispatcher: Dispatcher) -> None:
+    two = [machine_of(lab, "big", 64), machine_of(lab, "small", 16)]
+    agent = Player(dispatcher, slots=10)
+    agent.hello()
+    sent = [send(lab, boot={"step": {"machine": "mem>=8GiB"}}) for _ in range(3)]
+    big = send(lab, large={"step": {"machine": "mem>=32GiB"}})
+    run(dispatcher)
+    # The smallest that fits goes first, so one of the three has the small one, and one more took the big one.
+    assert [start.machine["name"] for start in agent.starts() if start.machine] == ["small", "big"]
+    first, second = agent.starts()
+    with lab.store.read() as connection:
+        held = connection.scalars(select(schema.claim.c.machine_id).where(schema.claim.c.state == "active")).all()
+    assert sorted(held) == sorted(two)
+    agent.end(second)
+    (third,) = agent.starts()[2:]
+    assert third.machine and third.machine["name"] == "big"
+    agent.end(first, "failed", cause="exit")
+    assert submissions.show(lab, ANN, sent[0].id).state == "failed"
+    agent.end(third)
+    assert agent.starts()[-1].step == "large"
+    assert states(lab, big.id) == {"large": "running"}
+
+
+def test_a_machine_that_somebody_took_first_is_not_given_and_the_step_waits_on(
+    lab: Lab, dispatcher: Dispatcher
+) -> None:
+    machine_of(lab, "only", 64)
+    agent = Player(dispatcher)
+    agent.hello()
+    sent = send(lab, boot={"step": {"machine": "mem>=8GiB"}})
+    store, write_soon = lab.store, lab.store.write_soon
+    taken: list[claims.Claim] = []
+
+    def reserve_first(change: Any) -> Any:
+        store.write_soon = write_soon  # type: ignore[method-assign]
+        wanted = claims.Request(predicate="name:only", reason="mine", length_ns=3600 * 10**9)
+        taken.append(claims.request(lab, BOB, wanted))
+        return write_soon(change)
+
+    store.write_soon = reserve_first  # type: ignore[method-assign]
+    run(dispatcher)
+    assert agent.starts() == []
+    assert states(lab, sent.id) == {"boot": "ready"}
+    claims.release(lab, BOB, taken[0].id)
+    run(dispatcher)
+    assert [start.step for start in agent.starts()] == ["boot"]
+
+
+def machine_of(lab: Lab, name: str, gib: int) -> str:
+    """A machine that needs no preparation; returns its id."""
+    row = {"id": f"id-{name}", "name": name, "state": "ready", "state_since_ns": 0, "identity": {}, "registered_ns": 0}
+    fact = {"machine_id": row["id"], "key": "mem", "text": str(gib << 30), "num": float(gib << 30)}
+
+    def change(connection: Any) -> None:
+        connection.execute(insert(schema.machine).values(row | {"policy": {"prepare": "none"}}))
+        connection.execute(insert(schema.fact).values(fact))
+        lab.store.event(connection, "ann", "machine.registered", "machine", row["id"])
+
+    lab.store.write(change)
+    return f"id-{name}"
 
 
 # -- disks --------------------------------------------------------------------------------------------------------

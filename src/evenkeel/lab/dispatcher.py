@@ -15,21 +15,25 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
+from pydantic import ValidationError
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import protocol, schema
+from evenkeel.documents.result import Result
+from evenkeel.lab import artifacts, durations, protocol, schema
 from evenkeel.lab.idle import IdleMeter
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.leftovers import end_attempt
-from evenkeel.lab.order import Ready, Shares
+from evenkeel.lab.live import Agent, Link, Node, Run, Sub
+from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.step import holds
+from evenkeel.lab.step_machines import StepMachines
+from evenkeel.lab.turn import Outcome, Turn, messages, write
 
 log = logging.getLogger("evenkeel.lab")
 
@@ -40,11 +44,6 @@ SUBMISSION_EVENTS = frozenset(
 AGENT_EVENTS = frozenset({"agent.drained", "agent.resumed"})
 #: A step whose agents were lost so often may be what kills them.
 LOST_AT_MOST = 5
-#: Without a time limit: so many times the median of earlier runs, of which there must be a few, but not below a minute.
-LEARNED_FACTOR = 3
-LEARNED_FROM = 3
-LEARNED_AT_MOST = 50
-LEARNED_LEAST_NS = 60 * 10**9
 #: After a stop the agent has so long to end the step before its slot counts as lost.
 STOP_GRACE_NS = 60 * 10**9
 #: After a commit that failed (a full disk) nothing is tried for so long.
@@ -56,161 +55,6 @@ _LEASE_MARGIN_NS = 15 * 10**9
 #: The agent keeps the time limit too, and should be first.
 _AGENT_FIRST_NS = 5 * 10**9
 _OVER = frozenset({"passed", "failed", "cancelled", "skipped"})
-_ASK_IDS = 500
-
-
-class Link(Protocol):
-    """A connection to an agent.  ``process_gone``: for one on this machine, whether its process has ended."""
-
-    def send(self, message: protocol.FromLab) -> None: ...
-    def close(self) -> None: ...
-    def process_gone(self) -> bool: ...
-
-    @property
-    def local(self) -> bool: ...
-
-
-class Machines(Protocol):
-    """The pool, as far as steps need it.  Called within the dispatcher's changes and before them."""
-
-    def fitting(self, predicate: str) -> frozenset[str]:
-        """All machines of the pool that ever fit, free or not."""
-        ...
-
-    def free(self) -> frozenset[str]:
-        """Those that a step may have now."""
-        ...
-
-    def take(self, connection: Connection, predicate: str, step_id: int, holder: str, team: str) -> Claimed | None:
-        """Claim one for a step; None when none is free after all."""
-        ...
-
-    def told(self, connection: Connection, claim_id: int) -> dict[str, Any] | None:
-        """What the step may know of the machine of its claim."""
-        ...
-
-    def release(self, connection: Connection, claim_id: int, cause: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """``told``: what the step may know of its machine: name, address, facts."""
-
-    claim_id: int
-    machine_id: str
-    told: dict[str, Any]
-
-
-@dataclass(slots=True, eq=False)
-class Sub:
-    """An open submission in memory."""
-
-    id: int
-    name: str
-    kind: str
-    person: str
-    team: str
-    urgent: bool
-    submitted_ns: int
-    cancelled: bool = False
-    steps: dict[int, Node] = field(default_factory=dict)
-    left: int = 0  # steps that have not ended
-    failed: bool = False
-    cut: bool = False  # somebody cancelled one of its steps
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """A step of an open submission in memory.  ``before``: edges that have not said yes or no yet."""
-
-    id: int
-    sub: Sub
-    name: str
-    kind: str
-    expected: str
-    needs: str
-    machine: str
-    state: str
-    attempts: int
-    retries: int
-    timeout_ns: int | None
-    any_path: bool
-    ready_ns: int
-    cancel_by: str = ""
-    losses: int = 0
-    before: int = 0
-    said_yes: int = 0
-    edges_in: int = 0
-    after: list[tuple[Node, str]] = field(default_factory=list)
-    run: Run | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """A running attempt."""
-
-    id: int
-    node: Node
-    agent: str
-    started_ns: int
-    deadline_ns: int | None
-    timeout_ns: int | None = None
-    expected_ns: int = 0
-    claim_id: int | None = None
-    stopping: str = ""  # cancelled, timed-out: what its agent was told, with the cause, so many times
-    stop_cause: str = ""
-    stops: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Agent:
-    """``lost_ns``: when its attempts are given up, if it does not come back; None while it is connected."""
-
-    name: str
-    identity: str
-    kind: str
-    slots: int
-    labels: dict[str, list[str]]
-    state: str
-    fencing: int
-    seen_ns: int
-    local: bool = False
-    link: Link | None = None
-    lost_ns: int | None = None
-    runs: dict[int, Run] = field(default_factory=dict)
-    mask: int = 0
-    groups_seen: int = 0
-
-    @property
-    def free(self) -> int:
-        return self.slots - len(self.runs)
-
-    @property
-    def takes(self) -> bool:
-        return self.link is not None and self.state == "online" and len(self.runs) < self.slots
-
-
-@dataclass
-class _Turn:
-    """All changes of one commit, and what is to be said after it."""
-
-    starts: list[Run] = field(default_factory=list)
-    ends: list[dict[str, Any]] = field(default_factory=list)
-    end_messages: list[tuple[Link | None, protocol.Ended]] = field(default_factory=list)
-    step_states: list[dict[str, Any]] = field(default_factory=list)
-    submissions: list[dict[str, Any]] = field(default_factory=list)
-    agents: list[dict[str, Any]] = field(default_factory=list)
-    durations: list[tuple[str, str, int]] = field(default_factory=list)
-    releases: list[tuple[int, str]] = field(default_factory=list)
-    events: list[tuple[str, str, object, dict[str, Any]]] = field(default_factory=list)
-    idle: list[dict[str, Any]] = field(default_factory=list)
-    say: list[tuple[Link, protocol.FromLab]] = field(default_factory=list)
-
-    def empty(self) -> bool:
-        return not (
-            self.starts or self.ends or self.step_states or self.submissions or self.agents or self.releases
-            or self.events or self.idle or self.say
-        )  # fmt: skip
 
 
 class Dispatcher:
@@ -219,36 +63,38 @@ class Dispatcher:
     Not thread-safe but for :meth:`hear`: everything else runs where :meth:`turn` runs (lab.dispatching).
     """
 
-    def __init__(self, lab: Lab, *, machines: Machines | None = None, shares: Shares | None = None) -> None:
+    def __init__(self, lab: Lab, *, weights: Mapping[str, float] | None = None) -> None:
         self.lab = lab
-        self.machines = machines
-        self.shares = shares or Shares()
-        self.ready = Ready(self.shares)
-        self.subs: dict[int, Sub] = {}
-        self.nodes: dict[int, Node] = {}
-        self.runs: dict[int, Run] = {}
-        self.agents: dict[str, Agent] = {}
+        self.weights = weights
         self.meter = IdleMeter()
         self.wake: Callable[[], None] = lambda: None
+        self.agents: dict[str, Agent] = {}
         self._inbox: deque[tuple[Link, protocol.FromAgent | None]] = deque()
         self._owner: dict[Link, Agent] = {}
-        self._deadlines: list[tuple[int, int]] = []
         self._next_attempt = 1
-        self._seq = 0
         self._paused_until_ns = 0
         self._pause_ns = PAUSE_NS
         self._loaded = False
-        self._latest: dict[tuple[str, str], deque[int]] = {}
-        # Bits of groups whose steps could get their machine now; which machines fit which of them.
-        self._available = 0
-        self._fitting: dict[int, frozenset[str]] = {}
-        self._predicates: list[tuple[int, str]] = []
-        self._free: set[str] = set()
-        self._machines_stale = True
+        self._clear()
+
+    def _clear(self) -> None:
+        """All that is read from the database, but for agents."""
+        self.ready = Ready(Shares(weights=self.weights))
+        self.durations = durations.Durations()
+        self.machines = StepMachines(self.lab)
+        self.subs: dict[int, Sub] = {}
+        self.nodes: dict[int, Node] = {}
+        self.runs: dict[int, Run] = {}
+        self._deadlines: list[tuple[int, int]] = []
+        self._seq = 0
+        # Groups that are known here, and bits of those that want no machine.
+        self._groups_known = 0
+        self._plain = 0
+        # What may have changed or become possible since the last turn.
         self._fresh_subs: list[Sub] = []
-        # What may have become possible since the last turn.
         self._fresh_groups = 0
         self._fresh_agents: set[str] = set()
+        self._fresh_machines = self._fresh_facts = True
 
     # -- what comes in --------------------------------------------------------------------------------------------
 
@@ -273,7 +119,7 @@ class Dispatcher:
         self.finish(turn, future)
         return True
 
-    def begin(self) -> tuple[_Turn, Future[list[tuple[Run, protocol.Start | None]]]] | None:
+    def begin(self) -> tuple[Turn, Future[Outcome]] | None:
         """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
         now = self.lab.now()
         if now < self._paused_until_ns:
@@ -281,7 +127,7 @@ class Dispatcher:
         try:
             if not self._loaded:
                 self._load()
-            turn = _Turn()
+            turn = Turn()
             self._read_events(turn)
             self._settle(turn, now)
             self._hear_all(turn, now)
@@ -293,16 +139,15 @@ class Dispatcher:
             return None
         if turn.empty():
             return None
-        return turn, self.lab.store.write_soon(lambda connection: self._write(connection, turn))
+        return turn, self.lab.store.write_soon(lambda connection: write(connection, self.lab, turn))
 
-    def finish(self, turn: _Turn, future: Future[list[tuple[Run, protocol.Start | None]]]) -> None:
+    def finish(self, turn: Turn, future: Future[Outcome]) -> None:
         """After the commit (``future`` is waited for): tell agents.  After a failed one: forget, read anew."""
         try:
             outcome = future.result()
         except Exception as error:  # noqa: BLE001  a full disk, a lost server, a row that no longer fits: all the same
             for link, message in reversed(turn.end_messages):
-                if link is not None:
-                    self._inbox.appendleft((link, message))
+                self._inbox.appendleft((link, message))
             self._pause(error)
             return
         self._pause_ns = PAUSE_NS
@@ -328,15 +173,15 @@ class Dispatcher:
         agent = self.agents[run.agent]
         agent.runs.pop(run.id, None)
         self._fresh_agents.add(agent.name)
-        self.shares.charge(run.node.sub.person, run.node.sub.team, -run.expected_ns, run.started_ns)
+        self.ready.charge(run.node.sub.person, run.node.sub.team, -run.expected_ns, run.started_ns)
         run.node.run = None
-        self._machines_stale = True
+        self._fresh_machines = True
         with self.lab.store.read() as connection:
             self._load_submissions(connection, [run.node.sub.id])
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
-    def _hear_all(self, turn: _Turn, now: int) -> None:
+    def _hear_all(self, turn: Turn, now: int) -> None:
         while self._inbox:
             link, message = self._inbox.popleft()
             if message is None:
@@ -354,7 +199,7 @@ class Dispatcher:
             else:
                 link.close()
 
-    def _hello(self, turn: _Turn, link: Link, hello: protocol.Hello, now: int) -> None:
+    def _hello(self, turn: Turn, link: Link, hello: protocol.Hello, now: int) -> None:
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
@@ -379,7 +224,7 @@ class Dispatcher:
         self._fit(agent)
         self._fresh_agents.add(agent.name)
         turn.agents.append(self._agent_row(agent, now))
-        turn.events.append(("agent.hello", "agent", agent.name, {"slots": agent.slots, "running": len(hello.running)}))
+        turn.tell("agent.hello", "agent", agent.name, slots=agent.slots, running=len(hello.running))
         there = {*hello.running, *hello.finished}
         stop = tuple(number for number in hello.running if number not in agent.runs)
         sizes = {number: self.lab.logs.size(number) for number in there if number in agent.runs}
@@ -388,7 +233,7 @@ class Dispatcher:
         if missing:
             # Committed, but the agent died or the line was cut before it knew of them.
             with self.lab.store.read() as connection:
-                starts = self._messages(connection, missing)
+                starts = messages(connection, self.lab, missing)
             turn.say += [(link, starts[run.id]) for run in missing if run.id in starts]
         turn.say += [(link, _stop(run)) for run in agent.runs.values() if run.stopping]
 
@@ -402,7 +247,7 @@ class Dispatcher:
         else:
             agent.lost_ns = max(now, agent.seen_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
 
-    def _bye(self, turn: _Turn, agent: Agent, link: Link, now: int) -> None:
+    def _bye(self, turn: Turn, agent: Agent, link: Link, now: int) -> None:
         self._owner.pop(link, None)
         link.close()
         agent.link = None
@@ -410,16 +255,18 @@ class Dispatcher:
             self._end(turn, run, now, state="lost", cause=f"agent {agent.name} ended")
         agent.state = "drained" if agent.state == "drained" else "gone"
         turn.agents.append(self._agent_row(agent, now))
-        turn.events.append(("agent.gone", "agent", agent.name, {}))
+        turn.tell("agent.gone", "agent", agent.name)
 
-    def _ended(self, turn: _Turn, agent: Agent, link: Link, message: protocol.Ended, now: int) -> None:
+    def _ended(self, turn: Turn, agent: Agent, link: Link, message: protocol.Ended, now: int) -> None:
         run = self.runs.get(message.attempt)
         if run is None or run.agent != agent.name:
             # Fencing: given up meanwhile, or said twice because the first acknowledgement was lost.
             turn.say.append((link, protocol.Taken(attempt=message.attempt, accepted=False)))
             return
         turn.end_messages.append((link, message))
-        state = message.state
+        state, cause = message.state, message.cause
+        if state == "passed" and (wrong := self._wrong(message)):
+            state, cause = "failed", wrong
         if run.stopping and state in ("failed", "cancelled", "lost", "timed-out"):
             state = "timed-out" if run.stopping == "timed-out" else "cancelled"
         self._end(
@@ -427,16 +274,28 @@ class Dispatcher:
             run,
             min(message.ended_ns or now, now),
             state=state,
-            cause=message.cause,
+            cause=cause,
             exit=message.exit,
             output=message.output,
             result=message.result,
         )
         turn.say.append((link, protocol.Taken(attempt=message.attempt)))
 
+    def _wrong(self, message: protocol.Ended) -> str:
+        """Why a result that says passed is none: it is no Result, or names what its agent did not bring."""
+        if message.result is None:
+            return ""
+        try:
+            result = Result.model_validate(message.result)
+        except ValidationError as error:
+            return f"agent: its result is none: {error.errors()[0]['msg']}"
+        store = artifacts.contents(self.lab)
+        missing = [one.name for one in result.artifacts if not store.has(one.sha256)]
+        return f"agent: it did not bring {', '.join(missing)}" if missing else ""
+
     # -- events of others -----------------------------------------------------------------------------------------
 
-    def _read_events(self, turn: _Turn) -> None:
+    def _read_events(self, turn: Turn) -> None:
         with self.lab.store.read() as connection:
             rows = connection.execute(_EVENTS_SINCE, {"seq": self._seq}).all()
             if not rows:
@@ -449,8 +308,8 @@ class Dispatcher:
                 self._load_submissions(connection, sorted(submissions))
             if any(row.type in AGENT_EVENTS for row in rows):
                 self._load_agent_states(turn, connection, self.lab.now())
-        if any(row.object in ("machine", "claim") for row in rows):
-            self._machines_stale = True
+        self._fresh_machines |= any(row.object in ("machine", "claim") for row in rows)
+        self._fresh_facts |= any(row.object == "machine" for row in rows)
         for sub_id in submissions:
             if (sub := self.subs.get(sub_id)) is not None:
                 for node in sub.steps.values():
@@ -459,7 +318,7 @@ class Dispatcher:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def _watch_time(self, turn: _Turn, now: int) -> None:
+    def _watch_time(self, turn: Turn, now: int) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             run = self.runs.get(number)
@@ -472,7 +331,7 @@ class Dispatcher:
                 self._end(turn, run, now, state="timed-out", cause=f"agent {agent.name} did not end it when told to")
                 agent.state = "drained"
                 turn.agents.append(self._agent_row(agent, now))
-                turn.events.append(("agent.drained", "agent", agent.name, {"why": "it does not end its steps"}))
+                turn.tell("agent.drained", "agent", agent.name, why="it does not end its steps")
             else:
                 self._stop(
                     turn, run, run.stopping or "timed-out", run.stop_cause if run.stopping else "its time was over"
@@ -489,7 +348,7 @@ class Dispatcher:
             if agent.lost_ns is not None and agent.lost_ns <= now:
                 self._lost(turn, agent, now)
 
-    def _stop(self, turn: _Turn, run: Run, state: str, cause: str) -> None:
+    def _stop(self, turn: Turn, run: Run, state: str, cause: str) -> None:
         run.stopping, run.stop_cause = state, cause
         run.stops += 1
         run.deadline_ns = self.lab.now() + STOP_GRACE_NS
@@ -498,7 +357,7 @@ class Dispatcher:
         if link is not None:
             turn.say.append((link, _stop(run)))
 
-    def _lost(self, turn: _Turn, agent: Agent, now: int) -> None:
+    def _lost(self, turn: Turn, agent: Agent, now: int) -> None:
         agent.lost_ns = None
         for run in list(agent.runs.values()):
             if agent.local:
@@ -509,13 +368,13 @@ class Dispatcher:
         if agent.state == "online":
             agent.state = "lost"
         turn.agents.append(self._agent_row(agent, now))
-        turn.events.append(("agent.lost", "agent", agent.name, {}))
+        turn.tell("agent.lost", "agent", agent.name)
 
     # -- ends and what follows ------------------------------------------------------------------------------------
 
     def _end(
         self,
-        turn: _Turn,
+        turn: Turn,
         run: Run,
         now: int,
         *,
@@ -532,17 +391,14 @@ class Dispatcher:
         node.run = None
         self._fresh_agents.add(agent.name)
         took = max(0, now - run.started_ns)
-        self.shares.charge(sub.person, sub.team, took - run.expected_ns, run.started_ns)
-        turn.ends.append(
-            {"b_id": run.id, "b_state": state, "b_ended_ns": now, "b_exit": exit, "b_cause": cause, "b_result": result}
-        )
+        self.ready.charge(sub.person, sub.team, took - run.expected_ns, run.started_ns)
+        turn.end_attempt(run, now, state, exit, cause, result)
         if run.claim_id is not None:
-            turn.releases.append((run.claim_id, f"step {node.name} {state}"))
-            self._machines_stale = True
+            turn.claimed.append((node.id, f"step {node.name} {state}"))
+            self._fresh_machines = True
         if state == "passed":
             turn.durations.append((node.kind, node.expected, took))
-            if (known := self._latest.get((node.kind, node.expected))) is not None:
-                known.append(took)
+            self.durations.learn(node.kind, node.expected, took)
         if state == "lost":
             node.losses += 1
         again = not node.cancel_by and not sub.cancelled and self._again(node, state, cause, result)
@@ -552,8 +408,8 @@ class Dispatcher:
             to = "cancelled"
         else:
             to = "ready" if again else "failed"
-        data = {"step": node.name, "attempt": run.id, "agent": run.agent, "took_ns": took, "cause": cause}
-        turn.events.append((f"step.{'again' if again else to}", "step", node.id, data | {"submission": sub.id}))
+        told = {"step": node.name, "submission": sub.id, "attempt": run.id, "agent": run.agent}
+        turn.tell(f"step.{'again' if again else to}", "step", node.id, **told, took_ns=took, cause=cause)
         self._set(turn, node, to, now, cause=cause, output=dict(output or {}))
 
     def _again(self, node: Node, state: str, cause: str, result: Mapping[str, Any] | None) -> bool:
@@ -569,20 +425,18 @@ class Dispatcher:
         return why in ((spec or {}).get("step") or {}).get("retry", {}).get("causes", ())
 
     def _set(
-        self, turn: _Turn, node: Node, state: str, now: int, *, cause: str = "", output: dict[str, Any] | None = None
+        self, turn: Turn, node: Node, state: str, now: int, *, cause: str = "", output: dict[str, Any] | None = None
     ) -> None:
         """Move a step on, and whatever follows from it."""
         node.state = state
         over = state in _OVER
-        turn.step_states.append(
-            {
-                "b_id": node.id,
-                "b_state": state,
-                "b_cause": cause,
-                "b_ready_ns": now if state == "ready" else node.ready_ns,
-                "b_ended_ns": now if over else None,
-                "b_output": output,
-            }
+        turn.move_step(
+            node.id,
+            state,
+            cause=cause,
+            ready_ns=now if state == "ready" else node.ready_ns or None,
+            ended_ns=now if over else None,
+            output=output,
         )
         if state == "ready":
             node.ready_ns = now
@@ -599,21 +453,19 @@ class Dispatcher:
                 self._say(child, holds(condition, state, output or {}))  # type: ignore[arg-type]
                 if (to := _decided(child)) is not None:
                     if to == "skipped":
-                        turn.events.append(
-                            ("step.skipped", "step", child.id, {"step": child.name, "submission": sub.id})
-                        )
+                        turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
                     self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
         if sub.left == 0 and self.subs.get(sub.id) is sub:
             self._over(turn, sub, now)
 
-    def _over(self, turn: _Turn, sub: Sub, now: int) -> None:
+    def _over(self, turn: Turn, sub: Sub, now: int) -> None:
         if not sub.cancelled:
             ended = "failed" if sub.failed else "cancelled" if sub.cut else "passed"
             turn.submissions.append({"b_id": sub.id, "b_state": ended, "b_ended_ns": now})
-            turn.events.append((f"submission.{ended}", "submission", sub.id, {"name": sub.name}))
+            turn.tell(f"submission.{ended}", "submission", sub.id, name=sub.name)
         self._forget(sub)
 
-    def _settle(self, turn: _Turn, now: int) -> None:
+    def _settle(self, turn: Turn, now: int) -> None:
         """What somebody else changed may decide steps that were blocked, or end a submission."""
         for sub in self._fresh_subs:
             for node in list(sub.steps.values()):
@@ -652,19 +504,19 @@ class Dispatcher:
 
     # -- which agents and machines fit what -----------------------------------------------------------------------
 
-    _groups_known = 0
+    @property
+    def available(self) -> int:
+        """Bits of the groups whose steps could start now, if an agent fits."""
+        return self._plain | self.machines.available
 
     def _new_groups(self) -> None:
         signatures = self.ready.signatures
         for group in range(self._groups_known, len(signatures)):
-            machine = signatures[group][1]  # type: ignore[index]
+            machine: str = signatures[group][1]  # type: ignore[index]
             if machine:
-                self._predicates.append((group, machine))
-                self._fitting[group] = self.machines.fitting(machine) if self.machines else frozenset()
-                if self._fitting[group] & self._free:
-                    self._available |= 1 << group
+                self.machines.want(group, machine)
             else:
-                self._available |= 1 << group
+                self._plain |= 1 << group
         self._groups_known = len(signatures)
         for agent in self.agents.values():
             self._fit(agent)
@@ -677,87 +529,63 @@ class Dispatcher:
         agent.groups_seen = len(signatures)
 
     def _look_at_machines(self) -> None:
-        self._machines_stale = False
-        if self.machines is None:
-            return
-        self._free = set(self.machines.free())
-        for group, predicate in self._predicates:
-            self._fitting[group] = self.machines.fitting(predicate)
-        before = self._available
-        self._count_machines()
-        self._fresh_groups |= self._available & ~before
-
-    def _count_machines(self) -> None:
-        for group, _ in self._predicates:
-            if self._fitting[group] & self._free:
-                self._available |= 1 << group
-            else:
-                self._available &= ~(1 << group)
+        before = self.machines.available
+        self.machines.look(facts=self._fresh_facts)
+        self._fresh_machines = self._fresh_facts = False
+        self._fresh_groups |= self.machines.available & ~before
 
     # -- choosing -------------------------------------------------------------------------------------------------
 
-    def _choose(self, turn: _Turn, now: int) -> None:
-        if self._machines_stale:
+    def _choose(self, turn: Turn, now: int) -> None:
+        if self._fresh_machines:
             self._look_at_machines()
         for name in self._fresh_agents:
             self._feed(turn, self.agents[name], now)
         self._fresh_agents.clear()
-        fresh = self._fresh_groups & self.ready.waiting & self._available
+        fresh = self._fresh_groups & self.ready.waiting & self.available
         self._fresh_groups = 0
         if fresh:
             # Who can do the least goes first, so that who can do more is left for others.
             idle = [agent for agent in self.agents.values() if agent.mask & fresh and agent.takes]
             for agent in sorted(idle, key=lambda agent: (agent.mask.bit_count(), -agent.free, agent.name)):
                 self._feed(turn, agent, now)
-                if not fresh & self.ready.waiting & self._available:
+                if not fresh & self.ready.waiting & self.available:
                     break
 
-    def _feed(self, turn: _Turn, agent: Agent, now: int) -> None:
+    def _feed(self, turn: Turn, agent: Agent, now: int) -> None:
         while agent.takes:
-            number = self.ready.best(agent.mask & self._available, now)
+            number = self.ready.best(agent.mask & self.available, now)
             if number is None:
                 return
             self._start(turn, self.nodes[number], agent, now)
 
-    def _start(self, turn: _Turn, node: Node, agent: Agent, now: int) -> None:
+    def _start(self, turn: Turn, node: Node, agent: Agent, now: int) -> None:
         group = self.ready.group_of(node.id)
         self.ready.drop(node.id)
-        median = self._median(node)
-        limit = node.timeout_ns
-        if limit is None and median is not None:
-            limit = max(LEARNED_FACTOR * median, LEARNED_LEAST_NS)
+        limit, expected = self._limit(node)
         node.state = "running"
         node.attempts += 1
         # The agent ends it itself; the lab's own word comes later, for an agent that does not.
         deadline = None if limit is None else now + limit + _AGENT_FIRST_NS
-        expected = median if median is not None else self.shares.quantum_ns
         run = Run(self._next_attempt, node, agent.name, now, deadline, limit, expected)
         self._next_attempt += 1
-        self.shares.charge(node.sub.person, node.sub.team, run.expected_ns, now)
+        self.ready.charge(node.sub.person, node.sub.team, expected, now)
         node.run = self.runs[run.id] = agent.runs[run.id] = run
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, run.id))
         if node.machine:
-            # Any of them: the claim decides; this only keeps the count of what is left in this turn.
-            self._free.discard(min(self._fitting[group] & self._free))
-            self._machines_stale = True
-            self._count_machines()
+            self.machines.use(group)
+            self._fresh_machines = True
         turn.starts.append(run)
-        data = {"step": node.name, "attempt": run.id, "agent": agent.name, "submission": node.sub.id}
-        turn.events.append(("step.started", "step", node.id, data | {"waited_ns": now - node.ready_ns}))
+        told = {"step": node.name, "submission": node.sub.id, "attempt": run.id, "agent": agent.name}
+        turn.tell("step.started", "step", node.id, **told, waited_ns=now - node.ready_ns)
 
-    def _median(self, node: Node) -> int | None:
-        """Of the durations of steps like this one; None while there are too few."""
-        key = (node.kind, node.expected)
-        latest = self._latest.get(key)
-        if latest is None:
-            table = schema.duration.c
-            with self.lab.store.read() as connection:
-                kept = connection.scalar(select(table.latest).where(table.kind == key[0], table.key == key[1]))
-            latest = self._latest[key] = deque(kept or (), maxlen=LEARNED_AT_MOST)
-        return sorted(latest)[len(latest) // 2] if len(latest) >= LEARNED_FROM else None
+    def _limit(self, node: Node) -> tuple[int | None, int]:
+        """Its time limit, given or learned, and how long it will probably take."""
+        limit = node.timeout_ns or self.durations.timeout(node.kind, node.expected)
+        return limit, self.durations.median(node.kind, node.expected) or QUANTUM_NS
 
-    def _measure_idle(self, turn: _Turn, now: int) -> None:
+    def _measure_idle(self, turn: Turn, now: int) -> None:
         if not self.meter.due(now):
             return
         waiting = self.ready.waiting
@@ -774,109 +602,13 @@ class Dispatcher:
             if waiting and agent.free > 0:
                 if agent.state == "drained":
                     cause = "drained"
-                elif agent.mask & waiting & self._available:
+                elif agent.mask & waiting & self.available:
                     cause = "dispatch"
                 else:
                     cause = "machine" if agent.mask & waiting else "fit"
                 idle[cause] = idle.get(cause, 0) + agent.free
         self.meter.note(now, slots, idle)
         turn.idle = self.meter.rows(now)
-
-    # -- writing: in the writer's thread --------------------------------------------------------------------------
-
-    def _write(self, connection: Connection, turn: _Turn) -> list[tuple[Run, protocol.Start | None]]:
-        """All of a turn in one change.  For each start what its agent is to be told; None where it cannot be."""
-        now = self.lab.now()
-        if turn.ends:
-            connection.execute(_END_ATTEMPT, turn.ends)
-        for claim_id, cause in turn.releases:
-            assert self.machines is not None
-            self.machines.release(connection, claim_id, cause)
-        if turn.step_states:
-            connection.execute(_MOVE_STEP, turn.step_states)
-        if turn.submissions:
-            connection.execute(_END_SUBMISSION, turn.submissions)
-        for row in turn.agents:
-            _replace(connection, schema.agent, ("name",), row)
-        _add_durations(connection, turn.durations)
-        for row in turn.idle:
-            _add_idle(connection, row)
-        outcome = self._write_starts(connection, turn.starts, now) if turn.starts else []
-        refused = {run.id for run, start in outcome if start is None}
-        events = [
-            {"at_ns": now, "actor": "lab", "type": type_, "object": object_, "object_id": str(id_), "data": data}
-            for type_, object_, id_, data in turn.events
-            if not (type_ == "step.started" and data["attempt"] in refused)
-        ]
-        if events:
-            self.lab.store.events(connection, events)
-        return outcome
-
-    def _write_starts(
-        self, connection: Connection, starts: list[Run], now: int
-    ) -> list[tuple[Run, protocol.Start | None]]:
-        asked = {run.node.id: run for run in starts}
-        still = {
-            row.id
-            for row in _in_pieces(connection, _STEPS_READY, sorted(asked))  # somebody may have cancelled meanwhile
-        }
-        told: dict[int, dict[str, Any]] = {}
-        for run in starts:
-            node = run.node
-            if node.id in still and node.machine:
-                with connection.begin_nested() as savepoint:
-                    taken = None
-                    if self.machines is not None:
-                        taken = self.machines.take(connection, node.machine, node.id, node.sub.person, node.sub.team)
-                    if taken is None:
-                        savepoint.rollback()
-                        still.discard(node.id)
-                    else:
-                        run.claim_id, told[run.id] = taken.claim_id, taken.told
-        going = [run for run in starts if run.node.id in still]
-        if going:
-            rows = [
-                {
-                    "id": run.id,
-                    "step_id": run.node.id,
-                    "number": run.node.attempts,
-                    "agent": run.agent,
-                    "claim_id": run.claim_id,
-                    "fencing": run.id,
-                    "state": "running",
-                    "started_ns": run.started_ns,
-                }
-                for run in going
-            ]
-            connection.execute(insert(schema.attempt), rows)
-            moved = [
-                {"b_id": run.node.id, "b_started_ns": run.started_ns, "b_attempts": run.node.attempts} for run in going
-            ]
-            connection.execute(_START_STEP, moved)
-        messages = self._messages(connection, going, told)
-        return [(run, messages.get(run.id)) for run in starts]
-
-    def _messages(
-        self, connection: Connection, runs: Iterable[Run], machines: Mapping[int, dict[str, Any]] | None = None
-    ) -> dict[int, protocol.Start]:
-        """What agents are told, by attempt."""
-        by_step = {run.node.id: run for run in runs}
-        made = {}
-        for row in _in_pieces(connection, _SPECS, sorted(by_step)):
-            run = by_step[row.id]
-            machine = (machines or {}).get(run.id)
-            if machine is None and run.claim_id is not None and self.machines is not None:
-                machine = self.machines.told(connection, run.claim_id)
-            made[run.id] = protocol.Start(
-                attempt=run.id,
-                submission=run.node.sub.id,
-                step=run.node.name,
-                use=row.spec,
-                timeout_ns=run.timeout_ns,
-                machine=machine,
-                inputs=_inputs(connection, run.node.sub.id, row.spec),
-            )
-        return made
 
     def _agent_row(self, agent: Agent, now: int) -> dict[str, Any]:
         return {
@@ -898,12 +630,8 @@ class Dispatcher:
         """Forget everything but the connections, and read it anew."""
         now = self.lab.now()
         links = {agent.name: (agent.link, agent.lost_ns, agent.seen_ns) for agent in self.agents.values()}
-        self.shares = Shares(weights=self.shares.weights)
-        self.ready = Ready(self.shares)
-        self.subs, self.nodes, self.runs, self.agents = {}, {}, {}, {}
-        self._owner, self._deadlines, self._latest = {}, [], {}
-        self._available, self._fitting, self._predicates, self._groups_known = 0, {}, [], 0
-        self._machines_stale = True
+        self._clear()
+        self.agents, self._owner = {}, {}
         with self.lab.store.read() as connection:
             self._seq = connection.scalar(select(func.max(schema.event.c.seq))) or 0
             last = connection.scalar(select(func.max(schema.attempt.c.id))) or 0
@@ -921,8 +649,7 @@ class Dispatcher:
                 else:
                     agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if agent.local else protocol.REMOTE_GRACE_NS)
             self._charge_history(connection, now)
-            if self.machines is not None:
-                self._free = set(self.machines.free())
+            self.durations = durations.load(connection)
             self._load_submissions(connection, None)
         for agent in self.agents.values():
             if agent.link is None and not agent.runs and agent.state in ("gone", "lost"):
@@ -931,11 +658,11 @@ class Dispatcher:
         self._loaded = True
 
     def _charge_history(self, connection: Connection, now: int) -> None:
-        since = now - _HISTORY_HALF_LIVES * self.shares.half_life_ns
+        since = now - _HISTORY_HALF_LIVES * self.ready.shares.half_life_ns
         for row in connection.execute(_USED_BY_HOUR, {"since": since}):
-            self.shares.charge(row.submitter, row.team, int(row.used), int(row.hour) * _HOUR_NS)
+            self.ready.charge(row.submitter, row.team, int(row.used), int(row.hour) * _HOUR_NS)
 
-    def _load_agent_states(self, turn: _Turn, connection: Connection, now: int) -> None:
+    def _load_agent_states(self, turn: Turn, connection: Connection, now: int) -> None:
         for row in connection.execute(select(schema.agent.c.name, schema.agent.c.state)):
             agent = self.agents.get(row.name)
             if agent is not None and (row.state == "drained") != (agent.state == "drained"):
@@ -1012,15 +739,11 @@ class Dispatcher:
             node = nodes[row.step_id]
             run = self.runs.get(row.id)
             if run is None:
-                # What its agent was told as a limit, it keeps by itself.
-                median = self._median(node)
-                limit = node.timeout_ns
-                if limit is None and median is not None:
-                    limit = max(LEARNED_FACTOR * median, LEARNED_LEAST_NS)
+                # The limit that its agent was told, that one keeps by itself.
+                limit, expected = self._limit(node)
                 deadline = None if limit is None else row.started_ns + limit + _AGENT_FIRST_NS
-                expected = median if median is not None else self.shares.quantum_ns
                 run = Run(row.id, node, row.agent, row.started_ns, deadline, limit, expected, row.claim_id)
-                self.shares.charge(node.sub.person, node.sub.team, expected, row.started_ns)
+                self.ready.charge(node.sub.person, node.sub.team, expected, row.started_ns)
                 if deadline is not None:
                     heapq.heappush(self._deadlines, (deadline, run.id))
                 if node.cancel_by or node.sub.cancelled:
@@ -1056,69 +779,6 @@ def _labels(hello: protocol.Hello) -> dict[str, list[str]]:
     return {**hello.labels, "name": [hello.name.lower()]}
 
 
-def _inputs(connection: Connection, submission_id: int, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each step that an input comes from: output, and artifacts of its last attempt by name."""
-    names = set()
-    for given in (spec.get("inputs") or {}).values():
-        if given.get("artifact"):
-            names.add(given["artifact"].partition("/")[0])
-        if given.get("output"):
-            names.add(given["output"])
-    found: dict[str, Any] = {}
-    step, attempt, artifact = schema.step.c, schema.attempt.c, schema.artifact.c
-    for name in sorted(names):
-        row = connection.execute(
-            select(step.id, step.output).where(step.submission_id == submission_id, step.name == name)
-        ).one_or_none()
-        if row is None:
-            continue
-        last = select(func.max(attempt.id)).where(attempt.step_id == row.id, attempt.state.in_(("passed", "failed")))
-        kept = connection.execute(
-            select(artifact.name, artifact.sha256, artifact.size, artifact.media).where(
-                artifact.attempt_id == last.scalar_subquery()
-            )
-        ).all()
-        found[name] = {"output": row.output or {}, "artifacts": {one.name: dict(one._mapping) for one in kept}}
-    return found
-
-
-def _in_pieces(connection: Connection, query: Any, ids: list[int]) -> Iterable[Any]:
-    for start in range(0, len(ids), _ASK_IDS):
-        yield from connection.execute(query, {"ids": ids[start : start + _ASK_IDS]})
-
-
-def _replace(connection: Connection, table: Any, keys: tuple[str, ...], row: dict[str, Any]) -> None:
-    """Update the row with these keys, or insert it; in both kinds of database."""
-    where = [table.c[key] == row[key] for key in keys]
-    if not connection.execute(update(table).where(*where).values(row)).rowcount:
-        connection.execute(insert(table).values(row))
-
-
-def _add_idle(connection: Connection, row: Mapping[str, Any]) -> None:
-    table = schema.idle.c
-    added = connection.execute(
-        update(schema.idle)
-        .where(table.hour_ns == row["hour_ns"], table.cause == row["cause"])
-        .values(idle_ns=table.idle_ns + row["idle_ns"], slots_ns=table.slots_ns + row["slots_ns"])
-    )
-    if not added.rowcount:
-        connection.execute(insert(schema.idle).values(dict(row)))
-
-
-def _add_durations(connection: Connection, durations: list[tuple[str, str, int]]) -> None:
-    table = schema.duration.c
-    by_key: dict[tuple[str, str], list[int]] = {}
-    for kind, key, took in durations:
-        by_key.setdefault((kind, key), []).append(took)
-    for (kind, key), more in by_key.items():
-        known = connection.execute(
-            select(table.latest, table.count).where(table.kind == kind, table.key == key)
-        ).one_or_none()
-        latest = [*(known[0] if known else ()), *more][-LEARNED_AT_MOST:]
-        row = {"kind": kind, "key": key, "latest": latest, "count": (known[1] if known else 0) + len(more)}
-        _replace(connection, schema.duration, ("kind", "key"), row)
-
-
 _HOUR_NS = 3600 * 10**9
 #: Use before that is less than a hundredth of itself.
 _HISTORY_HALF_LIVES = 7
@@ -1133,40 +793,6 @@ _EVENTS_SINCE = (
     select(schema.event.c.seq, schema.event.c.type, schema.event.c.object, schema.event.c.object_id)
     .where(schema.event.c.seq > bindparam("seq"))
     .order_by(schema.event.c.seq)
-)
-_STEPS_READY = select(_step.id).where(_step.id.in_(bindparam("ids", expanding=True)), _step.state == "ready")
-_SPECS = select(_step.id, _step.spec).where(_step.id.in_(bindparam("ids", expanding=True)))
-_END_ATTEMPT = (
-    update(schema.attempt)
-    .where(_attempt.id == bindparam("b_id"))
-    .values(
-        state=bindparam("b_state"),
-        ended_ns=bindparam("b_ended_ns"),
-        exit=bindparam("b_exit"),
-        cause=bindparam("b_cause"),
-        result=bindparam("b_result"),
-    )
-)
-_MOVE_STEP = (
-    update(schema.step)
-    .where(_step.id == bindparam("b_id"))
-    .values(
-        state=bindparam("b_state"),
-        cause=bindparam("b_cause"),
-        ready_ns=bindparam("b_ready_ns"),
-        ended_ns=bindparam("b_ended_ns"),
-        output=bindparam("b_output"),
-    )
-)
-_START_STEP = (
-    update(schema.step)
-    .where(_step.id == bindparam("b_id"))
-    .values(state="running", cause="", started_ns=bindparam("b_started_ns"), attempts=bindparam("b_attempts"))
-)
-_END_SUBMISSION = (
-    update(schema.submission)
-    .where(_sub.id == bindparam("b_id"), _sub.state == "open")
-    .values(state=bindparam("b_state"), ended_ns=bindparam("b_ended_ns"), version=_sub.version + 1)
 )
 _USED_BY_HOUR = (
     select(

@@ -114,8 +114,7 @@ class Start(Model):
     step: str
     use: dict[str, Any]
     timeout_ns: int | None = None
-    machine: dict[str, Any] | None = None
-    inputs: dict[str, Any] = {}
+    machine: dict[str, str] | None = None
 
 
 class Stop(Model):
