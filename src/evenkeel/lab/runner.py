@@ -134,6 +134,7 @@ class Run:
             warned = warnings_in(files[step.warnings].read_text(errors="replace"), roots)
         result = Result(
             step=step.kind,
+            same=self.use.same_key(),
             step_sha256=self.use.sha256(),
             settings=self.use.set,
             inputs=self._inputs,
