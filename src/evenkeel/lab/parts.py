@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
+from evenkeel.lab import dispatching
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
 Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
-PARTS: tuple[tuple[str, Part], ...] = (("netbox", netbox.part),)
+PARTS: tuple[tuple[str, Part], ...] = (("dispatcher", dispatching.part), ("netbox", netbox.part))
 
 
 @contextlib.contextmanager
