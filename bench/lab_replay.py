@@ -1,7 +1,8 @@
 """A generated month of a build farm, replayed by a batch lock and by ours: ``python bench/lab_replay.py``.
 
 In simulated time, so no load on the machine changes a number; only the seeds do.  What is printed and why it is asked:
-docs/explanation/lab.md.  ``--quick`` takes one seed.  Seeds 1 and 2 chose the numbers in lab/forecast.py and are not used.
+docs/explanation/lab.md.  ``--quick`` takes one seed.  Seeds 1 and 2 chose the numbers in lab/forecast.py, so they are
+not used here.
 """
 
 from __future__ import annotations
@@ -76,15 +77,23 @@ def main() -> None:
 
 
 def _row(outcome: Outcome) -> dict[str, float]:
-    """Minutes and per cent.  Heavy: who sends in most; light: those who send in less than the median person."""
+    """Minutes and per cent.  Heavy: who sends in most; light: those who send in less than the median person, and are
+    not of the team of the heavy one; team: of that team, but for the heavy one."""
     counts: dict[str, int] = {}
     for came in outcome.came:
         counts[came.branch.person] = counts.get(came.branch.person, 0) + 1
     middle = statistics.median(counts.values())
     heavy = max(counts, key=lambda person: counts[person])
+    team = next(came.branch.team for came in outcome.came if came.branch.person == heavy)
 
     def plain(came: Came) -> bool:
         return not came.branch.urgent
+
+    def light(came: Came) -> bool:
+        return plain(came) and counts[came.branch.person] < middle and came.branch.team != team
+
+    def mates(came: Came) -> bool:
+        return plain(came) and came.branch.person != heavy and came.branch.team == team
 
     row = {
         "idle %": 100 * outcome.idle_share(),
@@ -92,8 +101,9 @@ def _row(outcome: Outcome) -> dict[str, float]:
         **_stats("wait", outcome.waits(plain)),
         **_stats("turn", outcome.turnarounds(plain)),
         "asked urgent p95": _minutes(outcome.waits(lambda came: came.branch.urgent), 0.95),
-        "light p95": _minutes(outcome.waits(lambda c: plain(c) and counts[c.branch.person] < middle), 0.95),
+        "light p95": _minutes(outcome.waits(light), 0.95),
         "heavy p95": _minutes(outcome.waits(lambda c: plain(c) and c.branch.person == heavy), 0.95),
+        "heavy's team p95": _minutes(outcome.waits(mates), 0.95),
     }
     within = outcome.waits(lambda came: came.urgent)
     return row | ({"urgent in credit p95": _minutes(within, 0.95)} if within else {})
