@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
+from evenkeel.lab import keeper
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
 Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
-PARTS: tuple[tuple[str, Part], ...] = (("netbox", netbox.part),)
+PARTS: tuple[tuple[str, Part], ...] = (("netbox", netbox.part), ("claims", keeper.part))
 
 
 @contextlib.contextmanager

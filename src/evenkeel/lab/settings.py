@@ -16,6 +16,7 @@ from pydantic import ValidationError, field_validator
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
+from evenkeel.lab.limits import Limits
 from evenkeel.plan.sitefile import parse_as
 
 SYSTEM_FOLDER = Path("/var/lib/evenkeel/lab")
@@ -49,7 +50,7 @@ class Settings(Model):
     """``listen``: address and port of the pages; ``url``: what people type, when a proxy stands before it.
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
-    that come by the Unix socket; root and the user of the service are admins.
+    that come by the Unix socket; root and the user of the service are admins.  ``reservations``: their limits.
     """
 
     listen: str = "127.0.0.1:8787"
@@ -58,6 +59,7 @@ class Settings(Model):
     local_role: Role = "user"
     session: Nanoseconds = 12 * _HOUR
     oidc: Oidc | None = None
+    reservations: Limits = Limits()
 
     @field_validator("listen")
     @classmethod
