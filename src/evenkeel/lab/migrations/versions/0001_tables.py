@@ -38,12 +38,18 @@ def upgrade() -> None:
         "credit_use",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
+        sa.Column("period_ns", sa.BigInteger(), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.Column("object", sa.String(), nullable=False),
         sa.Column("object_id", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.String(), nullable=False),
+        sa.CheckConstraint("outcome IN ('spent', 'beyond', 'refunded')", name=op.f("ck_credit_use_outcome")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_credit_use")),
     )
+    with op.batch_alter_table("credit_use", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_credit_use_object_object_id"), ["object", "object_id"], unique=False)
+
     op.create_table(
         "duration",
         sa.Column("kind", sa.String(), nullable=False),
@@ -67,6 +73,32 @@ def upgrade() -> None:
     with op.batch_alter_table("event", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_event_object_object_id_seq"), ["object", "object_id", "seq"], unique=False)
         batch_op.create_index(batch_op.f("ix_event_type_seq"), ["type", "seq"], unique=False)
+
+    op.create_table(
+        "forecast",
+        sa.Column("object", sa.String(), nullable=False),
+        sa.Column("object_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("made_ns", sa.BigInteger(), nullable=False),
+        sa.Column("ahead", sa.Integer(), nullable=False),
+        sa.Column("start_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("unknown", sa.Text(), server_default="", nullable=False),
+        sa.Column("started_ns", sa.BigInteger(), nullable=True),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint("object IN ('step', 'submission')", name=op.f("ck_forecast_object")),
+        sa.PrimaryKeyConstraint("object", "object_id", "made_ns", name=op.f("pk_forecast")),
+        sqlite_with_rowid=False,
+    )
+    with op.batch_alter_table("forecast", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_forecast_object_ended_ns"), ["object", "ended_ns"], unique=False)
 
     op.create_table(
         "idempotency",
@@ -435,21 +467,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_attempt_same_ended_ns"), ["same", "ended_ns"], unique=False)
         batch_op.create_index(batch_op.f("ix_attempt_state_agent"), ["state", "agent"], unique=False)
 
-    op.create_table(
-        "forecast",
-        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("made_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("started_ns", sa.BigInteger(), nullable=True),
-        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["step_id"], ["step.id"], name=op.f("fk_forecast_step_id")),
-        sa.PrimaryKeyConstraint("step_id", "made_ns", name=op.f("pk_forecast")),
-    )
     op.create_table(
         "artifact",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
