@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
+from evenkeel.lab.limits import Limits
 from evenkeel.plan.sitefile import parse_as
 
 SYSTEM_FOLDER = Path("/var/lib/evenkeel/lab")
@@ -50,7 +51,7 @@ class Settings(Model):
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
     that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
-    person in each month; ``shares``: team -> its part of the queue, 1 when not named.
+    person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits.
     """
 
     listen: str = "127.0.0.1:8787"
@@ -61,6 +62,7 @@ class Settings(Model):
     credits: Annotated[int, Field(ge=0)] = 3
     shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
+    reservations: Limits = Limits()
 
     @field_validator("listen")
     @classmethod
