@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert, text
+from sqlalchemy import Connection, create_engine, event, func, insert, select, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -120,6 +120,11 @@ class Store:
         seq = int(done.inserted_primary_key[0])  # type: ignore[index]
         connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
         return seq
+
+    def events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+        """Append many at once, as whole rows; for who has thousands a second."""
+        connection.execute(insert(schema.event), rows)
+        connection.info["last_seq"] = connection.scalar(select(func.max(schema.event.c.seq)))
 
     # -- one active service on one database --------------------------------------------------------------------
 
