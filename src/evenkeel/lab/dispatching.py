@@ -16,8 +16,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
+
+from fastapi import FastAPI
 
 from evenkeel.lab import protocol
 from evenkeel.lab.dispatcher import Dispatcher
@@ -127,6 +130,10 @@ class Dispatching:
             for agent in self.dispatcher.agents.values():
                 if agent.link is not None:
                     agent.link.close()
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
             await asyncio.sleep(0)
 
     def hear(self, link: _Line, line: bytes | str) -> None:
@@ -248,3 +255,9 @@ class Remote(_Line):
                 loop.call_soon_threadsafe(self._part.dispatcher.hear, self, None)
             else:
                 loop.call_soon_threadsafe(self._part.hear, self, text)
+
+
+def part(lab: Lab, app: FastAPI) -> AbstractContextManager[Dispatching]:
+    """For :mod:`evenkeel.lab.parts`."""
+    del app
+    return running(lab)

@@ -410,7 +410,7 @@ step = Table(
     Index(None, "state", "ready_ns"),
 )
 
-#: ``condition``: of the state and the output of the step before (lab.edges); empty: it passed.
+#: ``condition``: of the state and the output of the step before (lab.step.holds); empty: it passed.
 edge = Table(
     "edge",
     metadata,
@@ -418,7 +418,6 @@ edge = Table(
     Column("after_id", ForeignKey("step.id"), primary_key=True),
     Column("condition", Text, nullable=False, server_default=""),
     Index(None, "after_id"),
-    sqlite_with_rowid=False,
 )
 
 attempt = Table(

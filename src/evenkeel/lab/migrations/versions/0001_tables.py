@@ -484,7 +484,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["after_id"], ["step.id"], name=op.f("fk_edge_after_id")),
         sa.ForeignKeyConstraint(["before_id"], ["step.id"], name=op.f("fk_edge_before_id")),
         sa.PrimaryKeyConstraint("before_id", "after_id", name=op.f("pk_edge")),
-        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("edge", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_edge_after_id"), ["after_id"], unique=False)
