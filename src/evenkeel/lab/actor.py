@@ -15,8 +15,11 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset({"read"}),
     "user": frozenset({"read", "reserve", "submit", "power", "console"}),
     "maintainer": frozenset({"read", "reserve", "submit", "power", "console", "machines", "netbox"}),
+    # Of services that run agents, and of nobody else: it may take steps, and see what they are.
+    "agent": frozenset({"read", "agent"}),
     "admin": frozenset(
-        {"read", "reserve", "submit", "power", "console", "machines", "netbox", "secrets", "people", "anything"}
+        {"read", "reserve", "submit", "power", "console", "machines", "netbox", "agent", "secrets", "people"}
+        | {"anything"}
     ),
 }
 SCOPES = frozenset().union(*ROLES.values())
