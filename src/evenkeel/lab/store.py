@@ -35,6 +35,8 @@ _TOGETHER = 500
 class StoreClosed(EvenkeelError):
     """The service is going down; nothing was changed."""
 
+    http_status = 503
+
 
 def now_ns() -> int:
     """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
@@ -43,6 +45,8 @@ def now_ns() -> int:
 
 class LostHold(EvenkeelError):
     """Another service may be the active one by now, so nothing is written any more."""
+
+    http_status = 503
 
 
 #: The advisory lock of PostgreSQL that the active service holds: "evenkeel" as a number.
