@@ -276,6 +276,8 @@ class Run:
             "OUT": str(folder / "out"),
             "LIB": str(folder / "lib"),
             "JOBS": str(max(1, math.floor(jobs))),
+            # What all steps of a machine share to be quicker (headers, images): it must not change what comes out.
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             # The Python that has evenkeel, for steps that are written in it.
             "PYTHON": sys.executable,
             **{f"SET_{name.upper()}": value for name, value in self.use.set.items()},
@@ -383,10 +385,14 @@ def _collect(name: str, wish: ArtifactWish, folder: Path) -> tuple[Artifact, Pat
         packed = folder / "tmp" / f"artifact-{name}.tar"
         packed.parent.mkdir(exist_ok=True)
         pack(path, packed)
-        return Artifact(name=name, sha256=sha256_of(packed), size=packed.stat().st_size, media=FOLDER), packed
+        return _artifact(name, packed, FOLDER, wish.varies), packed
     if not path.is_file():
         raise _NoArtifact(f"{wish.path} is neither a file nor a folder", wrong=True)
-    return Artifact(name=name, sha256=sha256_of(path), size=path.stat().st_size, media=wish.media), path
+    return _artifact(name, path, wish.media, wish.varies), path
+
+
+def _artifact(name: str, path: Path, media: str, varies: bool) -> Artifact:
+    return Artifact(name=name, sha256=sha256_of(path), size=path.stat().st_size, media=media, varies=varies)
 
 
 # -- files and folders --------------------------------------------------------------------------------------------

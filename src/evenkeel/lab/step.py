@@ -83,6 +83,9 @@ class ArtifactWish(Model):
     path: str = Field(description="below $OUT", examples=["module.ko"])
     media: str = "application/octet-stream"
     optional: bool = Field(default=False, description="whether the step passes without it")
+    varies: bool = Field(
+        default=False, description="whether its bytes differ from run to run, as those of a log of a parallel build"
+    )
     keep: Nanoseconds | None = Field(default=None, description="for how long; the lab's policy when left out")
 
 
