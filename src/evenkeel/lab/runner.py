@@ -59,6 +59,14 @@ class Ran:
     files: dict[str, Path]
     log: Path
 
+    def folder_of(self, name: str) -> Path:
+        """An artifact that is a folder, as a folder, beside its file."""
+        target = self.files[name].with_suffix(".d")
+        if not target.exists():
+            shutil.copyfile(self.files[name], target)
+            unpack(target)
+        return target
+
 
 @dataclass
 class Run:

@@ -1,4 +1,5 @@
 # Build the module in $IN/source.  Leaves $OUT/modules, $OUT/Module.symvers, $OUT/build.log and $OUT/output.json.
+set -euo pipefail
 found=$("$PYTHON" -m evenkeel.lab.kernel_headers "$SET_ARCH" --release "$SET_RELEASE" --flavour "$SET_FLAVOUR")
 eval "$found" # HEADERS, RELEASE, KERNEL_ARCH, TRIPLET: our own words, quoted
 case $TRIPLET in "$(gcc -dumpmachine 2>/dev/null || true)") prefix= ;; *) prefix=$TRIPLET- ;; esac

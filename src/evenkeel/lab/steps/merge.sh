@@ -1,4 +1,5 @@
 # Merge origin/$SET_BRANCH into origin/$SET_INTO.  Leaves $OUT/source when it merges, and $OUT/output.json.
+set -euo pipefail
 cd "$IN/tree"
 case $SET_BRANCH$SET_INTO$SET_PATH in -* | *..*) echo "no such branch or path" >&2; exit 2 ;; esac
 into=$(git rev-parse --verify "refs/remotes/origin/$SET_INTO^{commit}")

@@ -1,4 +1,6 @@
-"""Step missing-fixes: which upstream commits fix one of RANGE, and are not in it?  missing_fixes.py IN RANGE UPSTREAM OUT
+"""Step missing-fixes: which upstream commits fix one of RANGE, and are not in it?
+
+    missing_fixes.py IN RANGE UPSTREAM OUT
 
 One pass over the upstream history that the range does not contain, and one over the range: a kernel's history is long.
 """
