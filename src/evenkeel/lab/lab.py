@@ -6,18 +6,25 @@ thread or a loop are started by :mod:`evenkeel.lab.service`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
 
 
 @dataclass
 class Lab:
-    """``folder``: of the state (database, artifacts, console recordings, key)."""
+    """``folder``: of the state (database, artifacts, console recordings, key); ``settings``: of its owner.
+
+    ``stopping``: set when the service goes down; what runs for long looks at it.
+    """
 
     folder: Path
     store: Store
+    settings: Settings = field(default_factory=Settings)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of the store."""

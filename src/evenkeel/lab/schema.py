@@ -2,7 +2,7 @@
 
 Times are integer nanoseconds since 1970 (UTC), durations integer nanoseconds, sizes bytes.  Every change of a row that
 a person could ask about also appends to ``event`` (:meth:`evenkeel.lab.store.Store.event`).  A change of this module
-needs a migration in ``lab/migrations``.
+needs a migration: while nothing was released, ``python -m tools.lab_migration`` makes the one there is anew.
 """
 
 from __future__ import annotations
@@ -50,16 +50,19 @@ def _one_of(column: str, *values: str) -> CheckConstraint:
 
 # -- people -------------------------------------------------------------------------------------------------------
 
+#: ``issuer``: of OIDC, for those who log in by it; empty: users of the service's machine, and services.
 principal = Table(
     "principal",
     metadata,
     Column("name", String, primary_key=True),
     Column("kind", String, nullable=False),
+    Column("issuer", String, nullable=False, server_default=""),
     Column("shown", String, nullable=False, server_default=""),
     Column("mail", String, nullable=False, server_default=""),
     Column("roles", JSON, nullable=False),
     Column("teams", JSON, nullable=False),
     Column("seen_ns", BigInteger),
+    Column("version", Integer, nullable=False, server_default="1"),
     _one_of("kind", "person", "service"),
 )
 
