@@ -113,7 +113,7 @@ def _fetch(architecture: str, release: str, flavour: str, cache: Path) -> Header
     here = native.stdout.strip()
     try:
         work.mkdir()
-        options = apt.private_apt(work, apt.backports_lines(apt.sources()))
+        options = apt.private_apt(work, apt.lines(apt.sources()))
         options += ["-o", f"APT::Architecture={here}", "-o", f"Dir::State::status={work}/status"]
         for each in dict.fromkeys((here, architecture)):
             options += ["-o", f"APT::Architectures::={each}"]

@@ -3,8 +3,8 @@
 The same for an agent of the lab and for ``evenkeel lab run`` on a developer's machine; what differs is where inputs
 come from (``fetch``) and where artifacts go afterwards (:attr:`Ran.files`).  Knows no database and no server.
 
-The folder: ``in/`` (inputs), ``out/`` (output.json and artifacts), ``lib/`` (scripts of the definition), ``work/``
-(where the command starts, its HOME), ``tmp/`` and ``log``.
+The folder: ``in/`` (inputs), ``out/`` (output.json, and what becomes artifacts), ``lib/`` (scripts of the definition),
+``work/`` (where the command starts, its HOME), ``tmp/``, ``log``, and afterwards ``artifacts/`` (by their names).
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ class _NoArtifact(EvenkeelError):
 
 def _fresh(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ("in", "out", "lib", "work", "tmp"):
+    for name in ("in", "out", "lib", "work", "tmp", "artifacts"):
         (folder / name).mkdir(parents=True)
 
 
@@ -384,19 +384,23 @@ def _refuse(word: str) -> float:
 
 def _collect(name: str, wish: ArtifactWish, folder: Path) -> tuple[Artifact, Path]:
     out = (folder / "out").resolve()
+    kept = folder / "artifacts" / name
     path = out / wish.path
     if not path.exists():
         raise _NoArtifact(f"there is no {wish.path} in $OUT, for the artifact {name}")
     if not path.resolve().is_relative_to(out):
         raise _NoArtifact(f"{wish.path} leads out of $OUT", wrong=True)
+    path = path.resolve()
     if path.is_dir():
-        packed = folder / "tmp" / f"artifact-{name}.tar"
-        packed.parent.mkdir(exist_ok=True)
-        pack(path, packed)
-        return _artifact(name, packed, FOLDER, wish.varies), packed
+        pack(path, kept)
+        return _artifact(name, kept, FOLDER, wish.varies), kept
     if not path.is_file():
         raise _NoArtifact(f"{wish.path} is neither a file nor a folder", wrong=True)
-    return _artifact(name, path, wish.media, wish.varies), path
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, kept)
+    return _artifact(name, kept, wish.media, wish.varies), kept
 
 
 def _artifact(name: str, path: Path, media: str, varies: bool) -> Artifact:
