@@ -340,7 +340,7 @@ def _book(
             return row
         first = first or taken
     assert first is not None
-    from evenkeel.lab.pages.words import moment
+    from evenkeel.lab.words import moment
 
     free = min((at for row in sound if (at := _free_from(connection, row.id, start, length)) is not None), default=None)
     what = f"{sound[0].name} is" if len(sound) == 1 else f"all {len(sound)} machines that fit are"

@@ -49,6 +49,11 @@ def identity_of(facts: Facts, inventory: Inventory | None) -> Identity:
     )
 
 
+def identity_told(serial: str | None, macs: Iterable[str]) -> Identity:
+    """By what people wrote down (an inventory such as NetBox), until the machine itself says it."""
+    return Identity(system=_serial(serial), macs=tuple(sorted({mac.lower() for mac in macs if _given(mac)})))
+
+
 def _serial(text: str | None) -> str | None:
     clean = (text or "").strip().lower()
     return None if not clean or clean in _NO_SERIAL or not clean.strip("0.-x ") else clean

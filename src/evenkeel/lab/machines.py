@@ -531,6 +531,12 @@ def _keep_own_facts(connection: Connection, machine_id: str) -> None:
     _insert_facts(connection, machine_id, own)
 
 
+def follow(connection: Connection, machine_id: str) -> None:
+    """Within a change: somebody else (a sync) wrote the row's name or enclosure; what searches ask of it follows."""
+    for one_id in (machine_id, *connection.scalars(select(machine.c.id).where(machine.c.enclosure_id == machine_id))):
+        _keep_own_facts(connection, one_id)
+
+
 # -- changing -----------------------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager
 from fastapi import FastAPI
 
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.netbox import sync as netbox
 
 Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
-PARTS: tuple[tuple[str, Part], ...] = ()
+PARTS: tuple[tuple[str, Part], ...] = (("netbox", netbox.part),)
 
 
 @contextlib.contextmanager

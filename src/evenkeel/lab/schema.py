@@ -286,12 +286,13 @@ power_reading = Table(
     Column("source", String, nullable=False),
 )
 
-#: Every field that a sync overwrote, with undo.
+#: Every field that a sync or a push overwrote, with undo.  ``side``: whose value it was, ``lab`` or ``netbox``.
+#: ``state`` intended: written down before NetBox was asked, so that no crash can lose the old value.
 field_change = Table(
     "field_change",
     metadata,
     _id(),
-    Column("run", String, nullable=False),
+    Column("run", ForeignKey("netbox_run.id"), nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("side", String, nullable=False),
     Column("object", String, nullable=False),
@@ -300,8 +301,11 @@ field_change = Table(
     Column("old", JSON),
     Column("new", JSON),
     Column("source", String, nullable=False),
+    Column("state", String, nullable=False, server_default="done"),
     Column("undone_by", String),
     Column("undone_ns", BigInteger),
+    _one_of("side", "lab", "netbox"),
+    _one_of("state", "intended", "done", "failed", "unknown"),
     Index(None, "object", "object_id", "at_ns"),
 )
 
@@ -313,7 +317,43 @@ netbox_base = Table(
     Column("object_id", String, primary_key=True),
     Column("field", String, primary_key=True),
     Column("value", JSON),
-    Column("etag", String, nullable=False, server_default=""),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+#: What NetBox said of a machine last: ``last_updated`` is its own time, ``gone_ns`` since when it has it no more.
+netbox_device = Table(
+    "netbox_device",
+    metadata,
+    Column("machine_id", ForeignKey("machine.id"), primary_key=True),
+    Column("last_updated", String, nullable=False),
+    Column("seen_ns", BigInteger, nullable=False),
+    Column("gone_ns", BigInteger),
+)
+
+#: ``newest``: the latest change that NetBox told of, by its own clock; the next incremental sync begins there.
+netbox_run = Table(
+    "netbox_run",
+    metadata,
+    _id(),
+    Column("kind", String, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger),
+    Column("newest", String, nullable=False, server_default=""),
+    Column("counts", JSON, nullable=False),
+    Column("conflicts", JSON, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
+    _one_of("kind", "full", "incremental", "webhook", "import", "push", "undo"),
+    _one_of("state", "running", "done", "failed"),
+    Index(None, "started_ns"),
+)
+
+#: Webhooks that were taken, by the hash of their bodies: the same one again does nothing.
+netbox_delivery = Table(
+    "netbox_delivery",
+    metadata,
+    Column("sha256", String, primary_key=True),
     Column("at_ns", BigInteger, nullable=False),
 )
 
@@ -428,7 +468,7 @@ warning = Table(
     Column("times", Integer, nullable=False),
 )
 
-#: Credits for urgent work, by period.  ``credit_use`` says for what, and is shown to all.
+#: Credits for urgent work, by month (its first moment, UTC).  ``credit_use`` says for what, and is shown to all.
 credit = Table(
     "credit",
     metadata,
@@ -438,15 +478,20 @@ credit = Table(
     Column("spent", Integer, nullable=False),
 )
 
+#: ``outcome`` beyond: asked for when no credit was left, and treated as any other.
 credit_use = Table(
     "credit_use",
     metadata,
     _id(),
     Column("principal", String, nullable=False),
+    Column("period_ns", BigInteger, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("object", String, nullable=False),
     Column("object_id", String, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("outcome", String, nullable=False),
+    _one_of("outcome", "spent", "beyond", "refunded"),
+    Index(None, "object", "object_id"),
 )
 
 #: Durations learned by kind and key: the latest so many, in nanoseconds.
@@ -459,20 +504,26 @@ duration = Table(
     Column("count", BigInteger, nullable=False),
 )
 
-#: What was foretold when, and what came: the calibration of bands.
+#: What was foretold when, and what came.  ``object``: step or submission.  ``drawn``: the edges of the band before
+#: they were moved by what earlier forecasts missed.  ``unknown``: in words, why there is no start or no end.
 forecast = Table(
     "forecast",
     metadata,
-    Column("step_id", ForeignKey("step.id"), primary_key=True),
+    Column("object", String, primary_key=True),
+    Column("object_id", _Id, primary_key=True),
     Column("made_ns", BigInteger, primary_key=True),
-    Column("start_p10_ns", BigInteger, nullable=False),
-    Column("start_p50_ns", BigInteger, nullable=False),
-    Column("start_p90_ns", BigInteger, nullable=False),
-    Column("end_p10_ns", BigInteger, nullable=False),
-    Column("end_p50_ns", BigInteger, nullable=False),
-    Column("end_p90_ns", BigInteger, nullable=False),
+    Column("ahead", Integer, nullable=False),
+    *(
+        Column(f"{what}_{edge}_ns", BigInteger)
+        for what in ("start", "end")
+        for edge in ("p10", "p50", "p90", "drawn_p10", "drawn_p90")
+    ),
+    Column("unknown", Text, nullable=False, server_default=""),
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
+    _one_of("object", "step", "submission"),
+    Index(None, "object", "ended_ns"),
+    sqlite_with_rowid=False,
 )
 
 #: Time that slots of agents stood idle while a step that some agent could take waited, by cause and hour.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
@@ -49,7 +49,8 @@ class Settings(Model):
     """``listen``: address and port of the pages; ``url``: what people type, when a proxy stands before it.
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
-    that come by the Unix socket; root and the user of the service are admins.
+    that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
+    person in each month; ``shares``: team -> its part of the queue, 1 when not named.
     """
 
     listen: str = "127.0.0.1:8787"
@@ -57,6 +58,8 @@ class Settings(Model):
     database: str | None = None
     local_role: Role = "user"
     session: Nanoseconds = 12 * _HOUR
+    credits: Annotated[int, Field(ge=0)] = 3
+    shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
 
     @field_validator("listen")

@@ -38,12 +38,18 @@ def upgrade() -> None:
         "credit_use",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
+        sa.Column("period_ns", sa.BigInteger(), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.Column("object", sa.String(), nullable=False),
         sa.Column("object_id", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.String(), nullable=False),
+        sa.CheckConstraint("outcome IN ('spent', 'beyond', 'refunded')", name=op.f("ck_credit_use_outcome")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_credit_use")),
     )
+    with op.batch_alter_table("credit_use", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_credit_use_object_object_id"), ["object", "object_id"], unique=False)
+
     op.create_table(
         "duration",
         sa.Column("kind", sa.String(), nullable=False),
@@ -69,25 +75,30 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_event_type_seq"), ["type", "seq"], unique=False)
 
     op.create_table(
-        "field_change",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("run", sa.String(), nullable=False),
-        sa.Column("at_ns", sa.BigInteger(), nullable=False),
-        sa.Column("side", sa.String(), nullable=False),
+        "forecast",
         sa.Column("object", sa.String(), nullable=False),
-        sa.Column("object_id", sa.String(), nullable=False),
-        sa.Column("field", sa.String(), nullable=False),
-        sa.Column("old", sa.JSON(), nullable=True),
-        sa.Column("new", sa.JSON(), nullable=True),
-        sa.Column("source", sa.String(), nullable=False),
-        sa.Column("undone_by", sa.String(), nullable=True),
-        sa.Column("undone_ns", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_field_change")),
+        sa.Column("object_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("made_ns", sa.BigInteger(), nullable=False),
+        sa.Column("ahead", sa.Integer(), nullable=False),
+        sa.Column("start_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("unknown", sa.Text(), server_default="", nullable=False),
+        sa.Column("started_ns", sa.BigInteger(), nullable=True),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint("object IN ('step', 'submission')", name=op.f("ck_forecast_object")),
+        sa.PrimaryKeyConstraint("object", "object_id", "made_ns", name=op.f("pk_forecast")),
+        sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("field_change", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_field_change_object_object_id_at_ns"), ["object", "object_id", "at_ns"], unique=False
-        )
+    with op.batch_alter_table("forecast", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_forecast_object_ended_ns"), ["object", "ended_ns"], unique=False)
 
     op.create_table(
         "idempotency",
@@ -140,10 +151,36 @@ def upgrade() -> None:
         sa.Column("object_id", sa.String(), nullable=False),
         sa.Column("field", sa.String(), nullable=False),
         sa.Column("value", sa.JSON(), nullable=True),
-        sa.Column("etag", sa.String(), server_default="", nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("object", "object_id", "field", name=op.f("pk_netbox_base")),
     )
+    op.create_table(
+        "netbox_delivery",
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("at_ns", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_netbox_delivery")),
+    )
+    op.create_table(
+        "netbox_run",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("started_ns", sa.BigInteger(), nullable=False),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
+        sa.Column("newest", sa.String(), server_default="", nullable=False),
+        sa.Column("counts", sa.JSON(), nullable=False),
+        sa.Column("conflicts", sa.JSON(), nullable=False),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.CheckConstraint(
+            "kind IN ('full', 'incremental', 'webhook', 'import', 'push', 'undo')", name=op.f("ck_netbox_run_kind")
+        ),
+        sa.CheckConstraint("state IN ('running', 'done', 'failed')", name=op.f("ck_netbox_run_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_netbox_run")),
+    )
+    with op.batch_alter_table("netbox_run", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_netbox_run_started_ns"), ["started_ns"], unique=False)
+
     op.create_table(
         "principal",
         sa.Column("name", sa.String(), nullable=False),
@@ -269,6 +306,31 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_fact_key_text_machine_id"), ["key", "text", "machine_id"], unique=False)
 
     op.create_table(
+        "field_change",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("run", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("side", sa.String(), nullable=False),
+        sa.Column("object", sa.String(), nullable=False),
+        sa.Column("object_id", sa.String(), nullable=False),
+        sa.Column("field", sa.String(), nullable=False),
+        sa.Column("old", sa.JSON(), nullable=True),
+        sa.Column("new", sa.JSON(), nullable=True),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), server_default="done", nullable=False),
+        sa.Column("undone_by", sa.String(), nullable=True),
+        sa.Column("undone_ns", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint("side IN ('lab', 'netbox')", name=op.f("ck_field_change_side")),
+        sa.CheckConstraint("state IN ('intended', 'done', 'failed', 'unknown')", name=op.f("ck_field_change_state")),
+        sa.ForeignKeyConstraint(["run"], ["netbox_run.id"], name=op.f("fk_field_change_run")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_field_change")),
+    )
+    with op.batch_alter_table("field_change", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_field_change_object_object_id_at_ns"), ["object", "object_id", "at_ns"], unique=False
+        )
+
+    op.create_table(
         "health",
         sa.Column("machine_id", sa.String(), nullable=False),
         sa.Column("probe", sa.String(), nullable=False),
@@ -289,6 +351,15 @@ def upgrade() -> None:
         sa.Column("latency_ns", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["machine_id"], ["machine.id"], name=op.f("fk_health_hour_machine_id")),
         sa.PrimaryKeyConstraint("machine_id", "probe", "hour_ns", name=op.f("pk_health_hour")),
+    )
+    op.create_table(
+        "netbox_device",
+        sa.Column("machine_id", sa.String(), nullable=False),
+        sa.Column("last_updated", sa.String(), nullable=False),
+        sa.Column("seen_ns", sa.BigInteger(), nullable=False),
+        sa.Column("gone_ns", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["machine_id"], ["machine.id"], name=op.f("fk_netbox_device_machine_id")),
+        sa.PrimaryKeyConstraint("machine_id", name=op.f("pk_netbox_device")),
     )
     op.create_table(
         "power_event",
@@ -396,21 +467,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_attempt_same_ended_ns"), ["same", "ended_ns"], unique=False)
         batch_op.create_index(batch_op.f("ix_attempt_state_agent"), ["state", "agent"], unique=False)
 
-    op.create_table(
-        "forecast",
-        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("made_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("started_ns", sa.BigInteger(), nullable=True),
-        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["step_id"], ["step.id"], name=op.f("fk_forecast_step_id")),
-        sa.PrimaryKeyConstraint("step_id", "made_ns", name=op.f("pk_forecast")),
-    )
     op.create_table(
         "artifact",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
