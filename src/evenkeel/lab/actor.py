@@ -15,8 +15,8 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset({"read"}),
     "user": frozenset({"read", "reserve", "submit", "power", "console"}),
     "maintainer": frozenset({"read", "reserve", "submit", "power", "console", "machines", "netbox"}),
-    # Of services that run agents, and of nobody else: it may take steps, and see what they are.
-    "agent": frozenset({"read", "agent"}),
+    # Of services that run agents: they take steps, and bring and fetch files for them.
+    "agent": frozenset({"read", "submit", "agent"}),
     "admin": frozenset(
         {"read", "reserve", "submit", "power", "console", "machines", "netbox", "agent", "secrets", "people"}
         | {"anything"}

@@ -59,6 +59,7 @@ class Running(Model):
 class Queue(Model):
     """``ready``, ``blocked``, ``runs``: how many there are in all; the lists may be shorter.  ``idle``: of a day."""
 
+    now_ns: int
     ready: int
     blocked: int
     runs: int
@@ -103,6 +104,7 @@ def queue(lab: Lab, actor: Actor, *, limit: int = 200, submitter: str | None = N
             for run in itertools.islice(mine, limit)
         )
         return Queue(
+            now_ns=lab.now(),
             ready=len(dispatcher.ready),
             blocked=len(dispatcher.nodes)
             - len(dispatcher.ready)
@@ -187,6 +189,7 @@ def _without_dispatcher(lab: Lab, limit: int, submitter: str | None, idle: Idle)
         if submitter is None or row.submitter == submitter
     ]
     return Queue(
+        now_ns=lab.now(),
         ready=counts.get("ready", 0),
         blocked=counts.get("blocked", 0),
         runs=len(runs),
