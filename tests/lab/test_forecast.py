@@ -83,7 +83,7 @@ def test_a_machine_is_waited_for() -> None:
     [
         ({"agents": (Agent("a", 1, 2),), "wants": {0: ("arch:riscv64", "")}},
          "no agent of that kind is online: arch:riscv64"),
-        ({"agents": (Agent("a", 1, 1, takes=False), Agent("b", 1, 2))}, "no agent of that kind is online"),
+        ({"agents": (Agent("a", 1, 1, takes=False), Agent("b", 1, 2))}, "no agent is online"),
         ({"wanting": 1, "wants": {0: ("", "mem>=2TiB")}}, "no machine of the pool is like that: mem>=2TiB"),
         ({"wanting": 1, "withheld": 1},
          "no machine of the pool is free for steps, people hold them or they are broken"),

@@ -109,6 +109,7 @@ def test_who_looks_sees_position_and_time_of_all_that_waits(
 
 
 def test_without_an_agent_it_says_so_and_keeps_that(lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster) -> None:
+    Player(dispatcher).hello()
     sent = send(lab, ANN, build={"step": {"agent": "arch:riscv64"}}, check={"needs": ["build"]})
     forecaster.look()
     (row,) = _rows(lab, "submission")

@@ -308,7 +308,7 @@ def _impossible(live: Live) -> dict[int, str]:
             continue
         agent, machine = live.wants.get(job.group, ("", ""))
         if not fits >> job.group & 1:
-            why[job.id] = f"no agent of that kind is online{f': {agent}' if agent else ''}"
+            why[job.id] = f"no agent of that kind is online: {agent}" if agent else "no agent is online"
         elif not machines >> job.group & 1:
             there = (
                 "free for steps, people hold them or they are broken" if live.withheld >> job.group & 1 else "like that"
