@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 from evenkeel.errors import EvenkeelError, Unreachable
-from evenkeel.lab.api import problem
-from evenkeel.lab.settings import SYSTEM_SOCKET, default_folder, socket_of
+from evenkeel.lab import problem
+from evenkeel.lab.place import SYSTEM_SOCKET, default_folder, socket_of
 
 PREFIX = "/api/v1"
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)

@@ -389,8 +389,17 @@ step = Table(
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("spec", JSON, nullable=False),
+    # What the dispatcher needs of ``spec``, so that a restart with 100,000 steps reads no JSON.
+    Column("needs", Text, nullable=False, server_default=""),
+    Column("machine", Text, nullable=False, server_default=""),
+    Column("expected", Text, nullable=False, server_default=""),
+    Column("timeout_ns", BigInteger),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("any_path", Boolean, nullable=False, server_default=text("false")),
     Column("state", String, nullable=False),
     Column("cause", Text, nullable=False, server_default=""),
+    # Who asked to end it while it runs; the agent has not answered yet.
+    Column("cancel_by", String, nullable=False, server_default=""),
     Column("ready_ns", BigInteger),
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
@@ -399,6 +408,16 @@ step = Table(
     _one_of("state", "blocked", "ready", "running", "passed", "failed", "cancelled", "skipped"),
     UniqueConstraint("submission_id", "name"),
     Index(None, "state", "ready_ns"),
+)
+
+#: ``condition``: of the state and the output of the step before (lab.step.holds); empty: it passed.
+edge = Table(
+    "edge",
+    metadata,
+    Column("before_id", ForeignKey("step.id"), primary_key=True),
+    Column("after_id", ForeignKey("step.id"), primary_key=True),
+    Column("condition", Text, nullable=False, server_default=""),
+    Index(None, "after_id"),
 )
 
 attempt = Table(
@@ -424,12 +443,15 @@ attempt = Table(
     Index(None, "same", "ended_ns"),
 )
 
-#: ``labels``: flat facts that predicates of steps are matched with.
+#: ``labels``: flat facts that predicates of steps are matched with.  ``local``: on the lab's own machine.
 agent = Table(
     "agent",
     metadata,
     Column("name", String, primary_key=True),
+    # Of its folder: another agent that takes its name has another one.
+    Column("identity", String, nullable=False),
     Column("kind", String, nullable=False),
+    Column("local", Boolean, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("state", String, nullable=False),

@@ -16,7 +16,9 @@ def upgrade() -> None:
     op.create_table(
         "agent",
         sa.Column("name", sa.String(), nullable=False),
+        sa.Column("identity", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("local", sa.Boolean(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
@@ -407,8 +409,15 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
+        sa.Column("needs", sa.Text(), server_default="", nullable=False),
+        sa.Column("machine", sa.Text(), server_default="", nullable=False),
+        sa.Column("expected", sa.Text(), server_default="", nullable=False),
+        sa.Column("timeout_ns", sa.BigInteger(), nullable=True),
+        sa.Column("retries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("any_path", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("cancel_by", sa.String(), server_default="", nullable=False),
         sa.Column("ready_ns", sa.BigInteger(), nullable=True),
         sa.Column("started_ns", sa.BigInteger(), nullable=True),
         sa.Column("ended_ns", sa.BigInteger(), nullable=True),
@@ -466,6 +475,18 @@ def upgrade() -> None:
     with op.batch_alter_table("attempt", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_attempt_same_ended_ns"), ["same", "ended_ns"], unique=False)
         batch_op.create_index(batch_op.f("ix_attempt_state_agent"), ["state", "agent"], unique=False)
+
+    op.create_table(
+        "edge",
+        sa.Column("before_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("after_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("condition", sa.Text(), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["after_id"], ["step.id"], name=op.f("fk_edge_after_id")),
+        sa.ForeignKeyConstraint(["before_id"], ["step.id"], name=op.f("fk_edge_before_id")),
+        sa.PrimaryKeyConstraint("before_id", "after_id", name=op.f("pk_edge")),
+    )
+    with op.batch_alter_table("edge", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_edge_after_id"), ["after_id"], unique=False)
 
     op.create_table(
         "artifact",
