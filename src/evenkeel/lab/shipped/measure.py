@@ -68,7 +68,7 @@ def told(evidence: Evidence) -> dict[str, object]:
 
 def main() -> int:
     given, lib, out = (Path(os.environ[name]) for name in ("IN", "LIB", "OUT"))
-    source = given / "site" if (given / "site").exists() else lib / "measure-site.yaml"
+    source = given / "site" if (given / "site").exists() else lib / "measure.site"
     evidence = out / "evidence.json"
     try:
         with machine() as address:
