@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
-from evenkeel.lab import artifacts, dispatching, forecasts, keeper
+from evenkeel.lab import artifacts, dispatching, forecasts, keeper, local_agent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
@@ -23,6 +23,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("claims", keeper.part),
     ("dispatcher", dispatching.part),
     ("forecasts", forecasts.part),
+    ("agent", local_agent.part),
     ("netbox", netbox.part),
 )
 
