@@ -25,7 +25,16 @@ def test_an_empty_lab_says_so(ask: Ask) -> None:
 def test_it_counts_what_is_there(ask: Ask, lab: Lab, clock: Clock) -> None:
     now = clock()
     hour = now - now % (3600 * 10**9)
-    agent = {"name": "local", "kind": "local", "slots": 4, "labels": {}, "state": "online", "fencing": 1, "identity": "x", "local": True}
+    agent = {
+        "name": "local",
+        "kind": "local",
+        "slots": 4,
+        "labels": {},
+        "state": "online",
+        "fencing": 1,
+        "identity": "x",
+        "local": True,
+    }
     states = ["ready", "ready", "broken", "retired"]
     common = {"state_since_ns": now, "identity": {}, "policy": {}, "registered_ns": now}
     machines = [{"id": f"m{n}", "name": f"host{n}", "state": state, **common} for n, state in enumerate(states)]
