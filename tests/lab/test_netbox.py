@@ -92,7 +92,7 @@ def test_an_imported_machine_has_netboxs_fields_and_is_suspect_until_checked(bot
     machine = both.machine("host1")
     assert (machine.site, machine.owner, machine.netbox_id, machine.state) == ("nbg", "carl", number, "suspect")
     assert Identity.model_validate(machine.identity) == Identity(system="s1", macs=("00:10:00:00:00:01",))
-    assert run.counts == {"read": 1, "made": 1, "taken": 2} and run.conflicts == ()
+    assert run.counts == {"read": 1, "made": 1} and run.conflicts == () and both.log() == []
 
 
 def test_a_machine_of_that_name_is_linked_and_what_it_had_is_in_the_log(both: Both) -> None:
@@ -137,10 +137,10 @@ def test_the_plan_says_what_the_sync_then_does_and_writes_nothing(both: Both) ->
         ("name", "take", "host1", "host1b", "host1"),
         ("owner", "hold", None, None, "ann"),
     ]
-    assert both.log() == [("lab", "site", None, "nbg")] and both.machine("host1")
+    assert both.log() == [] and both.machine("host1")
     both.full()
     assert both.machine("host1b").owner == "ann"
-    assert both.log()[1:] == [("lab", "name", "host1", "host1b")]
+    assert both.log() == [("lab", "name", "host1", "host1b")]
 
 
 def test_a_second_sync_changes_nothing(both: Both) -> None:
@@ -605,7 +605,9 @@ def test_what_is_not_ours_is_taken_and_left_alone(both: Both) -> None:
     ],
 )
 def test_a_user_may_look_and_not_touch(both: Both, act: Callable[[Lab, Actor], object]) -> None:
-    both.imported("host1")
+    number = both.imported("host1")
+    both.stand.set("dcim/devices", number, name="host2")
+    both.full()
     sync.plan(both.lab, BOB, netbox=both.box)
     assert log.changes(both.lab, BOB).items
     with pytest.raises(Forbidden):

@@ -235,7 +235,7 @@ def import_devices(lab: Lab, actor: Actor, numbers: Sequence[int], *, netbox: Ne
             macs = {int(device["id"]): _macs(box, int(device["id"])) for device in devices}
         report.count("read", len(devices))
         for device in devices:
-            lab.store.write(partial(_link, lab, report, device, macs[int(device["id"])]))
+            lab.store.write(partial(_link, lab, config, report, device, macs[int(device["id"])]))
         _apply(lab, config, report, devices)
     return log.run(lab, actor, report.run)
 
@@ -248,7 +248,9 @@ def _macs(box: NetBox, number: int) -> list[str]:
     return [fields.mac(one) for one in found]
 
 
-def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connection: Connection) -> None:
+def _link(
+    lab: Lab, config: Settings, report: log.Report, device: Object, macs: list[str], connection: Connection
+) -> None:
     number = int(device["id"])
     name = fields.name_of(str(device.get("name") or "")) or f"netbox-{number}"
     machines = schema.machine
@@ -269,7 +271,7 @@ def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connect
         report.count("linked")
         return
     identity = identity_told(device.get("serial"), macs)
-    made = {
+    made: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "name": name,
         "state": "suspect",
@@ -280,7 +282,15 @@ def _link(lab: Lab, report: log.Report, device: Object, macs: list[str], connect
         "netbox_id": number,
         "registered_ns": lab.now(),
     }
+    # All of it is NetBox's: nothing is overwritten, and from here on it is what both agreed upon.
+    given = {field: fields.in_device(device, field) for field in _synced(config) if field.name != "name"}
+    columns = {field: _column(connection, field, value) for field, value in given.items()}
+    made |= {field.column: value for field, value in columns.items()}
     connection.execute(insert(machines).values(made))
+    for field, value in given.items():
+        if value is None or columns[field] is not None:
+            agree(lab, connection, made["id"], field.name, value)
+    pool.follow(connection, made["id"])
     lab.store.event(
         connection, report.actor.name, "machine.registered", "machine", made["id"], name=name, netbox_id=number
     )
