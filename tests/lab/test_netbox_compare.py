@@ -19,7 +19,7 @@ from evenkeel.errors import EvenkeelError
 from evenkeel.lab import schema
 from evenkeel.lab.actor import Conflict, with_roles
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.netbox import log, push, settings, sync, undo
+from evenkeel.lab.netbox import imports, log, push, settings, sync, undo
 from evenkeel.lab.netbox.client import NetBox
 from evenkeel.lab.netbox.compare import Act, Base, Owner, Value, into_lab, into_netbox, plain
 from evenkeel.lab.netbox.fields import body_of, mac, observed, table
@@ -108,7 +108,7 @@ class World:
         (lab.folder / "token").write_text(V2)
         (lab.folder / settings.FILE).write_text(f"url: http://netbox\ntoken: file:{lab.folder}/token\n")
         self.box = NetBox("http://netbox", V2, transport=self.stand.transport())
-        sync.import_devices(lab, ANN, self.numbers, netbox=self.box)
+        imports.import_devices(lab, ANN, self.numbers, netbox=self.box)
         self.edits: list[tuple[str, int, str, Value]] = []
 
     def row(self, which: int) -> Any:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab.api.caller import Caller
-from evenkeel.lab.netbox import hook, log, push, status, sync, undo
+from evenkeel.lab.netbox import hook, imports, log, push, status, sync, undo
 from evenkeel.lab.netbox.status import Status
 from evenkeel.lab.paging import DEFAULT, MOST, Page
 
@@ -59,7 +59,7 @@ def run_sync(caller: Caller, order: SyncOrder) -> log.Run:
 @router.post("/import")
 def import_devices(caller: Caller, order: ImportOrder) -> log.Run:
     """Make or link machines for these devices."""
-    return sync.import_devices(caller.lab, caller.actor, order.devices)
+    return imports.import_devices(caller.lab, caller.actor, order.devices)
 
 
 @router.get("/machines/{machine}/push")
