@@ -9,9 +9,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from evenkeel.lab.logs import Logs
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
+
+if TYPE_CHECKING:
+    from evenkeel.lab.dispatching import Dispatching
 
 
 @dataclass
@@ -25,6 +30,12 @@ class Lab:
     store: Store
     settings: Settings = field(default_factory=Settings)
     stopping: threading.Event = field(default_factory=threading.Event)
+    #: While it runs in this process; None on a standby, in tools and in most tests.
+    dispatching: Dispatching | None = None
+
+    @property
+    def logs(self) -> Logs:
+        return Logs(self.folder / "logs")
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of the store."""
