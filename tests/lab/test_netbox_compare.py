@@ -23,8 +23,7 @@ from evenkeel.lab.netbox import imports, log, push, settings, sync, undo
 from evenkeel.lab.netbox.client import NetBox
 from evenkeel.lab.netbox.compare import Act, Base, Owner, Value, into_lab, into_netbox, plain
 from evenkeel.lab.netbox.fields import body_of, mac, observed, table
-from evenkeel.lab.store import Store, create, sqlite_url
-from tests.lab.conftest import Clock
+from tests.lab.conftest import Clock, a_lab
 from tests.lab.netbox_stand_in import V2, Stand
 
 ANN = with_roles("ann", ["maintainer"])
@@ -168,9 +167,8 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory() as folder, Store(sqlite_url(Path(folder) / "lab.db"), clock=Clock()) as store:
-        create(store)
-        yield World(Lab(Path(folder), store))
+    with tempfile.TemporaryDirectory() as folder, a_lab(Path(folder), Clock()) as lab:
+        yield World(lab)
 
 
 _EDIT = st.tuples(
