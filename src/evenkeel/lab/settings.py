@@ -15,11 +15,8 @@ from pydantic import Field, ValidationError, field_validator
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
-<<<<<<< HEAD
-from evenkeel.lab.place import SYSTEM_FOLDER
-=======
 from evenkeel.lab.limits import Limits
->>>>>>> lab
+from evenkeel.lab.place import SYSTEM_FOLDER
 from evenkeel.plan.sitefile import parse_as
 
 SYSTEM_FILE = Path("/etc/evenkeel/lab.yaml")
