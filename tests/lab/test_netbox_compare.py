@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
@@ -184,7 +184,10 @@ _STEP = st.one_of(
     st.tuples(st.just("push"), st.integers(0, 1), st.sampled_from(["", "site", "owner"])),
     st.tuples(st.just("undo")),
 )
-_FEW = hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+_QUIET: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+_FEW = hypothesis_settings(max_examples=8, derandomize=True, **_QUIET)
+_KILLS = hypothesis_settings(max_examples=4, derandomize=True, **_QUIET)
+_MANY = hypothesis_settings(max_examples=100, **_QUIET)
 
 
 def _do(there: World, step: tuple[Any, ...]) -> None:
@@ -200,13 +203,26 @@ def _do(there: World, step: tuple[Any, ...]) -> None:
         there.edit_netbox(*step[1:])
 
 
-@_FEW
-@given(st.lists(_STEP, min_size=2, max_size=12))
-def test_no_edit_of_either_side_is_lost_without_being_logged(steps: list[tuple[Any, ...]]) -> None:
+def _nothing_is_lost(steps: list[tuple[Any, ...]]) -> None:
     with world() as there:
         for step in steps:
             _do(there, step)
             assert there.lost() == []
+
+
+@_FEW
+@given(st.lists(_STEP, min_size=2, max_size=12))
+@example([("lab", 0, "site", "b"), ("netbox", 0, "site", "c"), ("sync",)])
+@example([("netbox", 0, "owner", "a"), ("lab", 0, "owner", "b"), ("push", 0, "owner")])
+def test_no_edit_of_either_side_is_lost_without_being_logged(steps: list[tuple[Any, ...]]) -> None:
+    _nothing_is_lost(steps)
+
+
+@pytest.mark.long
+@_MANY
+@given(st.lists(_STEP, min_size=2, max_size=20))
+def test_no_edit_is_lost_in_long_histories(steps: list[tuple[Any, ...]]) -> None:
+    _nothing_is_lost(steps)
 
 
 @_FEW
@@ -244,11 +260,23 @@ class Killed(BaseException):
     """The process was killed at this write."""
 
 
-@_FEW
+@_KILLS
 @given(st.lists(_EDIT, min_size=1, max_size=5), st.booleans(), st.booleans())
+@example([("netbox", 0, "owner", "a"), ("lab", 0, "owner", "b")], True, True)
 def test_killed_at_any_write_and_run_again_it_ends_as_if_it_was_never_killed(
     edits: list[tuple[Any, ...]], pushing: bool, after: bool
 ) -> None:
+    _killed_everywhere(edits, pushing, after)
+
+
+@pytest.mark.long
+@_MANY
+@given(st.lists(_EDIT, min_size=1, max_size=8), st.booleans(), st.booleans())
+def test_killed_at_any_write_in_many_histories(edits: list[tuple[Any, ...]], pushing: bool, after: bool) -> None:
+    _killed_everywhere(edits, pushing, after)
+
+
+def _killed_everywhere(edits: list[tuple[Any, ...]], pushing: bool, after: bool) -> None:
     """``after``: killed when the write was done and before anybody knew."""
 
     def run(there: World) -> None:
