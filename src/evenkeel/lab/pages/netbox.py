@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab.api.caller import Caller
+from evenkeel.lab.api.netbox import Id
 from evenkeel.lab.netbox import imports, log, push, sync, undo
 from evenkeel.lab.netbox.status import status
 from evenkeel.lab.pages import Nav, back, render
@@ -55,7 +56,7 @@ def runs(request: Request, caller: Caller, after: str | None = None) -> HTMLResp
 
 
 @router.get("/runs/{run}")
-def run(request: Request, caller: Caller, run: int) -> HTMLResponse:
+def run(request: Request, caller: Caller, run: Id) -> HTMLResponse:
     return render(
         request,
         "netbox/run.html",
@@ -73,7 +74,7 @@ def changes(
 
 
 @router.post("/changes/{change}/undo")
-def undo_change(request: Request, caller: Caller, change: int) -> Response:
+def undo_change(request: Request, caller: Caller, change: Id) -> Response:
     made = undo.undo(caller.lab, caller.actor, change)
     return back(request, f"/netbox/changes?machine={quote(made.machine, safe='')}")
 
