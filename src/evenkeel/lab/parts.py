@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
-from evenkeel.lab import dispatching, forecasts, keeper, local_agent
+from evenkeel.lab import artifacts, dispatching, forecasts, keeper, local_agent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
 Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
 #: People's claims come before steps: what is free when both begin is theirs.
 PARTS: tuple[tuple[str, Part], ...] = (
+    ("artifacts", artifacts.part),
     ("claims", keeper.part),
     ("dispatcher", dispatching.part),
     ("forecasts", forecasts.part),
