@@ -147,7 +147,7 @@ steps:
     assert "a1" in ann.get("/agents").text
     assert ann.get("/submissions?state=cancelled").text.count("<tr>") == 2
     follow = ann.get(f"/api/v1/attempts/{get(ann, f'/steps/{step}')['attempts'][0]['id']}/log/follow")
-    assert follow.text.startswith("id: 14\nevent: log\ndata: <i>loud</i>\ndata: \n\n")
+    assert follow.text.startswith("id: 12\nevent: log\ndata: <i>loud</i>\ndata: \n\n")
     assert "event: end" in follow.text
 
 
