@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from evenkeel.lab.actor import Actor, with_roles
+from evenkeel.lab.api.app import create_app
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.store import Store, create, sqlite_url
 
@@ -34,3 +37,21 @@ def lab(tmp_path: Path, clock: Clock) -> Iterator[Lab]:
     with Store(sqlite_url(tmp_path / "lab.db"), clock=clock) as store:
         create(store)
         yield Lab(tmp_path, store)
+
+
+@pytest.fixture
+def ask(lab: Lab) -> Callable[..., TestClient]:
+    """The web application, asked by whom one likes: ``ask("ann").get(...)``, ``ask("root", "admin")``, ``ask(None)``.
+
+    Redirects are not followed; an error that is a defect is raised in the test.
+    """
+    actors: dict[str, Actor] = {}
+    app = create_app(lab, who=lambda connection: actors.get(connection.headers.get("x-test-actor", "")))
+
+    def ask_as(name: str | None, role: str = "user", teams: Sequence[str] = ()) -> TestClient:
+        key = f"{name}/{role}/{','.join(teams)}"
+        if name is not None:
+            actors[key] = with_roles(name, [role], teams, "session")
+        return TestClient(app, headers={"x-test-actor": key}, follow_redirects=False)
+
+    return ask_as

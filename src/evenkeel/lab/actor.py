@@ -31,7 +31,23 @@ class NotFound(EvenkeelError):
 
 
 class Conflict(EvenkeelError):
-    """It is not in the state that this needs, or somebody changed it meanwhile.  HTTP 409, or 412 for a stale ETag."""
+    """It is not in the state that this needs, or somebody changed it meanwhile.  HTTP 409."""
+
+
+class Stale(Conflict):
+    """The version that the change was made for is no longer the current one.  HTTP 412."""
+
+
+class NotLoggedIn(EvenkeelError):
+    """Nobody knows who asks.  HTTP 401; a page leads to the log-in."""
+
+
+def need_version(what: str, wanted: int | None, current: int) -> None:
+    """For service functions, inside the change.  Raises Stale."""
+    if wanted is not None and wanted != current:
+        raise Stale(
+            f"{what} was changed meanwhile (version {current}, not {wanted})", hint="look at it again, then decide"
+        )
 
 
 @dataclass(frozen=True)
