@@ -42,7 +42,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Way:
-    """An endpoint of a machine, as a driver needs it.  ``learned``: called with what it found out and should be kept."""
+    """An endpoint of a machine, as a driver needs it.  ``learned``: called with what it found out, to be kept."""
 
     method: Method
     driver: str
