@@ -223,15 +223,16 @@ set_working_mc 0x20
 
 
 class Relay:
-    """UDP between a client and a BMC, with faults: ``silent``, ``delay_s``, ``no_sol`` (its serial over LAN is lost)."""
+    """UDP between a client and a BMC, with faults: ``silent``, ``delay_s``, ``no_sol`` (its serial line is lost)."""
 
     def __init__(self, to: tuple[str, int]) -> None:
         self.to = to
         self.silent = self.no_sol = False
         self.delay_s = 0.0
         self._front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._front.bind(("127.0.0.1", 0))
-        self.port: int = self._front.getsockname()[1]
+        # The same port at another address: ipmitool refuses serial over LAN when the BMC tells another port.
+        self._front.bind(("127.0.0.2", to[1]))
+        self.address = f"127.0.0.2:{to[1]}"
         self._backs: dict[Any, socket.socket] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._carry, daemon=True)

@@ -168,7 +168,7 @@ def test_a_silent_bmc_is_decided_within_5_seconds_and_silence_is_not_off(lab: La
     try:
         lab.store.write(
             lambda c: c.execute(
-                update(schema.endpoint).where(schema.endpoint.c.kind == "bmc").values(address=f"127.0.0.1:{relay.port}")
+                update(schema.endpoint).where(schema.endpoint.c.kind == "bmc").values(address=relay.address)
             )
         )
         host.fault("hung")
@@ -191,7 +191,7 @@ def test_a_slow_bmc_is_not_a_dead_one(lab: Lab, host: EmulatedMachine) -> None:
     relay.delay_s = 0.2
     try:
         add_machine(lab, "host2", policy=QUICK)
-        add_endpoint(lab, "host2", "bmc", "ipmi", f"127.0.0.1:{relay.port}", secret="bmc", cipher=3)
+        add_endpoint(lab, "host2", "bmc", "ipmi", relay.address, secret="bmc", cipher=3)
         assert power.status(lab, ANN, "host2").power == "on"
     finally:
         relay.stop()

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evenkeel.lab.store import Store
+
+if TYPE_CHECKING:
+    from evenkeel.lab.console import Consoles
 
 
 @dataclass
 class Lab:
-    """``folder``: of the state (database, artifacts, console recordings, key)."""
+    """``folder``: of the state (database, artifacts, console recordings, key).  ``consoles``: while they are owned."""
 
     folder: Path
     store: Store
+    consoles: Consoles | None = None
 
     def now(self) -> int:
         """Nanoseconds since 1970, by the clock of the store."""
