@@ -66,6 +66,7 @@ class Result(Document):
     kind: Literal["Result"] = "Result"
     version: Literal[1] = 1
     step: str = Field(description="kind of the step")
+    same: str = Field(default="", description="results with the same text here may be compared")
     step_sha256: str = Field(description="of its definition and settings")
     settings: dict[str, str] = {}
     inputs: dict[str, str] = Field(default={}, description="name -> SHA-256 of a file, or commit")

@@ -7,9 +7,12 @@ many values (``cpu.flag``, ``nic.driver``); text is lower case (ASCII), so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from evenkeel.documents.facts import BlockDevice, Facts
+from evenkeel.documents.inventory import Inventory
 
 Kind = Literal["text", "yes/no", "count", "size", "speed", "frequency", "version", "any"]
 #: What flat facts are: of machines (:func:`flatten`) and of agents (their labels).
@@ -137,3 +140,139 @@ def text_of(value: str | float) -> str:
     if isinstance(value, str):
         return fold(value)
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+# -- from a Facts document ----------------------------------------------------------------------------------------
+
+
+def flatten(facts: Facts, inventory: Inventory | None = None) -> dict[str, tuple[str | float, ...]]:
+    """All that the probe tells of a machine, by the keys of :data:`KEYS`; sorted, without repetitions.
+
+    A key that the machine does not have, or that could not be read, is absent.
+    """
+    inventory = inventory or Inventory()
+    found: dict[str, tuple[str | float, ...]] = {}
+    for part in (_identity(facts), _cpus(facts), _devices(facts), _kernel(facts), _inventory(inventory)):
+        for name, value in part.items():
+            several = [value] if value is None or isinstance(value, (str, int, float)) else value
+            kept = {_tidy(one) if isinstance(one, str) else one for one in several if one is not None and one != ""}
+            if kept:
+                found[name] = tuple(sorted(kept, key=lambda one: (isinstance(one, str), one)))
+    return found
+
+
+def _tidy(text: str) -> str:
+    return fold(" ".join(text.split()))
+
+
+_Part = dict[str, str | float | Iterable[str | float | None] | None]
+
+
+def _yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+def _identity(facts: Facts) -> _Part:
+    who = facts.identity
+    return {
+        "arch": who.architecture,
+        "virtual": None if who.hypervisor is None else _yes(who.hypervisor != "none"),
+        "vendor": who.system_vendor,
+        "product": who.product,
+        "board": who.board,
+        "firmware.vendor": who.firmware_vendor,
+        "firmware.version": who.firmware_version,
+        "firmware.date": _year_first(who.firmware_date),
+        "os": who.os_release,
+        "program": [f"{name}-{version}" for name, version in facts.programs.items()],
+    }
+
+
+def _year_first(date: str | None) -> str | None:
+    """SMBIOS writes month/day/year."""
+    parts = re.fullmatch(r"(\d\d)/(\d\d)/(\d{4})", date or "")
+    return f"{parts[3]}-{parts[1]}-{parts[2]}" if parts else date
+
+
+def _cpus(facts: Facts) -> _Part:
+    online = [cpu for cpu in facts.cpus if cpu.online]
+    levels = {level: [cache.size_bytes for cache in facts.caches if cache.level == level] for level in (2, 3)}
+    divided = facts.resctrl
+    # A hybrid core's siblings, offline ones too, are a set of the same CPUs for each of them.
+    cores = {cpu.siblings & facts.online or frozenset({cpu.id}) for cpu in online}
+    return {
+        "cpu.model": {cpu.model for cpu in facts.cpus},
+        "cpu.kind": {cpu.kind for cpu in facts.cpus},
+        "cpu.threads": len(online) or None,
+        "cpu.cores": len(cores) or None,
+        "cpu.sockets": len({cpu.package for cpu in online} - {None}) or None,
+        "cpu.smt": _yes(any(len(core) > 1 for core in cores)) if cores else None,
+        "cpu.max": _hertz(cpu.max_khz for cpu in online),
+        "cpu.base": _hertz(cpu.base_khz for cpu in online),
+        "cache.l2": max((size for size in levels[2] if size), default=None),
+        "cache.l3": max((size for size in levels[3] if size), default=None),
+        "resctrl": [*{cache.name[:2] for cache in divided.caches}, *(["mb"] if divided.bandwidth else [])]
+        if divided
+        else None,
+        "mem": facts.memory_bytes or None,
+        "numa.nodes": len(facts.nodes) or None,
+        "hugepage": {pool.page_bytes for pool in facts.huge_pages},
+        "clocksource": facts.clocksource,
+        "vulnerable": [name for name, text in facts.vulnerabilities.items() if text.startswith("Vulnerable")],
+    }
+
+
+def _hertz(kilohertz: Iterable[int | None]) -> int | None:
+    fastest = max((khz for khz in kilohertz if khz), default=None)
+    return fastest * 1000 if fastest else None
+
+
+def _devices(facts: Facts) -> _Part:
+    virtual_functions = {function.address for function in facts.pci if function.physical_function}
+    nics = [nic for nic in facts.nics if nic.pci and nic.pci not in virtual_functions]
+    sizes = [disk.size_bytes for disk in facts.blocks if disk.size_bytes]
+    return {
+        "mac": {nic.mac for nic in nics},
+        "nic.driver": {nic.driver for nic in nics},
+        "nic.count": len(nics) or None,
+        "nic.name": {nic.name for nic in nics},
+        "nic.ptp": _yes(any(nic.ptp_clock is not None for nic in nics)) if nics else None,
+        "sriov.vfs": {function.sriov_total_vfs for function in facts.pci if function.sriov_total_vfs},
+        "pci.id": {f"{function.vendor}:{function.device}" for function in facts.pci},
+        "pci.class": {function.class_code for function in facts.pci},
+        "pci.driver": {function.driver for function in facts.pci},
+        "iommu": _yes(any(function.iommu_group is not None for function in facts.pci)) if facts.pci else None,
+        "disk.size": set(sizes),
+        "disk.total": sum(sizes) or None,
+        "disk.count": len(sizes) or None,
+        "disk.kind": {_disk_kind(disk) for disk in facts.blocks if disk.size_bytes},
+        "disk.driver": {disk.driver for disk in facts.blocks if disk.size_bytes},
+    }
+
+
+def _disk_kind(disk: BlockDevice) -> str | None:
+    if disk.name.startswith("nvme"):
+        return "nvme"
+    return None if disk.rotational is None else "hdd" if disk.rotational else "ssd"
+
+
+def _kernel(facts: Facts) -> _Part:
+    kernel = facts.kernel
+    return {
+        "kernel.version": kernel.release,
+        "kernel.rt": _yes(kernel.preempt_rt) if kernel.release else None,
+        "kernel.installed": kernel.installed,
+        "kernel.config": [name.removeprefix("CONFIG_") for name, value in kernel.config.items() if value in ("y", "m")],
+        "boot.loader": kernel.boot_loader,
+        "kvm": _yes(facts.kvm_usable),
+        "cgroup": facts.cgroup_version,
+    }
+
+
+def _inventory(inventory: Inventory) -> _Part:
+    return {
+        "serial": set(inventory.serials.values()),
+        "cpu.vendor": inventory.cpu_vendor,
+        "cpu.flag": inventory.cpu_flags,
+        "nic.speed": {mbps * 10**6 for mbps in inventory.link_mbps.values()},
+    }

@@ -6,10 +6,12 @@ thread or a loop are started by :mod:`evenkeel.lab.service`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
 
 if TYPE_CHECKING:
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lab:
-    """``folder``: of the state (database, artifacts, console recordings, key).  ``consoles``: while they are owned."""
+    """``folder``: of the state (database, artifacts, console recordings, key); ``settings``: of its owner.
+
+    ``stopping``: set when the service goes down; what runs for long looks at it.  ``consoles``: while they are owned.
+    """
 
     folder: Path
     store: Store
+    settings: Settings = field(default_factory=Settings)
+    stopping: threading.Event = field(default_factory=threading.Event)
     consoles: Consoles | None = None
 
     def now(self) -> int:

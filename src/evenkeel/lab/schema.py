@@ -2,7 +2,7 @@
 
 Times are integer nanoseconds since 1970 (UTC), durations integer nanoseconds, sizes bytes.  Every change of a row that
 a person could ask about also appends to ``event`` (:meth:`evenkeel.lab.store.Store.event`).  A change of this module
-needs a migration in ``lab/migrations``.
+needs a migration: while nothing was released, ``python -m tools.lab_migration`` makes the one there is anew.
 """
 
 from __future__ import annotations
@@ -50,16 +50,19 @@ def _one_of(column: str, *values: str) -> CheckConstraint:
 
 # -- people -------------------------------------------------------------------------------------------------------
 
+#: ``issuer``: of OIDC, for those who log in by it; empty: users of the service's machine, and services.
 principal = Table(
     "principal",
     metadata,
     Column("name", String, primary_key=True),
     Column("kind", String, nullable=False),
+    Column("issuer", String, nullable=False, server_default=""),
     Column("shown", String, nullable=False, server_default=""),
     Column("mail", String, nullable=False, server_default=""),
     Column("roles", JSON, nullable=False),
     Column("teams", JSON, nullable=False),
     Column("seen_ns", BigInteger),
+    Column("version", Integer, nullable=False, server_default="1"),
     _one_of("kind", "person", "service"),
 )
 
@@ -283,12 +286,13 @@ power_reading = Table(
     Column("source", String, nullable=False),
 )
 
-#: Every field that a sync overwrote, with undo.
+#: Every field that a sync or a push overwrote, with undo.  ``side``: whose value it was, ``lab`` or ``netbox``.
+#: ``state`` intended: written down before NetBox was asked, so that no crash can lose the old value.
 field_change = Table(
     "field_change",
     metadata,
     _id(),
-    Column("run", String, nullable=False),
+    Column("run", ForeignKey("netbox_run.id"), nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("side", String, nullable=False),
     Column("object", String, nullable=False),
@@ -297,8 +301,11 @@ field_change = Table(
     Column("old", JSON),
     Column("new", JSON),
     Column("source", String, nullable=False),
+    Column("state", String, nullable=False, server_default="done"),
     Column("undone_by", String),
     Column("undone_ns", BigInteger),
+    _one_of("side", "lab", "netbox"),
+    _one_of("state", "intended", "done", "failed", "unknown"),
     Index(None, "object", "object_id", "at_ns"),
 )
 
@@ -310,7 +317,43 @@ netbox_base = Table(
     Column("object_id", String, primary_key=True),
     Column("field", String, primary_key=True),
     Column("value", JSON),
-    Column("etag", String, nullable=False, server_default=""),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+#: What NetBox said of a machine last: ``last_updated`` is its own time, ``gone_ns`` since when it has it no more.
+netbox_device = Table(
+    "netbox_device",
+    metadata,
+    Column("machine_id", ForeignKey("machine.id"), primary_key=True),
+    Column("last_updated", String, nullable=False),
+    Column("seen_ns", BigInteger, nullable=False),
+    Column("gone_ns", BigInteger),
+)
+
+#: ``newest``: the latest change that NetBox told of, by its own clock; the next incremental sync begins there.
+netbox_run = Table(
+    "netbox_run",
+    metadata,
+    _id(),
+    Column("kind", String, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger),
+    Column("newest", String, nullable=False, server_default=""),
+    Column("counts", JSON, nullable=False),
+    Column("conflicts", JSON, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
+    _one_of("kind", "full", "incremental", "webhook", "import", "push", "undo"),
+    _one_of("state", "running", "done", "failed"),
+    Index(None, "started_ns"),
+)
+
+#: Webhooks that were taken, by the hash of their bodies: the same one again does nothing.
+netbox_delivery = Table(
+    "netbox_delivery",
+    metadata,
+    Column("sha256", String, primary_key=True),
     Column("at_ns", BigInteger, nullable=False),
 )
 
@@ -373,9 +416,12 @@ attempt = Table(
     Column("exit", Integer),
     Column("cause", Text, nullable=False, server_default=""),
     Column("result", JSON),
+    # Results with the same text here are of the same thing, and may be compared (lab.step.Use.same_key).
+    Column("same", Text, nullable=False, server_default=""),
     _one_of("state", "running", "passed", "failed", "lost", "cancelled", "timed-out"),
     UniqueConstraint("step_id", "number"),
     Index(None, "state", "agent"),
+    Index(None, "same", "ended_ns"),
 )
 
 #: ``labels``: flat facts that predicates of steps are matched with.
@@ -403,7 +449,9 @@ artifact = Table(
     Column("sha256", String, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("media", String, nullable=False),
+    # Asked for by the step; None: by the lab's policy.
     Column("retain_until_ns", BigInteger),
+    Column("pinned_by", String, nullable=False, server_default=""),
     UniqueConstraint("attempt_id", "name"),
     Index(None, "sha256"),
 )

@@ -29,6 +29,7 @@ Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 #: so that no setting can change what a shell reads.
 _HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 T = TypeVar("T", "Input", "ArtifactWish")
+SOURCES = ("file", "git", "artifact", "output", "baseline", "content", "json_text")
 SHIPPED = Path(__file__).parent / "steps"
 SUFFIX = ".yaml"
 MAX_SCRIPT = 1 << 20
@@ -43,27 +44,36 @@ class Parameter(Model):
 
 
 class Input(Model):
-    """What the command finds as ``$IN/NAME``.  Exactly one of the four."""
+    """What the command finds as ``$IN/NAME``.  One of ``file``, ``git``, ``artifact``, ``output``, ``baseline``."""
 
     file: str | None = Field(default=None, description="a file or folder beside whoever submits or runs it")
     git: str | None = Field(default=None, description="a repository: folder or URL", examples=["/srv/git/linux.git"])
     ref: str = Field(default="HEAD", description="of the repository: branch, tag or commit")
     artifact: str | None = Field(default=None, description="STEP/NAME: of a step before", examples=["build/module"])
     output: str | None = Field(default=None, description="the output of a step before, as a JSON file")
+    baseline: str | None = Field(
+        default=None,
+        description="STEP/NAME: the artifact of the last such step that passed before, with the same `same`; there is "
+        "none the first time",
+        examples=["build/log"],
+    )
+    content: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256; put in by the lab")
+    media: str = Field(default="", description="of the content; put in by the lab")
+    json_text: str | None = Field(default=None, description="put in by the lab")
     optional: bool = Field(default=False, description="whether it may be left out; there is no such file then")
     help: str = ""
 
     def source(self) -> tuple[str, str] | None:
-        """Which of the four, and its text; None where it is left to whoever uses the step."""
-        for kind in ("file", "git", "artifact", "output"):
+        """Where it comes from, and the text of that; None where it is left to whoever uses the step."""
+        for kind in SOURCES:
             if (text := getattr(self, kind)) is not None:
                 return kind, text
         return None
 
     def step(self) -> str | None:
         """The step that it comes from."""
-        if self.artifact is not None:
-            return self.artifact.partition("/")[0]
+        if (whole := self.artifact or self.baseline) is not None:
+            return whole.partition("/")[0]
         return self.output
 
 
@@ -465,7 +475,7 @@ def _resolve_use(use: Use, settings: Mapping[str, str], load: Callable[[str], St
             raise _Wrong(
                 ("inputs",),
                 f'step {step.kind} needs the input "{name}"' + (f": {wanted.help}" if wanted.help else ""),
-                "say where it comes from: file, git, artifact or output, under inputs",
+                "say where it comes from: file, git, artifact, output or baseline, under inputs",
             )
         inputs[name] = taken
     made = {
@@ -497,7 +507,7 @@ def _filled(text: str, settings: Mapping[str, str]) -> str:
 def _fill_model(model: T, settings: Mapping[str, str]) -> T:
     made = {
         key: _filled(value, settings)
-        for key in ("file", "git", "ref", "artifact", "output", "path")
+        for key in ("file", "git", "ref", "artifact", "output", "baseline", "path")
         if isinstance(value := getattr(model, key, None), str)
     }
     return model.model_copy(update=made)
@@ -510,8 +520,8 @@ def _wrong_step(step: Step) -> Iterator[Complaint]:
     if not step.command:
         yield ("command",), "the command is empty", None
     for name, given in step.inputs.items():
-        if sum(getattr(given, kind) is not None for kind in ("file", "git", "artifact", "output")) > 1:
-            yield ("inputs", name), f'the input "{name}" comes from two places', "one of file, git, artifact, output"
+        if sum(getattr(given, kind) is not None for kind in SOURCES) > 1:
+            yield ("inputs", name), f'the input "{name}" comes from two places', f"one of {', '.join(SOURCES[:5])}"
     for name, wish in step.artifacts.items():
         parts = Path(wish.path).parts
         if wish.path.startswith("/") or ".." in parts or not parts:
@@ -556,8 +566,8 @@ def _wrong_input(graph: Graph, name: str, key: str, given: Input) -> Iterator[Co
         return
     if other not in graph.steps:
         yield path, f'the input "{key}" comes from "{other}", which is no step of this graph', None
-    elif given.artifact is not None and (step := graph.steps[other].step) is not None:
-        artifact = given.artifact.partition("/")[2]
+    elif (whole := given.artifact or given.baseline) and (step := graph.steps[other].step) is not None:
+        artifact = whole.partition("/")[2]
         if artifact not in step.artifacts:
             known = ", ".join(step.artifacts) or "none"
             yield path, f'step "{other}" has no artifact "{artifact}"', f"its artifacts: {known}"

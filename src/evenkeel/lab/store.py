@@ -14,17 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy import Connection, create_engine, event, insert, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import schema
 
 T = TypeVar("T")
+#: Run within the next change of this context, in its transaction: notes that a request was carried out.
+ALONGSIDE: ContextVar[Callable[[Connection], None] | None] = ContextVar("alongside", default=None)
 #: Changes of one commit at most: one of them should not wait for thousands of others.
 _TOGETHER = 500
 
@@ -38,6 +41,14 @@ def now_ns() -> int:
     return time.time_ns()
 
 
+class LostHold(EvenkeelError):
+    """Another service may be the active one by now, so nothing is written any more."""
+
+
+#: The advisory lock of PostgreSQL that the active service holds: "evenkeel" as a number.
+_HOLD = 0x6576_656E_6B65_656C
+
+
 class Store:
     """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one."""
 
@@ -47,7 +58,7 @@ class Store:
         self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._told = threading.Condition()
         self._listeners: list[Callable[[int], None]] = []
-        self._last_seq = 0
+        self._held: Connection | None = None
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
@@ -66,6 +77,8 @@ class Store:
                 self._closed = True
                 self._changes.put(None)
         self._writer.join()
+        if self._held is not None:
+            self._held.close()
         self.engine.dispose()
 
     # -- reading and writing --------------------------------------------------------------------------------------
@@ -83,6 +96,8 @@ class Store:
     def write_soon(self, change: Callable[[Connection], T]) -> Future[T]:
         """The same without waiting: the future is done after the commit.  For asyncio: ``asyncio.wrap_future``."""
         future: Future[T] = Future()
+        if (also := ALONGSIDE.get()) is not None:
+            change = _both(change, also)
         with self._closing:
             if self._closed:
                 raise StoreClosed("the lab's service is stopping")
@@ -105,6 +120,67 @@ class Store:
         seq = int(done.inserted_primary_key[0])  # type: ignore[index]
         connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
         return seq
+
+    # -- one active service on one database --------------------------------------------------------------------
+
+    def try_hold(self, name: str) -> bool:
+        """Become the one service that writes to this database; False: another one is (see :meth:`holder`).
+
+        On PostgreSQL the lock belongs to the connection that all changes go through: whoever loses one has lost the
+        other, so that two can never write.  SQLite: always True; the folder's lock file keeps others away.
+        ``name``: told to those who stand by.
+        """
+        if self.engine.dialect.name != "postgresql" or self._held is not None:
+            return True
+        connection = self.engine.connect()
+        connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]})
+        held = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _HOLD}).scalar())
+        connection.commit()
+        if held:
+            self._held = connection
+        else:
+            connection.invalidate()  # its name must not stay in the pool
+            connection.close()
+        return held
+
+    def check_hold(self) -> None:
+        """Raises LostHold when another service could be active by now."""
+        if self._held is not None:
+
+            def ask(connection: Connection) -> None:
+                connection.execute(text("SELECT 1"))
+
+            try:
+                self.write(ask)
+            except (DBAPIError, LostHold):
+                raise LostHold(
+                    "the connection to the database was lost, and the right to write with it",
+                    hint="start the service again; systemd does so by itself",
+                ) from None
+
+    def holder(self) -> str | None:
+        """Name of the active service on this database; None: none, or SQLite."""
+        if self.engine.dialect.name != "postgresql":
+            return None
+        query = text(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+            "AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (classid::bigint << 32) + objid::bigint = :key"
+        )
+        with self.read() as connection:
+            name = connection.execute(query, {"key": _HOLD}).scalar()
+        return None if name is None else str(name)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if self._held is None:
+            with self.engine.connect() as connection, connection.begin():
+                yield connection
+            return
+        if self._held.invalidated:  # SQLAlchemy would connect anew by itself, without the lock
+            raise LostHold("the connection to the database was lost, and the right to write with it")
+        with self._held.begin():
+            yield self._held
 
     # -- who waits for events -------------------------------------------------------------------------------------
 
@@ -137,7 +213,7 @@ class Store:
         done: list[tuple[Future[Any], Any]] = []
         seq = 0
         try:
-            with self.engine.connect() as connection, connection.begin():
+            with self._writing() as connection:
                 connection.info["last_seq"] = 0
                 for change, future in batch:
                     if not future.set_running_or_notify_cancel():
@@ -162,6 +238,15 @@ class Store:
         if seq:
             for told in list(self._listeners):
                 told(seq)
+
+
+def _both(change: Callable[[Connection], T], also: Callable[[Connection], None]) -> Callable[[Connection], T]:
+    def both(connection: Connection) -> T:
+        result = change(connection)
+        also(connection)
+        return result
+
+    return both
 
 
 def create(store: Store) -> None:

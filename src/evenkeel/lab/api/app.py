@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import secrets
 from collections.abc import Callable
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,7 +25,10 @@ from evenkeel.errors import EvenkeelError
 from evenkeel.lab import api, pages
 from evenkeel.lab.actor import Actor
 from evenkeel.lab.api import problem
+from evenkeel.lab.api.once import Once
+from evenkeel.lab.api.who import SAFE, SESSION, SameOrigin, SecurityHeaders
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.login import Devices, Links
 
 #: Finds out who asks; None: nobody known.  May read the database: it is called in a thread.
 Who = Callable[[HTTPConnection], Actor | None]
@@ -31,10 +36,23 @@ DESCRIPTION = """Pool and queue of an Evenkeel lab. Times and durations are inte
 sizes are bytes. Errors are `application/problem+json` (RFC 9457) with a `hint`."""
 
 
-def create_app(lab: Lab, *, who: Who) -> FastAPI:
-    """``who``: a function of the service, or in tests one that names somebody."""
-    app = FastAPI(title="Evenkeel lab", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+def create_app(lab: Lab, *, who: Who, key: str | None = None) -> FastAPI:
+    """``who``: of the service, or in tests a function that names somebody; ``key``: that sessions are signed with."""
+    app = FastAPI(
+        title="Evenkeel lab",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.lab = lab
+    app.state.links, app.state.devices = Links(lab.now), Devices(lab.now)
+    app.state.provider = None
+    if lab.settings.oidc:
+        from evenkeel.lab.oidc import Provider
+
+        app.state.provider = Provider(lab.settings.oidc)
     for router in routers(api):
         app.include_router(router)
     pages.mount(app, routers(pages))
@@ -42,7 +60,21 @@ def create_app(lab: Lab, *, who: Who) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _defect)
+    app.add_middleware(_Standby)
+    url = lab.settings.url
+    https = bool(url and url.startswith("https:"))
+    app.add_middleware(Once, lab=lab)
     app.add_middleware(_Who, who=who)
+    app.add_middleware(SameOrigin, url=url)
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=key or secrets.token_urlsafe(32),
+        session_cookie=SESSION,
+        max_age=lab.settings.session // 10**9,
+        same_site="lax",
+        https_only=https,
+    )
+    app.add_middleware(SecurityHeaders, hsts=https)
     return app
 
 
@@ -56,6 +88,12 @@ def routers(package: ModuleType) -> list[APIRouter]:
     return [module.router for module in modules(package) if hasattr(module, "router")]
 
 
+class StandingBy(EvenkeelError):
+    """HTTP 503."""
+
+    http_status = 503
+
+
 class _Who:
     """Puts the actor into the state of each request and each WebSocket."""
 
@@ -65,6 +103,23 @@ class _Who:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope.setdefault("state", {})["actor"] = await run_in_threadpool(self.who, HTTPConnection(scope))
+        await self.app(scope, receive, send)
+
+
+class _Standby:
+    """Refuses writes while another service is the active one on the same database."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = getattr(scope["app"].state, "service", None) if scope["type"] == "http" else None
+        if service is not None and scope["method"] not in SAFE and not service.active.is_set():
+            error = StandingBy("this service stands by; another one is active", hint="ask that one")
+            answer = problem.response(error)
+            answer.headers["Retry-After"] = "2"
+            await answer(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Query, Response
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab.actor import Stale
+from evenkeel.lab.paging import MOST
 
+#: Of a list: the cursor of the last page, and how many items.
+After = Annotated[str | None, Query(max_length=1000, description="`next` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="Items of a page.")]
 _IF_MATCH = Header(alias="If-Match", description='The ETag of the object as it was read, as in `"3"`.')
 
 
