@@ -232,7 +232,9 @@ def test_a_stuck_line_is_found_by_a_newline_but_only_after_a_prompt(lab: Lab, se
 
 
 def test_a_return_without_an_answer_frees_the_line(lab: Lab, serial: Serial) -> None:
-    Client(lab, ANN).hears("state", line="up").types(b"ls").types(b"\r")
+    ann = Client(lab, ANN).hears("state", line="up")
+    time.sleep(1.5 * QUICK.probe_s)  # it was asked in between whether it lives, which is no answer to a return
+    ann.types(b"ls").types(b"\r")
     wait_for(lambda: events(lab, "console.freed"))
     assert events(lab, "console.freed")[0]["why"] == "a return was typed, and nothing came back"
 

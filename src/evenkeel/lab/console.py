@@ -222,7 +222,9 @@ def _endpoints(lab: Lab) -> dict[str, _What]:
     table = schema.endpoint
     found: dict[str, _What] = {}
     with lab.store.read() as connection:
-        rows = connection.execute(select(table).where(table.c.kind == "console").order_by(table.c.id.desc())).all()
+        # A virtual host's console needs no endpoint of its own; one that is given comes last, and counts.
+        wanted = (table.c.kind == "console") | (table.c.driver == "virtual")
+        rows = connection.execute(select(table).where(wanted).order_by(table.c.kind.desc(), table.c.id.desc())).all()
         for row in rows:
             machine = touch.find(connection, row.machine_id)
             if machine.state != "retired":
@@ -251,6 +253,7 @@ class _Console:
         self._freed = self._in_vain = 0
         self._quiet = 0.0  # doubles while a quiet line answers
         self._last_byte = self._returned = 0.0
+        self._lived = 0.0  # when it last showed that it lives, by a byte or otherwise
         self._last_byte_ns: int | None = None
         self._reset = asyncio.Event()
         self._recorder = Recorder(folder_of(lab, what.machine.id), what.machine.name, lab.now)
@@ -318,7 +321,7 @@ class _Console:
 
     async def _pump(self, line: Line) -> tuple[str, bool]:
         """Carry bytes until the line ends or is stuck: why, and whether it was freed."""
-        self._last_byte = time.monotonic()
+        self._last_byte = self._lived = time.monotonic()
         self._returned = 0.0
         self._reset.clear()
         # A line that was freed in vain is freed again, but more and more rarely: then it is the machine that is silent.
@@ -355,7 +358,7 @@ class _Console:
         if self._returned > self._last_byte and now - self._returned > 2 * answer_s:
             self._returned = 0.0
             return "a return was typed, and nothing came back"
-        if now - self._last_byte < self._quiet:
+        if now - self._lived < self._quiet:
             return None
         if not _PROMPT.search(self._last_line):
             self._rest()
@@ -371,7 +374,7 @@ class _Console:
 
     def _rest(self) -> None:
         """It lives: ask again later, and later still while nobody looks."""
-        self._last_byte = time.monotonic()
+        self._lived = time.monotonic()
         self._quiet = self.times.probe_s if self.sessions else min(self.times.rarely_s, self._quiet * 2)
 
     async def _free(self, why: str) -> None:
@@ -393,7 +396,7 @@ class _Console:
         self._tell_state()
 
     def _came(self, data: bytes) -> None:
-        self._last_byte = time.monotonic()
+        self._last_byte = self._lived = time.monotonic()
         self._last_byte_ns = self.lab.now()
         self._recorder.output(data)
         self._backlog += data

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import paging, schema, secrets, touch
+from evenkeel.lab import machines, paging, schema, secrets, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Driver, Method, PowerFailed, Reading, Way, driver_for
@@ -514,23 +514,15 @@ def _suspect(connection: Connection, lab: Lab, machine: Touched, why: str) -> No
     told = {"name": machine.name, "why": why, "held": held}
     lab.store.event(connection, SERVICE.name, "machine.suspect", "machine", machine.id, **told)
     if machine.state in ("ready", "off"):
-        set_state(connection, lab, machine, "suspect", why)
+        machines.set_state(lab, connection, SERVICE.name, machine.id, "suspect", why)
 
 
 def _follow(connection: Connection, lab: Lab, machine: Touched, action: Action) -> None:
     """A pool machine that was switched off is ``off``, one that was switched on again is not."""
     if action == "off" and machine.state == "ready":
-        set_state(connection, lab, machine, "off", "switched off")
+        machines.set_state(lab, connection, SERVICE.name, machine.id, "off", "switched off")
     elif action != "off" and machine.state == "off":
-        set_state(connection, lab, machine, "ready", "switched on")
-
-
-def set_state(connection: Connection, lab: Lab, machine: Touched, state: str, why: str) -> None:
-    table = schema.machine
-    values = {"state": state, "state_since_ns": lab.now(), "state_reason": why, "version": table.c.version + 1}
-    connection.execute(update(table).where(table.c.id == machine.id).values(values))
-    told = {"name": machine.name, "old": machine.state, "new": state, "why": why}
-    lab.store.event(connection, SERVICE.name, "machine.state", "machine", machine.id, **told)
+        machines.set_state(lab, connection, SERVICE.name, machine.id, "ready")
 
 
 # -- what was learned -----------------------------------------------------------------------------------------------
@@ -639,7 +631,7 @@ def driver(lab: Lab, machine: Touched, *methods: Method) -> Driver | None:
 
 def _has_console(lab: Lab, machine: Touched) -> bool:
     with lab.store.read() as connection:
-        return any(row.kind == "console" for row in _endpoints(connection, machine))
+        return any(row.kind == "console" or row.driver == "virtual" for row in _endpoints(connection, machine))
 
 
 def _booted_on_console(lab: Lab, machine: Touched, since_ns: int) -> bool:
