@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
 from evenkeel.errors import EvenkeelError, Unreachable, Where, WrongInput
+from evenkeel.lab import problem as problems
 from evenkeel.lab.actor import Conflict, Forbidden, NotFound, NotLoggedIn, Stale, need_version
 from evenkeel.lab.api import problem
 from evenkeel.lab.api.caller import Caller
@@ -32,13 +33,13 @@ def test_an_error_goes_there_and_back(error: EvenkeelError, status: int) -> None
     answer = problem.response(error)
     assert (answer.status_code, answer.media_type) == (status, "application/problem+json")
     with pytest.raises(type(error)) as found:
-        problem.raise_problem(status, problem.body_of(error), "here")
+        problems.raise_problem(status, problems.body_of(error), "here")
     assert (found.value.message, found.value.hint, found.value.where) == (error.message, error.hint, error.where)
 
 
 def test_what_is_no_problem_document_is_told(ask: Ask) -> None:
     with pytest.raises(EvenkeelError, match="proxy answered 502"):
-        problem.raise_problem(502, None, "proxy")
+        problems.raise_problem(502, None, "proxy")
 
 
 def test_nothing_there_is_a_problem_for_programs_and_a_page_for_people(ask: Ask) -> None:

@@ -50,9 +50,9 @@ def up(
     evenkeel lab up --listen 0.0.0.0:8787 --database postgresql://lab@db.example.org/lab
     """
     from evenkeel.cli import output
-    from evenkeel.lab import service, settings
+    from evenkeel.lab import place, service, settings
 
-    where = (folder or settings.default_folder()).absolute()
+    where = (folder or place.default_folder()).absolute()
     found = settings_file or settings.find(where)
     chosen = settings.read(found) if found else settings.Settings()
     given = {key: value for key, value in (("listen", listen), ("database", database)) if value is not None}
@@ -86,9 +86,9 @@ def down(folder: Folder = None, as_json: Json = False) -> None:
     """
     from evenkeel.cli import output
     from evenkeel.lab import folder as folders
-    from evenkeel.lab import settings
+    from evenkeel.lab import place
 
-    where = (folder or settings.default_folder()).absolute()
+    where = (folder or place.default_folder()).absolute()
     ended = folders.down(where)
     if as_json:
         output.emit_json({"folder": str(where), "ended": ended})

@@ -10,7 +10,7 @@ States: ``waiting`` (in the queue, or booked), ``preparing`` (a machine is check
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.lab import machines
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.limits import HOUR, Limits, read_limits
+from evenkeel.lab.limits import HOUR, Limits
 from evenkeel.lab.machines import Policy, policy_of
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.predicate import Predicate
@@ -160,14 +160,14 @@ def machines_for_step(connection: Connection, predicate: Predicate) -> list[str]
 def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
     """Reserve a machine: now, later, or in turn.  Raises Forbidden, Conflict (booked, too many) and PredicateError."""
     actor.need("reserve", "reserve machines")
-    limits = read_limits(lab.folder)
+    limits = lab.settings.reservations
     predicate = Predicate.parse(wanted.predicate)
     if not wanted.reason.strip():
         raise WrongInput("what is it for?", hint="give a reason: others see it while they wait")
     if wanted.team and wanted.team not in actor.teams and not actor.may("anything"):
         raise Forbidden(f"{actor.name} is not in team {wanted.team}", hint="reserve for yourself or a team of yours")
 
-    def change(connection: Connection) -> Claim:
+    def change(connection: Connection) -> int:
         rows = _matching(connection, predicate)
         if not rows:
             raise NotFound(f"no machine is {wanted.predicate!r}", hint=_nearest(connection, predicate))
@@ -199,9 +199,9 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
         told = {"predicate": wanted.predicate, "reason": wanted.reason, "claim_kind": wanted.kind, "start_ns": start}
         lab.store.event(connection, actor.name, "claim.requested", "claim", claim_id, length_ns=length, **told)
         offer(lab, connection)
-        return _one(lab, connection, claim_id)
+        return claim_id
 
-    return lab.store.write(change)
+    return _written(lab, change)
 
 
 def _length(actor: Actor, wanted: Request, limits: Limits, rows: Sequence[Row[Any]]) -> int | None:
@@ -340,7 +340,7 @@ def _book(
             return row
         first = first or taken
     assert first is not None
-    from evenkeel.lab.pages.words import moment
+    from evenkeel.lab.words import moment
 
     free = min((at for row in sound if (at := _free_from(connection, row.id, start, length)) is not None), default=None)
     what = f"{sound[0].name} is" if len(sound) == 1 else f"all {len(sound)} machines that fit are"
@@ -377,12 +377,18 @@ def offer(lab: Lab, connection: Connection) -> int:
     """
     given = 0
     nothing: set[tuple[Any, ...]] = set()
+    some_free: bool | None = None
     for row in _queue(connection, lab.now()):
+        if some_free is None:
+            some_free = bool(_free(connection, Predicate.parse("")))
+        if not some_free and row.kind != "maintenance" and row.machine_id is None:
+            continue
         signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns)
         if signature in nothing:
             continue
         if _offer_one(lab, connection, row):
             given += 1
+            some_free = None
         else:
             nothing.add(signature)
     return given
@@ -520,7 +526,7 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
         if failed is not None:
             machines.set_state(lab, connection, "lab", found.id, "suspect", f"was prepared for {row.holder}: {failed}")
         offer(lab, connection)
-        return _one(lab, connection, claim_id).state
+        return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
 
     return lab.store.write(change)
 
@@ -530,7 +536,7 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
 
 def tick(lab: Lab) -> int | None:
     """End what is over, begin what was booked, offer what is free, remind.  Returns when it is next needed, or None."""
-    limits = read_limits(lab.folder)
+    limits = lab.settings.reservations
 
     def change(connection: Connection) -> int | None:
         now = lab.now()
@@ -595,9 +601,9 @@ def _ids(connection: Connection, predicate: Predicate) -> frozenset[str]:
 
 def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | None = None) -> Claim:
     """Raises Conflict when somebody waits for the machine or booked it, Forbidden beyond the longest."""
-    limits = read_limits(lab.folder)
+    limits = lab.settings.reservations
 
-    def change(connection: Connection) -> Claim:
+    def change(connection: Connection) -> int:
         row, found = _mine(connection, actor, claim_id, version)
         if row.state != "active" or row.until_ns is None or found is None:
             raise Conflict(f"reservation {claim_id} is {row.state}{'' if row.until_ns else ', without end'}")
@@ -627,15 +633,15 @@ def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | Non
         new = {"until_ns": until, "version": row.version + 1, "reminded_ns": None}
         connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
         lab.store.event(connection, actor.name, "claim.extended", "claim", claim_id, until_ns=until, by_ns=by_ns)
-        return _one(lab, connection, claim_id)
+        return claim_id
 
-    return lab.store.write(change)
+    return _written(lab, change)
 
 
 def release(lab: Lab, actor: Actor, claim_id: int, reason: str = "", version: int | None = None) -> Claim:
     """Give a machine back, or stop waiting.  The machine's owner may take it back too, with a reason."""
 
-    def change(connection: Connection) -> Claim:
+    def change(connection: Connection) -> int:
         row, _ = _mine(connection, actor, claim_id, version, owner_too=True)
         if row.state not in OPEN:
             raise Conflict(f"reservation {claim_id} is {row.state} already")
@@ -647,15 +653,15 @@ def release(lab: Lab, actor: Actor, claim_id: int, reason: str = "", version: in
         cause = reason.strip() or ("given back" if state == "ended" else "no longer wanted")
         _end(lab, connection, row, state, cause, who=actor.name)
         offer(lab, connection)
-        return _one(lab, connection, claim_id)
+        return claim_id
 
-    return lab.store.write(change)
+    return _written(lab, change)
 
 
 def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | None = None) -> Claim:
     """Give a reservation to somebody else, with what is left of it."""
 
-    def change(connection: Connection) -> Claim:
+    def change(connection: Connection) -> int:
         row, found = _mine(connection, actor, claim_id, version)
         if row.state not in OPEN or row.kind == "step":
             raise Conflict(f"reservation {claim_id} is {row.state if row.kind != 'step' else 'of a step'}")
@@ -666,9 +672,9 @@ def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | Non
         new = {"holder": to, "team": "", "version": row.version + 1, "reminded_ns": None}
         connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
         lab.store.event(connection, actor.name, "claim.handed-over", "claim", claim_id, old=row.holder, to=to)
-        return _one(lab, connection, claim_id)
+        return claim_id
 
-    return lab.store.write(change)
+    return _written(lab, change)
 
 
 def _mine(
@@ -692,6 +698,13 @@ def _mine(
 
 def get(lab: Lab, actor: Actor, claim_id: int) -> Claim:
     actor.need("read", "see reservations")
+    with lab.store.read() as connection:
+        return _one(lab, connection, claim_id)
+
+
+def _written(lab: Lab, change: Callable[[Connection], int]) -> Claim:
+    """What a claim is after a change.  Read afterwards: positions of all who wait are not the writer's work."""
+    claim_id = lab.store.write(change)
     with lab.store.read() as connection:
         return _one(lab, connection, claim_id)
 

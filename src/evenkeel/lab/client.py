@@ -7,6 +7,7 @@ what comes back is plain JSON data.  Knows no nouns.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any
 import httpx
 
 from evenkeel.errors import EvenkeelError, Unreachable
-from evenkeel.lab.api import problem
-from evenkeel.lab.settings import SYSTEM_SOCKET, default_folder, socket_of
+from evenkeel.lab import problem
+from evenkeel.lab.place import SYSTEM_SOCKET, default_folder, socket_of
 
 PREFIX = "/api/v1"
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -116,8 +117,41 @@ def connect(at: str | None = None) -> Client:
     if at is None:
         own = socket_of(default_folder())
         at = str(SYSTEM_SOCKET if not own.exists() and SYSTEM_SOCKET.exists() else own)
-    elif "://" not in at:
+    elif "://" in at:
+        return Client(at, os.environ.get("EVENKEEL_LAB_TOKEN") or tokens().get(at.rstrip("/")))
+    else:
         at = str(Path(at).expanduser())
         if Path(at).is_dir():
             at = str(socket_of(Path(at)))
     return Client(at)
+
+
+# -- tokens of this user ------------------------------------------------------------------------------------------
+
+
+def _tokens_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "evenkeel" / "lab-tokens.json"
+
+
+def tokens() -> dict[str, str]:
+    """URL of a lab -> the token that `evenkeel lab login` got there."""
+    try:
+        found = json.loads(_tokens_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(url): str(token) for url, token in found.items()} if isinstance(found, dict) else {}
+
+
+def keep_token(url: str, token: str | None) -> Path:
+    """Keep it for later commands, readable by this user only; None: forget it.  Returns the file."""
+    path = _tokens_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {key: value for key, value in tokens().items() if key != url.rstrip("/")}
+    if token is not None:
+        known[url.rstrip("/")] = token
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        json.dump(known, stream, indent=2)
+    new.replace(path)
+    return path

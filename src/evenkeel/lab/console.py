@@ -15,12 +15,13 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.documents.base import Model
@@ -207,6 +208,14 @@ class Consoles:
         for machine_id, what in wanted.items():
             if machine_id not in self._all:
                 self._all[machine_id] = _Console(self.lab, what, self.times, self.loop)
+
+
+@contextlib.contextmanager
+def part(lab: Lab, app: FastAPI) -> Iterator[Consoles]:
+    """For :mod:`evenkeel.lab.parts`."""
+    del app
+    with Consoles(lab) as consoles:
+        yield consoles
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
 from evenkeel.lab import flat
 from evenkeel.lab.actor import Actor, Conflict, NotFound, need_version
+from evenkeel.lab.facets import read_told, value_of
 from evenkeel.lab.flat import Flat
 from evenkeel.lab.identity import Identity, Likeness, compare, identity_of
 from evenkeel.lab.lab import Lab
@@ -157,18 +158,6 @@ class Happened(Model):
 
 # -- reading ------------------------------------------------------------------------------------------------------
 
-_SHOWN = (
-    "arch",
-    "cpu.model",
-    "cpu.threads",
-    "cpu.sockets",
-    "mem",
-    "nic.driver",
-    "kernel.version",
-    "kernel.rt",
-    "virtual",
-)
-
 
 def get(lab: Lab, actor: Actor, name: str) -> Machine:
     """By name or id.  Raises NotFound."""
@@ -194,11 +183,7 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
     rows = connection.execute(select(machine).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
     inside = {row.enclosure_id for row in rows if row.enclosure_id}
     enclosures = names(connection, inside) if inside else {}
-    told: dict[str, dict[str, list[str | float]]] = {}
-    chosen = select(fact.c.machine_id, fact.c.key, fact.c.text, fact.c.num)
-    for found in connection.execute(chosen.where(fact.c.machine_id.in_(ids), fact.c.key.in_(_SHOWN))):
-        values = told.setdefault(found.machine_id, {}).setdefault(found.key, [])
-        values.append(_value(found.key, found.text, found.num))
+    told = read_told(connection, ids)
     holding = select(claims).where(claims.c.machine_id.in_(ids), claims.c.state.in_(("preparing", "active")))
     held = {row.machine_id: row for row in connection.execute(holding)}
     addresses = {
@@ -225,8 +210,8 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
             policy=policy_of(row),
             netbox_id=row.netbox_id,
             address=addresses.get(row.id),
-            held=_held(held.get(row.id)),
-            told={key: tuple(values) for key, values in sorted(told.get(row.id, {}).items())},
+            held=held_of(held.get(row.id)),
+            told=told.get(row.id, {}),
             version=row.version,
             registered_ns=row.registered_ns,
         )
@@ -249,7 +234,7 @@ def names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     return {row.id: row.name for row in rows}
 
 
-def _held(row: Any) -> Held | None:
+def held_of(row: Any) -> Held | None:
     if row is None:
         return None
     return Held(
@@ -264,14 +249,6 @@ def _held(row: Any) -> Held | None:
     )
 
 
-def _value(key: str, text: str, num: float | None) -> str | float:
-    """A number for keys that are numbers; of versions and labels, the text."""
-    known = flat.key(key)
-    if num is None or known is None or known.kind in ("version", "any"):
-        return text
-    return int(num) if num.is_integer() else num
-
-
 def flat_of(connection: Connection, where: Any = None) -> dict[str, dict[str, list[str | float]]]:
     """Flat facts of machines by id, for predicates in memory: all machines, or those of a condition."""
     columns = machine.c.id, machine.c.name, machine.c.site, machine.c.state, machine.c.owner, machine.c.team
@@ -284,7 +261,7 @@ def flat_of(connection: Connection, where: Any = None) -> dict[str, dict[str, li
     if where is not None:
         facts = facts.where(fact.c.machine_id.in_(select(machine.c.id).where(where)))
     for told in connection.execute(facts):
-        found[told.machine_id].setdefault(told.key, []).append(_value(told.key, told.text, told.num))
+        found[told.machine_id].setdefault(told.key, []).append(value_of(told.key, told.text, told.num))
     return found
 
 
@@ -504,7 +481,7 @@ def _told_only() -> tuple[Any, ...]:
 def _told(connection: Connection, machine_id: str) -> dict[str, tuple[str | float, ...]]:
     found: dict[str, list[str | float]] = {}
     for row in connection.execute(select(fact).where(fact.c.machine_id == machine_id, *_told_only())):
-        found.setdefault(row.key, []).append(_value(row.key, row.text, row.num))
+        found.setdefault(row.key, []).append(value_of(row.key, row.text, row.num))
     return {key: tuple(values) for key, values in found.items()}
 
 

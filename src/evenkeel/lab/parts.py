@@ -12,11 +12,18 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
+from evenkeel.lab import console, dispatching, keeper
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
 Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
-PARTS: tuple[tuple[str, Part], ...] = (("netbox", netbox.part),)
+#: People's claims come before steps: what is free when both begin is theirs.
+PARTS: tuple[tuple[str, Part], ...] = (
+    ("claims", keeper.part),
+    ("dispatcher", dispatching.part),
+    ("netbox", netbox.part),
+    ("consoles", console.part),
+)
 
 
 @contextlib.contextmanager

@@ -401,7 +401,7 @@ class _Parser:
             near = difflib.get_close_matches(value, allowed, 1, 0.6) or _YES_NO.get(value, [])
             hint = f"did you mean {name}:{near[0]}?" if near else f"{name} is one of {', '.join(allowed)}"
             self._fail(f"{name} is never {value!r}", at=at, hint=hint)
-        return Term(name, f"{name}:{_quote(value)}", equals=value)
+        return Term(name, f"{name}:{quote(value)}", equals=value)
 
     def _number(self, kind: Kind, name: str, value: str, at: int) -> float:
         if kind == "version":
@@ -467,7 +467,8 @@ def _decimal(exact: Fraction) -> str:
     return f"{exact.numerator}" if exact.denominator == 1 else f"{float(exact):.20f}".rstrip("0")
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
+    """A text as it can be written in a predicate: in quotes where it must be."""
     if _PLAIN.fullmatch(value) and ".." not in value:
         return value
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

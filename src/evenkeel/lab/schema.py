@@ -389,8 +389,17 @@ step = Table(
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("spec", JSON, nullable=False),
+    # What the dispatcher needs of ``spec``, so that a restart with 100,000 steps reads no JSON.
+    Column("needs", Text, nullable=False, server_default=""),
+    Column("machine", Text, nullable=False, server_default=""),
+    Column("expected", Text, nullable=False, server_default=""),
+    Column("timeout_ns", BigInteger),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("any_path", Boolean, nullable=False, server_default=text("false")),
     Column("state", String, nullable=False),
     Column("cause", Text, nullable=False, server_default=""),
+    # Who asked to end it while it runs; the agent has not answered yet.
+    Column("cancel_by", String, nullable=False, server_default=""),
     Column("ready_ns", BigInteger),
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
@@ -399,6 +408,16 @@ step = Table(
     _one_of("state", "blocked", "ready", "running", "passed", "failed", "cancelled", "skipped"),
     UniqueConstraint("submission_id", "name"),
     Index(None, "state", "ready_ns"),
+)
+
+#: ``condition``: of the state and the output of the step before (lab.step.holds); empty: it passed.
+edge = Table(
+    "edge",
+    metadata,
+    Column("before_id", ForeignKey("step.id"), primary_key=True),
+    Column("after_id", ForeignKey("step.id"), primary_key=True),
+    Column("condition", Text, nullable=False, server_default=""),
+    Index(None, "after_id"),
 )
 
 attempt = Table(
@@ -424,12 +443,15 @@ attempt = Table(
     Index(None, "same", "ended_ns"),
 )
 
-#: ``labels``: flat facts that predicates of steps are matched with.
+#: ``labels``: flat facts that predicates of steps are matched with.  ``local``: on the lab's own machine.
 agent = Table(
     "agent",
     metadata,
     Column("name", String, primary_key=True),
+    # Of its folder: another agent that takes its name has another one.
+    Column("identity", String, nullable=False),
     Column("kind", String, nullable=False),
+    Column("local", Boolean, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("state", String, nullable=False),
@@ -468,7 +490,7 @@ warning = Table(
     Column("times", Integer, nullable=False),
 )
 
-#: Credits for urgent work, by period.  ``credit_use`` says for what, and is shown to all.
+#: Credits for urgent work, by month (its first moment, UTC).  ``credit_use`` says for what, and is shown to all.
 credit = Table(
     "credit",
     metadata,
@@ -478,15 +500,20 @@ credit = Table(
     Column("spent", Integer, nullable=False),
 )
 
+#: ``outcome`` beyond: asked for when no credit was left, and treated as any other.
 credit_use = Table(
     "credit_use",
     metadata,
     _id(),
     Column("principal", String, nullable=False),
+    Column("period_ns", BigInteger, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("object", String, nullable=False),
     Column("object_id", String, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("outcome", String, nullable=False),
+    _one_of("outcome", "spent", "beyond", "refunded"),
+    Index(None, "object", "object_id"),
 )
 
 #: Durations learned by kind and key: the latest so many, in nanoseconds.
@@ -499,20 +526,26 @@ duration = Table(
     Column("count", BigInteger, nullable=False),
 )
 
-#: What was foretold when, and what came: the calibration of bands.
+#: What was foretold when, and what came.  ``object``: step or submission.  ``drawn``: the edges of the band before
+#: they were moved by what earlier forecasts missed.  ``unknown``: in words, why there is no start or no end.
 forecast = Table(
     "forecast",
     metadata,
-    Column("step_id", ForeignKey("step.id"), primary_key=True),
+    Column("object", String, primary_key=True),
+    Column("object_id", _Id, primary_key=True),
     Column("made_ns", BigInteger, primary_key=True),
-    Column("start_p10_ns", BigInteger, nullable=False),
-    Column("start_p50_ns", BigInteger, nullable=False),
-    Column("start_p90_ns", BigInteger, nullable=False),
-    Column("end_p10_ns", BigInteger, nullable=False),
-    Column("end_p50_ns", BigInteger, nullable=False),
-    Column("end_p90_ns", BigInteger, nullable=False),
+    Column("ahead", Integer, nullable=False),
+    *(
+        Column(f"{what}_{edge}_ns", BigInteger)
+        for what in ("start", "end")
+        for edge in ("p10", "p50", "p90", "drawn_p10", "drawn_p90")
+    ),
+    Column("unknown", Text, nullable=False, server_default=""),
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
+    _one_of("object", "step", "submission"),
+    Index(None, "object", "ended_ns"),
+    sqlite_with_rowid=False,
 )
 
 #: Time that slots of agents stood idle while a step that some agent could take waited, by cause and hour.

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from evenkeel.errors import Unreachable, WrongInput
 from evenkeel.lab import folder as folders
-from evenkeel.lab import migrate, people, settings
+from evenkeel.lab import migrate, people, place, settings
 from evenkeel.lab.api.app import create_app
 from evenkeel.lab.api.server import Server
 from evenkeel.lab.api.who import Identify
@@ -70,7 +70,7 @@ def opened(folder: Path, chosen: Settings) -> Iterator[Store]:
 @contextlib.contextmanager
 def _sockets(folder: Path, chosen: Settings) -> Iterator[list[socket.socket]]:
     """The Unix socket, for all users of this machine that reach the folder, and the address of the pages."""
-    path = settings.socket_of(folder)
+    path = place.socket_of(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     if len(os.fsencode(path)) > 107:
         raise WrongInput(

@@ -1,4 +1,4 @@
-"""What a lab is told by its owner: the settings file, and where its state and its socket are.
+"""What a lab is told by its owner: the settings file.
 
 One YAML file, read like a site file: units, unknown keys refused, line and column for all that is wrong.  Each key
 has a default, so that no file is needed.  Nothing here touches the database.
@@ -6,20 +6,19 @@ has a default, so that no file is needed.  Nothing here touches the database.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
+from evenkeel.lab.limits import Limits
+from evenkeel.lab.place import SYSTEM_FOLDER
 from evenkeel.plan.sitefile import parse_as
 
-SYSTEM_FOLDER = Path("/var/lib/evenkeel/lab")
-SYSTEM_SOCKET = Path("/run/evenkeel/lab.sock")
 SYSTEM_FILE = Path("/etc/evenkeel/lab.yaml")
 Role = Literal["viewer", "user", "maintainer", "admin"]
 _HOUR = 3_600 * 10**9
@@ -49,7 +48,8 @@ class Settings(Model):
     """``listen``: address and port of the pages; ``url``: what people type, when a proxy stands before it.
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
-    that come by the Unix socket; root and the user of the service are admins.
+    that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
+    person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits.
     """
 
     listen: str = "127.0.0.1:8787"
@@ -57,7 +57,10 @@ class Settings(Model):
     database: str | None = None
     local_role: Role = "user"
     session: Nanoseconds = 12 * _HOUR
+    credits: Annotated[int, Field(ge=0)] = 3
+    shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
+    reservations: Limits = Limits()
 
     @field_validator("listen")
     @classmethod
@@ -104,15 +107,3 @@ def find(folder: Path) -> Path | None:
     """The settings file of the lab in ``folder``: ``lab.yaml`` there; of the machine's lab in /etc."""
     place = SYSTEM_FILE if folder == SYSTEM_FOLDER else folder / "lab.yaml"
     return place if place.exists() else None
-
-
-def default_folder() -> Path:
-    """Of the service that this user would start: the machine's for root, a folder of their own for others."""
-    if os.geteuid() == 0:
-        return SYSTEM_FOLDER
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "evenkeel" / "lab"
-
-
-def socket_of(folder: Path) -> Path:
-    """The Unix socket of the service whose state is in ``folder``."""
-    return SYSTEM_SOCKET if folder == SYSTEM_FOLDER else folder / "lab.sock"

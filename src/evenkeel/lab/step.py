@@ -247,7 +247,7 @@ def decide(use: Use, ended: Mapping[str, tuple[Ended, Mapping[str, Any]]]) -> Li
     Raises WrongInput for a predicate that cannot be read; :func:`resolve` has refused those.
     """
     edges = use.edges()
-    answers = [_holds(edge, *ended[edge.step]) if edge.step in ended else None for edge in edges]
+    answers = [holds(edge.when, *ended[edge.step]) if edge.step in ended else None for edge in edges]
     if use.join == "any" and edges:
         if True in answers:
             # The others are waited for, so that the same graph takes the same path however fast its steps are.
@@ -258,10 +258,11 @@ def decide(use: Use, ended: Mapping[str, tuple[Ended, Mapping[str, Any]]]) -> Li
     return "blocked" if None in answers else "ready"
 
 
-def _holds(edge: Need, state: Ended, output: Mapping[str, Any]) -> bool:
+def holds(when: str, state: Ended, output: Mapping[str, Any]) -> bool:
+    """Whether an edge with this predicate lets pass, when the step before it ended so."""
     if state in ("skipped", "cancelled"):
         return False
-    terms = parse_when(edge.when)
+    terms = parse_when(when)
     if state != "passed" and not any(key == "state" for key, _, _ in terms):
         return False
     return all(_term(term, {**flat(output), "state": [state]}) for term in terms)

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert, text
+from sqlalchemy import Connection, create_engine, event, func, insert, select, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -35,6 +35,8 @@ _TOGETHER = 500
 class StoreClosed(EvenkeelError):
     """The service is going down; nothing was changed."""
 
+    http_status = 503
+
 
 def now_ns() -> int:
     """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
@@ -43,6 +45,8 @@ def now_ns() -> int:
 
 class LostHold(EvenkeelError):
     """Another service may be the active one by now, so nothing is written any more."""
+
+    http_status = 503
 
 
 #: The advisory lock of PostgreSQL that the active service holds: "evenkeel" as a number.
@@ -120,6 +124,11 @@ class Store:
         seq = int(done.inserted_primary_key[0])  # type: ignore[index]
         connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
         return seq
+
+    def events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+        """Append many at once, as whole rows; for who has thousands a second."""
+        connection.execute(insert(schema.event), rows)
+        connection.info["last_seq"] = connection.scalar(select(func.max(schema.event.c.seq)))
 
     # -- one active service on one database --------------------------------------------------------------------
 

@@ -42,5 +42,6 @@ WantedBy=multi-user.target
 
 def unit(options: Sequence[str]) -> str:
     """``options``: of ``evenkeel lab up``, one word each."""
-    program = str(Path(sys.argv[0]).absolute())
-    return _UNIT.format(command=" ".join(map(quoted, [program, "lab", "up", *options])))
+    beside = Path(sys.executable).parent / "evenkeel"
+    program = [str(beside)] if beside.exists() else [sys.executable, "-m", "evenkeel"]
+    return _UNIT.format(command=" ".join(map(quoted, [*program, "lab", "up", *options])))

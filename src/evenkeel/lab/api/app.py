@@ -124,7 +124,7 @@ class _Standby:
 
 
 def _answer(request: Request, error: EvenkeelError) -> Response:
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith("/api/") or request.url.path == "/metrics":
         return problem.response(error)
     return pages.error(request, error)
 

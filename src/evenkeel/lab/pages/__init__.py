@@ -24,9 +24,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evenkeel import __version__
 from evenkeel.errors import EvenkeelError
 from evenkeel.lab.actor import NotLoggedIn
-from evenkeel.lab.api import problem
 from evenkeel.lab.api.caller import actor_of
 from evenkeel.lab.pages import words
+from evenkeel.lab.problem import status_of
 
 _HERE = Path(__file__).parent
 
@@ -75,7 +75,7 @@ def back(request: Request, path: str) -> Response:
 
 def error(request: Request, found: EvenkeelError) -> Response:
     """An error as a page, or as the notice of the page that asked by HTMX.  Who is unknown is led to the log-in."""
-    status = problem.status_of(found)
+    status = status_of(found)
     htmx = "HX-Request" in request.headers
     if isinstance(found, NotLoggedIn):
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -16,7 +16,9 @@ def upgrade() -> None:
     op.create_table(
         "agent",
         sa.Column("name", sa.String(), nullable=False),
+        sa.Column("identity", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("local", sa.Boolean(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
@@ -38,12 +40,18 @@ def upgrade() -> None:
         "credit_use",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
+        sa.Column("period_ns", sa.BigInteger(), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.Column("object", sa.String(), nullable=False),
         sa.Column("object_id", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.String(), nullable=False),
+        sa.CheckConstraint("outcome IN ('spent', 'beyond', 'refunded')", name=op.f("ck_credit_use_outcome")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_credit_use")),
     )
+    with op.batch_alter_table("credit_use", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_credit_use_object_object_id"), ["object", "object_id"], unique=False)
+
     op.create_table(
         "duration",
         sa.Column("kind", sa.String(), nullable=False),
@@ -67,6 +75,32 @@ def upgrade() -> None:
     with op.batch_alter_table("event", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_event_object_object_id_seq"), ["object", "object_id", "seq"], unique=False)
         batch_op.create_index(batch_op.f("ix_event_type_seq"), ["type", "seq"], unique=False)
+
+    op.create_table(
+        "forecast",
+        sa.Column("object", sa.String(), nullable=False),
+        sa.Column("object_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("made_ns", sa.BigInteger(), nullable=False),
+        sa.Column("ahead", sa.Integer(), nullable=False),
+        sa.Column("start_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("start_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p50_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p10_ns", sa.BigInteger(), nullable=True),
+        sa.Column("end_drawn_p90_ns", sa.BigInteger(), nullable=True),
+        sa.Column("unknown", sa.Text(), server_default="", nullable=False),
+        sa.Column("started_ns", sa.BigInteger(), nullable=True),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint("object IN ('step', 'submission')", name=op.f("ck_forecast_object")),
+        sa.PrimaryKeyConstraint("object", "object_id", "made_ns", name=op.f("pk_forecast")),
+        sqlite_with_rowid=False,
+    )
+    with op.batch_alter_table("forecast", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_forecast_object_ended_ns"), ["object", "ended_ns"], unique=False)
 
     op.create_table(
         "idempotency",
@@ -375,8 +409,15 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
+        sa.Column("needs", sa.Text(), server_default="", nullable=False),
+        sa.Column("machine", sa.Text(), server_default="", nullable=False),
+        sa.Column("expected", sa.Text(), server_default="", nullable=False),
+        sa.Column("timeout_ns", sa.BigInteger(), nullable=True),
+        sa.Column("retries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("any_path", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("cancel_by", sa.String(), server_default="", nullable=False),
         sa.Column("ready_ns", sa.BigInteger(), nullable=True),
         sa.Column("started_ns", sa.BigInteger(), nullable=True),
         sa.Column("ended_ns", sa.BigInteger(), nullable=True),
@@ -436,20 +477,17 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_attempt_state_agent"), ["state", "agent"], unique=False)
 
     op.create_table(
-        "forecast",
-        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("made_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("start_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p10_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p50_ns", sa.BigInteger(), nullable=False),
-        sa.Column("end_p90_ns", sa.BigInteger(), nullable=False),
-        sa.Column("started_ns", sa.BigInteger(), nullable=True),
-        sa.Column("ended_ns", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["step_id"], ["step.id"], name=op.f("fk_forecast_step_id")),
-        sa.PrimaryKeyConstraint("step_id", "made_ns", name=op.f("pk_forecast")),
+        "edge",
+        sa.Column("before_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("after_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("condition", sa.Text(), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["after_id"], ["step.id"], name=op.f("fk_edge_after_id")),
+        sa.ForeignKeyConstraint(["before_id"], ["step.id"], name=op.f("fk_edge_before_id")),
+        sa.PrimaryKeyConstraint("before_id", "after_id", name=op.f("pk_edge")),
     )
+    with op.batch_alter_table("edge", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_edge_after_id"), ["after_id"], unique=False)
+
     op.create_table(
         "artifact",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
