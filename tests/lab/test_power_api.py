@@ -6,12 +6,11 @@ import json
 import os
 import pty
 import select
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from evenkeel.cli.lab_console import Keys
 from evenkeel.lab.console import Consoles, Times
 from evenkeel.lab.lab import Lab
 from tests.lab.emulated import add_endpoint, add_machine
-from tests.lab.service import up
+from tests.lab.service import evenkeel, up
 from tests.lab.test_console import Serial, wait_for
 
 Ask = Callable[..., TestClient]
@@ -161,13 +160,9 @@ def test_a_console_in_the_terminal_of_a_real_service(tmp_path: Path) -> None:
     with up(tmp_path / "lab") as service:
         base = [sys.executable, "-m", "evenkeel", "lab"]
         at = ["--lab", str(tmp_path / "lab")]
-        registered = subprocess.run(
-            [sys.executable, "-c", _REGISTER, str(tmp_path / "lab"), str(serial.path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert registered.returncode == 0, registered.stderr
+        with service.client() as lab:
+            lab.post("/machines", {"name": "host1"})
+            lab.post("/machines/host1/endpoints", {"kind": "console", "driver": "unix", "address": str(serial.path)})
         terminal = _Terminal(*base, "console", "host1", *at)
         terminal.sees(b"[line is up]").sees(b"[you write]").types(b"uname\r").sees(b"echo uname")
         second = _Terminal(*base, "console", "host1", "--read-only", *at).sees(b"writes, you read; ~a asks]")
@@ -175,11 +170,8 @@ def test_a_console_in_the_terminal_of_a_real_service(tmp_path: Path) -> None:
         assert second.ends() == 0
         terminal.types(b"~?").sees(b"hand over to who asked").types(b"~.")
         assert terminal.ends() == 0
-        log = subprocess.run([*base, "console", "host1", "--log", "1h", *at], capture_output=True, text=True, timeout=60)
-        assert "echo uname" in log.stdout, log
-        listed = subprocess.run([*base, "consoles", "--json", *at], capture_output=True, text=True, timeout=60)
-        assert json.loads(listed.stdout)[0]["line"] == "up"
-        del service
+        assert "echo uname" in evenkeel("lab", "console", "host1", "--log", "1h", *at).stdout
+        assert json.loads(evenkeel("lab", "consoles", "--json", *at).stdout)[0]["line"] == "up"
     serial.stop()
 
 
@@ -191,12 +183,3 @@ def _echo(serial: Serial) -> None:
         if serial.got.count(b"\r") > heard:
             heard = serial.got.count(b"\r")
             serial.says(b"\r\necho " + serial.got.split(b"\r")[heard - 1] + b"\r\n")
-
-
-_REGISTER = """
-import sys
-from evenkeel.lab.client import connect
-with connect(sys.argv[1]) as lab:
-    lab.post("/machines", {"name": "host1"})
-    lab.post("/machines/host1/endpoints", {"kind": "console", "driver": "unix", "address": sys.argv[2]})
-"""

@@ -18,6 +18,7 @@ from evenkeel.lab.store import Store
 if TYPE_CHECKING:
     from evenkeel.lab.console import Consoles
     from evenkeel.lab.dispatching import Dispatching
+    from evenkeel.lab.forecasts import Forecaster
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Lab:
     #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
     consoles: Consoles | None = None
+    forecaster: Forecaster | None = None
 
     @property
     def logs(self) -> Logs:
