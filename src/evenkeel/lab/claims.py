@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import machines
-from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, need_version
+from evenkeel.lab import credits, machines
+from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
 from evenkeel.lab.machines import Policy, policy_of
@@ -80,7 +80,7 @@ class Request(Model):
     kind: Literal["reservation", "maintenance", "permanent"] = "reservation"
     team: Annotated[str, Field(max_length=200)] = ""
     boot_source: dict[str, Any] | None = Field(default=None, description="what to boot, for the machine's preparer")
-    urgent: bool = False
+    urgent: bool = Field(default=False, description="before others, for a credit; without one it waits as any other")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,6 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             "predicate": wanted.predicate,
             "reason": wanted.reason,
             "boot_source": wanted.boot_source,
-            "urgent": wanted.urgent,
             "requested_ns": lab.now(),
             "not_before_ns": start,
             "length_ns": length,
@@ -198,6 +197,8 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
         claim_id = int(connection.execute(insert(claim).values(row)).inserted_primary_key[0])  # type: ignore[index]
         told = {"predicate": wanted.predicate, "reason": wanted.reason, "claim_kind": wanted.kind, "start_ns": start}
         lab.store.event(connection, actor.name, "claim.requested", "claim", claim_id, length_ns=length, **told)
+        if wanted.urgent and credits.spend(connection, lab, actor, "claim", claim_id, wanted.reason):
+            connection.execute(update(claim).where(claim.c.id == claim_id).values(urgent=True))
         offer(lab, connection)
         return claim_id
 
@@ -479,6 +480,8 @@ def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, 
     if state == "cancelled" and row.state == "waiting":
         new["machine_id"] = None
     connection.execute(update(claim).where(claim.c.id == row.id).values(new))
+    if state == "cancelled" and row.urgent:
+        credits.refund(connection, lab, SERVICE, "claim", row.id)
     told = {"machine_id": row.machine_id, "holder": row.holder, "cause": cause}
     lab.store.event(connection, who, f"claim.{state}", "claim", row.id, **told)
     if row.state in HELD and row.machine_id:

@@ -37,7 +37,7 @@ _CHANGES = ("machine.registered", "machine.facts", "machine.edited")
 #: More machines than these changed: read all anew.
 _MANY = 200
 
-Told = dict[str, tuple[str | float, ...]]
+Told = dict[str, tuple[str | int | float, ...]]
 
 
 def value_of(key: str, text: str, num: float | None) -> str | float:

@@ -90,7 +90,7 @@ class Machine(Model):
     netbox_id: int | None
     address: str | None
     held: Held | None
-    told: dict[str, tuple[str | float, ...]]
+    told: dict[str, tuple[str | int | float, ...]]
     version: int
     registered_ns: int
 
@@ -129,8 +129,8 @@ class Change(Model):
     """Of one key of the flat facts: what went, what came."""
 
     key: str
-    gone: tuple[str | float, ...] = ()
-    come: tuple[str | float, ...] = ()
+    gone: tuple[str | int | float, ...] = ()
+    come: tuple[str | int | float, ...] = ()
 
 
 class Edit(Model):
@@ -265,7 +265,7 @@ def flat_of(connection: Connection, where: Any = None) -> dict[str, dict[str, li
     return found
 
 
-def facts_of(lab: Lab, actor: Actor, name: str) -> dict[str, tuple[str | float, ...]]:
+def facts_of(lab: Lab, actor: Actor, name: str) -> dict[str, tuple[str | int | float, ...]]:
     """Everything that a search can ask of a machine, sorted by key."""
     actor.need("read", "see machines")
     with lab.store.read() as connection:
@@ -478,7 +478,7 @@ def _told_only() -> tuple[Any, ...]:
     return fact.c.key.not_in(_OWN), fact.c.key.not_like(f"{flat.OPEN}%")
 
 
-def _told(connection: Connection, machine_id: str) -> dict[str, tuple[str | float, ...]]:
+def _told(connection: Connection, machine_id: str) -> dict[str, tuple[str | int | float, ...]]:
     found: dict[str, list[str | float]] = {}
     for row in connection.execute(select(fact).where(fact.c.machine_id == machine_id, *_told_only())):
         found.setdefault(row.key, []).append(value_of(row.key, row.text, row.num))
@@ -608,7 +608,7 @@ def _need_hand(actor: Actor, row: Any, what: str) -> None:
         actor.need_own(row.name, row.owner, row.team)
 
 
-def mark(lab: Lab, actor: Actor, name: str, state: State, reason: str = "") -> Machine:
+def mark(lab: Lab, actor: Actor, name: str, state: State, reason: str = "", version: int | None = None) -> Machine:
     """Say that a machine is broken, suspect, off, or ready again.  A claim on it stays; a claimed one stays claimed."""
     if state not in SETTABLE:
         raise WrongInput(f"{state} comes of claims and is not set", hint=f"one of {', '.join(SETTABLE)}")
@@ -618,6 +618,7 @@ def mark(lab: Lab, actor: Actor, name: str, state: State, reason: str = "") -> M
     def change(connection: Connection) -> Machine:
         row = find(connection, name)
         _need_hand(actor, row, "judge")
+        need_version(row.name, version, row.version)
         if row.state == "retired":
             raise Conflict(f"{row.name} is retired", hint="register it again to bring it back")
         set_state(lab, connection, actor.name, row.id, state, reason)
@@ -645,12 +646,13 @@ def set_state(lab: Lab, connection: Connection, who: str, machine_id: str, state
     return True
 
 
-def retire(lab: Lab, actor: Actor, name: str, reason: str) -> Machine:
+def retire(lab: Lab, actor: Actor, name: str, reason: str, version: int | None = None) -> Machine:
     """Take a machine out of the pool; its history stays.  Raises Conflict while somebody has it or booked it."""
 
     def change(connection: Connection) -> Machine:
         row = find(connection, name)
         _need_hand(actor, row, "retire")
+        need_version(row.name, version, row.version)
         wanted = select(claims.c.holder).where(
             claims.c.machine_id == row.id, claims.c.state.in_(("waiting", "preparing", "active"))
         )

@@ -55,7 +55,7 @@ class Line(Model):
     state_since_ns: int
     state_reason: str
     held: Held | None
-    told: dict[str, tuple[str | float, ...]]
+    told: dict[str, tuple[str | int | float, ...]]
 
 
 class Found(Model):
