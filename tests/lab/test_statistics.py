@@ -81,8 +81,8 @@ def test_page_and_rest_show_the_same(
 ) -> None:
     _play(lab, clock, dispatcher, forecaster)
     ann = ask("ann")
-    data = ann.get("/api/v1/statistics", params={"back_ns": "2h"}).json()
-    assert data == statistics.statistics(lab, ANN, back_ns=2 * 60 * MINUTE_NS).model_dump(mode="json")
+    data = ann.get("/api/v1/statistics", params={"days": 2}).json()
+    assert data == statistics.statistics(lab, ANN, back_ns=2 * DAY_NS).model_dump(mode="json")
     page = ann.get("/statistics?days=30").text
     assert "what waits fits other agents only" in page
     assert "50.0 %" in page

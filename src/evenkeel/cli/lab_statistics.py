@@ -28,7 +28,7 @@ def statistics(
     from evenkeel.lab.words import duration
 
     with connect(at) as lab:
-        found = lab.get("/statistics", back_ns=days * 86_400 * 10**9)
+        found = lab.get("/statistics", days=days)
     if as_json:
         output.emit_json(found)
         return

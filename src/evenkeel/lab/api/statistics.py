@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.lab import forecasts, statistics
 from evenkeel.lab.api.caller import Caller
+from evenkeel.lab.order import DAY_NS
 
 router = APIRouter(prefix="/api/v1", tags=["statistics"])
 
@@ -16,10 +16,10 @@ router = APIRouter(prefix="/api/v1", tags=["statistics"])
 @router.get("/statistics")
 def show(
     caller: Caller,
-    back_ns: Annotated[Nanoseconds, Query(description="How far back: `7d`, or nanoseconds.")] = statistics.DEFAULT_NS,
+    days: Annotated[int, Query(ge=1, le=400, description="How far back.")] = 7,
 ) -> statistics.Statistics:
     """Idle slots by cause, waits, how good forecasts were, who used what, what steps take."""
-    return statistics.statistics(caller.lab, caller.actor, back_ns=back_ns)
+    return statistics.statistics(caller.lab, caller.actor, back_ns=days * DAY_NS)
 
 
 @router.get("/etas")
