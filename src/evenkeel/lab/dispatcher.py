@@ -598,7 +598,8 @@ class Dispatcher:
         for agent in self.agents.values():
             if agent.link is not None:
                 someone |= agent.mask
-        waiting &= someone
+        # What nothing in this lab can ever do idles nobody.
+        waiting &= someone & (self._plain | self.machines.possible)
         slots, idle = 0, dict[str, int]()
         for agent in self.agents.values():
             if agent.link is None:
