@@ -77,8 +77,10 @@ def main() -> None:
 
 
 def _row(outcome: Outcome) -> dict[str, float]:
-    """Minutes and per cent.  Heavy: who sends in most; light: those who send in less than the median person, and are
-    not of the team of the heavy one; team: of that team, but for the heavy one."""
+    """Minutes and per cent; ``idle`` and ``fits others only`` of builder time while a branch waits.
+
+    Heavy: who sends in most; light: those who send in less than the median person, and are not of the team of the heavy
+    one; heavy's team: of that team, but for the heavy one."""
     counts: dict[str, int] = {}
     for came in outcome.came:
         counts[came.branch.person] = counts.get(came.branch.person, 0) + 1
@@ -97,7 +99,8 @@ def _row(outcome: Outcome) -> dict[str, float]:
 
     row = {
         "idle %": 100 * outcome.idle_share(),
-        "other builders only %": 100 * outcome.idle.get("fit", 0) / outcome.builders_ns,
+        "idle builder-h": outcome.idle_hours(),
+        "fits others only %": 100 * outcome.idle_share("fit"),
         **_stats("wait", outcome.waits(plain)),
         **_stats("turn", outcome.turnarounds(plain)),
         "asked urgent p95": _minutes(outcome.waits(lambda came: came.branch.urgent), 0.95),

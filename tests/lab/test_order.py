@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from evenkeel.lab.order import DAY_NS, MINUTE_NS, Ready, Shares, rank, team_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from evenkeel.lab.order import DAY_NS, MINUTE_NS, Ready, Shares, rank, team_of
 
 HOUR_NS = 60 * MINUTE_NS
 

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evenkeel.cli.lab_options import At, Json
 
+if TYPE_CHECKING:
+    from evenkeel.lab.settings import Settings
+
 Folder = Annotated[
     Path | None,
     typer.Option("--folder", metavar="DIR", help="Where the lab's state lies.", show_default=False),
 ]
+
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen", metavar="ADDRESS:PORT", help="Of the pages; 127.0.0.1:8787 if left out.", show_default=False
+    ),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="PostgreSQL of a team; SQLite if left out.", show_default=False),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Settings file; DIR/lab.yaml if there is one.", show_default=False),
+]
+
+
+def settled(
+    folder: Path | None, settings_file: Path | None, *, listen: str | None = None, database: str | None = None
+) -> tuple[Path, Settings]:
+    """Folder and settings, by the options, the settings file, and what holds without both."""
+    from evenkeel.lab import place, settings
+
+    where = (folder or place.default_folder()).absolute()
+    found = settings_file or settings.find(where)
+    chosen = settings.read(found) if found else settings.Settings()
+    given = {key: value for key, value in (("listen", listen), ("database", database)) if value is not None}
+    return where, settings.with_given(chosen, given)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,22 +55,9 @@ def register(app: typer.Typer) -> None:
 
 def up(
     folder: Folder = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            "--listen", metavar="ADDRESS:PORT", help="Of the pages; 127.0.0.1:8787 if left out.", show_default=False
-        ),
-    ] = None,
-    database: Annotated[
-        str | None,
-        typer.Option("--database", metavar="URL", help="PostgreSQL of a team; SQLite if left out.", show_default=False),
-    ] = None,
-    settings_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", metavar="FILE", help="Settings file; DIR/lab.yaml if there is one.", show_default=False
-        ),
-    ] = None,
+    listen: Listen = None,
+    database: Database = None,
+    settings_file: SettingsFile = None,
     print_unit: Annotated[
         bool, typer.Option("--print-unit", help="Print a unit file for systemd, start nothing.")
     ] = False,
@@ -50,13 +68,9 @@ def up(
     evenkeel lab up --listen 0.0.0.0:8787 --database postgresql://lab@db.example.org/lab
     """
     from evenkeel.cli import output
-    from evenkeel.lab import place, service, settings
+    from evenkeel.lab import service
 
-    where = (folder or place.default_folder()).absolute()
-    found = settings_file or settings.find(where)
-    chosen = settings.read(found) if found else settings.Settings()
-    given = {key: value for key, value in (("listen", listen), ("database", database)) if value is not None}
-    chosen = settings.with_given(chosen, given)
+    where, chosen = settled(folder, settings_file, listen=listen, database=database)
     if print_unit:
         from evenkeel.lab import unit
 

@@ -15,8 +15,11 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset({"read"}),
     "user": frozenset({"read", "reserve", "submit", "power", "console"}),
     "maintainer": frozenset({"read", "reserve", "submit", "power", "console", "machines", "netbox"}),
+    # Of services that run agents: they take steps, and bring and fetch files for them.
+    "agent": frozenset({"read", "submit", "agent"}),
     "admin": frozenset(
-        {"read", "reserve", "submit", "power", "console", "machines", "netbox", "secrets", "people", "anything"}
+        {"read", "reserve", "submit", "power", "console", "machines", "netbox", "agent", "secrets", "people"}
+        | {"anything"}
     ),
 }
 SCOPES = frozenset().union(*ROLES.values())

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import shutil
 import time
 import uuid
@@ -148,13 +149,16 @@ class Agent:
     def _locked(self) -> Iterator[None]:
         for name in ("starts", "results", "run"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
+        with (self.folder / "lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WrongInput(
                     f"another agent uses {self.folder}", hint="each agent needs a folder of its own: --folder"
                 ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))  # for who starts it, and wants to end it
+            lock.flush()
             yield
 
     def _identity(self) -> str:

@@ -8,7 +8,6 @@ give.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import DEFAULT, Page, key_of, page
+from evenkeel.lab.step import output_text
 
 _HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * _HOUR_NS
@@ -188,7 +188,7 @@ def _output_of(connection: Connection, submission: int, step: str) -> dict[str, 
     ).one_or_none()
     if row is None:
         return {}
-    return {"json_text": json.dumps(row.output or {}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+    return {"json_text": output_text(row.output or {})}
 
 
 # -- bytes in and out ---------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Client:
             with self.http.stream("GET", PREFIX + path, params=_given(parameters), timeout=None) as answer:
                 if answer.is_error:
                     answer.read()
-                    self._refuse(answer)
+                    self.refuse(answer)
                 yield from answer.iter_lines()
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
@@ -91,10 +91,10 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if answer.is_error:
-            self._refuse(answer)
+            self.refuse(answer)
         return answer
 
-    def _refuse(self, answer: httpx.Response) -> None:
+    def refuse(self, answer: httpx.Response) -> None:
         try:
             body = answer.json()
         except json.JSONDecodeError:

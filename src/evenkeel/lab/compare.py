@@ -114,7 +114,7 @@ def _artifacts(before: Result, now: Result) -> tuple[ArtifactChange, ...]:
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
         what: Literal["new", "gone", "changed", "same"] = (
-            "new" if a is None else "gone" if b is None else "same" if a.sha256 == b.sha256 else "changed"
+            "new" if a is None else "gone" if b is None else "same" if b.varies or a.sha256 == b.sha256 else "changed"
         )
         made.append(ArtifactChange(name=name, what=what, before=a.size if a else None, now=b.size if b else None))
     return tuple(made)

@@ -486,10 +486,15 @@ class Dispatcher:
             self.nodes.pop(number, None)
             self.ready.drop(number)
 
-    def _queue(self, node: Node) -> None:
+    def group_for(self, node: Node) -> int:
+        """Of all steps that want the same of an agent and of a machine."""
         group = self.ready.group((node.needs, node.machine))
         if group >= self._groups_known:
             self._new_groups()
+        return group
+
+    def _queue(self, node: Node) -> None:
+        group = self.group_for(node)
         sub = node.sub
         self.ready.add(
             node.id,
@@ -593,7 +598,8 @@ class Dispatcher:
         for agent in self.agents.values():
             if agent.link is not None:
                 someone |= agent.mask
-        waiting &= someone
+        # What nothing in this lab can ever do idles nobody.
+        waiting &= someone & (self._plain | self.machines.possible)
         slots, idle = 0, dict[str, int]()
         for agent in self.agents.values():
             if agent.link is None:

@@ -31,6 +31,13 @@ class Durations:
         self._sorted: dict[tuple[str, str], tuple[int, ...]] = {}
         self._keys: dict[str, list[str]] = {}
 
+    def copy(self) -> Durations:
+        """An independent one, for another thread."""
+        twin = Durations()
+        twin._latest = {key: latest.copy() for key, latest in self._latest.items()}
+        twin._keys = {kind: list(keys) for kind, keys in self._keys.items()}
+        return twin
+
     def learn(self, kind: str, key: str, took_ns: int) -> None:
         latest = self._latest.get((kind, key))
         if latest is None:

@@ -121,7 +121,7 @@ class Floor:
             self._queue(job)
         else:
             assert job.agent is not None
-            self._take(job, job.agent, job.started_ns, job.machine, 0)
+            self._take(job, job.agent, job.started_ns, job.machine, self._expected(job))
 
     def _queue(self, job: Job) -> None:
         self.ready.add(
@@ -243,8 +243,10 @@ class Live:
     durations: Durations
     machines: Mapping[str, int] = field(default_factory=dict)
     wanting: int = 0
-    #: What a group wants, in words: for steps that nobody can take.
-    wants: Mapping[int, str] = field(default_factory=dict)
+    #: What a group wants of an agent and of a machine, in words: for steps that nobody can take.
+    wants: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    #: Bits of groups that machines of the pool fit, of which steps can have none: reserved by people, or broken.
+    withheld: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,11 +306,14 @@ def _impossible(live: Live) -> dict[int, str]:
     for job in live.jobs:
         if job.started_ns is not None:
             continue
-        wants = live.wants.get(job.group, "")
+        agent, machine = live.wants.get(job.group, ("", ""))
         if not fits >> job.group & 1:
-            why[job.id] = f"no agent of that kind is online{f': {wants}' if wants else ''}"
+            why[job.id] = f"no agent of that kind is online: {agent}" if agent else "no agent is online"
         elif not machines >> job.group & 1:
-            why[job.id] = f"no machine of the pool is like that{f': {wants}' if wants else ''}"
+            there = (
+                "free for steps, people hold them or they are broken" if live.withheld >> job.group & 1 else "like that"
+            )
+            why[job.id] = f"no machine of the pool is {there}{f': {machine}' if machine else ''}"
         elif any(before in why for before in job.after):
             why[job.id] = "it comes after a step for which " + next(why[b] for b in job.after if b in why).removeprefix(
                 "it comes after a step for which "

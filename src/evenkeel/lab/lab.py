@@ -17,6 +17,7 @@ from evenkeel.lab.store import Store
 
 if TYPE_CHECKING:
     from evenkeel.lab.dispatching import Dispatching
+    from evenkeel.lab.forecasts import Forecaster
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Lab:
     stopping: threading.Event = field(default_factory=threading.Event)
     #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
+    forecaster: Forecaster | None = None
 
     @property
     def logs(self) -> Logs:

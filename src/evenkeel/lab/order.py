@@ -56,6 +56,8 @@ class Shares:
         self.quantum_ns = quantum_ns
         self.weights = dict(weights or {})
         self.version = 0
+        #: Of the latest charge.
+        self.latest_ns = 0
         self._epoch_ns: int | None = None
         self._teams: dict[str, float] = {}
         self._people: dict[tuple[str, str], float] = {}
@@ -63,7 +65,7 @@ class Shares:
     def copy(self) -> Shares:
         """An independent one, for looking ahead."""
         twin = Shares(half_life_ns=self.half_life_ns, quantum_ns=self.quantum_ns, weights=self.weights)
-        twin._epoch_ns = self._epoch_ns
+        twin._epoch_ns, twin.latest_ns = self._epoch_ns, self.latest_ns
         twin._teams, twin._people = dict(self._teams), dict(self._people)
         return twin
 
@@ -72,6 +74,7 @@ class Shares:
         the difference (may be negative), again with the time of the start."""
         if self._epoch_ns is None:
             self._epoch_ns = at_ns
+        self.latest_ns = max(self.latest_ns, at_ns)
         halvings = (at_ns - self._epoch_ns) / self.half_life_ns
         if halvings > 500:  # a float ends at 2**1024
             self._rebase(at_ns)
@@ -92,7 +95,8 @@ class Shares:
     def _now(self, now_ns: int) -> float:
         if self._epoch_ns is None:
             return 1.0
-        return float(2.0 ** -((now_ns - self._epoch_ns) / self.half_life_ns))
+        # Before its latest charge there is nothing to ask for.
+        return float(2.0 ** -((max(now_ns, self.latest_ns) - self._epoch_ns) / self.half_life_ns))
 
     def used(self, person: str, team: str, now_ns: int) -> tuple[float, float]:
         """Decayed use of the team (by its weight) and of the person in it, nanoseconds."""
@@ -167,7 +171,7 @@ class Ready:
         self._owners: dict[tuple[str, str], _Owner] = {}
         self._teams: dict[str, list[_Owner]] = {}
         self._falls: list[tuple[int, int]] = []
-        self._now_ns = 0
+        self._now_ns = self.shares.latest_ns
         self._version = self.shares.version
         #: Bits of the groups in which something waits.
         self.waiting = 0

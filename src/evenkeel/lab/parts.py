@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 from fastapi import FastAPI
 
-from evenkeel.lab import dispatching, keeper
+from evenkeel.lab import dispatching, forecasts, keeper, local_agent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
@@ -21,6 +21,8 @@ Part = Callable[[Lab, FastAPI], AbstractContextManager[object]]
 PARTS: tuple[tuple[str, Part], ...] = (
     ("claims", keeper.part),
     ("dispatcher", dispatching.part),
+    ("forecasts", forecasts.part),
+    ("agent", local_agent.part),
     ("netbox", netbox.part),
 )
 

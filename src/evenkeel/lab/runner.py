@@ -3,8 +3,8 @@
 The same for an agent of the lab and for ``evenkeel lab run`` on a developer's machine; what differs is where inputs
 come from (``fetch``) and where artifacts go afterwards (:attr:`Ran.files`).  Knows no database and no server.
 
-The folder: ``in/`` (inputs), ``out/`` (output.json and artifacts), ``lib/`` (scripts of the definition), ``work/``
-(where the command starts, its HOME), ``tmp/`` and ``log``.
+The folder: ``in/`` (inputs), ``out/`` (output.json, and what becomes artifacts), ``lib/`` (scripts of the definition),
+``work/`` (where the command starts, its HOME), ``tmp/``, ``log``, and afterwards ``artifacts/`` (by their names).
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ class Ran:
     result: Result
     files: dict[str, Path]
     log: Path
+
+    def folder_of(self, name: str) -> Path:
+        """An artifact that is a folder, as a folder, beside its file."""
+        target = self.files[name].with_suffix(".d")
+        if not target.exists():
+            shutil.copyfile(self.files[name], target)
+            unpack(target)
+        return target
 
 
 @dataclass
@@ -276,6 +284,8 @@ class Run:
             "OUT": str(folder / "out"),
             "LIB": str(folder / "lib"),
             "JOBS": str(max(1, math.floor(jobs))),
+            # What all steps of a machine share to be quicker (headers, images): it must not change what comes out.
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             # The Python that has evenkeel, for steps that are written in it.
             "PYTHON": sys.executable,
             **{f"SET_{name.upper()}": value for name, value in self.use.set.items()},
@@ -308,7 +318,7 @@ class _NoArtifact(EvenkeelError):
 
 def _fresh(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ("in", "out", "lib", "work", "tmp"):
+    for name in ("in", "out", "lib", "work", "tmp", "artifacts"):
         (folder / name).mkdir(parents=True)
 
 
@@ -374,19 +384,27 @@ def _refuse(word: str) -> float:
 
 def _collect(name: str, wish: ArtifactWish, folder: Path) -> tuple[Artifact, Path]:
     out = (folder / "out").resolve()
+    kept = folder / "artifacts" / name
     path = out / wish.path
     if not path.exists():
         raise _NoArtifact(f"there is no {wish.path} in $OUT, for the artifact {name}")
     if not path.resolve().is_relative_to(out):
         raise _NoArtifact(f"{wish.path} leads out of $OUT", wrong=True)
+    path = path.resolve()
     if path.is_dir():
-        packed = folder / "tmp" / f"artifact-{name}.tar"
-        packed.parent.mkdir(exist_ok=True)
-        pack(path, packed)
-        return Artifact(name=name, sha256=sha256_of(packed), size=packed.stat().st_size, media=FOLDER), packed
+        pack(path, kept)
+        return _artifact(name, kept, FOLDER, wish.varies), kept
     if not path.is_file():
         raise _NoArtifact(f"{wish.path} is neither a file nor a folder", wrong=True)
-    return Artifact(name=name, sha256=sha256_of(path), size=path.stat().st_size, media=wish.media), path
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, kept)
+    return _artifact(name, kept, wish.media, wish.varies), kept
+
+
+def _artifact(name: str, path: Path, media: str, varies: bool) -> Artifact:
+    return Artifact(name=name, sha256=sha256_of(path), size=path.stat().st_size, media=media, varies=varies)
 
 
 # -- files and folders --------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Settings(Model):
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
     that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
     person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits.
+    ``agent_slots``: of the agent on the service's machine, one a CPU when left out; 0: there is none.
     """
 
     listen: str = "127.0.0.1:8787"
@@ -58,6 +59,7 @@ class Settings(Model):
     local_role: Role = "user"
     session: Nanoseconds = 12 * _HOUR
     credits: Annotated[int, Field(ge=0)] = 3
+    agent_slots: Annotated[int, Field(ge=0)] | None = None
     shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
     reservations: Limits = Limits()

@@ -140,16 +140,24 @@ class Came:
 
 @dataclass
 class Outcome:
-    """``idle``: by cause, builder time (nanoseconds) in which a builder did nothing although a branch waited."""
+    """``idle``: by cause, builder time (nanoseconds) in which a builder did nothing although a branch waited.
+
+    ``waiting_ns``: builder time, idle or not, while at least one branch waited; ``builders_ns``: all of it."""
 
     came: list[Came]
     idle: dict[str, int] = field(default_factory=dict)
     builders_ns: int = 0
+    waiting_ns: int = 0
+
+    def idle_hours(self) -> float:
+        return sum(took for cause, took in self.idle.items() if cause != "fit") / HOUR_NS
 
     def idle_share(self, *causes: str) -> float:
-        """Of all builder time.  Without causes: all of them but ``fit``, where no free builder could have built it."""
+        """Of builder time while a branch waited.
+
+        Without causes: all of them but ``fit``, where no free builder could have built it."""
         wanted = causes or tuple(cause for cause in self.idle if cause != "fit")
-        return sum(self.idle.get(cause, 0) for cause in wanted) / self.builders_ns
+        return sum(self.idle.get(cause, 0) for cause in wanted) / max(1, self.waiting_ns)
 
     def waits(self, which: Callable[[Came], bool] = lambda _: True) -> list[int]:
         return sorted(came.wait_ns for came in self.came if came.wait_ns is not None and which(came))
@@ -165,10 +173,14 @@ class _Idle:
 
     def __init__(self) -> None:
         self.sums: dict[str, int] = {}
+        self.waiting_ns = 0
         self._since_ns = 0
         self._now: dict[str, int] = {}
+        self._waits = False
 
-    def note(self, now_ns: int, idle: dict[str, int]) -> None:
+    def note(self, now_ns: int, waits: bool, idle: dict[str, int]) -> None:
+        self.waiting_ns += (now_ns - self._since_ns) * self._waits
+        self._waits = waits
         for cause, number in self._now.items():
             self.sums[cause] = self.sums.get(cause, 0) + number * (now_ns - self._since_ns)
         self._since_ns, self._now = now_ns, idle
@@ -250,9 +262,10 @@ def work_conserving(branches: Sequence[Branch], park: Park = Park(), policy: Pol
                 record.begun_ns = now
             took, passed = _takes(work, durations, policy.learned_timeouts)
             heapq.heappush(ends, (now + took, job.id, passed))
-        idle.note(now, _idle_builders(floor, ready, groups))
+        builds = ready.waiting & ~(1 << groups[SERVER])
+        idle.note(now, bool(builds), _idle_builders(floor, builds))
     span = max((c.ended_ns or 0) for c in came) if came else 0
-    return Outcome(came, idle.sums, span * park.builder_count)
+    return Outcome(came, idle.sums, span * park.builder_count, idle.waiting_ns * park.builder_count)
 
 
 class _Blind(Shares):
@@ -308,9 +321,10 @@ def _within(spent: dict[str, list[int]], branch: Branch, policy: Policy) -> bool
     return True
 
 
-def _idle_builders(floor: Floor, ready: Ready, groups: dict[str, int]) -> dict[str, int]:
-    """Free builders by cause: ``dispatch`` (a step that fits waits), ``fit`` (what waits fits other builders only)."""
-    builds = ready.waiting & ~(1 << groups[SERVER])
+def _idle_builders(floor: Floor, builds: int) -> dict[str, int]:
+    """Free builders by cause: ``dispatch`` (a step that fits waits), ``fit`` (what waits fits other builders only).
+
+    ``builds``: bits of groups in which something waits."""
     if not builds:
         return {}
     found: dict[str, int] = {}
@@ -383,7 +397,8 @@ def batch_lock(
             begun, known_ns = came[branch.number].begun_ns, branch.at_ns + branch.steps[0].took_ns
             if begun is not None and begun > known_ns:
                 waiting.append((known_ns, begun))
-    return Outcome(came, {"lock": _idle_while(waiting, spans, park.builder_count)}, now * park.builder_count)
+    idle, waited = _idle_while(waiting, spans, park.builder_count)
+    return Outcome(came, {"lock": idle}, now * park.builder_count, waited)
 
 
 def _before(now: int) -> Callable[[Branch], bool]:
@@ -433,13 +448,14 @@ def _takes(work: Work, durations: Durations, learned_timeouts: bool) -> tuple[in
     return work.took_ns, work.passes and not work.hangs
 
 
-def _idle_while(waiting: list[tuple[int, int]], spans: list[tuple[int, int]], builders: int) -> int:
-    """Builder time free while at least one branch waits."""
+def _idle_while(waiting: list[tuple[int, int]], spans: list[tuple[int, int]], builders: int) -> tuple[int, int]:
+    """Builder time while at least one branch waits: what of it is free, and all of it."""
     changes = [(at, 1, 0) for at, _ in waiting] + [(at, -1, 0) for _, at in waiting]
     changes += [(at, 0, 1) for at, _ in spans] + [(at, 0, -1) for _, at in spans]
-    idle = waits = busy = since = 0
+    idle = waited = waits = busy = since = 0
     for at, waiter, builder in sorted(changes):
         if waits:
             idle += (builders - busy) * (at - since)
+            waited += builders * (at - since)
         since, waits, busy = at, waits + waiter, busy + builder
-    return idle
+    return idle, waited

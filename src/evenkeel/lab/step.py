@@ -10,8 +10,9 @@ Reads files of definitions; runs nothing (:mod:`evenkeel.lab.runner`) and knows 
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from pydantic import Field, ValidationError
 from evenkeel.documents.base import Model, digest
 from evenkeel.documents.quantity import Bytes, Nanoseconds
 from evenkeel.documents.result import Cause
-from evenkeel.documents.yamltext import Places, WrongFile, explained, placed, read_model
+from evenkeel.documents.yamltext import Places, WrongFile, explained, placed, read_model, read_yaml
 from evenkeel.errors import Where, WrongInput
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -83,6 +84,9 @@ class ArtifactWish(Model):
     path: str = Field(description="below $OUT", examples=["module.ko"])
     media: str = "application/octet-stream"
     optional: bool = Field(default=False, description="whether the step passes without it")
+    varies: bool = Field(
+        default=False, description="whether its bytes differ from run to run, as those of a log of a parallel build"
+    )
     keep: Nanoseconds | None = Field(default=None, description="for how long; the lab's policy when left out")
 
 
@@ -319,6 +323,11 @@ def _term(term: tuple[str, str, str], facts: Mapping[str, list[str]]) -> bool:
     return any(map(compare[operator], numbers))
 
 
+def output_text(output: Mapping[str, Any]) -> str:
+    """The output of a step as the input of another one: the same text wherever it is made."""
+    return json.dumps(output, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
@@ -385,11 +394,39 @@ def _only_shipped(name: str) -> Step:
     return find_step(name)
 
 
-def graph_of_step(step: Step, given: Mapping[str, str], name: str = "") -> Graph:
-    """A graph of this one step."""
-    return resolve(
-        Graph(name=name or step.kind, steps={step.kind: Use(step=step, set=dict(given))}), {}, _only_shipped, None
-    )
+def graph_of_step(step: Step, given: Mapping[str, str], inputs: Mapping[str, Input] | None = None) -> Graph:
+    """A graph of this one step.  Raises WrongInput."""
+    use = Use(step=step, set=dict(given), inputs=dict(inputs or {}))
+    return resolve(Graph(name=step.kind, steps={step.kind: use}), {}, _only_shipped, None)
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, str]:
+    """``["arch=arm64"]`` -> {"arch": "arm64"}.  Raises WrongInput."""
+    made = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise WrongInput(f"{word!r} is no setting", hint="as in --set arch=arm64")
+        made[name] = value
+    return made
+
+
+def parse_inputs(words: Sequence[str]) -> dict[str, Input]:
+    """``["source=folder", "tree=git:/srv/linux.git#next"]`` -> inputs.  Raises WrongInput."""
+    made = {}
+    for name, value in parse_settings(words).items():
+        if value.startswith("git:"):
+            url, _, ref = value.removeprefix("git:").partition("#")
+            made[name] = Input(git=url, ref=ref or "HEAD")
+        else:
+            made[name] = Input(file=value)
+    return made
+
+
+def is_graph(file: str | Path) -> bool:
+    """Whether a file describes a graph, and not one step.  Raises WrongInput when it cannot be read."""
+    data, _ = read_yaml(_text_of(Path(file)), str(file))
+    return isinstance(data, dict) and "steps" in data
 
 
 def _text_of(path: Path) -> str:

@@ -36,6 +36,11 @@ class StepMachines:
         """Bits of the groups that want a machine at all."""
         return sum(1 << group for group in self._predicates)
 
+    @property
+    def possible(self) -> int:
+        """Bits of those for which the pool has a machine at all."""
+        return sum(1 << group for group, ids in self._fitting.items() if ids)
+
     def fits(self, group: int) -> frozenset[str]:
         """Ids of all machines that the steps of the group may ever have."""
         return self._fitting[group]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
-from evenkeel.lab import schema
+from evenkeel.lab import credits, schema
 from evenkeel.lab.actor import Actor, Conflict, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
@@ -56,7 +56,10 @@ class Submission(Model):
 
 
 class SubmissionInFull(Submission):
+    """``asked``: when somebody asked for it to be urgent, with what came of it."""
+
     lines: tuple[StepLine, ...]
+    asked: credits.Use | None
 
 
 def submit(
@@ -68,7 +71,9 @@ def submit(
     urgent: bool = False,
     reason: str = "",
 ) -> SubmissionInFull:
-    """``graph``: resolved (lab.step.resolve).  What comes back is on disk.  Raises WrongInput, Forbidden."""
+    """``graph``: resolved (lab.step.resolve).  What comes back is on disk.  Raises WrongInput, Forbidden.
+
+    ``urgent``: for a credit of who asks; without one left it is treated as any other, and ``asked`` says so."""
     actor.need("submit", "submit steps")
     if team and team not in actor.teams and not actor.may("anything"):
         raise WrongInput(f"{actor.name} is not in the team {team!r}", hint=f"yours: {', '.join(sorted(actor.teams))}")
@@ -84,10 +89,13 @@ def submit(
 
     def change(connection: Connection) -> int:
         now = lab.now()
-        number = _insert(connection, lab, actor, graph, spec, team, urgent, reason, now)
+        number = _insert(connection, lab, actor, graph, spec, team, reason, now)
+        within = urgent and credits.spend(connection, lab, actor, "submission", number, reason)
+        if within:
+            connection.execute(update(schema.submission).where(_sub.id == number).values(urgent=True))
         lab.store.event(
             *(connection, actor.name, "submission.submitted", "submission", number),
-            name=graph.name, steps=len(graph.steps), urgent=urgent, reason=reason,
+            name=graph.name, steps=len(graph.steps), urgent=within, reason=reason,
         )  # fmt: skip
         return number
 
@@ -101,12 +109,11 @@ def _insert(
     graph: Graph,
     spec: dict[str, Any],
     team: str,
-    urgent: bool,
     reason: str,
     now: int,
 ) -> int:
     row: dict[str, Any] = {"name": graph.name, "kind": graph.kind, "submitter": actor.name, "team": team, "spec": spec}
-    row |= {"urgent": urgent, "reason": reason, "state": "open", "submitted_ns": now}
+    row |= {"reason": reason, "state": "open", "submitted_ns": now}
     number = int(connection.execute(insert(schema.submission).values(row)).inserted_primary_key[0])  # type: ignore[index]
     rows = []
     for name, use in graph.steps.items():
@@ -145,6 +152,7 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
     actor.need("read", "see submissions")
     with lab.store.read() as connection:
         row = _row(connection, number)
+        asked = credits.asked(connection, "submission", number)
         steps = connection.execute(select(*_LINE).where(_step.submission_id == number).order_by(_step.id)).all()
         names = {step.id: step.name for step in steps}
         after: dict[int, dict[str, str]] = {}
@@ -157,7 +165,7 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
     counts: dict[str, int] = {}
     for line in lines:
         counts[line.state] = counts.get(line.state, 0) + 1
-    return SubmissionInFull(**_fields(row), steps=counts, lines=lines)
+    return SubmissionInFull(**_fields(row), steps=counts, lines=lines, asked=asked)
 
 
 def submissions(
@@ -218,6 +226,9 @@ def cancel(lab: Lab, actor: Actor, number: int, *, version: int | None = None) -
             .where(_sub.id == number)
             .values(state="cancelled", ended_ns=now, version=_sub.version + 1)
         )
+        begun = connection.scalar(select(func.count()).where(mine, _step.attempts > 0))
+        if not begun:
+            credits.refund(connection, lab, actor, "submission", number)
         lab.store.event(connection, actor.name, "submission.cancelled", "submission", number, name=row.name)
 
     actor.need("submit", "cancel submissions")

@@ -24,7 +24,7 @@ from evenkeel import __version__
 from evenkeel.errors import EvenkeelError
 from evenkeel.lab import api, pages
 from evenkeel.lab.actor import Actor
-from evenkeel.lab.api import problem
+from evenkeel.lab.api import contract, problem
 from evenkeel.lab.api.once import Once
 from evenkeel.lab.api.who import SAFE, SESSION, SameOrigin, SecurityHeaders
 from evenkeel.lab.lab import Lab
@@ -54,7 +54,8 @@ def create_app(lab: Lab, *, who: Who, key: str | None = None) -> FastAPI:
 
         app.state.provider = Provider(lab.settings.oidc)
     for router in routers(api):
-        app.include_router(router)
+        app.include_router(router, responses=contract.REFUSALS)
+    contract.install(app)
     pages.mount(app, routers(pages))
     app.add_exception_handler(EvenkeelError, _ours)
     app.add_exception_handler(RequestValidationError, _unreadable)
