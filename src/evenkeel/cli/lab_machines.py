@@ -348,7 +348,7 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.words import moment
+    from evenkeel.lab.words import fact, moment
 
     with connect(at) as lab:
         one = lab.get(f"/machines/{name}")
@@ -365,7 +365,7 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
     rows += [(key, str(one[key])) for key in ("owner", "team", "site", "enclosure", "address", "note") if one[key]]
     for key, values in told.items():
         if key not in ("name", "state", "owner", "team", "site", "enclosure"):
-            shown = ", ".join(str(value) for value in values[:10])
+            shown = ", ".join(fact(key, value) for value in values[:10])
             rows.append((key, shown + (f" ... ({len(values)})" if len(values) > 10 else "")))
     output.out().print(output.table((one["name"], ""), rows))
     rows3 = [(moment(entry["at_ns"]), entry["actor"], entry["type"].removeprefix("machine.")) for entry in happened]
