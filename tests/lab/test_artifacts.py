@@ -17,9 +17,10 @@ from evenkeel.documents.result import Place, Result, Times, Warned
 from evenkeel.errors import WrongInput
 from evenkeel.lab import artifacts, results, schema
 from evenkeel.lab.actor import SERVICE, Actor, Forbidden, NotFound, with_roles
-from evenkeel.lab.artifacts import DAY_NS, Policy, collect, contents, fill_inputs
+from evenkeel.lab.artifacts import collect, contents, fill_inputs
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.retention import DAY_NS, Retention
 from tests.lab.conftest import Clock
 
 ANN, BOB, ADMIN = with_roles("ann", ["user"]), with_roles("bob", ["user"]), with_roles("root", ["admin"])
@@ -264,7 +265,7 @@ def test_the_policy(lab: Lab, work: Work, clock: Clock) -> None:
     work.done({"module": b"short"}, branch="b", keep=DAY_NS)
     pinned = artifacts.of_attempt(lab, ANN, kept[0])[0].id
     artifacts.pin(lab, ANN, pinned)
-    policy = Policy(last=2, passed_ns=10 * DAY_NS, failed_ns=30 * DAY_NS)
+    policy = Retention(last=2, passed=10 * DAY_NS, failed=30 * DAY_NS)
 
     assert collect(lab, ADMIN, policy).artifacts == 0
     clock.move(11 * 86400)
@@ -288,7 +289,7 @@ def test_one_content_of_two_artifacts_goes_with_the_last(lab: Lab, work: Work, c
     clock.move(20 * 86400)
     work.done({"module": b"same"}, "failed")
     clock.move(15 * 86400)
-    policy = Policy(failed_ns=30 * DAY_NS)
+    policy = Retention(failed=30 * DAY_NS)
     assert collect(lab, ADMIN, policy).artifacts == 1
     assert contents(lab).has(sha(b"same"))
     clock.move(20 * 86400)
@@ -298,7 +299,7 @@ def test_one_content_of_two_artifacts_goes_with_the_last(lab: Lab, work: Work, c
 
 def test_nothing_that_a_live_attempt_has_or_gave_is_removed(lab: Lab, work: Work, clock: Clock) -> None:
     # A policy that would take everything at once.
-    greedy = Policy(last=1, passed_ns=0, failed_ns=0, grace_ns=0)
+    greedy = Retention(last=1, passed=0, failed=0, grace=0)
     old = work.done({"log": b"base"})
     clock.move(86400)
     submission = work.submission(inputs={"src": {"content": sha(b"sent")}})

@@ -42,7 +42,7 @@ def list_(
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.pages.words import moment, size
+    from evenkeel.lab.words import moment, size
 
     with connect(at) as lab:
         if attempt is not None:
@@ -122,7 +122,7 @@ def usage(at: At = None, json: Json = False) -> None:
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.pages.words import size
+    from evenkeel.lab.words import size
 
     with connect(at) as lab:
         found = lab.get("/artifacts/usage")
@@ -143,7 +143,7 @@ def collect(at: At = None, json: Json = False) -> None:
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.pages.words import size
+    from evenkeel.lab.words import size
 
     with connect(at) as lab:
         found = lab.post("/artifacts/collect")

@@ -60,7 +60,7 @@ def compare(
 
 def _print(found: Comparison) -> None:
     from evenkeel.cli import output
-    from evenkeel.lab.pages.words import duration, size
+    from evenkeel.lab.words import duration, size
 
     rows = [("state", *found.state), ("took", duration(found.took_ns[0]), duration(found.took_ns[1]))]
     for what, changes in (("output", found.outputs), ("setting", found.settings), ("input", found.inputs)):

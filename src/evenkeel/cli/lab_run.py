@@ -66,7 +66,7 @@ def run(
     if json:
         out.emit_json([one.model_dump(mode="json") for one in outcomes])
     else:
-        from evenkeel.lab.pages.words import duration
+        from evenkeel.lab.words import duration
 
         rows = []
         for one in outcomes:

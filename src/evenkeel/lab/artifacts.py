@@ -8,24 +8,27 @@ give.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.result import Result
-from evenkeel.errors import WrongInput
+from evenkeel.errors import EvenkeelError
 from evenkeel.lab import schema
-from evenkeel.lab.actor import Actor, NotFound
+from evenkeel.lab.actor import SERVICE, Actor, NotFound
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import DEFAULT, Page, key_of, page
+from evenkeel.lab.retention import Retention
 from evenkeel.lab.step import output_text
 
 _HOUR_NS = 3600 * 10**9
-DAY_NS = 24 * _HOUR_NS
 #: Of one content.
 MOST_BYTES = 16 << 30
 _artifact, _attempt, _step = schema.artifact.c, schema.attempt.c, schema.step.c
@@ -33,17 +36,6 @@ _submission = schema.submission.c
 _JOINED = schema.artifact.join(schema.attempt, _artifact.attempt_id == _attempt.id).join(
     schema.step, _attempt.step_id == _step.id
 )
-
-
-@dataclass(frozen=True)
-class Policy:
-    """``last``: results of each kind and branch (``same``) that are kept however old they are."""
-
-    last: int = 10
-    passed_ns: int = 14 * DAY_NS
-    failed_ns: int = 60 * DAY_NS
-    #: Content that nobody names (an upload, an agent that has not come back yet) is left alone for so long.
-    grace_ns: int = DAY_NS
 
 
 class Artifact(Model):
@@ -285,7 +277,7 @@ def usage(lab: Lab, actor: Actor) -> Usage:
     return Usage(contents=number, size=int(size), artifacts=rows or 0, pinned=pinned or 0)
 
 
-def collect(lab: Lab, actor: Actor, policy: Policy | None = None) -> Collected:
+def collect(lab: Lab, actor: Actor, policy: Retention | None = None) -> Collected:
     """Forget artifacts that the policy does not keep, and remove contents that nobody names.
 
     Kept: what is pinned; the last so many passed of each ``same``; what is younger than the policy, or than its step
@@ -293,20 +285,18 @@ def collect(lab: Lab, actor: Actor, policy: Policy | None = None) -> Collected:
     that runs now are left alone, whoever names them.
     """
     actor.need("anything", "collect artifacts")
-    policy = policy or Policy()
-    if policy.last < 1:
-        raise WrongInput("at least the last result of each kind is kept", hint="new warnings are told against it")
+    policy = policy or lab.settings.artifacts
     rows = lab.store.write(lambda connection: _forget(connection, lab, policy))
     store = contents(lab)
     with lab.store.read() as connection:
         oldest = connection.scalar(select(func.min(_attempt.started_ns)).where(_attempt.state == "running"))
     # An hour for clocks that differ between agents, the lab and its disk.
-    before = min(lab.now() - policy.grace_ns, (lab.now() if oldest is None else oldest) - _HOUR_NS)
+    before = min(lab.now() - policy.grace, (lab.now() if oldest is None else oldest) - _HOUR_NS)
     old = dict(store.old(before))
     removed = size = 0
     if old:
         with lab.store.read() as connection:
-            named = _named(connection, lab.now() - policy.failed_ns)
+            named = _named(connection, lab.now() - policy.failed)
         for sha256 in old.keys() - named:
             if store.remove(sha256, before_ns=before):
                 removed, size = removed + 1, size + old[sha256]
@@ -321,7 +311,29 @@ def collect(lab: Lab, actor: Actor, policy: Policy | None = None) -> Collected:
     return done
 
 
-def _forget(connection: Connection, lab: Lab, policy: Policy) -> int:
+@contextlib.contextmanager
+def part(lab: Lab, app: object) -> Iterator[None]:
+    """For :mod:`evenkeel.lab.parts`: collects each hour."""
+    del app
+    over = threading.Event()
+
+    def each_hour() -> None:
+        while not over.wait(3600):
+            try:
+                collect(lab, SERVICE)
+            except (EvenkeelError, OSError, SQLAlchemyError):
+                logging.getLogger("evenkeel.lab").exception("artifacts could not be collected; tried again in an hour")
+
+    thread = threading.Thread(target=each_hour, name="artifacts", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _forget(connection: Connection, lab: Lab, policy: Retention) -> int:
     now = lab.now()
     ranked = (
         select(
@@ -344,8 +356,8 @@ def _forget(connection: Connection, lab: Lab, policy: Policy) -> int:
         .where(or_(_submission.state == "open", _attempt.state == "running"))
     )
     age = or_(
-        and_(_attempt.state == "passed", _attempt.ended_ns < now - policy.passed_ns),
-        _attempt.ended_ns < now - policy.failed_ns,
+        and_(_attempt.state == "passed", _attempt.ended_ns < now - policy.passed),
+        _attempt.ended_ns < now - policy.failed,
     )
     old = select(_attempt.id).where(age, _attempt.id.not_in(last), _attempt.id.not_in(open_))
     done = connection.execute(

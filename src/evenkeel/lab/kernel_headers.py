@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.errors import EvenkeelError, NotAsWanted, WrongInput
 from evenkeel.machines.virtual import apt
 from evenkeel.machines.virtual.image import ensure, locked
 from evenkeel.machines.virtual.places import cache_dir
@@ -118,8 +118,17 @@ def _fetch(architecture: str, release: str, flavour: str, cache: Path) -> Header
         for each in dict.fromkeys((here, architecture)):
             options += ["-o", f"APT::Architectures::={each}"]
         (work / "status").touch()
-        run([tool("apt-get"), *options, "-q", "update"], what="read the list of Debian packages")
-        release = release or _newest(architecture, flavour, options)
+        # One archive of several that is half-way through its own update is no reason to stop: what the others have is
+        # enough, or is missed below.
+        trouble: EvenkeelError | None = None
+        try:
+            run([tool("apt-get"), *options, "-q", "update"], what="read the list of Debian packages")
+        except NotAsWanted as error:
+            trouble = error
+        try:
+            release = release or _newest(architecture, flavour, options)
+        except WrongInput as error:
+            raise trouble or error from None
         wanted = [f"linux-headers-{release}:{architecture}"]
         # The part that flavours share: -common, or -common-rt.
         wanted.append(_depends(wanted[0], options, r"linux-headers-[\w.+-]+-common(?:-\w+)?"))

@@ -17,6 +17,7 @@ from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
 from evenkeel.lab.limits import Limits
 from evenkeel.lab.place import SYSTEM_FOLDER
+from evenkeel.lab.retention import Retention
 from evenkeel.plan.sitefile import parse_as
 
 SYSTEM_FILE = Path("/etc/evenkeel/lab.yaml")
@@ -49,7 +50,8 @@ class Settings(Model):
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
     that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
-    person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits.
+    person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits;
+    ``artifacts``: how long they are kept.
     ``agent_slots``: of the agent on the service's machine, one a CPU when left out; 0: there is none.
     """
 
@@ -63,6 +65,7 @@ class Settings(Model):
     shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
     reservations: Limits = Limits()
+    artifacts: Retention = Retention()
 
     @field_validator("listen")
     @classmethod

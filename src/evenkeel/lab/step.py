@@ -31,7 +31,7 @@ Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 _HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 T = TypeVar("T", "Input", "ArtifactWish")
 SOURCES = ("file", "git", "artifact", "output", "baseline", "content", "json_text")
-SHIPPED = Path(__file__).parent / "steps"
+SHIPPED = Path(__file__).parent / "shipped"
 SUFFIX = ".yaml"
 MAX_SCRIPT = 1 << 20
 
