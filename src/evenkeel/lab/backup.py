@@ -72,10 +72,9 @@ def backup(folder: Path, chosen: Settings, file: Path, *, keys: bool = False) ->
             with tarfile.open(fileobj=stream, mode="w") as tar:
                 files[copy.name] = _add(tar, copy, copy.name)
                 for name, path in _files(folder, Path(scratch), () if keys else KEYS):
-                    if path.samefile(part):  # a backup that is written into the folder itself
-                        continue
                     with contextlib.suppress(FileNotFoundError):  # no longer kept: the database does not name it either
-                        files[name] = _add(tar, path, name)
+                        if not path.samefile(part):  # a backup that is written into the folder itself
+                            files[name] = _add(tar, path, name)
                 made = Manifest(format=FORMAT, evenkeel=__version__, at_ns=time.time_ns(), database=kind, files=files)
                 _add_text(tar, "manifest.json", made.model_dump_json())
             stream.flush()

@@ -59,15 +59,15 @@ class Dispatching:
         self._woken = asyncio.Event()
         self.stopping = False
         self._open = threading.Event()
-        self._failed: BaseException | None = None
+        self.failed: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="dispatcher")
 
     def start(self) -> None:
         self._thread.start()
         self._open.wait()
-        if self._failed is not None:
+        if self.failed is not None:
             self._thread.join()
-            raise self._failed
+            raise self.failed
         self.lab.dispatching = self
 
     def stop(self) -> None:
@@ -98,7 +98,7 @@ class Dispatching:
         try:
             self.loop.run_until_complete(self._run())
         except BaseException as error:
-            self._failed = error
+            self.failed = error
             log.exception("the dispatcher has ended")
         finally:
             self._open.set()

@@ -175,11 +175,12 @@ def _work(service: Up, say: Say, ended: list[Exception]) -> None:
             return
         if (before := migrate.migrate(lab.store)) not in (None, migrate.known()[-1]):
             say(f"database migrated from version {before}")
-        with running(lab, service.app):
+        with running(lab, service.app) as check_parts:
             service.active.set()
             service.settled.set()
             while not lab.stopping.wait(2):
                 lab.store.check_hold()
+                check_parts()
     except Exception as error:  # noqa: BLE001  told when the server has ended
         ended.append(error)
     finally:

@@ -180,6 +180,12 @@ class Store:
             name = connection.execute(query, {"key": _HOLD}).scalar()
         return None if name is None else str(name)
 
+    def _cause(self, error: Exception) -> Exception:
+        """Of a commit that failed, as its callers should know it."""
+        if self._held is not None and self._held.invalidated and isinstance(error, DBAPIError):
+            return LostHold("the connection to the database was lost, and the right to write with it")
+        return error
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         if self._held is None:
@@ -231,11 +237,12 @@ class Store:
                         with connection.begin_nested():
                             result = change(connection)
                     except Exception as error:  # noqa: BLE001  whatever it is belongs to who asked
-                        future.set_exception(error)
+                        future.set_exception(self._cause(error))
                     else:
                         done.append((future, result))
                 seq = connection.info["last_seq"]
-        except Exception as error:  # noqa: BLE001  the commit itself: a full disk, a lost server; nobody was answered yet
+        except Exception as raw:  # noqa: BLE001  the commit itself: a full disk, a lost server; nobody was answered yet
+            error = self._cause(raw)
             for future, _ in done:
                 future.set_exception(error)
             for _, future in batch:
