@@ -1,4 +1,4 @@
-"""docs/reference/lab-step-file.md and docs/how-to/lab-steps.md say what steps are: every key, every cause, each example."""
+"""The pages about steps say what steps are: every key, every cause, each example."""
 
 from __future__ import annotations
 
