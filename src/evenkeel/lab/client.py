@@ -6,19 +6,24 @@ what comes back is plain JSON data.  Knows no nouns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from evenkeel.errors import EvenkeelError, Unreachable
 from evenkeel.lab import problem
 from evenkeel.lab.place import SYSTEM_SOCKET, default_folder, socket_of
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 PREFIX = "/api/v1"
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -75,6 +80,27 @@ class Client:
                 yield from answer.iter_lines()
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+
+    def socket(self, path: str) -> AbstractAsyncContextManager[ClientConnection]:
+        """A WebSocket, to be entered in an event loop.  Raises Unreachable, and what the lab answered."""
+        return self._socket(PREFIX + path)
+
+    @contextlib.asynccontextmanager
+    async def _socket(self, path: str) -> AsyncIterator[ClientConnection]:
+        from websockets.asyncio.client import connect as to_url
+        from websockets.asyncio.client import unix_connect
+        from websockets.exceptions import InvalidHandshake
+
+        headers = {name: value for name, value in self.http.headers.items() if name == "authorization"}
+        try:
+            if self.at.startswith(("http://", "https://")):
+                line = await to_url(f"ws{self.at.rstrip('/').removeprefix('http')}{path}", additional_headers=headers)
+            else:
+                line = await unix_connect(self.at, f"ws://lab{path}")
+        except (OSError, InvalidHandshake) as error:
+            raise self._unreachable(error) from None
+        async with line:
+            yield line
 
     def ask(
         self,

@@ -16,6 +16,7 @@ from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
 
 if TYPE_CHECKING:
+    from evenkeel.lab.console import Consoles
     from evenkeel.lab.dispatching import Dispatching
     from evenkeel.lab.forecasts import Forecaster
 
@@ -33,6 +34,7 @@ class Lab:
     stopping: threading.Event = field(default_factory=threading.Event)
     #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
+    consoles: Consoles | None = None
     forecaster: Forecaster | None = None
 
     @property
