@@ -313,23 +313,22 @@ class Ready:
             self._advance(now_ns)
         mask &= self.waiting
         found: tuple[tuple[int, int], _Entry, int] | None = None
+        numbered, all_heads = self._numbered, self._heads
+        # One loop, without calls: it runs at each start, for each group that the agent fits.
         while mask:
             low = mask & -mask
             mask ^= low
-            head = self._head(low.bit_length() - 1)
+            group = low.bit_length() - 1
+            heads = all_heads[group]
+            while True:
+                head = heads[0]
+                owner = numbered[head[2]]
+                if owner.levels == head[0] and (heap := owner.heaps.get(group)) and heap[0] == head[1]:
+                    break
+                heapq.heappop(heads)
             if found is None or head < found:
                 found = head
         return found[1][2] if found else None
-
-    def _head(self, group: int) -> tuple[tuple[int, int], _Entry, int]:
-        heads = self._heads[group]
-        while True:
-            levels, entry, number = heads[0]
-            owner = self._numbered[number]
-            heap = owner.heaps.get(group)
-            if heap and heap[0] == entry and owner.levels == levels:
-                return heads[0]
-            heapq.heappop(heads)
 
     def group_of(self, step: int) -> int:
         return self._places[step].group

@@ -376,6 +376,12 @@ def read_graph(file: str | Path, given: Mapping[str, str] | None = None) -> Grap
     return resolve(graph, given or {}, lambda name: find_step(name, beside=path.parent), places)
 
 
+def read_graph_text(text: str, given: Mapping[str, str] | None = None, file: str = "the text") -> Graph:
+    """The whole graph in a text of YAML that nothing lies beside: only shipped steps, and those defined in it."""
+    graph, places = read_model(Graph, text, file)
+    return resolve(graph, given or {}, _only_shipped, places)
+
+
 def graph_of(data: Any, given: Mapping[str, str] | None = None) -> Graph:
     """The whole graph of a request (JSON).  ``uses`` may name shipped steps only.  Raises WrongInput."""
     places = Places("the request")

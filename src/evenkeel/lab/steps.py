@@ -35,6 +35,7 @@ class StepInFull(Model):
     submission: int
     submission_name: str
     submitter: str
+    team: str
     name: str
     kind: str
     state: StepState
@@ -178,6 +179,7 @@ def _row(connection: Connection, number: int) -> Any:
 
 _STEP = (
     *(_step.id, _step.submission_id.label("submission"), _sub.name.label("submission_name"), _sub.submitter),
+    _sub.team,
     *(_step.name, _step.kind, _step.state, _step.cause, _step.cancel_by, _step.needs, _step.machine),
     *(_step.timeout_ns, _step.ready_ns, _step.started_ns, _step.ended_ns, _step.output, _step.spec),
 )

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from evenkeel import __version__
 from evenkeel.documents.base import Model
-from evenkeel.lab import events, metrics
+from evenkeel.lab import events, metrics, overview
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.people import url_of
 
@@ -46,6 +46,12 @@ def service(request: Request, caller: Caller) -> Service:
         events=events.last_seq(lab),
         parts=tuple(getattr(request.app.state, "parts", ())),
     )
+
+
+@router.get("/api/v1/overview", tags=["service"])
+def overview_at_a_glance(caller: Caller) -> overview.Overview:
+    """How the lab stands, at a glance."""
+    return overview.overview(caller.lab, caller.actor)
 
 
 @router.get("/metrics", tags=["service"], response_class=PlainTextResponse)

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
 from evenkeel.documents.base import Model
+from evenkeel.lab import forecasts, submissions
 from evenkeel.lab import queue as queues
-from evenkeel.lab import submissions
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import After, Limit, Version, set_etag
 from evenkeel.lab.idle import Idle, idle_while_waiting
@@ -68,6 +68,12 @@ def reasons(caller: Caller, number: Number) -> dict[int, Why]:
     """Why each step of it waits, by the number of the step."""
     submissions.show(caller.lab, caller.actor, number)
     return queues.reasons(caller.lab, caller.actor, number)
+
+
+@router.get("/submissions/{number}/eta")
+def eta(caller: Caller, number: Number) -> forecasts.SubmissionEta:
+    """When it and its steps will start and end, in 8 of 10 cases; and what was foretold when it was sent in."""
+    return forecasts.of_submission(caller.lab, caller.actor, number)
 
 
 @router.post("/submissions/{number}/cancel")

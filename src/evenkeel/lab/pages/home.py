@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from evenkeel.lab import overview
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, render
 
@@ -14,5 +15,4 @@ NAV = Nav("Overview", "/", 0)
 
 @router.get("/")
 def home(request: Request, caller: Caller) -> HTMLResponse:
-    caller.actor.need("read", "look at the lab")
-    return render(request, "home/home.html")
+    return render(request, "home/home.html", found=overview.overview(caller.lab, caller.actor))
