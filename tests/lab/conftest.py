@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,11 +35,28 @@ def clock() -> Clock:
     return Clock()
 
 
+@cache
+def _empty() -> bytes:
+    """A database with all tables and no rows: to make them anew for each of hundreds of tests takes minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lab.db"
+        with Store(sqlite_url(file)) as store:
+            create(store)
+        return file.read_bytes()
+
+
+@contextmanager
+def a_lab(folder: Path, clock: Clock) -> Iterator[Lab]:
+    """A lab in ``folder``, for tests that need more than one."""
+    (folder / "lab.db").write_bytes(_empty())
+    with Store(sqlite_url(folder / "lab.db"), clock=clock) as store:
+        yield Lab(folder, store)
+
+
 @pytest.fixture
 def lab(tmp_path: Path, clock: Clock) -> Iterator[Lab]:
-    with Store(sqlite_url(tmp_path / "lab.db"), clock=clock) as store:
-        create(store)
-        yield Lab(tmp_path, store)
+    with a_lab(tmp_path, clock) as made:
+        yield made
 
 
 @pytest.fixture

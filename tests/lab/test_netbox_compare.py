@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
@@ -19,12 +19,11 @@ from evenkeel.errors import EvenkeelError
 from evenkeel.lab import schema
 from evenkeel.lab.actor import Conflict, with_roles
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.netbox import log, push, settings, sync, undo
+from evenkeel.lab.netbox import imports, log, push, settings, sync, undo
 from evenkeel.lab.netbox.client import NetBox
 from evenkeel.lab.netbox.compare import Act, Base, Owner, Value, into_lab, into_netbox, plain
 from evenkeel.lab.netbox.fields import body_of, mac, observed, table
-from evenkeel.lab.store import Store, create, sqlite_url
-from tests.lab.conftest import Clock
+from tests.lab.conftest import Clock, a_lab
 from tests.lab.netbox_stand_in import V2, Stand
 
 ANN = with_roles("ann", ["maintainer"])
@@ -108,7 +107,7 @@ class World:
         (lab.folder / "token").write_text(V2)
         (lab.folder / settings.FILE).write_text(f"url: http://netbox\ntoken: file:{lab.folder}/token\n")
         self.box = NetBox("http://netbox", V2, transport=self.stand.transport())
-        sync.import_devices(lab, ANN, self.numbers, netbox=self.box)
+        imports.import_devices(lab, ANN, self.numbers, netbox=self.box)
         self.edits: list[tuple[str, int, str, Value]] = []
 
     def row(self, which: int) -> Any:
@@ -168,9 +167,8 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory() as folder, Store(sqlite_url(Path(folder) / "lab.db"), clock=Clock()) as store:
-        create(store)
-        yield World(Lab(Path(folder), store))
+    with tempfile.TemporaryDirectory() as folder, a_lab(Path(folder), Clock()) as lab:
+        yield World(lab)
 
 
 _EDIT = st.tuples(
@@ -186,7 +184,10 @@ _STEP = st.one_of(
     st.tuples(st.just("push"), st.integers(0, 1), st.sampled_from(["", "site", "owner"])),
     st.tuples(st.just("undo")),
 )
-_FEW = hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+_QUIET: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+_FEW = hypothesis_settings(max_examples=8, derandomize=True, **_QUIET)
+_KILLS = hypothesis_settings(max_examples=4, derandomize=True, **_QUIET)
+_MANY = hypothesis_settings(max_examples=100, **_QUIET)
 
 
 def _do(there: World, step: tuple[Any, ...]) -> None:
@@ -202,13 +203,26 @@ def _do(there: World, step: tuple[Any, ...]) -> None:
         there.edit_netbox(*step[1:])
 
 
-@_FEW
-@given(st.lists(_STEP, min_size=2, max_size=12))
-def test_no_edit_of_either_side_is_lost_without_being_logged(steps: list[tuple[Any, ...]]) -> None:
+def _nothing_is_lost(steps: list[tuple[Any, ...]]) -> None:
     with world() as there:
         for step in steps:
             _do(there, step)
             assert there.lost() == []
+
+
+@_FEW
+@given(st.lists(_STEP, min_size=2, max_size=12))
+@example([("lab", 0, "site", "b"), ("netbox", 0, "site", "c"), ("sync",)])
+@example([("netbox", 0, "owner", "a"), ("lab", 0, "owner", "b"), ("push", 0, "owner")])
+def test_no_edit_of_either_side_is_lost_without_being_logged(steps: list[tuple[Any, ...]]) -> None:
+    _nothing_is_lost(steps)
+
+
+@pytest.mark.long
+@_MANY
+@given(st.lists(_STEP, min_size=2, max_size=20))
+def test_no_edit_is_lost_in_long_histories(steps: list[tuple[Any, ...]]) -> None:
+    _nothing_is_lost(steps)
 
 
 @_FEW
@@ -246,11 +260,23 @@ class Killed(BaseException):
     """The process was killed at this write."""
 
 
-@_FEW
+@_KILLS
 @given(st.lists(_EDIT, min_size=1, max_size=5), st.booleans(), st.booleans())
+@example([("netbox", 0, "owner", "a"), ("lab", 0, "owner", "b")], True, True)
 def test_killed_at_any_write_and_run_again_it_ends_as_if_it_was_never_killed(
     edits: list[tuple[Any, ...]], pushing: bool, after: bool
 ) -> None:
+    _killed_everywhere(edits, pushing, after)
+
+
+@pytest.mark.long
+@_MANY
+@given(st.lists(_EDIT, min_size=1, max_size=8), st.booleans(), st.booleans())
+def test_killed_at_any_write_in_many_histories(edits: list[tuple[Any, ...]], pushing: bool, after: bool) -> None:
+    _killed_everywhere(edits, pushing, after)
+
+
+def _killed_everywhere(edits: list[tuple[Any, ...]], pushing: bool, after: bool) -> None:
     """``after``: killed when the write was done and before anybody knew."""
 
     def run(there: World) -> None:

@@ -49,14 +49,14 @@ def test_rest_from_import_to_undo(ask: Ask, stand: Stand) -> None:
     run = client.post("/api/v1/netbox/sync", json={}).json()
     assert (run["kind"], run["state"], run["counts"]) == ("full", "done", {"read": 1, "taken": 1})
     assert client.get(f"/api/v1/netbox/runs/{run['id']}").json() == run
-    newest = client.get("/api/v1/netbox/changes", params={"limit": 1}).json()
-    (change,) = newest["items"]
+    (change,) = client.get("/api/v1/netbox/changes", params={"limit": 1}).json()["items"]
     assert (change["field"], change["old"], change["new"]) == ("name", "host1", "host2")
     made = client.post(f"/api/v1/netbox/changes/{change['id']}/undo").json()
     assert (made["old"], made["new"]) == ("host2", "host1")
     assert client.post(f"/api/v1/netbox/changes/{change['id']}/undo").status_code == 409
+    newest = client.get("/api/v1/netbox/changes", params={"limit": 1}).json()
     (older,) = client.get("/api/v1/netbox/changes", params={"limit": 1, "after": newest["next"]}).json()["items"]
-    assert older["field"] == "site"
+    assert older["id"] == change["id"] and older["undone_by"] == "ann"
     status = client.get("/api/v1/netbox").json()
     assert status["machines"] == 1 and status["last_full"]["id"] == run["id"]
     plan = client.get("/api/v1/netbox/machines/host1/push").json()

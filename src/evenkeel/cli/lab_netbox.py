@@ -45,8 +45,11 @@ def status(lab: At = None, json: Json = False) -> int:
         return 0
     last = found["last_full"]
     out().print(f"{found['machines']} machines follow {found['url']}.")
-    out().print(f"Full sync: {moment(last['started_ns']) if last else 'never'}, next {moment(found['next_full_ns'])}.")
-    out().print(f"Next incremental sync: {moment(found['next_incremental_ns'])}.")
+    if last:
+        out().print(f"Full sync: {moment(last['started_ns'])}, next {moment(found['next_full_ns'])}.")
+        out().print(f"Next incremental sync: {moment(found['next_incremental_ns'])}.")
+    else:
+        out().print("It was never synced; the service does it within a minute.")
     if found["gone"]:
         out().print(f"Gone from NetBox: {', '.join(found['gone'])}")
     rows = [(one["field"], one["owner"], one["netbox"], one["what"]) for one in found["fields"]]

@@ -122,6 +122,25 @@ event = Table(
     sqlite_autoincrement=True,
 )
 
+#: ``after``: number of the last event that was delivered; ``failing_ns``: since when it is not answered.
+#: The key that deliveries are signed with is made from ``salt`` and a file of the service.
+webhook = Table(
+    "webhook",
+    metadata,
+    _id(),
+    Column("url", String, nullable=False),
+    Column("types", JSON, nullable=False),
+    Column("salt", String, nullable=False),
+    Column("made_by", String, nullable=False),
+    Column("made_ns", BigInteger, nullable=False),
+    Column("after", BigInteger, nullable=False),
+    Column("next_ns", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("failing_ns", BigInteger),
+    Column("last", Text, nullable=False, server_default=""),
+    Column("off", Boolean, nullable=False, server_default=text("false")),
+)
+
 # -- the pool -----------------------------------------------------------------------------------------------------
 
 #: ``id`` outlives renumbering, renaming and moves; facts tell it again by serial number, board and MAC addresses.

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab.api.caller import Caller
-from evenkeel.lab.netbox import hook, log, push, status, sync, undo
+from evenkeel.lab.netbox import hook, imports, log, push, status, sync, undo
 from evenkeel.lab.netbox.status import Status
 from evenkeel.lab.paging import DEFAULT, MOST, Page
 
@@ -19,6 +19,8 @@ router = APIRouter(prefix="/api/v1/netbox", tags=["netbox"])
 #: Of a webhook: a device with its context is some ten kilobytes.
 MOST_BYTES = 4 << 20
 Number = Annotated[int, Field(ge=1, lt=1 << 31)]
+#: Of a run or a change.
+Id = Annotated[int, Field(ge=1, lt=1 << 63)]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 
 
@@ -59,7 +61,7 @@ def run_sync(caller: Caller, order: SyncOrder) -> log.Run:
 @router.post("/import")
 def import_devices(caller: Caller, order: ImportOrder) -> log.Run:
     """Make or link machines for these devices."""
-    return sync.import_devices(caller.lab, caller.actor, order.devices)
+    return imports.import_devices(caller.lab, caller.actor, order.devices)
 
 
 @router.get("/machines/{machine}/push")
@@ -81,7 +83,7 @@ def runs(caller: Caller, after: str | None = None, limit: Limit = 20) -> Page[lo
 
 
 @router.get("/runs/{run}")
-def run(caller: Caller, run: int) -> log.Run:
+def run(caller: Caller, run: Id) -> log.Run:
     return log.run(caller.lab, caller.actor, run)
 
 
@@ -89,7 +91,7 @@ def run(caller: Caller, run: int) -> log.Run:
 def changes(
     caller: Caller,
     machine: str | None = None,
-    run: int | None = None,
+    run: Id | None = None,
     field: str | None = None,
     after: str | None = None,
     limit: Limit = DEFAULT,
@@ -99,7 +101,7 @@ def changes(
 
 
 @router.post("/changes/{change}/undo")
-def undo_change(caller: Caller, change: int) -> log.FieldChange:
+def undo_change(caller: Caller, change: Id) -> log.FieldChange:
     """Put the old value back, unless the field was changed since."""
     return undo.undo(caller.lab, caller.actor, change)
 

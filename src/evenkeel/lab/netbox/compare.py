@@ -109,4 +109,4 @@ def into_netbox(owner: Owner, base: Base | None, netbox: Value, lab: Value, *, n
     conflict = "they never agreed" if base is None else "changed in NetBox since they agreed"
     if named:
         return Outcome(Act.WRITE, "named by you", conflict)
-    return Outcome(Act.HOLD, "name the field to overwrite it", conflict)
+    return Outcome(Act.HOLD, "NetBox has something else; name the field to overwrite it", conflict)

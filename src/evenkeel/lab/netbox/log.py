@@ -22,6 +22,7 @@ from evenkeel.lab.paging import Page, key_of, page
 
 Kind = Literal["full", "incremental", "webhook", "import", "push", "undo"]
 Side = Literal["lab", "netbox"]
+Kept = Literal["netbox", "lab", "both"]
 #: Runs of this process that are under way: another one that says so was cut off.
 _LIVE: set[int] = set()
 
@@ -34,7 +35,7 @@ class Conflict(Model):
     conflict: str
     netbox: Value
     lab: Value
-    kept: Literal["netbox", "lab", "both"]
+    kept: Kept
 
 
 class Run(Model):
@@ -145,7 +146,25 @@ def record(
     state: str = "done",
 ) -> int:
     """Write one overwritten field down; returns its number."""
-    row = {
+    row = overwritten(lab, report, side, machine, field_, old, new, source=source, state=state)
+    done = connection.execute(insert(schema.field_change).values(row))
+    return int(done.inserted_primary_key[0])  # type: ignore[index]
+
+
+def overwritten(
+    lab: Lab,
+    report: Report,
+    side: Side,
+    machine: str,
+    field_: str,
+    old: Value,
+    new: Value,
+    *,
+    source: str = "",
+    state: str = "done",
+) -> dict[str, Any]:
+    """The row of one overwritten field."""
+    return {
         "run": report.run,
         "at_ns": lab.now(),
         "side": side,
@@ -157,8 +176,6 @@ def record(
         "source": source or f"{report.kind} by {report.actor.name}",
         "state": state,
     }
-    done = connection.execute(insert(schema.field_change).values(row))
-    return int(done.inserted_primary_key[0])  # type: ignore[index]
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

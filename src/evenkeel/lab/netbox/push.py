@@ -24,8 +24,8 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import fields, log, settings
 from evenkeel.lab.netbox.client import Changed, NetBox, Object
 from evenkeel.lab.netbox.compare import Act, Base, Outcome, Owner, Value, into_netbox, plain
-from evenkeel.lab.netbox.settings import Settings
-from evenkeel.lab.netbox.sync import agree, bases, connected
+from evenkeel.lab.netbox.known import agree, bases
+from evenkeel.lab.netbox.settings import Settings, connected
 
 _DEVICES, _INTERFACES, _MACS = "dcim/devices", "dcim/interfaces", "dcim/mac-addresses"
 

@@ -5,6 +5,8 @@ Secrets are not in that file: it names a file that holds one, or a sealed secret
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
@@ -77,6 +79,16 @@ def configured(lab: Lab) -> bool:
 
 def client(lab: Lab, settings: Settings) -> NetBox:
     return NetBox(settings.url, secret(lab, settings.token), ca=settings.ca_file)
+
+
+@contextmanager
+def connected(lab: Lab, config: Settings, given: NetBox | None) -> Iterator[NetBox]:
+    """The given client, which stays open; or one of our own, which does not."""
+    if given is not None:
+        yield given
+    else:
+        with client(lab, config) as own:
+            yield own
 
 
 def secret(lab: Lab, where: str) -> str:

@@ -17,8 +17,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import log, push, settings
 from evenkeel.lab.netbox.client import NetBox
 from evenkeel.lab.netbox.compare import Value, plain
-from evenkeel.lab.netbox.settings import Settings
-from evenkeel.lab.netbox.sync import connected
+from evenkeel.lab.netbox.settings import Settings, connected
 
 
 def undo(lab: Lab, actor: Actor, number: int, *, netbox: NetBox | None = None) -> log.FieldChange:

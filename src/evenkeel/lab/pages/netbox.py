@@ -10,7 +10,8 @@ from fastapi.responses import HTMLResponse, Response
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab.api.caller import Caller
-from evenkeel.lab.netbox import log, push, sync, undo
+from evenkeel.lab.api.netbox import Id
+from evenkeel.lab.netbox import imports, log, push, sync, undo
 from evenkeel.lab.netbox.status import status
 from evenkeel.lab.pages import Nav, back, render
 
@@ -45,7 +46,7 @@ def run_import(request: Request, caller: Caller, devices: Annotated[str, Form()]
     words = devices.replace(",", " ").split()
     if not words or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
         raise WrongInput(f"{devices!r}: ids of devices are numbers", hint="they stand at the end of a device's address")
-    run = sync.import_devices(caller.lab, caller.actor, [int(word) for word in words])
+    run = imports.import_devices(caller.lab, caller.actor, [int(word) for word in words])
     return back(request, f"/netbox/runs/{run.id}")
 
 
@@ -55,7 +56,7 @@ def runs(request: Request, caller: Caller, after: str | None = None) -> HTMLResp
 
 
 @router.get("/runs/{run}")
-def run(request: Request, caller: Caller, run: int) -> HTMLResponse:
+def run(request: Request, caller: Caller, run: Id) -> HTMLResponse:
     return render(
         request,
         "netbox/run.html",
@@ -73,7 +74,7 @@ def changes(
 
 
 @router.post("/changes/{change}/undo")
-def undo_change(request: Request, caller: Caller, change: int) -> Response:
+def undo_change(request: Request, caller: Caller, change: Id) -> Response:
     made = undo.undo(caller.lab, caller.actor, change)
     return back(request, f"/netbox/changes?machine={quote(made.machine, safe='')}")
 

@@ -1,4 +1,4 @@
-"""The tables."""
+"""All tables of the lab, as they begin."""
 
 from __future__ import annotations
 
@@ -238,6 +238,22 @@ def upgrade() -> None:
             batch_op.f("ix_submission_submitter_submitted_ns"), ["submitter", "submitted_ns"], unique=False
         )
 
+    op.create_table(
+        "webhook",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("types", sa.JSON(), nullable=False),
+        sa.Column("salt", sa.String(), nullable=False),
+        sa.Column("made_by", sa.String(), nullable=False),
+        sa.Column("made_ns", sa.BigInteger(), nullable=False),
+        sa.Column("after", sa.BigInteger(), nullable=False),
+        sa.Column("next_ns", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failing_ns", sa.BigInteger(), nullable=True),
+        sa.Column("last", sa.Text(), server_default="", nullable=False),
+        sa.Column("off", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook")),
+    )
     op.create_table(
         "claim",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
