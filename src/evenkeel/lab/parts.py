@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from fastapi import FastAPI
 
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import artifacts, console, dispatching, forecasts, keeper, local_agent
+from evenkeel.lab import artifacts, console, dispatching, forecasts, keeper, local_agent, webhooks
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
@@ -27,6 +27,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("forecasts", forecasts.part),
     ("agent", local_agent.part),
     ("netbox", netbox.part),
+    ("webhooks", webhooks.part),
     ("consoles", console.part),
 )
 

@@ -122,6 +122,26 @@ event = Table(
     sqlite_autoincrement=True,
 )
 
+#: Whom else to tell of events.  ``types``: patterns such as claim.*; ``seq``: told up to this event.
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("types", JSON, nullable=False),
+    Column("secret", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("made_ns", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("told_ns", BigInteger),
+    Column("failing_since_ns", BigInteger),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("next_ns", BigInteger, nullable=False, server_default="0"),
+    Column("error", Text, nullable=False, server_default=""),
+    _one_of("state", "active", "paused", "given up"),
+)
+
 # -- the pool -----------------------------------------------------------------------------------------------------
 
 #: ``id`` outlives renumbering, renaming and moves; facts tell it again by serial number, board and MAC addresses.

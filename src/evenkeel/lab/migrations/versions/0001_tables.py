@@ -239,6 +239,24 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "webhook",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("types", sa.JSON(), nullable=False),
+        sa.Column("secret", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("made_ns", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("told_ns", sa.BigInteger(), nullable=True),
+        sa.Column("failing_since_ns", sa.BigInteger(), nullable=True),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_ns", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.CheckConstraint("state IN ('active', 'paused', 'given up')", name=op.f("ck_webhook_state")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_webhook")),
+    )
+    op.create_table(
         "claim",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
