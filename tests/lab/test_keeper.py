@@ -138,14 +138,14 @@ def test_a_machine_that_nothing_reaches_is_suspect(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ({"mem": [64 * GIB]}, {"mem": [64 * GIB - GIB]}, []),  # what the kernel keeps for itself
-        ({"mem": [64 * GIB]}, {"mem": [128 * GIB]}, []),
+        ({"mem.usable": [64 * GIB]}, {"mem.usable": [64 * GIB - GIB]}, []),  # what the kernel keeps for itself
+        ({"mem.usable": [64 * GIB]}, {"mem.usable": [128 * GIB]}, []),
         ({"cpu.threads": [64]}, {"cpu.threads": [32]}, ["cpu.threads was 64 and is 32"]),
         ({"disk.count": [2], "disk.size": [1, 2]}, {"disk.count": [1], "disk.size": [2]},
          ["disk.count was 2 and is 1", "disk.size 1 is gone"]),
         ({"mac": ["a", "b"]}, {}, ["mac a, b are gone"]),
         ({"kernel.version": ["6.12"]}, {"kernel.version": ["6.16"]}, []),
-        ({}, {"mem": [1]}, []),
+        ({}, {"mem.usable": [1]}, []),
     ],
 )  # fmt: skip
 def test_what_a_machine_lost(before: flat.Flat, after: flat.Flat, told: list[str]) -> None:

@@ -133,9 +133,10 @@ def test_changed_facts_are_kept_with_what_changed(lab: Lab) -> None:
         "kernel.rt": (("no",), ("yes",)),
         "kernel.version": (("6.12.3",), ("6.12.3-rt",)),
         "mem": ((64 * GIB,), (32 * GIB,)),
+        "mem.usable": ((64 * GIB,), (32 * GIB,)),
     }
     entry = machines.history(lab, ROOT, "host1").items[0]
-    assert entry.type == "machine.facts" and len(entry.data["changes"]) == 3
+    assert entry.type == "machine.facts" and len(entry.data["changes"]) == 4
     assert machines.latest(lab, ROOT, "host1").facts.memory_bytes == 32 * GIB
 
 

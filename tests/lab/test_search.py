@@ -33,7 +33,8 @@ def counted_by_hand(lab: Lab, text: str) -> dict[str, Counter[str]]:
         fitting = [one for one in machines.flat_of(connection).values() if predicate.matches(one)]
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     counts = {key: Counter(flat.text_of(v) for one in fitting for v in one.get(key, ())) for key in keys}
-    return {key: count for key, count in counts.items() if len(count) > 1}
+    asked = {term.key for term in predicate.terms()}
+    return {key: count for key, count in counts.items() if len(count) > (key not in asked)}
 
 
 def facets(found: Found) -> dict[str, Counter[str]]:

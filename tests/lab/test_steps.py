@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.documents.evidence import EMULATION_NOTE
+from evenkeel.lab.local import Outcome, run_graph
 from evenkeel.lab.runner import Ran, Run
-from evenkeel.lab.step import Graph, Input, Use, find_step, read_step, resolve, shipped
+from evenkeel.lab.step import Graph, Input, Use, find_step, read_graph, read_step, resolve, shipped
 
 ROOT = Path(__file__).parents[2]
 Runner = Callable[..., Ran]
@@ -261,3 +263,99 @@ def test_a_change_of_a_module_is_seen_by_warnings_and_kabi(run: Runner, tmp_path
         assert kabi.output["abidiff"] != "not installed"
     same = run("kabi", {**given, "symvers": given["base"], "modules": given["base_modules"]}, place="kabi").result
     assert same.state == "passed" and same.output["broken"] is False
+
+
+# -- the whole graph -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "driver"
+    subprocess.run([ROOT / "examples/lab/make-repository.sh", folder], check=True, capture_output=True)
+    return folder
+
+
+def graph_of(repository: Path, branch: str, *, boot: bool = False) -> Graph:
+    given = {"repository": str(repository), "branch": branch}
+    graph = read_graph(ROOT / "examples/lab/kernel-module.yaml", given)
+    left_out = set() if boot else {"build-virtual", "boot"}
+    if not shutil.which(ARCHITECTURES["arm64"]):
+        left_out |= {"build-arm64"}
+    steps = {name: use for name, use in graph.steps.items() if name not in left_out}
+    if "build-virtual" in steps and "build-arm64" in left_out:
+        use = steps["build-virtual"]
+        steps["build-virtual"] = use.model_copy(update={"needs": tuple(n for n in use.needs if n != "build-arm64")})
+    return graph.model_copy(update={"steps": steps})
+
+
+def states(outcomes: tuple[Outcome, ...]) -> dict[str, str]:
+    return {one.step: one.state for one in outcomes}
+
+
+def test_a_conflict_stops_the_example(repository: Path, tmp_path: Path) -> None:
+    found = states(run_graph(graph_of(repository, "clash", boot=True), tmp_path / "run", files_from=tmp_path))
+    assert (found.pop("merge"), found.pop("conflict")) == ("passed", "failed")
+    assert set(found.values()) == {"skipped"}
+
+
+@pytest.mark.long
+def test_what_the_merge_and_the_checks_say_decides_the_path_of_the_example(repository: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    found = states(run_graph(graph_of(repository, "faster"), good, files_from=tmp_path))
+    assert found.pop("conflict") == "skipped"
+    assert set(found.values()) == {"passed"}, found
+
+    graph = graph_of(repository, "louder", boot=True)
+    outcomes = run_graph(graph, tmp_path / "louder", files_from=tmp_path, baseline=good)
+    found = states(outcomes)
+    assert (found["warnings"], found["kabi"], found["fixes"]) == ("failed", "failed", "passed")
+    assert (found["build-virtual"], found["boot"]) == ("skipped", "skipped")
+    output = {one.step: one.result.output for one in outcomes if one.result}
+    assert output["warnings"]["new"] == 1 and output["kabi"]["changed"] == ["heartbeat_read"]
+
+    outcomes = run_graph(graph_of(repository, "backport", boot=True), tmp_path / "back", files_from=tmp_path)
+    found = states(outcomes)
+    assert (found["fixes"], found["kabi"], found["boot"]) == ("failed", "passed", "skipped")
+
+
+@pytest.mark.long
+@pytest.mark.virtual
+@pytest.mark.timeout(1800)
+def test_modules_are_loaded_in_a_virtual_host_and_trouble_is_seen(run: Runner, tmp_path: Path) -> None:
+    """One boot for three modules: a good one, one at which the kernel complains, one that does not want to."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "examples/lab/heartbeat", source)
+    (source / "Kbuild").write_text("obj-m := heartbeat.o complains.o refuses.o\n")
+    head = '#include <linux/module.h>\nMODULE_LICENSE("GPL");\n'
+    for name, body in (("complains", "WARN_ON(1); return 0;"), ("refuses", "return -ENODEV;")):
+        init = f"static int __init start(void) {{ {body} }}\nstatic void __exit end(void) {{}}\n"
+        (source / f"{name}.c").write_text(head + init + "module_init(start);\nmodule_exit(end);\n")
+    built = run("kernel-module", {"source": "source"}, place="build", release="virtual")
+    assert built.result.state == "passed", built.log.read_text()
+    ran = run("boot-module", {"modules": str(built.folder_of("modules"))}, place="boot")
+    output = ran.result.output
+    assert output["booted"] is True, ran.log.read_text()
+    assert output["release"] == built.result.output["release"]
+    found = output["modules"]
+    assert found["heartbeat"] == {"loaded": True, "unloaded": True}
+    assert found["complains"]["loaded"] is True
+    assert found["refuses"]["loaded"] is False and "No such device" in found["refuses"]["why"]
+    assert output["trouble"] >= 1
+    assert ran.result.state == "failed"
+    assert "heartbeat: every 100 ms" in ran.files["dmesg"].read_text()
+    # Its state lay in the step's folder, and no process of it is left.
+    assert not list((tmp_path / "boot/work").glob(".local/state/evenkeel/virtual/*"))
+
+
+@pytest.mark.long
+@pytest.mark.virtual
+@pytest.mark.timeout(1800)
+def test_a_measurement_in_a_virtual_host_is_marked(run: Runner) -> None:
+    ran = run("measure", {}, time="3s")
+    output = ran.result.output
+    assert output["latencies"], ran.log.read_text()
+    assert output["deadlines"] == "kept"  # none was asked for
+    assert ran.result.state == "passed"
+    for one in output["latencies"]:
+        assert one["samples"] > 10
+        assert (one.get("note") == EMULATION_NOTE) is output["emulated"]

@@ -37,7 +37,7 @@ DATABASE = {"sqlite": "lab.db", "postgresql": "lab.pgdump"}
 _NOT = ("lock", ".lock", "lab.db", "lab.db-wal", "lab.db-shm", "incoming", "work", "tmp")
 #: Of the local agent, which finds out by itself what became of its steps.
 _NOT_AT_TOP = ("agent", "agents")
-KEYS = ("secrets.key", "session.key")
+KEYS = ("secrets.key", "session.key", "webhook.key")
 _BLOCK = 1 << 20
 
 

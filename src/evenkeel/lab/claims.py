@@ -20,14 +20,14 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import credits, machines
+from evenkeel.lab import credits, machines, people
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
-from evenkeel.lab.machines import Policy, policy_of
+from evenkeel.lab.machines import Happened, Policy, policy_of
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.predicate import Predicate
-from evenkeel.lab.schema import claim, fact, machine, principal
+from evenkeel.lab.schema import claim, event, fact, machine, principal
 from evenkeel.lab.waiting import Place, Pool, Wish, forecast
 
 Kind = Literal["reservation", "step", "maintenance", "permanent"]
@@ -609,7 +609,8 @@ def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | Non
     def change(connection: Connection) -> int:
         row, found = _mine(connection, actor, claim_id, version)
         if row.state != "active" or row.until_ns is None or found is None:
-            raise Conflict(f"reservation {claim_id} is {row.state}{'' if row.until_ns else ', without end'}")
+            what = "has no end" if row.state == "active" else f"is {row.state}"
+            raise Conflict(f"reservation {claim_id} {what}", hint="only what ends can be extended")
         if by_ns <= 0:
             raise WrongInput("extend it by how long?", hint="as in 4h")
         until = row.until_ns + by_ns
@@ -668,7 +669,8 @@ def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | Non
         row, found = _mine(connection, actor, claim_id, version)
         if row.state not in OPEN or row.kind == "step":
             raise Conflict(f"reservation {claim_id} is {row.state if row.kind != 'step' else 'of a step'}")
-        if connection.execute(select(principal.c.name).where(principal.c.name == to)).first() is None:
+        known = connection.execute(select(principal.c.name).where(principal.c.name == to)).first()
+        if known is None and not people.is_local(to):
             raise NotFound(f"nobody here is called {to!r}", hint="people are known after their first log-in")
         if found is not None and not _allowed(connection, found, row, to, row.length_ns):
             raise Forbidden(f"{to} may not have {found.name}", hint=f"ask {found.owner or found.team}")
@@ -748,6 +750,15 @@ def listing(
             wanted.append(claim.c.machine_id == machines.find(connection, of_machine).id)
         rows = connection.execute(select(claim).where(*wanted).order_by(claim.c.id.desc()).limit(limit + 1)).all()
         return page(_models(lab, connection, rows), limit, lambda one: (one.id,))
+
+
+def history(lab: Lab, actor: Actor, claim_id: int) -> list[Happened]:
+    """What happened to a reservation, the newest first."""
+    actor.need("read", "see reservations")
+    of_claim = and_(event.c.object == "claim", event.c.object_id == str(claim_id))
+    with lab.store.read() as connection:
+        rows = connection.execute(select(event).where(of_claim).order_by(event.c.seq.desc()).limit(50)).all()
+    return [Happened(seq=r.seq, at_ns=r.at_ns, actor=r.actor, type=r.type, data=r.data) for r in rows]
 
 
 def waiting(lab: Lab, actor: Actor) -> list[Claim]:

@@ -65,7 +65,7 @@ class Dispatcher:
 
     def __init__(self, lab: Lab, *, weights: Mapping[str, float] | None = None) -> None:
         self.lab = lab
-        self.weights = weights
+        self.weights = lab.settings.shares if weights is None else weights
         self.meter = IdleMeter()
         self.wake: Callable[[], None] = lambda: None
         self.agents: dict[str, Agent] = {}
@@ -804,12 +804,13 @@ _USED_BY_HOUR = (
     select(
         _sub.submitter,
         _sub.team,
-        (_attempt.started_ns / _HOUR_NS).label("hour"),
+        (_attempt.started_ns // _HOUR_NS).label("hour"),
         func.sum(_attempt.ended_ns - _attempt.started_ns).label("used"),
     )
     .select_from(schema.attempt.join(schema.step, _attempt.step_id == _step.id).join(
         schema.submission, _step.submission_id == _sub.id
     ))
     .where(_attempt.started_ns > bindparam("since"), _attempt.ended_ns.is_not(None))
-    .group_by(_sub.submitter, _sub.team, _attempt.started_ns / _HOUR_NS)
+    # By its name: PostgreSQL sees two parameters, not that they are the same.
+    .group_by(_sub.submitter, _sub.team, "hour")
 )  # fmt: skip

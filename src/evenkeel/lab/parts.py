@@ -27,8 +27,8 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("forecasts", forecasts.part),
     ("agent", local_agent.part),
     ("netbox", netbox.part),
-    ("webhooks", webhooks.part),
     ("consoles", console.part),
+    ("webhooks", webhooks.part),
 )
 
 

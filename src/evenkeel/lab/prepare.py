@@ -103,7 +103,7 @@ def lost(before: Flat, after: Flat) -> list[str]:
         old, new = _most(before, key), _most(after, key)
         if old is not None and (new or 0) < old:
             told.append(f"{key} was {old:g} and is {new or 0:g}")
-    old, new = _most(before, "mem"), _most(after, "mem")
+    old, new = _most(before, "mem.usable"), _most(after, "mem.usable")
     if old is not None and (new or 0) < old * _MEMORY_PART:
         told.append(f"mem was {_size(old)} and is {_size(new or 0)}")
     for key in _NOT_GONE:

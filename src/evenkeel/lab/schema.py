@@ -122,24 +122,23 @@ event = Table(
     sqlite_autoincrement=True,
 )
 
-#: Whom else to tell of events.  ``types``: patterns such as claim.*; ``seq``: told up to this event.
+#: ``after``: number of the last event that was delivered; ``failing_ns``: since when it is not answered.
+#: The key that deliveries are signed with is made from ``salt`` and a file of the service.
 webhook = Table(
     "webhook",
     metadata,
-    Column("name", String, primary_key=True),
-    Column("url", Text, nullable=False),
+    _id(),
+    Column("url", String, nullable=False),
     Column("types", JSON, nullable=False),
-    Column("secret", String, nullable=False),
-    Column("owner", String, nullable=False),
+    Column("salt", String, nullable=False),
+    Column("made_by", String, nullable=False),
     Column("made_ns", BigInteger, nullable=False),
-    Column("state", String, nullable=False),
-    Column("seq", BigInteger, nullable=False),
-    Column("told_ns", BigInteger),
-    Column("failing_since_ns", BigInteger),
+    Column("after", BigInteger, nullable=False),
+    Column("next_ns", BigInteger, nullable=False),
     Column("failures", Integer, nullable=False, server_default="0"),
-    Column("next_ns", BigInteger, nullable=False, server_default="0"),
-    Column("error", Text, nullable=False, server_default=""),
-    _one_of("state", "active", "paused", "given up"),
+    Column("failing_ns", BigInteger),
+    Column("last", Text, nullable=False, server_default=""),
+    Column("off", Boolean, nullable=False, server_default=text("false")),
 )
 
 # -- the pool -----------------------------------------------------------------------------------------------------

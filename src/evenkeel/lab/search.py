@@ -100,7 +100,8 @@ def find(
         ids = [row[0] for row in rows]
         begun = bisect.bisect_right([row[1] for row in rows], str(seen[0])) if seen else 0
         items = _lines(lab, connection, ids[begun : begun + limit + 1])
-        listed = _facets(lab, connection, ids, rows) if facets and ids else ()
+        asked = {term.key for term in predicate.terms()}
+        listed = _facets(lab, connection, ids, rows, asked) if facets and ids else ()
         instead = _instead(connection, predicate) if not ids else ()
     found = page(items, limit, lambda line: (line.name,))
     return Found(
@@ -144,13 +145,16 @@ def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:
     ]
 
 
-def _facets(lab: Lab, connection: Connection, ids: list[str], rows: Sequence[Any]) -> tuple[Facet, ...]:
+def _facets(
+    lab: Lab, connection: Connection, ids: list[str], rows: Sequence[Any], asked: set[str]
+) -> tuple[Facet, ...]:
+    """Those that tell machines apart, and those that were asked about."""
     everything = connection.scalar(select(func.count()).select_from(machine)) == len(ids)
     counts = index_of(lab).counts(connection, None if everything else ids)
     for place, name in enumerate(("site", "state", "team"), 2):
         counts[name] = [(text, count) for text, count in Counter(row[place] for row in rows).items() if text]
     keys = [key for key, known in flat.KEYS.items() if known.facet]
-    return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > 1)
+    return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 
 
 def _facet(key: str, counted: list[tuple[str, int]]) -> Facet:

@@ -1,332 +1,267 @@
-"""Webhooks: other programs are told of events of the lab, each of them in order, at least once, signed.
+"""Events told to other programs: each as a signed POST, in order, at least once.
 
-A POST carries up to :data:`TOGETHER` events.  One that is not answered with 2xx is repeated, at longer and longer
-intervals, and given up after :data:`GIVE_UP_NS`.  Nothing is lost meanwhile: the log is the queue.
-Who may make one decides where the service sends requests to, so that is ``people`` (admins).
+A receiver answers 2xx within seconds; otherwise the same event is sent again, later and later, and none after it until
+then.  Who does not answer for a day is switched off, which is an event too.  What was sent is signed as
+``HMAC-SHA256(key, timestamp + "." + body)``; the receiver drops numbers (``Evenkeel-Event-Seq``) that it has had.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import hashlib
 import hmac
-import json
-import logging
-import re
-import secrets as random
+import os
+import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI
-from pydantic import Field
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from evenkeel import __version__
 from evenkeel.documents.base import Model
-from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
-from evenkeel.lab import events, secrets
-from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
+from evenkeel.errors import WrongInput
+from evenkeel.lab import events
+from evenkeel.lab.actor import SERVICE, Actor, NotFound
+from evenkeel.lab.events import Event
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.schema import webhook as _webhook
+from evenkeel.lab.schema import webhook as _table
 
-_log = logging.getLogger(__name__)
-TOGETHER = 100
-_MINUTE = 60 * 10**9
-#: First repetition, doubled each time up to an hour.
-_AGAIN_NS, _MOST_NS = 10 * 10**9, 60 * _MINUTE
-GIVE_UP_NS = 3 * 24 * 60 * _MINUTE
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-#: How long the part sleeps if no event wakes it, and at most how many are sent at once.
-_LOOK_S, _AT_ONCE = 5.0, 4
-#: Events of so long go together.
-_GATHER_S = 0.1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_TYPE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(\.\*)?|\*")
-SIGNATURE = "Evenkeel-Signature"
-
-
-class Wanted(Model):
-    """``types``: of events, as in ``claim.*``; ``*`` is all of them."""
-
-    name: Annotated[str, Field(max_length=80)]
-    url: Annotated[str, Field(max_length=2000)]
-    types: Annotated[list[Annotated[str, Field(max_length=80)]], Field(min_length=1, max_length=50)] = ["*"]
+_S = 10**9
+#: Wait after the first failure; twice as long after each further one, up to the longest.
+_FIRST_NS, _LONGEST_NS = 1 * _S, 600 * _S
+GIVE_UP_NS = 86_400 * _S
+_TIMEOUT_S = 5.0
+_AT_ONCE = 8
 
 
 class Webhook(Model):
-    """``seq``: it was told of all events up to this one.  ``error``: of the last try, empty when it worked."""
+    """``types``: of events, ``claim.*`` for all of a kind; ``last``: what the receiver answered, when it was no 2xx."""
 
-    name: str
+    id: int
     url: str
     types: tuple[str, ...]
-    owner: str
+    made_by: str
     made_ns: int
-    state: Literal["active", "paused", "given up"]
-    seq: int
-    told_ns: int | None
-    failing_since_ns: int | None
+    after: int
     failures: int
-    next_ns: int
-    error: str
+    failing_ns: int | None
+    last: str
+    off: bool
 
 
-class Made(Model):
-    """``secret``: shown once; whoever listens checks the signature with it."""
+class NewWebhook(Model):
+    """``key``: that deliveries are signed with."""
 
     webhook: Webhook
-    secret: str
+    key: str
 
 
-# -- for people ---------------------------------------------------------------------------------------------------
+# -- who is told ----------------------------------------------------------------------------------------------
 
 
-def listing(lab: Lab, actor: Actor) -> tuple[Webhook, ...]:
-    """By name.  Their addresses are for those only who may make them."""
+def webhooks(lab: Lab, actor: Actor) -> tuple[Webhook, ...]:
     actor.need("people", "see webhooks")
     with lab.store.read() as connection:
-        return tuple(_shown(row) for row in connection.execute(select(_webhook).order_by(_webhook.c.name)))
+        return tuple(_shown(row) for row in connection.execute(select(_table).order_by(_table.c.id)).mappings())
 
 
-def add(lab: Lab, actor: Actor, wanted: Wanted) -> Made:
-    """It is told of what happens from now on.  Raises WrongInput, Conflict."""
-    actor.need("people", "make webhooks")
-    if not _NAME.fullmatch(wanted.name):
-        raise WrongInput(f"{wanted.name!r} is no name of a webhook", hint="letters, digits, . _ and -")
-    _need_address(wanted.url)
-    for one in wanted.types:
-        if not _TYPE.fullmatch(one):
-            raise WrongInput(f"{one!r} is no type of event", hint="as in claim.*, machine.state or *")
-    with lab.store.read() as connection:
-        if connection.scalar(select(_webhook.c.name).where(_webhook.c.name == wanted.name)) is not None:
-            raise Conflict(f"there is a webhook {wanted.name} already")
-    secret = random.token_urlsafe(32)
-    secrets.put(lab, SERVICE, _secret_of(wanted.name), "", secret)
-    row: dict[str, Any] = {
-        "name": wanted.name,
-        "url": wanted.url,
-        "types": wanted.types,
-        "secret": _secret_of(wanted.name),
-    }
-    row |= {"owner": actor.name, "made_ns": lab.now(), "state": "active"}
+def add(lab: Lab, actor: Actor, url: str, types: Iterable[str]) -> NewWebhook:
+    """Tell ``url`` of what is written from now on.  Raises WrongInput."""
+    actor.need("people", "add webhooks")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise WrongInput(f"{url!r} is no address for a webhook", hint="as in https://chat.example.org/hooks/lab")
+    chosen = sorted(set(types))
+    if not chosen or any(not kind or len(kind) > 100 for kind in chosen):
+        raise WrongInput("a webhook needs types of events", hint="as in claim.* or step.ended; * for all")
+    salt, now = secrets.token_hex(16), lab.now()
 
-    def change(connection: Connection) -> None:
-        if connection.scalar(select(_webhook.c.name).where(_webhook.c.name == wanted.name)) is not None:
-            raise Conflict(f"there is a webhook {wanted.name} already")
-        seq = lab.store.event(connection, actor.name, "webhook.made", "webhook", wanted.name, types=wanted.types)
-        connection.execute(insert(_webhook).values(row | {"seq": seq}))
+    def change(connection: Connection) -> int:
+        values = {"url": url, "types": chosen, "salt": salt, "made_by": actor.name, "made_ns": now, "next_ns": now}
+        done = connection.execute(insert(_table).values(**values, after=0))
+        made = int(done.inserted_primary_key[0])  # type: ignore[index]
+        seq = lab.store.event(connection, actor.name, "webhook.added", "webhook", made, url=url, types=chosen)
+        connection.execute(update(_table).where(_table.c.id == made).values(after=seq))
+        return made
 
-    lab.store.write(change)
-    return Made(webhook=_one(lab, wanted.name), secret=secret)
+    made = lab.store.write(change)
+    return NewWebhook(webhook=_get(lab, made), key=_key(lab, salt))
 
 
-def resume(lab: Lab, actor: Actor, name: str) -> Webhook:
-    """Try again at once: after it was given up or paused, it goes on where it was."""
-    values = {"state": "active", "failures": 0, "failing_since_ns": None, "next_ns": 0, "error": ""}
-    return _set(lab, actor, name, "webhook.resumed", values)
-
-
-def test(lab: Lab, actor: Actor, name: str) -> Webhook:
-    """Send it a message without events, now.  Raises Unreachable with what came of it."""
-    actor.need("people", "test webhooks")
-    with lab.store.read() as connection:
-        row = connection.execute(select(_webhook).where(_webhook.c.name == name)).first()
-    if row is None:
-        raise NotFound(f"there is no webhook {name!r}")
-    with httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as http:
-        if error := _post(lab, http, row, ()):
-            raise Unreachable(f"webhook {name}: {error}", hint=f"does {row.url} answer from the lab's machine?")
-    return _shown(row)
-
-
-def pause(lab: Lab, actor: Actor, name: str) -> Webhook:
-    return _set(lab, actor, name, "webhook.paused", {"state": "paused"})
-
-
-def remove(lab: Lab, actor: Actor, name: str) -> None:
+def remove(lab: Lab, actor: Actor, number: int) -> None:
     actor.need("people", "remove webhooks")
 
     def change(connection: Connection) -> None:
-        if not connection.execute(delete(_webhook).where(_webhook.c.name == name)).rowcount:
-            raise NotFound(f"there is no webhook {name!r}")
-        lab.store.event(connection, actor.name, "webhook.removed", "webhook", name)
+        if not connection.execute(delete(_table).where(_table.c.id == number)).rowcount:
+            raise NotFound(f"there is no webhook {number}")
+        lab.store.event(connection, actor.name, "webhook.removed", "webhook", number)
 
     lab.store.write(change)
-    secrets.remove(lab, SERVICE, _secret_of(name))
 
 
-def _set(lab: Lab, actor: Actor, name: str, type_: str, values: dict[str, Any]) -> Webhook:
-    actor.need("people", "change webhooks")
+def resume(lab: Lab, actor: Actor, number: int) -> Webhook:
+    """Try again now, with what was missed; also when it was switched off."""
+    actor.need("people", "resume webhooks")
 
     def change(connection: Connection) -> None:
-        if not connection.execute(update(_webhook).where(_webhook.c.name == name).values(values)).rowcount:
-            raise NotFound(f"there is no webhook {name!r}")
-        lab.store.event(connection, actor.name, type_, "webhook", name)
+        values = {"off": False, "failures": 0, "failing_ns": None, "next_ns": lab.now()}
+        if not connection.execute(update(_table).where(_table.c.id == number).values(**values)).rowcount:
+            raise NotFound(f"there is no webhook {number}")
+        lab.store.event(connection, actor.name, "webhook.resumed", "webhook", number)
 
     lab.store.write(change)
-    return _one(lab, name)
+    return _get(lab, number)
 
 
-def _need_address(url: str) -> None:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise WrongInput(f"{url!r} is no address that can be told", hint="https://chat.example.org/hook")
-    if parsed.userinfo:
-        raise WrongInput("a password in the address would be seen by everybody who lists webhooks", hint="leave it out")
+# -- telling --------------------------------------------------------------------------------------------------
 
 
-def _one(lab: Lab, name: str) -> Webhook:
-    with lab.store.read() as connection:
-        return _shown(connection.execute(select(_webhook).where(_webhook.c.name == name)).one())
+def deliver(lab: Lab, number: int, client: httpx.Client) -> int:
+    """Send one receiver what it has not had, until there is no more or it fails; returns how many it took."""
+    sent = 0
+    while not lab.stopping.is_set():
+        with lab.store.read() as connection:
+            row = connection.execute(select(_table).where(_table.c.id == number)).mappings().first()
+        if row is None or row["off"] or row["next_ns"] > lab.now():
+            return sent
+        fresh = events.after(lab, row["after"], limit=100)
+        if not fresh:
+            return sent
+        seen = row["after"]
+        for one in fresh:
+            if not _wanted(one, row["types"]):
+                seen = one.seq
+                continue
+            if seen != row["after"]:  # what it does not want is behind it, whatever comes now
+                _note(lab, number, {"after": seen})
+            wrong = _send(lab, row, one, client)
+            if wrong is not None:
+                _failed(lab, row, wrong)
+                return sent
+            seen, sent = one.seq, sent + 1
+            _note(lab, number, {"after": seen, "failures": 0, "failing_ns": None, "last": ""})
+        _note(lab, number, {"after": seen})
+    return sent
 
 
-def _shown(row: Row[Any]) -> Webhook:
-    given = dict(row._mapping)
-    del given["secret"]
-    return Webhook(**given)
-
-
-def _secret_of(name: str) -> str:
-    return f"webhook/{name}"
-
-
-# -- telling ------------------------------------------------------------------------------------------------------
-
-
-def signature(secret: str, at_s: int, body: bytes) -> str:
-    """``t=SECONDS,v1=HEX``: HMAC-SHA256 of the seconds since 1970, a point and the body.
-
-    Who listens refuses old times, or somebody could repeat what was once sent."""
-    made = hmac.new(secret.encode(), f"{at_s}.".encode() + body, hashlib.sha256)
-    return f"t={at_s},v1={made.hexdigest()}"
-
-
-def wanted_of(types: Sequence[str], found: Sequence[events.Event]) -> list[events.Event]:
-    """Those that a webhook asked for."""
-    return [one for one in found if any(fnmatch.fnmatchcase(one.type, pattern) for pattern in types)]
-
-
-def tell_due(lab: Lab, http: httpx.Client, row: Row[Any]) -> bool:
-    """Tell one webhook of the next events, if there are any; whether there may be more at once."""
-    found = events.after(lab, row.seq, limit=TOGETHER)
-    if not found:
-        return False
-    # Of itself it is not told.
-    chosen = [one for one in wanted_of(row.types, found) if (one.object, one.object_id) != ("webhook", row.name)]
-    if not chosen and len(found) < TOGETHER:
-        return False  # nothing of it yet; to write that down each time would be the most of all writes
-    error = _post(lab, http, row, chosen) if chosen else ""
-    now = lab.now()
-    values: dict[str, Any]
-    if not error:
-        values = {"seq": found[-1].seq, "failures": 0, "failing_since_ns": None, "next_ns": 0, "error": ""}
-        if chosen:
-            values["told_ns"] = now
-    else:
-        since = row.failing_since_ns or now
-        wait = min(_AGAIN_NS << min(row.failures, 12), _MOST_NS)
-        values = {"failures": row.failures + 1, "failing_since_ns": since, "next_ns": now + wait, "error": error}
-        if now - since >= GIVE_UP_NS:
-            values["state"] = "given up"
-
-    def change(connection: Connection) -> None:
-        # Somebody may have paused or removed it meanwhile.
-        same = (_webhook.c.name == row.name) & (_webhook.c.made_ns == row.made_ns) & (_webhook.c.state == "active")
-        done = connection.execute(update(_webhook).where(same).values(values)).rowcount
-        if done and values.get("state") == "given up":
-            lab.store.event(connection, SERVICE.name, "webhook.given-up", "webhook", row.name, error=error)
-
-    lab.store.write(change)
-    return not error and len(found) == TOGETHER
-
-
-def _post(lab: Lab, http: httpx.Client, row: Row[Any], chosen: Sequence[events.Event]) -> str:
-    """What went wrong; empty: it was taken."""
-    try:
-        secret = secrets.credentials(lab, row.secret).password
-    except EvenkeelError as error:
-        return error.message
-    told = {"webhook": row.name, "events": [one.model_dump(mode="json") for one in chosen]}
-    body = json.dumps(told, ensure_ascii=False).encode()
+def _send(lab: Lab, row: RowMapping, one: Event, client: httpx.Client) -> str | None:
+    """None: it took it; else why not."""
+    body = one.model_dump_json().encode()
+    stamp = str(lab.now() // _S)
+    key = _key(lab, row["salt"]).encode()
     headers = {
         "Content-Type": "application/json",
-        "User-Agent": f"evenkeel/{__version__}",
-        SIGNATURE: signature(secret, lab.now() // 10**9, body),
+        "User-Agent": "evenkeel-lab",
+        "Evenkeel-Event": one.type,
+        "Evenkeel-Event-Seq": str(one.seq),
+        "Evenkeel-Timestamp": stamp,
+        "Evenkeel-Signature": "sha256=" + hmac.new(key, stamp.encode() + b"." + body, hashlib.sha256).hexdigest(),
     }
     try:
-        answer = http.post(row.url, content=body, headers=headers)
-    except httpx.HTTPError as error:
-        return f"no answer: {error or type(error).__name__}"
-    return "" if answer.is_success else f"answered {answer.status_code} {answer.reason_phrase}"
+        # A redirect is no receipt, and would lead anywhere.
+        answer = client.post(row["url"], content=body, headers=headers, follow_redirects=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return None if answer.is_success else f"it answered {answer.status_code}"
+
+
+def _failed(lab: Lab, row: RowMapping, why: str) -> None:
+    now = lab.now()
+    since, failures = row["failing_ns"] or now, row["failures"] + 1
+    off = now - since >= GIVE_UP_NS
+    wait = min(_FIRST_NS << min(failures - 1, 20), _LONGEST_NS)
+    values = {"failures": failures, "failing_ns": since, "last": why[:500], "next_ns": now + wait, "off": off}
+
+    def change(connection: Connection) -> None:
+        connection.execute(update(_table).where(_table.c.id == row["id"]).values(**values))
+        if off:
+            lab.store.event(connection, SERVICE.name, "webhook.off", "webhook", row["id"], url=row["url"], why=why)
+
+    lab.store.write(change)
+
+
+def _note(lab: Lab, number: int, values: dict[str, object]) -> None:
+    lab.store.write(lambda c: c.execute(update(_table).where(_table.c.id == number).values(**values)) and None)
+
+
+def _wanted(one: Event, types: Iterable[str]) -> bool:
+    return any(one.type == kind or (kind.endswith("*") and one.type.startswith(kind[:-1])) for kind in types)
 
 
 class Teller:
-    """A thread that tells; ``failed``: what ended it."""
+    """Tells all receivers, each by itself: one that hangs holds up nobody else."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.failed: Exception | None = None
-        self._woken = threading.Event()
-        self._ended = threading.Event()
-        self._busy: set[str] = set()
-        self._end_listening = lab.store.listen(lambda seq: self._woken.set())
-        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+        self._lab = lab
+        self._more = threading.Event()
+        self._busy: set[int] = set()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "webhook")
+        self._client = httpx.Client(timeout=_TIMEOUT_S)
+        self._thread = threading.Thread(target=self._work, name="webhooks", daemon=True)
+        self._ended = False
+        self._end_listening = lab.store.listen(lambda _: self._more.set())
         self._thread.start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        self._ended = True
+        self._more.set()
+        self._thread.join()
         self._end_listening()
-        self._ended.set()
-        self._woken.set()
-        # One that waits for an answer is left behind: what was not answered is told again.
-        self._thread.join(3)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._client.close()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
+        while not self._ended:
+            now = self._lab.now()
+            query = select(_table.c.id, _table.c.next_ns).where(_table.c.off.is_(False))
+            with self._lab.store.read() as connection:
+                for number, next_ns in connection.execute(query).all():
+                    if next_ns <= now and number not in self._busy:
+                        self._busy.add(number)
+                        self._pool.submit(self._one, number)
+            self._more.wait(1)
+            self._more.clear()
+
+    def _one(self, number: int) -> None:
         try:
-            # Redirects are not followed: the address was checked, where it leads to was not.
-            with httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as http:
-                pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook")
-                while not self._ended.is_set():
-                    self._woken.clear()
-                    self._ended.wait(_GATHER_S)
-                    for row in self._due():
-                        self._busy.add(row.name)
-                        pool.submit(self._tell, http, row)
-                    self._woken.wait(_LOOK_S)
-                pool.shutdown(wait=False, cancel_futures=True)
-        except Exception as error:  # noqa: BLE001  the service asks for it
-            if not self._ended.is_set():
-                self.failed = error
-
-    def _due(self) -> list[Row[Any]]:
-        due = (_webhook.c.state == "active") & (_webhook.c.next_ns <= self.lab.now())
-        with self.lab.store.read() as connection:
-            rows = connection.execute(select(_webhook).where(due)).all()
-        return [row for row in rows if row.name not in self._busy]
-
-    def _tell(self, http: httpx.Client, row: Row[Any]) -> None:
-        more = False
-        try:
-            more = tell_due(self.lab, http, row)
-        except Exception:  # noqa: BLE001  one webhook is not the end of the others
-            if not self._ended.is_set():
-                _log.exception("webhook %s", row.name)
+            deliver(self._lab, number, self._client)
         finally:
-            self._busy.discard(row.name)
-            if more:
-                self._woken.set()
+            self._busy.discard(number)
 
 
-@contextmanager
+@contextlib.contextmanager
 def part(lab: Lab, app: FastAPI) -> Iterator[Teller]:
-    """Of the service."""
+    """For :mod:`evenkeel.lab.parts`."""
+    del app
     teller = Teller(lab)
     try:
         yield teller
     finally:
-        teller.stop()
+        teller.close()
+
+
+# -- rows and keys --------------------------------------------------------------------------------------------
+
+
+def _key(lab: Lab, salt: str) -> str:
+    """Of one webhook: nothing in the database is enough to sign with."""
+    path = lab.folder / "webhook.key"
+    try:
+        own = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        own = secrets.token_urlsafe(32)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(own)
+    return hmac.new(own.encode(), f"webhook {salt}".encode(), hashlib.sha256).hexdigest()
+
+
+def _get(lab: Lab, number: int) -> Webhook:
+    with lab.store.read() as connection:
+        return _shown(connection.execute(select(_table).where(_table.c.id == number)).mappings().one())
+
+
+def _shown(row: RowMapping) -> Webhook:
+    return Webhook(**{name: row[name] for name in Webhook.model_fields if name != "types"}, types=tuple(row["types"]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from evenkeel.lab import flat
+
 _SECOND = 10**9
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -51,3 +53,15 @@ def size(count: int | None) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def fact(key: str, value: str | float) -> str:
+    """The value of a flat fact as a person reads it: ``32 GiB``, ``25 Gbps``."""
+    known = flat.key(key)
+    if isinstance(value, str) or known is None:
+        return str(value)
+    if known.kind == "size":
+        return size(int(value))
+    if known.kind in ("speed", "frequency"):
+        return f"{value / 1e9:g} {'Gbps' if known.kind == 'speed' else 'GHz'}"
+    return f"{value:g}" if abs(value) < 1e6 else str(value)

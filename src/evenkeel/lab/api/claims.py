@@ -14,6 +14,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import After, Limit, Version, set_etag
 from evenkeel.lab.api.machines import Moment, Q
 from evenkeel.lab.claims import Claim, Kind, Lane, Request, State
+from evenkeel.lab.machines import Happened
 from evenkeel.lab.paging import DEFAULT, Page
 
 router = APIRouter(prefix="/api/v1", tags=["claims"])
@@ -74,6 +75,12 @@ def get(caller: Caller, number: Number, response: Response) -> Claim:
     found = claims.get(caller.lab, caller.actor, number)
     set_etag(response, found.version)
     return found
+
+
+@router.get("/claims/{number}/history")
+def history(caller: Caller, number: Number) -> list[Happened]:
+    """What happened to it, the newest first."""
+    return claims.history(caller.lab, caller.actor, number)
 
 
 @router.post("/claims/{number}/extend")

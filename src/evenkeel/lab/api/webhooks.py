@@ -1,50 +1,44 @@
-"""REST of webhooks: whom else the lab tells of its events."""
+"""REST of webhooks: which programs are told of which events."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from pydantic import Field
 
-from evenkeel.lab import webhooks
+from evenkeel.documents.base import Model
+from evenkeel.lab import webhooks as hooks
 from evenkeel.lab.api.caller import Caller
-from evenkeel.lab.webhooks import Made, Wanted, Webhook
 
 router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
-Name = Annotated[str, Path(max_length=80)]
+Number = Annotated[int, Path(ge=1, lt=1 << 63)]
+
+
+class Wanted(Model):
+    url: str = Field(max_length=2000)
+    types: tuple[str, ...] = Field(description="of events; `claim.*` for all of a kind")
 
 
 @router.get("")
-def webhook_list(caller: Caller) -> tuple[Webhook, ...]:
-    """All, by name, with how they do."""
-    return webhooks.listing(caller.lab, caller.actor)
+def webhooks(caller: Caller) -> tuple[hooks.Webhook, ...]:
+    """All of them, with what their receivers last answered."""
+    return hooks.webhooks(caller.lab, caller.actor)
 
 
 @router.post("", status_code=201)
-def add_webhook(caller: Caller, wanted: Wanted) -> Made:
-    """Tell an address of events from now on; the secret is shown this once."""
-    return webhooks.add(caller.lab, caller.actor, wanted)
+def add(caller: Caller, wanted: Wanted) -> hooks.NewWebhook:
+    """Tell an address of what is written from now on; the key to check signatures with is told this once."""
+    return hooks.add(caller.lab, caller.actor, wanted.url, wanted.types)
 
 
-@router.post("/{name}/test")
-def test_webhook(caller: Caller, name: Name) -> Webhook:
-    """Send a message without events, now."""
-    return webhooks.test(caller.lab, caller.actor, name)
+@router.delete("/{number}", status_code=204)
+def remove(caller: Caller, number: Number) -> None:
+    """Tell it no more."""
+    hooks.remove(caller.lab, caller.actor, number)
 
 
-@router.post("/{name}/pause")
-def pause_webhook(caller: Caller, name: Name) -> Webhook:
-    """Tell it nothing for now; it loses nothing."""
-    return webhooks.pause(caller.lab, caller.actor, name)
-
-
-@router.post("/{name}/resume")
-def resume_webhook(caller: Caller, name: Name) -> Webhook:
-    """Go on where it was, at once."""
-    return webhooks.resume(caller.lab, caller.actor, name)
-
-
-@router.delete("/{name}", status_code=204)
-def remove_webhook(caller: Caller, name: Name) -> None:
-    """Forget it."""
-    webhooks.remove(caller.lab, caller.actor, name)
+@router.post("/{number}/resume")
+def resume(caller: Caller, number: Number) -> hooks.Webhook:
+    """Try again now, with what was missed."""
+    return hooks.resume(caller.lab, caller.actor, number)

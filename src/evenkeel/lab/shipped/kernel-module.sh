@@ -25,7 +25,7 @@ make -C "$HEADERS" M="$PWD/source" ARCH="$KERNEL_ARCH" CROSS_COMPILE="$prefix" -
 mkdir "$OUT/modules"
 find source -name '*.ko' -print0 | sort -z | xargs -0 -r cp -t "$OUT/modules"
 [ -n "$(ls "$OUT/modules")" ] || { echo "no module was built: is there an obj-m in its Kbuild?" >&2; exit 1; }
-sort source/Module.symvers >"$OUT/Module.symvers"
+sed "s|$PWD/source/||" source/Module.symvers | sort >"$OUT/Module.symvers"
 "$PYTHON" - "$RELEASE" "$OUT" <<'END'
 import json, pathlib, subprocess, sys
 

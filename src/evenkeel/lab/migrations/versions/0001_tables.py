@@ -1,4 +1,4 @@
-"""The tables."""
+"""All tables of the lab, as they begin."""
 
 from __future__ import annotations
 
@@ -240,21 +240,19 @@ def upgrade() -> None:
 
     op.create_table(
         "webhook",
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
         sa.Column("types", sa.JSON(), nullable=False),
-        sa.Column("secret", sa.String(), nullable=False),
-        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("salt", sa.String(), nullable=False),
+        sa.Column("made_by", sa.String(), nullable=False),
         sa.Column("made_ns", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("seq", sa.BigInteger(), nullable=False),
-        sa.Column("told_ns", sa.BigInteger(), nullable=True),
-        sa.Column("failing_since_ns", sa.BigInteger(), nullable=True),
+        sa.Column("after", sa.BigInteger(), nullable=False),
+        sa.Column("next_ns", sa.BigInteger(), nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("next_ns", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("error", sa.Text(), server_default="", nullable=False),
-        sa.CheckConstraint("state IN ('active', 'paused', 'given up')", name=op.f("ck_webhook_state")),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_webhook")),
+        sa.Column("failing_ns", sa.BigInteger(), nullable=True),
+        sa.Column("last", sa.Text(), server_default="", nullable=False),
+        sa.Column("off", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook")),
     )
     op.create_table(
         "claim",

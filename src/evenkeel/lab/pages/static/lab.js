@@ -10,6 +10,8 @@
     }
   };
   local(document);
+  // On a phone the navigation is wider than the page.
+  document.querySelector(".top nav [aria-current]")?.scrollIntoView({block: "nearest", inline: "center"});
   document.addEventListener("htmx:load", (event) => local(event.detail.elt));
   document.addEventListener("htmx:beforeRequest", () => { document.getElementById("notice").replaceChildren(); });
   document.addEventListener("htmx:sendError", () => {
