@@ -89,6 +89,7 @@ class Dispatcher:
         self._seq = 0
         # Groups that are known here, and bits of those that want no machine.
         self._groups_known = 0
+        self._wants: list[Predicate] = []  # of an agent, by group
         self._plain = 0
         # What may have changed or become possible since the last turn.
         self._fresh_subs: list[Sub] = []
@@ -515,9 +516,10 @@ class Dispatcher:
         return self._plain | self.machines.available
 
     def _new_groups(self) -> None:
-        signatures = self.ready.signatures
+        signatures: list[Any] = self.ready.signatures
         for group in range(self._groups_known, len(signatures)):
-            machine: str = signatures[group][1]  # type: ignore[index]
+            needs, machine = signatures[group]
+            self._wants.append(Predicate.parse(needs))
             if machine:
                 self.machines.want(group, machine)
             else:
@@ -529,7 +531,7 @@ class Dispatcher:
     def _fit(self, agent: Agent) -> None:
         signatures = self.ready.signatures
         for group in range(agent.groups_seen, len(signatures)):
-            if Predicate.parse(signatures[group][0]).matches(agent.labels):  # type: ignore[index]
+            if self._wants[group].matches(agent.labels):
                 agent.mask |= 1 << group
         agent.groups_seen = len(signatures)
 

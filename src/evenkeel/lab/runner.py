@@ -40,7 +40,8 @@ FOLDER = "application/vnd.evenkeel.folder+tar"
 MAX_OUTPUT = 1 << 20
 GRACE_S = 5.0
 _CHUNK = 1 << 20
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Where programs are looked for, whatever the agent's own PATH is.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class NoInput(EvenkeelError):
@@ -81,7 +82,7 @@ class Run:
     time_ns: int | None = None  # what was learned, where the definition has no limit of its own
     on_log: Callable[[bytes], None] | None = None
     clock: Callable[[], int] = time.time_ns
-    cgroup: Path | None = None
+    cgroup: str | None = None  # of the agent, delegated (hold.delegated_cgroup)
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -173,7 +174,7 @@ class Run:
             script.write_text(text)
             script.chmod(0o755)
         tools = [*step.tools, *(["bwrap"] if step.isolation == "bubblewrap" else [])]
-        if missing := [tool for tool in tools if not shutil.which(tool, path=_PATH)]:
+        if missing := [tool for tool in tools if not shutil.which(tool, path=PATH)]:
             raise _NoTool(f"not installed here: {', '.join(missing)}")
         for name, wanted in sorted(self.use.inputs.items()):
             target = self.folder / "in" / name
@@ -241,7 +242,7 @@ class Run:
             "memory": step.limits.memory,
             "disk": step.limits.disk,
             "cpus": step.limits.cpus,
-            "cgroup": str(self.cgroup) if self.cgroup else None,
+            "cgroup": self.cgroup,
             "grace_s": GRACE_S,
         }
         with subprocess.Popen(
@@ -275,7 +276,7 @@ class Run:
         folder = self.folder
         jobs = step.limits.cpus or len(os.sched_getaffinity(0))
         return {
-            "PATH": _PATH,
+            "PATH": PATH,
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             "HOME": str(folder / "work"),
@@ -448,7 +449,7 @@ def _clone(url: str, ref: str, target: Path) -> str:
     if url.startswith("-") or ref.startswith("-"):
         raise NoInput(f"{url} {ref}: neither may begin with a dash")
     # A hook or a setting of whoever runs this must not change what comes out.
-    env = {"PATH": _PATH, "HOME": os.environ.get("HOME", "/"), "GIT_TERMINAL_PROMPT": "0", "LANG": "C.UTF-8"}
+    env = {"PATH": PATH, "HOME": os.environ.get("HOME", "/"), "GIT_TERMINAL_PROMPT": "0", "LANG": "C.UTF-8"}
     env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
 
     def git(*words: str) -> str:
