@@ -45,7 +45,7 @@ setup: ## only install what is needed
 .PHONY: lock
 lock: ## pin the Python packages anew (docs/explanation/dependencies.md)
 	@tools/setup
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header \
+	@$(BIN)/uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url --no-header \
 		--python-version 3.11 --upgrade --quiet --output-file requirements.lock
 	@tools/setup
 

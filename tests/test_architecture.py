@@ -41,6 +41,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "certify": {"documents", "errors", "machines", "probe", "plan", "apply", "verify", "measure", "report"},
     # Of measure only what is pure, so that page and terminal say the same.
     "report": {"documents", "errors", "__version__", "measure.conditions", "measure.percentile", "measure.verdict"},
+    # A service of its own that uses the river as a user would: probes, applies, measures, draws.
+    "lab": {
+        *("documents", "errors", "__version__", "machines", "probe", "plan", "apply", "verify", "measure", "report"),
+        "certify",
+    },
     # The whole river on a virtual host: calls every stage as the verbs do, reads and saves as they do, prints nothing.
     "demo": {"documents", "errors", "machines", "probe", "plan", "apply", "verify", "measure", "report", "cli.files"},
     "cli": {EVERYTHING},

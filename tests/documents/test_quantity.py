@@ -49,7 +49,7 @@ def test_sizes(text: str, value: int) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("100", "'100' has no unit; units are ns, us, ms, s, min, h"),
+        ("100", "'100' has no unit; units are ns, us, ms, s, min, h, d"),
         ("100US", "did you mean 100us?"),
         ("100usec", "unknown unit 'usec'"),
         ("-1us", "not a duration"),

@@ -86,7 +86,7 @@ WRONG = {
     "size, empty": (guest_but("memory: 384MiB", "‸memory:"), '"memory" has no value'),
     "size, a list": (guest_but("384MiB", "‸[384MiB]"), '"memory" needs one value, not a list'),
     "size, zero": (guest_but("384MiB", "‸0GiB"), "a guest needs memory"),
-    "duration without unit": (guest_but("100us", "‸100"), "'100' has no unit; units are ns, us, ms, s, min, h"),
+    "duration without unit": (guest_but("100us", "‸100"), "'100' has no unit; units are ns, us, ms, s, min, h, d"),
     "duration, sexagesimal": (guest_but("100us", "‸1:30"), "'1:30' is not a duration"),
     "duration, zero": (guest_but("100us", "‸0us"), "a deadline of zero cannot be met"),
     "page size without unit": (guest_with("page_size: ‸2097152"), "'2097152' has no unit"),

@@ -50,6 +50,7 @@ VERBS = {
     "report": "Write one self-contained HTML report",
     "demo": "Run the whole river on a virtual host",
     "schema": "Print the JSON Schema of a document",
+    "lab": "Run a pool of machines and a queue of steps for a team",
     "virtual": "Create, start and stop virtual hosts",
 }
 

@@ -18,6 +18,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: Kind -> module, in the order of the river.  A module is loaded only when its schema is asked for.
 KINDS = {
     "Facts": "facts",
+    "Inventory": "inventory",
     "Site": "site",
     "Fleet": "fleet",
     "FleetPlan": "fleet",
@@ -109,6 +110,7 @@ def register(app: typer.Typer) -> None:
 
 _PURPOSES = {
     "Facts": "what a machine is, and how it is set now",
+    "Inventory": "what tells a machine from all others: serial numbers, flags, link speeds",
     "Site": "what the owner wants: hosts, guests, goals",
     "Fleet": "what is free on each host, before guests are placed",
     "FleetPlan": "which guest goes to which host, nodes, CPUs and devices, and why some do not",

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 DURATION_UNITS = {
@@ -20,6 +20,7 @@ DURATION_UNITS = {
     "s": 1_000_000_000,
     "min": 60_000_000_000,
     "h": 3_600_000_000_000,
+    "d": 86_400_000_000_000,
 }
 SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DECIMAL = {"KB": "KiB", "MB": "MiB", "GB": "GiB", "TB": "TiB", "K": "KiB", "M": "MiB", "G": "GiB", "T": "TiB"}
@@ -67,8 +68,9 @@ def format_size(size_bytes: int) -> str:
 
 
 def _validate_with(parse: Any, example: str) -> Any:
-    def validate(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
+    def validate(value: Any, about: ValidationInfo) -> Any:
+        written_by_hand = bool(about.context and about.context.get("written_by_hand"))
+        if isinstance(value, bool) or not isinstance(value, str if written_by_hand else (str, int)):
             raise ValueError(f"write a number and a unit, as in {example}")
         # Inside documents (JSON) the integer stands by itself; the site file reader passes text only.
         return parse(value) if isinstance(value, str) else value

@@ -23,6 +23,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe
 from evenkeel.probe.facts import facts_of
 from evenkeel.probe.facts.root import Files, Root
+from evenkeel.probe.inventory import inventory_of
 
 #: More than any real machine: the /sys of a 256-CPU server has 16 000 files of 4 KiB at most.
 MOST_BYTES = 1 << 30
@@ -60,12 +61,14 @@ class TreeMachine:
 
 
 class TreeProbe:
-    """Answers ``facts`` and nothing else."""
+    """Answers ``facts`` and ``inventory``, and nothing else."""
 
     def __init__(self, machine: TreeMachine) -> None:
         self._machine = machine
 
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
+        if op == "inventory":
+            return inventory_of(Root(self._machine.files(on_progress)))
         if op != "facts":
             raise _not_a_machine(self._machine.address, "written or measured")
         return facts_of(Root(self._machine.files(on_progress)), on_progress)

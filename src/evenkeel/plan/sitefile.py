@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -44,6 +44,7 @@ VERSION = 1
 #: Names of architectures that people use, and the one that uname -m prints.
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
 
+M = TypeVar("M", bound=BaseModel)
 Path = tuple[str | int, ...]  # of a value in the site: ("guests", "plc", "memory")
 
 
@@ -109,6 +110,29 @@ def parse_site_parts(parts: Sequence[tuple[str, str]]) -> Site:
         return site
     reader.stop_if_wrong()
     raise AssertionError("unreachable: pydantic refused the site without a reason")
+
+
+def parse_as(model: type[M], text: str, file: str) -> M:
+    """Another YAML file, read by the rules of a site file: units, unknown keys, places.  Raises WrongInput.
+
+    Every key at its top level has a default.
+    """
+    reader = _Reader(file_name=file, order=[file])
+    root = reader._compose(text)
+    if root is None or _is_null(root):
+        return model()
+    if not isinstance(root, MappingNode):
+        raise WrongInput("a mapping of keys and values is needed here", where=reader.where(root))
+    data = reader._model(model, root, ())
+    reader.places.update(reader.places_of_file)
+    reader.stop_if_wrong()
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        for problem in error.errors():
+            reader.complain(_sentence(problem), reader.nearest(tuple(problem["loc"])))
+    reader.stop_if_wrong()
+    raise AssertionError("unreachable: pydantic refused the file without a reason")
 
 
 def find_place(parts: Sequence[tuple[str, str]], *path: str) -> Where | None:
@@ -509,7 +533,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     for bound, word in (("ge", "at least"), ("le", "at most")):
         if bound in limits:
             return f'"{name}" must be {word} {limits[bound]}, not {problem["input"]}'
-    message = str(problem["msg"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
     return f'"{name}": {message[:1].lower()}{message[1:]}'
 
 

@@ -23,6 +23,7 @@ from evenkeel.probe.failure import StepFailed
 OPERATIONS = {
     "hello": "evenkeel.probe.server:hello",
     "facts": "evenkeel.probe.facts:read_facts",
+    "inventory": "evenkeel.probe.inventory:read_inventory",
     "record": "evenkeel.probe.facts.record:record",
     # reading and writing (evenkeel.probe.write): journaled, read back
     "read": "evenkeel.probe.write:read_files",

@@ -321,6 +321,31 @@ def _make_disks(folder: Path, host: HostFile, picture: images.Image, qemu: qemus
     (folder / "id_ed25519").chmod(0o600)
 
 
+def renew(name: str, *, on_progress: OnProgress | None = None) -> HostFile:
+    """Stop ``name`` at once and give it its disks anew, from the image of today; it stays the same machine.
+
+    What is told of it in firmware (serial number, UUID) and its devices are as before.  Raises WrongInput (no such
+    host) and NotAsWanted (disk full).
+    """
+    read_host(name)
+    qemu = qemus.find(on_progress)
+    picture = images.ensure(on_progress)
+    with _lock(name, on_progress):
+        folder = folder_of(name)
+        host = read_host(name).model_copy(update={"image": picture.key})
+        _kill(folder)
+        try:
+            (folder / "disk.qcow2").unlink(missing_ok=True)
+            _make_disks(folder, host, picture, qemu)
+            (folder / "host.json.new").write_text(host.model_dump_json(indent=2) + "\n")
+            (folder / "host.json.new").rename(folder / "host.json")
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(f"renew virtual host {name}", NEEDED_BYTES, folder) from None
+            raise
+    return host
+
+
 def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
     """Stop ``name`` at once and remove all that is its own.  The image stays.  Raises WrongInput: no such host."""
     folder = folder_of(name)

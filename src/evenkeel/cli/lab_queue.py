@@ -1,0 +1,251 @@
+"""`evenkeel lab submit`, `queue`, `show`, `log`, `cancel`, `retry`: steps in a lab's queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evenkeel.cli.lab_options import At, Json
+
+Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Of the submission.")]
+Step = Annotated[str, typer.Argument(metavar="STEP", help="Its name in the submission.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="submit")(submit)
+    app.command(name="queue")(queue)
+    app.command(name="show")(show)
+    app.command(name="log")(log)
+    app.command(name="cancel")(cancel)
+    app.command(name="retry")(retry)
+
+
+def submit(
+    step: Annotated[str, typer.Argument(metavar="STEP|FILE", help="A shipped step; a file with a step or a graph.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be repeated.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=PATH", help="An input of a step: a file or folder, or git:REPOSITORY#REF."
+        ),
+    ] = None,
+    team: Annotated[str, typer.Option("--team", metavar="NAME", help="For this team of yours.")] = "",
+    urgent: Annotated[bool, typer.Option("--urgent", help="Before all others, for one of your credits.")] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Of the urgency; shown to all.")] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when it has ended; exit code 1 unless it passed.")
+    ] = False,
+    at: At = None,
+    json: Json = False,
+) -> int:
+    """Send a step, or a graph of steps, to the lab.
+
+    evenkeel lab submit kernel-module --input source=examples/lab/heartbeat
+    evenkeel lab submit review.yaml --set branch=next --urgent --reason "the release is blocked"
+
+    The same files run on your own machine with `evenkeel lab run`.
+    """
+    from evenkeel.cli import output
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
+    from evenkeel.lab.client import connect
+    from evenkeel.lab.sending import send
+    from evenkeel.lab.step import find_step, graph_of_step, is_graph, parse_inputs, parse_settings, read_graph
+
+    settings, inputs = parse_settings(set_ or ()), parse_inputs(given or ())
+    if ("/" in step or step.endswith((".yaml", ".yml"))) and is_graph(step):
+        if inputs:
+            raise WrongInput("--input is for one step; a graph says itself where its inputs come from")
+        graph, files_from = read_graph(step, settings), Path(step).parent
+    else:
+        graph, files_from = graph_of_step(find_step(step), settings, inputs), Path()
+    with connect(at) as lab:
+        made = send(lab, graph, files_from, team=team, urgent=urgent, reason=reason)
+        if not json:
+            output.note(f"submission {made['id']}, {len(made['lines'])} steps: evenkeel lab show {made['id']}")
+        if urgent and not made["urgent"]:
+            output.warn("no credit is left this month, so it waits like any other")
+        if wait:
+            made = _wait(lab, made["id"])
+    if json:
+        output.emit_json(made)
+    elif wait:
+        _print(made, {})
+    return EXIT_DONE if not wait or made["state"] == "passed" else EXIT_NOT_AS_WANTED
+
+
+def _wait(lab: Any, number: int) -> Any:
+    import time
+
+    while (found := lab.get(f"/submissions/{number}"))["state"] == "open":
+        time.sleep(0.3)
+    return found
+
+
+def queue(
+    mine: Annotated[bool, typer.Option("--mine", help="Only yours, with their places among all.")] = False,
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="So many of each.")] = 50,
+    at: At = None,
+    json: Json = False,
+) -> None:
+    """Show what waits, in the order in which it will start, and why it waits; what runs; what idled.
+
+    evenkeel lab queue
+    evenkeel lab queue --mine
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+    from evenkeel.lab.words import duration
+
+    with connect(at) as lab:
+        who = lab.get("/me")["name"] if mine else None
+        found = lab.get("/queue", limit=most, submitter=who)
+    if json:
+        output.emit_json(found)
+        return
+    console, now = output.out(), found["now_ns"]
+    rows = [
+        (f"{one['submission']}", one["step"], one["submitter"], one["agent"], duration(now - one["since_ns"]),
+         _until(one["eta"], "end", now))
+        for one in found["running"]
+    ]  # fmt: skip
+    console.print(output.table(("runs", "step", "of", "on", "for", "ends in"), rows, right=("runs",)))
+    rows = [
+        (f"{one['place']}", f"{one['submission']}", one["step"], one["submitter"] + (" !" if one["urgent"] else ""),
+         _until(one["eta"], "start", now), one["why"]["text"])
+        for one in found["waiting"]
+    ]  # fmt: skip
+    if rows:
+        console.print(output.table(("", "waits", "step", "of", "starts in", "why"), rows, right=("", "waits")))
+    idle = found["idle"]["share"]
+    output.note(
+        f"{found['runs']} of {found['slots']} slots busy, {found['ready']} steps wait, {found['blocked']} come after "
+        f"others; idle while something waited, last day: {'-' if idle is None else f'{100 * idle:.1f} %'}"
+    )
+
+
+def _until(eta: Any, what: str, now: int) -> str:
+    """The middle and the 80 % band, from now."""
+    from evenkeel.lab.words import duration
+
+    times = eta and eta[what]
+    if not times:
+        return ""
+    low, mid, high = (max(0, times[f"{edge}_ns"] - now) for edge in ("p10", "p50", "p90"))
+    return duration(mid) if high - low < 10**9 else f"{duration(mid)} ({duration(low)} to {duration(high)})"
+
+
+def show(number: Number, at: At = None, json: Json = False) -> None:
+    """Show a submission: its steps, what each waits for, and when it will probably end.
+
+    evenkeel lab show 17
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        found = lab.get(f"/submissions/{number}")
+        reasons = lab.get(f"/submissions/{number}/reasons")
+    if json:
+        output.emit_json(found)
+    else:
+        _print(found, reasons)
+
+
+def _print(found: Any, reasons: Any) -> None:
+    from evenkeel.cli import output
+    from evenkeel.lab.words import duration
+
+    rows = []
+    for line in found["lines"]:
+        took = line["ended_ns"] - line["started_ns"] if line["ended_ns"] and line["started_ns"] else None
+        why = reasons.get(str(line["id"]))
+        told = why["text"] if why else line["cause"]
+        rows.append((line["name"], line["state"], str(line["attempts"]), duration(took) if took else "", told))
+    state = found["state"] + (", urgent" if found["urgent"] else "")
+    output.out().print(f"{found['name']}, submission {found['id']} of {found['submitter']}: {state}")
+    output.out().print(output.table(("step", "", "tries", "took", ""), rows, right=("tries",)))
+
+
+def log(
+    number: Number,
+    step: Step,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step has ended.")] = False,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", min=1, help="Of this try; the last one if left out.")
+    ] = None,
+    at: At = None,
+) -> None:
+    """Print the log of a step, also while it runs.
+
+    evenkeel lab log 17 build -f
+    """
+    import sys
+    import time
+
+    from evenkeel.errors import NotAsWanted
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        while True:
+            attempts = lab.get(f"/submissions/{number}/steps/{step}")["attempts"]
+            chosen = [one for one in attempts if attempt in (None, one["number"])]
+            if chosen or not follow:
+                break
+            time.sleep(0.3)
+        if not chosen:
+            raise NotAsWanted(f"step {step} has no such try yet", hint="--follow waits for it")
+        offset = 0
+        while True:
+            answer = lab.ask("GET", f"/attempts/{chosen[-1]['id']}/log", parameters={"offset": offset})
+            sys.stdout.buffer.write(answer.content)
+            sys.stdout.buffer.flush()
+            offset += len(answer.content)
+            if answer.headers["Lab-Log-More"] == "no" or (not answer.content and not follow):
+                return
+            if not answer.content:
+                time.sleep(0.3)
+
+
+def cancel(
+    number: Number,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only this step.", show_default=False)] = None,
+    at: At = None,
+    json: Json = False,
+) -> None:
+    """End a submission, or one step of it: what waits never starts, what runs is killed.
+
+    evenkeel lab cancel 17
+    evenkeel lab cancel 17 build
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        if step is None:
+            found = lab.post(f"/submissions/{number}/cancel")
+        else:
+            found = lab.post(f"/steps/{lab.get(f'/submissions/{number}/steps/{step}')['id']}/cancel")
+    if json:
+        output.emit_json(found)
+    else:
+        output.out().print("cancelled")
+
+
+def retry(number: Number, step: Step, at: At = None, json: Json = False) -> None:
+    """Do a failed step again, with all that comes after it.
+
+    evenkeel lab retry 17 build
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        found = lab.post(f"/steps/{lab.get(f'/submissions/{number}/steps/{step}')['id']}/retry")
+    if json:
+        output.emit_json(found)
+    else:
+        output.out().print(f"step {step} is {found['state']} again")

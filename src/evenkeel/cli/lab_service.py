@@ -1,0 +1,152 @@
+"""`evenkeel lab up`, `down`, `status`, `open`: the service itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evenkeel.cli.lab_options import At, Json
+
+if TYPE_CHECKING:
+    from evenkeel.lab.settings import Settings
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="DIR", help="Where the lab's state lies.", show_default=False),
+]
+
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen", metavar="ADDRESS:PORT", help="Of the pages; 127.0.0.1:8787 if left out.", show_default=False
+    ),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="PostgreSQL of a team; SQLite if left out.", show_default=False),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Settings file; DIR/lab.yaml if there is one.", show_default=False),
+]
+
+
+def settled(
+    folder: Path | None, settings_file: Path | None, *, listen: str | None = None, database: str | None = None
+) -> tuple[Path, Settings]:
+    """Folder and settings, by the options, the settings file, and what holds without both."""
+    from evenkeel.lab import place, settings
+
+    where = (folder or place.default_folder()).absolute()
+    found = settings_file or settings.find(where)
+    chosen = settings.read(found) if found else settings.Settings()
+    given = {key: value for key, value in (("listen", listen), ("database", database)) if value is not None}
+    return where, settings.with_given(chosen, given)
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="up")(up)
+    app.command(name="down")(down)
+    app.command(name="status")(status)
+    app.command(name="open")(open_)
+
+
+def up(
+    folder: Folder = None,
+    listen: Listen = None,
+    database: Database = None,
+    settings_file: SettingsFile = None,
+    print_unit: Annotated[
+        bool, typer.Option("--print-unit", help="Print a unit file for systemd, start nothing.")
+    ] = False,
+) -> None:
+    """Start the lab here: service, database, local agent, pages. Ctrl-C ends it, and loses nothing.
+
+    evenkeel lab up
+    evenkeel lab up --listen 0.0.0.0:8787 --database postgresql://lab@db.example.org/lab
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab import service
+
+    where, chosen = settled(folder, settings_file, listen=listen, database=database)
+    if print_unit:
+        from evenkeel.lab import unit
+
+        options = (
+            ("--folder", folder and where),
+            ("--settings", settings_file and settings_file.absolute()),
+            ("--listen", listen),
+            ("--database", database),
+        )
+        words = [word for name, value in options if value for word in (name, str(value))]
+        output.out().print(unit.unit(words), end="", soft_wrap=True)
+        return
+
+    def ready(started: service.Up) -> None:
+        output.note(f"the lab is up: {started.url}  (state in {where}; Ctrl-C ends it)")
+        if chosen.oidc is None:
+            output.note(f"log in by: {started.own_link()}")
+
+    service.up(where, chosen, say=output.note, ready=ready)
+    output.note("the lab is down")
+
+
+def down(folder: Folder = None, as_json: Json = False) -> None:
+    """End the lab's service on this machine.
+
+    evenkeel lab down
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab import folder as folders
+    from evenkeel.lab import place
+
+    where = (folder or place.default_folder()).absolute()
+    ended = folders.down(where)
+    if as_json:
+        output.emit_json({"folder": str(where), "ended": ended})
+    else:
+        output.out().print("the lab is down" if ended else f"no lab runs in {where}")
+
+
+def status(at: At = None, as_json: Json = False) -> None:
+    """Say whether the lab runs, for how long, and how it stands.
+
+    evenkeel lab status
+    """
+    from evenkeel.cli import output
+    from evenkeel.documents.quantity import format_duration
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        found = lab.get("/service")
+    if as_json:
+        output.emit_json(found)
+        return
+    rows = [
+        ("pages", found["url"]),
+        ("version", found["version"]),
+        ("database", found["database"]),
+        ("role", "active" if found["active"] else f"standby; active is {found['holder'] or 'nobody'}"),
+        ("up for", format_duration(found["up_ns"] // 10**9 * 10**9)),
+        ("runs", ", ".join(found["parts"]) or "pages only"),
+    ]
+    output.out().print(output.table(("", ""), rows))
+
+
+def open_(at: At = None, as_json: Json = False) -> None:
+    """Print a link that logs you in to the pages, in a browser; it is good once, for ten minutes.
+
+    evenkeel lab open
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        url = lab.get("/service")["url"]
+        link = url + lab.post("/login/link")["path"]
+    if as_json:
+        output.emit_json({"url": link})
+    else:
+        output.out().print(link, soft_wrap=True)

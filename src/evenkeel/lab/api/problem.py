@@ -1,0 +1,39 @@
+"""Errors as answers: ``application/problem+json``, from ours, from FastAPI's and from Starlette's."""
+
+from __future__ import annotations
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from evenkeel.errors import EvenkeelError, Where, WrongInput
+from evenkeel.lab.problem import OF_STATUS, body_of, status_of
+
+MEDIA = "application/problem+json"
+
+
+def response(error: EvenkeelError) -> JSONResponse:
+    status = status_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse(body_of(error), status, headers, media_type=MEDIA)
+
+
+def from_validation(error: RequestValidationError) -> WrongInput:
+    """What FastAPI found wrong with a request, as one of ours: the first, and the rest in ``others``."""
+    found = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        message = str(problem["msg"])
+        found.append(WrongInput(f"{place}: {message[:1].lower()}{message[1:]}", where=Where(place)))
+    first = found[0] if found else WrongInput("the request cannot be read")
+    if found[1:]:
+        first.others = tuple(found[1:])  # type: ignore[attr-defined]
+    return first
+
+
+def from_http(error: HTTPException) -> EvenkeelError:
+    """What Starlette refuses by itself: no such path, no such method."""
+    words = {404: "there is nothing at this address", 405: "this address does not take that method"}
+    made = OF_STATUS.get(error.status_code, EvenkeelError)(words.get(error.status_code, str(error.detail)))
+    made.http_status = error.status_code  # type: ignore[attr-defined]
+    return made

@@ -1,0 +1,876 @@
+"""Claims: who has which machine, and who waits for one.  The one table for people, steps and maintenance.
+
+A reservation *now* gets a machine at once, prepared before it is offered, or waits with a position and an estimate.
+One for *later* is booked: a machine is promised to it, and nothing else may overlap with that.  All decisions are made
+in the writer, one after the other, so two claims never hold one machine (and the database refuses it too).
+
+States: ``waiting`` (in the queue, or booked), ``preparing`` (a machine is checked for it), ``active``, ``ended``,
+``cancelled``.  What takes time (preparing a machine) happens elsewhere: :mod:`evenkeel.lab.keeper`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+
+from evenkeel.documents.base import Model
+from evenkeel.documents.quantity import Nanoseconds
+from evenkeel.errors import WrongInput
+from evenkeel.lab import credits, machines, people
+from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.limits import HOUR, Limits
+from evenkeel.lab.machines import Happened, Policy, policy_of
+from evenkeel.lab.paging import Page, key_of, page
+from evenkeel.lab.predicate import Predicate
+from evenkeel.lab.schema import claim, event, fact, machine, principal
+from evenkeel.lab.waiting import Place, Pool, Wish, forecast
+
+Kind = Literal["reservation", "step", "maintenance", "permanent"]
+State = Literal["waiting", "preparing", "active", "ended", "cancelled"]
+HELD = ("preparing", "active")
+OPEN = ("waiting", *HELD)
+#: What a step without a limit is taken to need of a machine, when somebody booked that.
+STEP_NS = HOUR
+FOREVER = (1 << 63) - 1
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class Claim(Model):
+    """``until_ns``: None while it waits, and for permanent ones.  ``fencing`` grows with every change of hands.
+
+    ``waits``: where a waiting claim stands, and when its turn comes.
+    """
+
+    id: int
+    kind: Kind
+    state: State
+    holder: str
+    team: str
+    predicate: str
+    machine: str | None
+    machine_id: str | None
+    step_id: int | None
+    reason: str
+    boot_source: dict[str, Any] | None
+    urgent: bool
+    requested_ns: int
+    not_before_ns: int
+    length_ns: int | None
+    until_ns: int | None
+    began_ns: int | None
+    ended_ns: int | None
+    end_cause: str
+    fencing: int
+    version: int
+    waits: Place | None = None
+
+
+class Request(Model):
+    """A machine for a person.  ``predicate``: a name, or what it must be like (docs/reference/lab-predicate.md)."""
+
+    predicate: Annotated[str, Field(max_length=4000)]
+    reason: Annotated[str, Field(min_length=1, max_length=2000, description="others see it while they wait")]
+    length_ns: Nanoseconds | None = Field(default=None, gt=0, description="the lab's usual one if left out")
+    not_before_ns: int | None = Field(default=None, ge=0, lt=FOREVER, description="now, if left out or past")
+    kind: Literal["reservation", "maintenance", "permanent"] = "reservation"
+    team: Annotated[str, Field(max_length=200)] = ""
+    boot_source: dict[str, Any] | None = Field(default=None, description="what to boot, for the machine's preparer")
+    urgent: bool = Field(default=False, description="before others, for a credit; without one it waits as any other")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A machine for a step.  ``fencing``: of this claim; whoever shows a smaller one for this machine is late."""
+
+    claim_id: int
+    machine_id: str
+    machine: str
+    fencing: int
+
+
+# -- for the queue: machines of steps ---------------------------------------------------------------------------------
+
+
+def take_for_step(
+    lab: Lab,
+    connection: Connection,
+    *,
+    step_id: int,
+    predicate: Predicate,
+    holder: str,
+    team: str = "",
+    reason: str = "",
+    length_ns: int | None = None,
+    machine_id: str | None = None,
+) -> Taken | None:
+    """Within a change: give a step a machine that fits, or None.  ``machine_id``: that one or none.
+
+    Of several the smallest (memory, then name), so that large ones remain for those that need them.  People who wait
+    come first: they were offered the machine when it became free.  The step is told its machine as it is: preparing
+    it is a step of its own, if wanted.
+    """
+    until = lab.now() + (STEP_NS if length_ns is None else length_ns)
+    for found in _free(connection, predicate, machine_id):
+        if policy_of(found).steps and not _overlaps(connection, found.id, lab.now(), until):
+            row = {
+                "kind": "step",
+                "state": "active",
+                "holder": holder,
+                "team": team,
+                "predicate": predicate.text,
+                "machine_id": found.id,
+                "step_id": step_id,
+                "reason": reason,
+                "requested_ns": lab.now(),
+                "not_before_ns": lab.now(),
+                "length_ns": length_ns,
+                "until_ns": until if length_ns is not None else None,
+                "began_ns": lab.now(),
+            }
+            claim_id = int(connection.execute(insert(claim).values(row)).inserted_primary_key[0])  # type: ignore[index]
+            fencing = _began(lab, connection, claim_id, found, step=step_id)
+            return Taken(claim_id, found.id, found.name, fencing)
+    return None
+
+
+def release_step(lab: Lab, connection: Connection, step_id: int, cause: str) -> list[str]:
+    """Within a change: give back all machines of a step; returns their ids.  Whoever waits gets them at once."""
+    held = select(claim).where(claim.c.step_id == step_id, claim.c.state.in_(HELD), claim.c.kind == "step")
+    rows = connection.execute(held).all()
+    for row in rows:
+        _end(lab, connection, row, "ended", cause, who="lab")
+    if rows:
+        offer(lab, connection)
+    return [row.machine_id for row in rows]
+
+
+def machines_for_step(connection: Connection, predicate: Predicate) -> list[str]:
+    """Names of the free machines that a step could have now, in the order in which they would be given."""
+    return [row.name for row in _free(connection, predicate) if policy_of(row).steps]
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
+    """Reserve a machine: now, later, or in turn.  Raises Forbidden, Conflict (booked, too many) and PredicateError."""
+    actor.need("reserve", "reserve machines")
+    limits = lab.settings.reservations
+    predicate = Predicate.parse(wanted.predicate)
+    if not wanted.reason.strip():
+        raise WrongInput("what is it for?", hint="give a reason: others see it while they wait")
+    if wanted.team and wanted.team not in actor.teams and not actor.may("anything"):
+        raise Forbidden(f"{actor.name} is not in team {wanted.team}", hint="reserve for yourself or a team of yours")
+
+    def change(connection: Connection) -> int:
+        rows = _matching(connection, predicate)
+        if not rows:
+            raise NotFound(f"no machine is {wanted.predicate!r}", hint=_nearest(connection, predicate))
+        length = _length(actor, wanted, limits, rows)
+        if wanted.kind == "reservation":
+            _need_few(connection, actor, limits)
+        start = max(wanted.not_before_ns or 0, lab.now())
+        if start - lab.now() > limits.ahead and not actor.may("anything"):
+            raise Conflict(f"that is more than {_days(limits.ahead)} ahead", hint="ask again when it is nearer")
+        usable = [row for row in rows if _allowed(connection, row, wanted, actor, length)]
+        if not usable:
+            raise _why_not_allowed(rows, actor, wanted)
+        row = {
+            "kind": wanted.kind,
+            "state": "waiting",
+            "holder": actor.name,
+            "team": wanted.team,
+            "predicate": wanted.predicate,
+            "reason": wanted.reason,
+            "boot_source": wanted.boot_source,
+            "requested_ns": lab.now(),
+            "not_before_ns": start,
+            "length_ns": length,
+        }
+        if start > lab.now():
+            row["machine_id"] = _book(connection, usable, start, length, predicate).id
+        claim_id = int(connection.execute(insert(claim).values(row)).inserted_primary_key[0])  # type: ignore[index]
+        told = {"predicate": wanted.predicate, "reason": wanted.reason, "claim_kind": wanted.kind, "start_ns": start}
+        lab.store.event(connection, actor.name, "claim.requested", "claim", claim_id, length_ns=length, **told)
+        if wanted.urgent and credits.spend(connection, lab, actor, "claim", claim_id, wanted.reason):
+            connection.execute(update(claim).where(claim.c.id == claim_id).values(urgent=True))
+        offer(lab, connection)
+        return claim_id
+
+    return _written(lab, change)
+
+
+def _length(actor: Actor, wanted: Request, limits: Limits, rows: Sequence[Row[Any]]) -> int | None:
+    """How long it may be, or None: for good.  Raises Forbidden."""
+    if wanted.kind in ("permanent", "maintenance"):
+        name = Predicate.parse(wanted.predicate).machine_name
+        if name is None:
+            raise WrongInput(f"a {wanted.kind} claim names one machine", hint="as in host1")
+        row = rows[0]
+        if not (actor.may("machines") or actor.owns(row.owner, row.team)):
+            raise Forbidden(
+                f"{row.name} belongs to {row.owner or row.team or 'nobody'}",
+                hint=f"only its owner can claim it {'for good' if wanted.kind == 'permanent' else 'for maintenance'}",
+            )
+        if wanted.kind == "permanent":
+            if wanted.length_ns is not None:
+                raise WrongInput("a permanent claim has no length", hint="leave the length out")
+            return None
+        return wanted.length_ns or limits.usual
+    length = wanted.length_ns or limits.usual
+    longest = max(_longest(policy_of(row), limits) for row in rows)
+    if length > longest and not actor.may("anything"):
+        raise Forbidden(
+            f"{_days(length)} is longer than {_days(longest)}, the longest reservation",
+            hint="extend it when it nears its end, or ask the machine's owner",
+        )
+    return length
+
+
+def _longest(policy: Policy, limits: Limits) -> int:
+    return limits.longest if policy.longest_ns is None else policy.longest_ns
+
+
+def _days(ns: int) -> str:
+    hours = ns / HOUR
+    return f"{hours / 24:.3g} days" if hours >= 48 else f"{hours:.3g} h"
+
+
+def _need_few(connection: Connection, actor: Actor, limits: Limits) -> None:
+    mine = and_(claim.c.holder == actor.name, claim.c.kind == "reservation", claim.c.state.in_(OPEN))
+    count = connection.scalar(select(func.count()).where(mine)) or 0
+    if count >= limits.most and not actor.may("anything"):
+        raise Conflict(
+            f"{actor.name} has {count} reservations, of {limits.most} at most", hint="release one that is not needed"
+        )
+
+
+def _allowed(
+    connection: Connection, row: Row[Any], wanted: Request | Row[Any], holder: Actor | str, length: int | None
+) -> bool:
+    """Whether the machine's owner lets this holder have it, for so long."""
+    policy = policy_of(row)
+    if isinstance(holder, Actor):
+        name, teams, all_powerful = holder.name, holder.teams, holder.may("anything")
+    else:
+        name, all_powerful = holder, False
+        known = connection.execute(select(principal).where(principal.c.name == holder)).first()
+        teams = frozenset(known.teams if known is not None else ())
+        all_powerful = known is not None and "admin" in known.roles
+    teams = teams | {wanted.team} - {""}
+    if all_powerful or name == row.owner or (row.team and row.team in teams):
+        return True
+    if (policy.users or policy.teams) and name not in policy.users and not teams & set(policy.teams):
+        return False
+    return policy.longest_ns is None or length is None or length <= policy.longest_ns
+
+
+def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) -> Forbidden:
+    owners = sorted({row.owner or row.team for row in rows} - {""})
+    names = ", ".join(row.name for row in rows[:3]) + (" ..." if len(rows) > 3 else "")
+    return Forbidden(
+        f"{actor.name} may not reserve {names} for so long"
+        if wanted.length_ns
+        else f"{actor.name} may not reserve {names}",
+        hint=f"ask {', '.join(owners)}" if owners else "ask an admin of the lab",
+    )
+
+
+def _nearest(connection: Connection, predicate: Predicate) -> str:
+    """Which term of a search finds nothing by itself."""
+    for term in predicate.terms():
+        alone = select(func.count()).select_from(machine).where(term.where(), machine.c.state != "retired")
+        if not connection.scalar(alone):
+            return f"{term.shown} alone finds none"
+    return "each term alone finds some, but none is all of it"
+
+
+# -- which machine ----------------------------------------------------------------------------------------------------
+
+
+def _matching(connection: Connection, predicate: Predicate, *conditions: Any) -> Sequence[Row[Any]]:
+    """Rows of machines that fit, the smallest first; retired ones never."""
+    size = fact.alias()
+    memory = and_(size.c.machine_id == machine.c.id, size.c.key == "mem")
+    return connection.execute(
+        select(machine)
+        .select_from(machine.outerjoin(size, memory))
+        .where(predicate.where(), machine.c.state != "retired", *conditions)
+        .order_by(func.coalesce(size.c.num, 0), machine.c.name)
+    ).all()
+
+
+def _free(connection: Connection, predicate: Predicate, machine_id: str | None = None) -> Sequence[Row[Any]]:
+    """Machines that are ready and that nobody holds."""
+    held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
+    conditions = [machine.c.state == "ready", machine.c.id.not_in(held)]
+    if machine_id is not None:
+        conditions.append(machine.c.id == machine_id)
+    return _matching(connection, predicate, *conditions)
+
+
+def _overlaps(
+    connection: Connection, machine_id: str, start: int, end: int | None, but: int | None = None
+) -> Row[Any] | None:
+    """The first claim that holds or booked the machine within ``[start, end)``; ``end`` None: for good."""
+    begin = func.coalesce(claim.c.began_ns, claim.c.not_before_ns)
+    until = func.coalesce(claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, FOREVER)
+    within = [claim.c.machine_id == machine_id, claim.c.state.in_(OPEN), until > start]
+    if end is not None:
+        within.append(or_(begin < end, claim.c.state.in_(HELD)))
+    if but is not None:
+        within.append(claim.c.id != but)
+    return connection.execute(select(claim).where(*within).order_by(begin).limit(1)).first()
+
+
+def _book(
+    connection: Connection, rows: Sequence[Row[Any]], start: int, length: int | None, predicate: Predicate
+) -> Row[Any]:
+    """A machine that nobody has or booked then.  Raises Conflict that tells who does, and until when."""
+    end = None if length is None else start + length
+    sound = [row for row in rows if row.state not in ("broken", "off")] or list(rows)
+    first: Row[Any] | None = None
+    for row in sound:
+        taken = _overlaps(connection, row.id, start, end)
+        if taken is None:
+            return row
+        first = first or taken
+    assert first is not None
+    from evenkeel.lab.words import moment
+
+    free = min((at for row in sound if (at := _free_from(connection, row.id, start, length)) is not None), default=None)
+    what = f"{sound[0].name} is" if len(sound) == 1 else f"all {len(sound)} machines that fit are"
+    raise Conflict(
+        f"{what} taken then; {sound[0].name} by {first.holder} ({first.reason})",
+        hint=f"free for so long from {moment(free)} UTC" if free is not None else "nothing is free later either",
+    )
+
+
+def _free_from(connection: Connection, machine_id: str, start: int, length: int | None) -> int | None:
+    """When the machine is next free for so long, as far as it is known now."""
+    at = start
+    while (taken := _overlaps(connection, machine_id, at, None if length is None else at + length)) is not None:
+        until = _until(taken)
+        if until is None:
+            return None
+        at = max(until, at + 1)
+    return at
+
+
+def _until(row: Any) -> int | None:
+    if row.until_ns is not None:
+        return int(row.until_ns)
+    return None if row.length_ns is None else int(row.not_before_ns + row.length_ns)
+
+
+# -- giving -----------------------------------------------------------------------------------------------------------
+
+
+def offer(lab: Lab, connection: Connection) -> int:
+    """Within a change: give free machines to those who wait, in their order.  Returns how many got one.
+
+    A claim that finds nothing does not keep those behind it from what they can use.
+    """
+    given = 0
+    nothing: set[tuple[Any, ...]] = set()
+    some_free: bool | None = None
+    for row in _queue(connection, lab.now()):
+        if some_free is None:
+            some_free = bool(_free(connection, Predicate.parse("")))
+        if not some_free and row.kind != "maintenance" and row.machine_id is None:
+            continue
+        signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns)
+        if signature in nothing:
+            continue
+        if _offer_one(lab, connection, row):
+            given += 1
+            some_free = None
+        else:
+            nothing.add(signature)
+    return given
+
+
+def _queue(connection: Connection, now: int) -> Sequence[Row[Any]]:
+    """Waiting claims whose time has come, in the order in which they are served."""
+    return connection.execute(
+        select(claim)
+        .where(claim.c.state == "waiting", claim.c.not_before_ns <= now)
+        .order_by(claim.c.urgent.desc(), claim.c.requested_ns, claim.c.id)
+    ).all()
+
+
+def _offer_one(lab: Lab, connection: Connection, row: Row[Any]) -> bool:
+    predicate = Predicate.parse(row.predicate)
+    booked = row.machine_id is not None
+    now = lab.now()
+    until = None if row.length_ns is None else (row.not_before_ns if booked else now) + row.length_ns
+    if booked and until is not None and until <= now:
+        _end(lab, connection, row, "cancelled", "its time went by before the machine could be given", who="lab")
+        return False
+    for found in _candidates(connection, predicate, row):
+        if _allowed(connection, found, row, row.holder, row.length_ns) and not _overlaps(
+            connection, found.id, now, until, but=row.id
+        ):
+            _give(lab, connection, row, found, until)
+            return True
+    return False
+
+
+def _candidates(connection: Connection, predicate: Predicate, row: Row[Any]) -> Sequence[Row[Any]]:
+    if row.kind == "maintenance":
+        # What is broken is what needs it.
+        held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
+        return _matching(connection, predicate, machine.c.id.not_in(held))
+    found = list(_free(connection, predicate))
+    # The machine that was promised first; another one when that is not fit to be given.
+    return sorted(found, key=lambda one: one.id != row.machine_id)
+
+
+def _give(lab: Lab, connection: Connection, row: Row[Any], found: Row[Any], until: int | None) -> None:
+    method = how_prepared(connection, found)
+    if row.kind != "reservation" or method == "none":
+        new = {"state": "active", "machine_id": found.id, "began_ns": lab.now(), "until_ns": until}
+        connection.execute(update(claim).where(claim.c.id == row.id).values(new))
+        _began(lab, connection, row.id, found)
+        return
+    new = {"state": "preparing", "machine_id": found.id, "until_ns": until, "version": claim.c.version + 1}
+    seq = lab.store.event(
+        connection, "lab", "claim.preparing", "claim", row.id, machine=found.name, holder=row.holder, method=method
+    )
+    connection.execute(update(claim).where(claim.c.id == row.id).values({**new, "fencing": seq}))
+    machines.set_state(lab, connection, "lab", found.id, "ready")  # which is: preparing
+
+
+def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "none"]:
+    """What is done with a machine before it is offered: as its owner says, else the most that the lab can do."""
+    address = machines.address_of(connection, row.id)
+    if address is None:
+        return "none"
+    return policy_of(row).prepare or ("full" if address.startswith("virtual:") else "check")
+
+
+def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **told: Any) -> int:
+    """The claim is active from now on: its event, whose number is the fencing number, and the machine's state."""
+    row = connection.execute(select(claim).where(claim.c.id == claim_id)).one()
+    seq = lab.store.event(
+        connection,
+        "lab",
+        "claim.began",
+        "claim",
+        claim_id,
+        machine=found.name,
+        machine_id=found.id,
+        holder=row.holder,
+        until_ns=row.until_ns,
+        **told,
+    )
+    connection.execute(update(claim).where(claim.c.id == claim_id).values(fencing=seq, version=claim.c.version + 1))
+    if found.state in ("ready", "preparing", "claimed"):
+        machines.set_state(lab, connection, "lab", found.id, "ready")  # which is: claimed
+    return seq
+
+
+def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, who: str) -> None:
+    new = {"state": state, "ended_ns": lab.now(), "end_cause": cause, "version": row.version + 1}
+    if state == "cancelled" and row.state == "waiting":
+        new["machine_id"] = None
+    connection.execute(update(claim).where(claim.c.id == row.id).values(new))
+    if state == "cancelled" and row.urgent:
+        credits.refund(connection, lab, SERVICE, "claim", row.id)
+    told = {"machine_id": row.machine_id, "holder": row.holder, "cause": cause}
+    lab.store.event(connection, who, f"claim.{state}", "claim", row.id, **told)
+    if row.state in HELD and row.machine_id:
+        now = connection.scalar(select(machine.c.state).where(machine.c.id == row.machine_id))
+        if now in ("claimed", "preparing"):
+            machines.set_state(lab, connection, "lab", row.machine_id, "ready")
+
+
+# -- while it is prepared: called by the keeper -----------------------------------------------------------------------
+
+
+def preparing(connection: Connection) -> Sequence[Row[Any]]:
+    """Claims whose machine is being prepared."""
+    return connection.execute(select(claim).where(claim.c.state == "preparing").order_by(claim.c.id)).all()
+
+
+def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State | None:
+    """A machine was prepared for a claim, or why not.  Returns the claim's state; None: it is no longer about this.
+
+    A machine that failed is suspect, with its reason, and the next one is tried at once.
+    """
+
+    def change(connection: Connection) -> State | None:
+        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+        if row is None or row.state != "preparing" or row.fencing != fencing:
+            return None
+        found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).one()
+        if failed is None and found.state == "preparing":
+            booked = row.not_before_ns > row.requested_ns
+            until = row.until_ns
+            if row.length_ns is not None and not booked:
+                until = lab.now() + row.length_ns
+                after = _overlaps(connection, found.id, lab.now(), until, but=row.id)
+                until = min(until, after.not_before_ns) if after is not None else until
+            new = {"state": "active", "began_ns": lab.now(), "until_ns": until}
+            connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
+            _began(lab, connection, claim_id, found)
+            return "active"
+        reason = failed or f"it became {found.state} while it was prepared: {found.state_reason}"
+        new = {"state": "waiting", "until_ns": None, "machine_id": None, "version": row.version + 1}
+        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
+        lab.store.event(
+            connection, "lab", "claim.next", "claim", claim_id, machine=found.name, holder=row.holder, reason=reason
+        )
+        if failed is not None:
+            machines.set_state(lab, connection, "lab", found.id, "suspect", f"was prepared for {row.holder}: {failed}")
+        offer(lab, connection)
+        return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
+
+    return lab.store.write(change)
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+def tick(lab: Lab) -> int | None:
+    """End what is over, begin what was booked, offer what is free, remind.  Returns when it is next needed, or None."""
+    limits = lab.settings.reservations
+
+    def change(connection: Connection) -> int | None:
+        now = lab.now()
+        over = and_(claim.c.state.in_(HELD), claim.c.until_ns <= now, claim.c.kind != "step")
+        for row in connection.execute(select(claim).where(over)).all():
+            _end(lab, connection, row, "ended", "its time is over", who="lab")
+        offer(lab, connection)
+        _remind(lab, connection, limits)
+        return _next(connection, now, limits)
+
+    return lab.store.write(change)
+
+
+def _remind(lab: Lab, connection: Connection, limits: Limits) -> None:
+    now = lab.now()
+    active = select(claim).where(claim.c.state == "active", claim.c.kind.in_(("reservation", "permanent")))
+    waiting = [row for row in _queue(connection, now) if now - row.requested_ns >= limits.waited]
+    wanted = {row.id: _ids(connection, Predicate.parse(row.predicate)) for row in waiting}
+    for row in connection.execute(active).all():
+        told: dict[str, Any] | None = None
+        at = _remind_at(row, limits)
+        if at is not None and at <= now and (row.reminded_ns is None or row.reminded_ns < at):
+            told = {"kind": "claim.ends-soon", "until_ns": row.until_ns}
+        elif now - row.began_ns >= limits.unused_after and now - (row.reminded_ns or 0) >= limits.ask_again:
+            waits = [one.holder for one in waiting if row.machine_id in wanted[one.id] and one.holder != row.holder]
+            if waits:
+                told = {"kind": "claim.wanted", "waits": sorted(set(waits))}
+        if told:
+            kind = told.pop("kind")
+            connection.execute(update(claim).where(claim.c.id == row.id).values(reminded_ns=now))
+            name = connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
+            lab.store.event(connection, "lab", kind, "claim", row.id, to=row.holder, machine=name, **told)
+
+
+def _remind_at(row: Any, limits: Limits) -> int | None:
+    if row.until_ns is None:
+        return None
+    return int(row.until_ns - min(limits.remind, (row.until_ns - row.began_ns) // 4))
+
+
+def _next(connection: Connection, now: int, limits: Limits) -> int | None:
+    """When something is due by itself."""
+    due = []
+    for row in connection.execute(select(claim).where(claim.c.state.in_(OPEN))):
+        if row.state == "waiting":
+            due += [row.not_before_ns, row.requested_ns + limits.waited]
+        elif row.kind != "step" and row.until_ns is not None:
+            due.append(row.until_ns)
+            if row.state == "active" and (at := _remind_at(row, limits)) is not None:
+                due.append(at)
+        if row.state == "active" and row.began_ns is not None:
+            due += [row.began_ns + limits.unused_after, (row.reminded_ns or 0) + limits.ask_again]
+    return min((at for at in due if at > now), default=None)
+
+
+def _ids(connection: Connection, predicate: Predicate) -> frozenset[str]:
+    return frozenset(connection.scalars(select(machine.c.id).where(predicate.where())))
+
+
+# -- changing ---------------------------------------------------------------------------------------------------------
+
+
+def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | None = None) -> Claim:
+    """Raises Conflict when somebody waits for the machine or booked it, Forbidden beyond the longest."""
+    limits = lab.settings.reservations
+
+    def change(connection: Connection) -> int:
+        row, found = _mine(connection, actor, claim_id, version)
+        if row.state != "active" or row.until_ns is None or found is None:
+            what = "has no end" if row.state == "active" else f"is {row.state}"
+            raise Conflict(f"reservation {claim_id} {what}", hint="only what ends can be extended")
+        if by_ns <= 0:
+            raise WrongInput("extend it by how long?", hint="as in 4h")
+        until = row.until_ns + by_ns
+        longest = _longest(policy_of(found), limits)
+        boss = actor.may("anything") or actor.owns(found.owner, found.team)
+        if until - row.began_ns > longest and not boss:
+            raise Forbidden(
+                f"that would make {_days(until - row.began_ns)}, the longest is {_days(longest)}",
+                hint=f"ask {found.owner or found.team or 'an admin of the lab'}",
+            )
+        taken = _overlaps(connection, found.id, row.until_ns, until, but=row.id)
+        if taken is not None:
+            raise Conflict(f"{found.name} is booked by {taken.holder} then ({taken.reason})", hint="extend it by less")
+        waits = [
+            one.holder
+            for one in _queue(connection, lab.now())
+            if one.holder != row.holder and found.id in _ids(connection, Predicate.parse(one.predicate))
+        ]
+        if waits and not boss:
+            raise Conflict(
+                f"{', '.join(sorted(set(waits)))} {'waits' if len(set(waits)) == 1 else 'wait'} for {found.name}",
+                hint="talk to each other, or let it end and get in line",
+            )
+        new = {"until_ns": until, "version": row.version + 1, "reminded_ns": None}
+        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
+        lab.store.event(connection, actor.name, "claim.extended", "claim", claim_id, until_ns=until, by_ns=by_ns)
+        return claim_id
+
+    return _written(lab, change)
+
+
+def release(lab: Lab, actor: Actor, claim_id: int, reason: str = "", version: int | None = None) -> Claim:
+    """Give a machine back, or stop waiting.  The machine's owner may take it back too, with a reason."""
+
+    def change(connection: Connection) -> int:
+        row, _ = _mine(connection, actor, claim_id, version, owner_too=True)
+        if row.state not in OPEN:
+            raise Conflict(f"reservation {claim_id} is {row.state} already")
+        if row.kind == "step":
+            raise Conflict("a step has it", hint="cancel the step")
+        if not actor.owns(row.holder, row.team) and not reason.strip():
+            raise WrongInput(f"it is {row.holder}'s; why is it taken away?", hint="give a reason, which they will read")
+        state = "ended" if row.state == "active" else "cancelled"
+        cause = reason.strip() or ("given back" if state == "ended" else "no longer wanted")
+        _end(lab, connection, row, state, cause, who=actor.name)
+        offer(lab, connection)
+        return claim_id
+
+    return _written(lab, change)
+
+
+def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | None = None) -> Claim:
+    """Give a reservation to somebody else, with what is left of it."""
+
+    def change(connection: Connection) -> int:
+        row, found = _mine(connection, actor, claim_id, version)
+        if row.state not in OPEN or row.kind == "step":
+            raise Conflict(f"reservation {claim_id} is {row.state if row.kind != 'step' else 'of a step'}")
+        known = connection.execute(select(principal.c.name).where(principal.c.name == to)).first()
+        if known is None and not people.is_local(to):
+            raise NotFound(f"nobody here is called {to!r}", hint="people are known after their first log-in")
+        if found is not None and not _allowed(connection, found, row, to, row.length_ns):
+            raise Forbidden(f"{to} may not have {found.name}", hint=f"ask {found.owner or found.team}")
+        new = {"holder": to, "team": "", "version": row.version + 1, "reminded_ns": None}
+        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
+        lab.store.event(connection, actor.name, "claim.handed-over", "claim", claim_id, old=row.holder, to=to)
+        return claim_id
+
+    return _written(lab, change)
+
+
+def _mine(
+    connection: Connection, actor: Actor, claim_id: int, version: int | None, *, owner_too: bool = False
+) -> tuple[Row[Any], Row[Any] | None]:
+    """The claim and its machine.  Raises NotFound, Forbidden and Stale."""
+    actor.need("reserve", "change reservations")
+    row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+    if row is None:
+        raise NotFound(f"there is no reservation {claim_id}", hint="`evenkeel lab waiting` lists them")
+    found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).first()
+    owns = owner_too and found is not None and (actor.may("machines") or actor.owns(found.owner, found.team))
+    if not owns:
+        actor.need_own(f"reservation {claim_id}", row.holder, row.team)
+    need_version(f"reservation {claim_id}", version, row.version)
+    return row, found
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def get(lab: Lab, actor: Actor, claim_id: int) -> Claim:
+    actor.need("read", "see reservations")
+    with lab.store.read() as connection:
+        return _one(lab, connection, claim_id)
+
+
+def _written(lab: Lab, change: Callable[[Connection], int]) -> Claim:
+    """What a claim is after a change.  Read afterwards: positions of all who wait are not the writer's work."""
+    claim_id = lab.store.write(change)
+    with lab.store.read() as connection:
+        return _one(lab, connection, claim_id)
+
+
+def _one(lab: Lab, connection: Connection, claim_id: int) -> Claim:
+    row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+    if row is None:
+        raise NotFound(f"there is no reservation {claim_id}")
+    return _models(lab, connection, [row])[0]
+
+
+def listing(
+    lab: Lab,
+    actor: Actor,
+    *,
+    state: State | Literal["open", "held"] | None = "open",
+    holder: str | None = None,
+    kind: Kind | None = None,
+    of_machine: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page[Claim]:
+    """Newest first.  ``state``: one, ``open`` (waiting, preparing, active), ``held``, or None for all."""
+    actor.need("read", "see reservations")
+    seen = key_of(after, int)
+    wanted: list[Any] = []
+    if state:
+        states: Collection[str] = {"open": OPEN, "held": HELD}.get(state, (state,))
+        wanted.append(claim.c.state.in_(states))
+    if holder:
+        wanted.append(claim.c.holder == holder)
+    if kind:
+        wanted.append(claim.c.kind == kind)
+    if seen:
+        wanted.append(claim.c.id < seen[0])
+    with lab.store.read() as connection:
+        if of_machine:
+            wanted.append(claim.c.machine_id == machines.find(connection, of_machine).id)
+        rows = connection.execute(select(claim).where(*wanted).order_by(claim.c.id.desc()).limit(limit + 1)).all()
+        return page(_models(lab, connection, rows), limit, lambda one: (one.id,))
+
+
+def history(lab: Lab, actor: Actor, claim_id: int) -> list[Happened]:
+    """What happened to a reservation, the newest first."""
+    actor.need("read", "see reservations")
+    of_claim = and_(event.c.object == "claim", event.c.object_id == str(claim_id))
+    with lab.store.read() as connection:
+        rows = connection.execute(select(event).where(of_claim).order_by(event.c.seq.desc()).limit(50)).all()
+    return [Happened(seq=r.seq, at_ns=r.at_ns, actor=r.actor, type=r.type, data=r.data) for r in rows]
+
+
+def waiting(lab: Lab, actor: Actor) -> list[Claim]:
+    """Who waits for a machine, in the order in which they are served, with position and estimate."""
+    actor.need("read", "see reservations")
+    with lab.store.read() as connection:
+        return _models(lab, connection, _queue(connection, lab.now()))
+
+
+def _models(lab: Lab, connection: Connection, rows: Iterable[Row[Any]]) -> list[Claim]:
+    rows = list(rows)
+    ids = {row.machine_id for row in rows if row.machine_id}
+    names = machines.names(connection, ids) if ids else {}
+    places = _places(lab, connection) if any(row.state == "waiting" for row in rows) else {}
+    return [
+        Claim(
+            **{name: getattr(row, name) for name in Claim.model_fields if name not in ("machine", "waits")},
+            machine=names.get(row.machine_id),
+            waits=places.get(row.id) if row.state == "waiting" else None,
+        )
+        for row in rows
+    ]
+
+
+def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
+    """Where each waiting claim stands: see :mod:`evenkeel.lab.waiting`."""
+    now = lab.now()
+    matching: dict[str, frozenset[str]] = {}
+    wishes = []
+    rows = list(_queue(connection, now))
+    later = select(claim).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
+    booked = connection.execute(later.order_by(claim.c.not_before_ns)).all()
+    for row in rows:
+        if row.predicate not in matching:
+            matching[row.predicate] = _ids(connection, Predicate.parse(row.predicate))
+        wishes.append(Wish(row.id, row.holder, row.length_ns, matching[row.predicate]))
+    holding = connection.execute(select(claim).where(claim.c.state.in_(HELD))).all()
+    pool = Pool(
+        now=now,
+        machines={
+            row.id: (row.name, row.state, row.state_reason)
+            for row in connection.execute(select(machine).where(machine.c.state != "retired"))
+        },
+        held={row.machine_id: (row.holder, row.began_ns or now, _until(row)) for row in holding},
+        booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row)) for row in booked if row.machine_id],
+        used=_used(connection),
+    )
+    places = forecast(wishes, pool)
+    for row in booked:
+        places[row.id] = Place(position=0, likely_ns=row.not_before_ns, at_latest_ns=row.not_before_ns, why=())
+    return places
+
+
+def _used(connection: Connection) -> list[float]:
+    """Which part of its time each of the latest reservations was really kept."""
+    ended = select(claim.c.began_ns, claim.c.ended_ns, claim.c.length_ns).where(
+        claim.c.kind == "reservation", claim.c.state == "ended", claim.c.length_ns > 0, claim.c.began_ns.is_not(None)
+    )
+    rows = connection.execute(ended.order_by(claim.c.id.desc()).limit(200)).all()
+    return [min(1.0, (row.ended_ns - row.began_ns) / row.length_ns) for row in rows]
+
+
+# -- calendar ---------------------------------------------------------------------------------------------------------
+
+
+class Span(Model):
+    """One claim in the calendar; ``end_ns`` None: without end."""
+
+    claim_id: int
+    kind: Kind
+    state: State
+    holder: str
+    reason: str
+    start_ns: int
+    end_ns: int | None
+
+
+class Lane(Model):
+    """A machine and what is in its calendar, in order."""
+
+    machine: str
+    state: str
+    spans: tuple[Span, ...]
+
+
+def calendar(
+    lab: Lab, actor: Actor, predicate: str = "", start_ns: int | None = None, end_ns: int | None = None
+) -> list[Lane]:
+    """All claims that touch ``[start, end)`` (two weeks from now), by machine; machines by name."""
+    actor.need("read", "see reservations")
+    wanted = Predicate.parse(predicate)
+    start = lab.now() if start_ns is None else start_ns
+    end = start + 14 * 24 * HOUR if end_ns is None else end_ns
+    begin = func.coalesce(claim.c.began_ns, claim.c.not_before_ns)
+    until = func.coalesce(claim.c.ended_ns, claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, FOREVER)
+    with lab.store.read() as connection:
+        rows = connection.execute(
+            select(machine.c.id, machine.c.name, machine.c.state)
+            .where(wanted.where(), machine.c.state != "retired")
+            .order_by(machine.c.name)
+        ).all()
+        inside = [claim.c.machine_id.is_not(None), claim.c.state != "cancelled", begin < end, until > start]
+        found: dict[str, list[Span]] = {}
+        for row in connection.execute(select(claim).where(*inside).order_by(begin)):
+            span = Span(
+                claim_id=row.id,
+                kind=row.kind,
+                state=row.state,
+                holder=row.holder,
+                reason=row.reason,
+                start_ns=row.began_ns or row.not_before_ns,
+                end_ns=row.ended_ns or _until(row),
+            )
+            found.setdefault(row.machine_id, []).append(span)
+    return [Lane(machine=row.name, state=row.state, spans=tuple(found.get(row.id, ()))) for row in rows]

@@ -1,0 +1,818 @@
+"""The one dispatcher of a lab: gives ready steps to agents, and notes what came of them.
+
+No lock over all and no rounds: a freed slot takes its best step at once, and a step that hangs holds its own slot and
+nothing else.  All state is in the database; what is kept in memory is an index of it, read anew at start.  Work goes
+in turns (:meth:`Dispatcher.turn`): hear what came in, choose, write everything in one change, and only after the commit
+tell agents.  So whatever dies when, no agent runs what the lab does not know of, and nothing acknowledged is lost.
+
+Other modules never call in to change something: they write to the database with an event, and the dispatcher reads the
+event log.  It owns the tables ``attempt``, ``agent`` and ``idle``, and the states of steps from ready on.  Which step
+goes next is :mod:`evenkeel.lab.order`'s to say, which machine fits :mod:`evenkeel.lab.claims`'.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy.exc import OperationalError
+
+from evenkeel.documents.result import Result
+from evenkeel.lab import artifacts, durations, protocol, schema
+from evenkeel.lab.idle import IdleMeter
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.leftovers import end_attempt
+from evenkeel.lab.live import Agent, Link, Node, Run, Sub
+from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
+from evenkeel.lab.predicate import Predicate
+from evenkeel.lab.step import holds
+from evenkeel.lab.step_machines import StepMachines
+from evenkeel.lab.turn import Outcome, Turn, messages, write
+
+log = logging.getLogger("evenkeel.lab")
+
+#: Events of others that change what the dispatcher holds in memory.
+SUBMISSION_EVENTS = frozenset(
+    {"submission.submitted", "submission.cancelled", "submission.urgent", "step.cancelled", "step.retried"}
+)
+AGENT_EVENTS = frozenset({"agent.drained", "agent.resumed"})
+#: A step whose agents were lost so often may be what kills them.
+LOST_AT_MOST = 5
+#: After a stop the agent has so long to end the step before its slot counts as lost.
+STOP_GRACE_NS = 60 * 10**9
+#: After a commit that failed (a full disk) nothing is tried for so long.
+PAUSE_NS = 10**9
+#: A step that its agent does not end after so many words is given up, and the agent gets nothing more.
+_STOPS = 3
+#: An agent ends its steps itself when it has lost its lease; the lab waits a little longer than that.
+_LEASE_MARGIN_NS = 15 * 10**9
+#: The agent keeps the time limit too, and should be first.
+_AGENT_FIRST_NS = 5 * 10**9
+_OVER = frozenset({"passed", "failed", "cancelled", "skipped"})
+
+
+class Dispatcher:
+    """``machines``: the pool; without one, steps that want a machine wait for ever and say so.
+
+    Not thread-safe but for :meth:`hear`: everything else runs where :meth:`turn` runs (lab.dispatching).
+    """
+
+    def __init__(self, lab: Lab, *, weights: Mapping[str, float] | None = None) -> None:
+        self.lab = lab
+        self.weights = lab.settings.shares if weights is None else weights
+        self.meter = IdleMeter()
+        self.wake: Callable[[], None] = lambda: None
+        self.agents: dict[str, Agent] = {}
+        self._inbox: deque[tuple[Link, protocol.FromAgent | None]] = deque()
+        self._owner: dict[Link, Agent] = {}
+        self._next_attempt = 1
+        self._paused_until_ns = 0
+        self._pause_ns = PAUSE_NS
+        self._loaded = False
+        self._clear()
+
+    def _clear(self) -> None:
+        """All that is read from the database, but for agents."""
+        self.ready = Ready(Shares(weights=self.weights))
+        self.durations = durations.Durations()
+        self.machines = StepMachines(self.lab)
+        self.subs: dict[int, Sub] = {}
+        self.nodes: dict[int, Node] = {}
+        self.runs: dict[int, Run] = {}
+        self._deadlines: list[tuple[int, int]] = []
+        self._seq = 0
+        # Groups that are known here, and bits of those that want no machine.
+        self._groups_known = 0
+        self._wants: list[Predicate] = []  # of an agent, by group
+        self._plain = 0
+        # What may have changed or become possible since the last turn.
+        self._fresh_subs: list[Sub] = []
+        self._fresh_groups = 0
+        self._fresh_agents: set[str] = set()
+        self._fresh_machines = self._fresh_facts = True
+
+    # -- what comes in --------------------------------------------------------------------------------------------
+
+    def hear(self, link: Link, message: protocol.FromAgent | None) -> None:
+        """From any thread.  None: the connection has ended."""
+        self._inbox.append((link, message))
+        self.wake()
+
+    def owns(self, link: Link, attempt: int) -> bool:
+        """Whether this attempt runs on the agent at the other end."""
+        agent = self._owner.get(link)
+        return agent is not None and attempt in agent.runs
+
+    # -- a turn ---------------------------------------------------------------------------------------------------
+
+    def turn(self) -> bool:
+        """One turn, waiting for the disk.  False when there was nothing to do."""
+        began = self.begin()
+        if began is None:
+            return False
+        turn, future = began
+        self.finish(turn, future)
+        return True
+
+    def begin(self) -> tuple[Turn, Future[Outcome]] | None:
+        """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
+        now = self.lab.now()
+        if now < self._paused_until_ns:
+            return None
+        try:
+            if not self._loaded:
+                self._load()
+            turn = Turn()
+            self._read_events(turn)
+            self._settle(turn, now)
+            self._hear_all(turn, now)
+            self._watch_time(turn, now)
+            self._choose(turn, now)
+            self._measure_idle(turn, now)
+        except OperationalError as error:  # reading fails too when the disk does
+            self._pause(error)
+            return None
+        if turn.empty():
+            return None
+        return turn, self.lab.store.write_soon(lambda connection: write(connection, self.lab, turn))
+
+    def finish(self, turn: Turn, future: Future[Outcome]) -> None:
+        """After the commit (``future`` is waited for): tell agents.  After a failed one: forget, read anew."""
+        try:
+            outcome = future.result()
+        except Exception as error:  # noqa: BLE001  a full disk, a lost server, a row that no longer fits: all the same
+            for link, message in reversed(turn.end_messages):
+                self._inbox.appendleft((link, message))
+            self._pause(error)
+            return
+        self._pause_ns = PAUSE_NS
+        for link, said in turn.say:
+            link.send(said)
+        for run, start in outcome:
+            if start is None:
+                self._take_back(run)
+                continue
+            agent = self.agents[run.agent]
+            if agent.link is not None and run.id in agent.runs:
+                agent.link.send(start)
+
+    def _pause(self, error: Exception) -> None:
+        log.error("the dispatcher could not write, tries again in %.0f s: %s", self._pause_ns / 1e9, error)
+        self._paused_until_ns = self.lab.now() + self._pause_ns
+        self._pause_ns = min(2 * self._pause_ns, 10 * PAUSE_NS)
+        self._loaded = False
+
+    def _take_back(self, run: Run) -> None:
+        """The start was not written: the step was cancelled meanwhile, or its machine is somebody else's."""
+        self.runs.pop(run.id, None)
+        agent = self.agents[run.agent]
+        agent.runs.pop(run.id, None)
+        self._fresh_agents.add(agent.name)
+        self.ready.charge(run.node.sub.person, run.node.sub.team, -run.expected_ns, run.started_ns)
+        run.node.run = None
+        self._fresh_machines = True
+        with self.lab.store.read() as connection:
+            self._load_submissions(connection, [run.node.sub.id])
+
+    # -- hearing --------------------------------------------------------------------------------------------------
+
+    def _hear_all(self, turn: Turn, now: int) -> None:
+        while self._inbox:
+            link, message = self._inbox.popleft()
+            if message is None:
+                self._closed(link, now)
+            elif isinstance(message, protocol.Hello):
+                self._hello(turn, link, message, now)
+            elif (agent := self._owner.get(link)) is not None:
+                agent.seen_ns = now
+                if isinstance(message, protocol.Ended):
+                    self._ended(turn, agent, link, message, now)
+                elif isinstance(message, protocol.Beat):
+                    link.send(protocol.Alive())
+                elif isinstance(message, protocol.Bye):
+                    self._bye(turn, agent, link, now)
+            else:
+                link.close()
+
+    def _hello(self, turn: Turn, link: Link, hello: protocol.Hello, now: int) -> None:
+        agent = self.agents.get(hello.name)
+        if agent is not None and agent.identity != hello.identity:
+            if agent.link is not None or (agent.lost_ns is not None and agent.runs):
+                why = f"another agent is called {hello.name}"
+                turn.say.append((link, protocol.Refused(why=why, again=True)))
+                return
+            agent = None
+        if agent is None:
+            known = self.agents.get(hello.name)
+            state, fencing = (known.state, known.fencing) if known else ("online", 0)
+            agent = Agent(hello.name, hello.identity, "", 0, {}, state, fencing, now)
+            self.agents[hello.name] = agent
+        if agent.link is not None and agent.link is not link:
+            self._owner.pop(agent.link, None)
+            agent.link.close()
+        agent.kind, agent.slots, agent.labels = hello.kind, hello.slots, _labels(hello)
+        agent.local, agent.link, agent.lost_ns, agent.seen_ns = link.local, link, None, now
+        agent.fencing += 1
+        agent.state = agent.state if agent.state == "drained" else "online"
+        agent.mask = agent.groups_seen = 0
+        self._owner[link] = agent
+        self._fit(agent)
+        self._fresh_agents.add(agent.name)
+        turn.agents.append(self._agent_row(agent, now))
+        turn.tell("agent.hello", "agent", agent.name, slots=agent.slots, running=len(hello.running))
+        there = {*hello.running, *hello.finished}
+        stop = tuple(number for number in hello.running if number not in agent.runs)
+        sizes = {number: self.lab.logs.size(number) for number in there if number in agent.runs}
+        turn.say.append((link, protocol.Welcome(fencing=agent.fencing, stop=stop, logs=sizes)))
+        missing = [run for number, run in agent.runs.items() if number not in there]
+        if missing:
+            # Committed, but the agent died or the line was cut before it knew of them.
+            with self.lab.store.read() as connection:
+                starts = messages(connection, self.lab, missing)
+            turn.say += [(link, starts[run.id]) for run in missing if run.id in starts]
+        turn.say += [(link, _stop(run)) for run in agent.runs.values() if run.stopping]
+
+    def _closed(self, link: Link, now: int) -> None:
+        agent = self._owner.pop(link, None)
+        if agent is None or agent.link is not link:
+            return
+        agent.link = None
+        if agent.local and link.process_gone():
+            agent.lost_ns = now
+        else:
+            agent.lost_ns = max(now, agent.seen_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
+
+    def _bye(self, turn: Turn, agent: Agent, link: Link, now: int) -> None:
+        self._owner.pop(link, None)
+        link.close()
+        agent.link = None
+        for run in list(agent.runs.values()):
+            self._end(turn, run, now, state="lost", cause=f"agent {agent.name} ended")
+        agent.state = "drained" if agent.state == "drained" else "gone"
+        turn.agents.append(self._agent_row(agent, now))
+        turn.tell("agent.gone", "agent", agent.name)
+
+    def _ended(self, turn: Turn, agent: Agent, link: Link, message: protocol.Ended, now: int) -> None:
+        run = self.runs.get(message.attempt)
+        if run is None or run.agent != agent.name:
+            # Fencing: given up meanwhile, or said twice because the first acknowledgement was lost.
+            turn.say.append((link, protocol.Taken(attempt=message.attempt, accepted=False)))
+            return
+        turn.end_messages.append((link, message))
+        state, cause = message.state, message.cause
+        if state == "passed" and (wrong := self._wrong(message)):
+            state, cause = "failed", wrong
+        if run.stopping and state in ("failed", "cancelled", "lost", "timed-out"):
+            state = "timed-out" if run.stopping == "timed-out" else "cancelled"
+        self._end(
+            turn,
+            run,
+            min(message.ended_ns or now, now),
+            state=state,
+            cause=cause,
+            exit=message.exit,
+            output=message.output,
+            result=message.result,
+        )
+        turn.say.append((link, protocol.Taken(attempt=message.attempt)))
+
+    def _wrong(self, message: protocol.Ended) -> str:
+        """Why a result that says passed is none: it is no Result, or names what its agent did not bring."""
+        if message.result is None:
+            return ""
+        try:
+            result = Result.model_validate(message.result)
+        except ValidationError as error:
+            return f"agent: its result is none: {error.errors()[0]['msg']}"
+        store = artifacts.contents(self.lab)
+        missing = [one.name for one in result.artifacts if not store.has(one.sha256)]
+        return f"agent: it did not bring {', '.join(missing)}" if missing else ""
+
+    # -- events of others -----------------------------------------------------------------------------------------
+
+    def _read_events(self, turn: Turn) -> None:
+        with self.lab.store.read() as connection:
+            rows = connection.execute(_EVENTS_SINCE, {"seq": self._seq}).all()
+            if not rows:
+                return
+            self._seq = rows[-1].seq
+            submissions = {
+                int(row.object_id) for row in rows if row.type in SUBMISSION_EVENTS and row.object == "submission"
+            }
+            if submissions:
+                self._load_submissions(connection, sorted(submissions))
+            if any(row.type in AGENT_EVENTS for row in rows):
+                self._load_agent_states(turn, connection, self.lab.now())
+        self._fresh_machines |= any(row.object in ("machine", "claim") for row in rows)
+        self._fresh_facts |= any(row.object == "machine" for row in rows)
+        for sub_id in submissions:
+            if (sub := self.subs.get(sub_id)) is not None:
+                for node in sub.steps.values():
+                    if node.run is not None and not node.run.stopping and (node.cancel_by or sub.cancelled):
+                        self._stop(turn, node.run, "cancelled", f"cancelled by {node.cancel_by}")
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _watch_time(self, turn: Turn, now: int) -> None:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heapq.heappop(self._deadlines)
+            run = self.runs.get(number)
+            if run is None:
+                continue
+            if run.deadline_ns is not None and run.deadline_ns > now:
+                heapq.heappush(self._deadlines, (run.deadline_ns, number))
+            elif run.stopping and self.agents[run.agent].link is not None and run.stops >= _STOPS:
+                agent = self.agents[run.agent]
+                self._end(turn, run, now, state="timed-out", cause=f"agent {agent.name} did not end it when told to")
+                agent.state = "drained"
+                turn.agents.append(self._agent_row(agent, now))
+                turn.tell("agent.drained", "agent", agent.name, why="it does not end its steps")
+            else:
+                self._stop(
+                    turn, run, run.stopping or "timed-out", run.stop_cause if run.stopping else "its time was over"
+                )
+        for agent in self.agents.values():
+            if agent.link is not None:
+                if now - agent.seen_ns > protocol.LEASE_NS + _LEASE_MARGIN_NS:
+                    link = agent.link
+                    self._owner.pop(link, None)
+                    agent.link, agent.lost_ns = None, now
+                    link.close()
+                else:
+                    continue
+            if agent.lost_ns is not None and agent.lost_ns <= now:
+                self._lost(turn, agent, now)
+
+    def _stop(self, turn: Turn, run: Run, state: str, cause: str) -> None:
+        run.stopping, run.stop_cause = state, cause
+        run.stops += 1
+        run.deadline_ns = self.lab.now() + STOP_GRACE_NS
+        heapq.heappush(self._deadlines, (run.deadline_ns, run.id))
+        link = self.agents[run.agent].link
+        if link is not None:
+            turn.say.append((link, _stop(run)))
+
+    def _lost(self, turn: Turn, agent: Agent, now: int) -> None:
+        agent.lost_ns = None
+        for run in list(agent.runs.values()):
+            if agent.local:
+                # Its processes may live on without it; the step must not run twice at once.
+                end_attempt(agent.identity, run.id)
+            self._end(turn, run, now, state="cancelled" if run.stopping == "cancelled" else "lost",
+                      cause=f"agent {agent.name} was lost")  # fmt: skip
+        if agent.state == "online":
+            agent.state = "lost"
+        turn.agents.append(self._agent_row(agent, now))
+        turn.tell("agent.lost", "agent", agent.name)
+
+    # -- ends and what follows ------------------------------------------------------------------------------------
+
+    def _end(
+        self,
+        turn: Turn,
+        run: Run,
+        now: int,
+        *,
+        state: str,
+        cause: str,
+        exit: int | None = None,
+        output: Mapping[str, Any] | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        node, agent = run.node, self.agents[run.agent]
+        sub = node.sub
+        del self.runs[run.id]
+        agent.runs.pop(run.id, None)
+        node.run = None
+        self._fresh_agents.add(agent.name)
+        took = max(0, now - run.started_ns)
+        self.ready.charge(sub.person, sub.team, took - run.expected_ns, run.started_ns)
+        turn.end_attempt(run, now, state, exit, cause, result)
+        if run.claim_id is not None:
+            turn.claimed.append((node.id, f"step {node.name} {state}"))
+            self._fresh_machines = True
+        if state == "passed":
+            turn.durations.append((node.kind, node.expected, took))
+            self.durations.learn(node.kind, node.expected, took)
+        if state == "lost":
+            node.losses += 1
+        again = not node.cancel_by and not sub.cancelled and self._again(node, state, cause, result)
+        if state == "passed":
+            to = "passed"
+        elif state == "cancelled" or node.cancel_by or sub.cancelled:
+            to = "cancelled"
+        else:
+            to = "ready" if again else "failed"
+        told = {"step": node.name, "submission": sub.id, "attempt": run.id, "agent": run.agent}
+        turn.tell(f"step.{'again' if again else to}", "step", node.id, **told, took_ns=took, cause=cause)
+        self._set(turn, node, to, now, cause=cause, output=dict(output or {}))
+
+    def _again(self, node: Node, state: str, cause: str, result: Mapping[str, Any] | None) -> bool:
+        if state == "passed" or state == "cancelled":
+            return False
+        if state == "lost":
+            return node.losses < LOST_AT_MOST
+        if node.attempts - node.losses > node.retries:
+            return False
+        why = (result or {}).get("cause") or ("time" if state == "timed-out" else cause)
+        with self.lab.store.read() as connection:
+            spec = connection.scalar(select(schema.step.c.spec).where(schema.step.c.id == node.id))
+        return why in ((spec or {}).get("step") or {}).get("retry", {}).get("causes", ())
+
+    def _set(
+        self, turn: Turn, node: Node, state: str, now: int, *, cause: str = "", output: dict[str, Any] | None = None
+    ) -> None:
+        """Move a step on, and whatever follows from it."""
+        node.state = state
+        over = state in _OVER
+        turn.move_step(
+            node.id,
+            state,
+            cause=cause,
+            ready_ns=now if state == "ready" else node.ready_ns or None,
+            ended_ns=now if over else None,
+            output=output,
+        )
+        if state == "ready":
+            node.ready_ns = now
+            self._queue(node)
+        if not over:
+            return
+        self.ready.drop(node.id)
+        sub = node.sub
+        sub.left -= 1
+        sub.failed |= state == "failed"
+        sub.cut |= state == "cancelled"
+        for child, condition in node.after:
+            if child.state == "blocked":
+                self._say(child, holds(condition, state, output or {}))  # type: ignore[arg-type]
+                if (to := _decided(child)) is not None:
+                    if to == "skipped":
+                        turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
+                    self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
+        if sub.left == 0 and self.subs.get(sub.id) is sub:
+            self._over(turn, sub, now)
+
+    def _over(self, turn: Turn, sub: Sub, now: int) -> None:
+        if not sub.cancelled:
+            ended = "failed" if sub.failed else "cancelled" if sub.cut else "passed"
+            turn.submissions.append({"b_id": sub.id, "b_state": ended, "b_ended_ns": now})
+            turn.tell(f"submission.{ended}", "submission", sub.id, name=sub.name)
+        self._forget(sub)
+
+    def _settle(self, turn: Turn, now: int) -> None:
+        """What somebody else changed may decide steps that were blocked, or end a submission."""
+        for sub in self._fresh_subs:
+            for node in list(sub.steps.values()):
+                if node.state == "blocked" and (to := _decided(node)) is not None:
+                    self._set(turn, node, to, now)
+            if sub.left == 0 and self.subs.get(sub.id) is sub:
+                self._over(turn, sub, now)
+        self._fresh_subs.clear()
+
+    @staticmethod
+    def _say(child: Node, yes: bool) -> None:
+        child.before -= 1
+        child.said_yes += yes
+
+    def _forget(self, sub: Sub) -> None:
+        self.subs.pop(sub.id, None)
+        for number in sub.steps:
+            self.nodes.pop(number, None)
+            self.ready.drop(number)
+
+    def group_for(self, node: Node) -> int:
+        """Of all steps that want the same of an agent and of a machine."""
+        group = self.ready.group((node.needs, node.machine))
+        if group >= self._groups_known:
+            self._new_groups()
+        return group
+
+    def _queue(self, node: Node) -> None:
+        group = self.group_for(node)
+        sub = node.sub
+        self.ready.add(
+            node.id,
+            group,
+            person=sub.person,
+            team=sub.team,
+            kind=sub.kind,
+            submitted_ns=sub.submitted_ns,
+            urgent=sub.urgent,
+        )
+        self._fresh_groups |= 1 << group
+
+    # -- which agents and machines fit what -----------------------------------------------------------------------
+
+    @property
+    def available(self) -> int:
+        """Bits of the groups whose steps could start now, if an agent fits."""
+        return self._plain | self.machines.available
+
+    def _new_groups(self) -> None:
+        signatures: list[Any] = self.ready.signatures
+        for group in range(self._groups_known, len(signatures)):
+            needs, machine = signatures[group]
+            self._wants.append(Predicate.parse(needs))
+            if machine:
+                self.machines.want(group, machine)
+            else:
+                self._plain |= 1 << group
+        self._groups_known = len(signatures)
+        for agent in self.agents.values():
+            self._fit(agent)
+
+    def _fit(self, agent: Agent) -> None:
+        signatures = self.ready.signatures
+        for group in range(agent.groups_seen, len(signatures)):
+            if self._wants[group].matches(agent.labels):
+                agent.mask |= 1 << group
+        agent.groups_seen = len(signatures)
+
+    def _look_at_machines(self) -> None:
+        before = self.machines.available
+        self.machines.look(facts=self._fresh_facts)
+        self._fresh_machines = self._fresh_facts = False
+        self._fresh_groups |= self.machines.available & ~before
+
+    # -- choosing -------------------------------------------------------------------------------------------------
+
+    def _choose(self, turn: Turn, now: int) -> None:
+        if self._fresh_machines:
+            self._look_at_machines()
+        for name in self._fresh_agents:
+            self._feed(turn, self.agents[name], now)
+        self._fresh_agents.clear()
+        fresh = self._fresh_groups & self.ready.waiting & self.available
+        self._fresh_groups = 0
+        if fresh:
+            # Who can do the least goes first, so that who can do more is left for others.
+            idle = [agent for agent in self.agents.values() if agent.mask & fresh and agent.takes]
+            for agent in sorted(idle, key=lambda agent: (agent.mask.bit_count(), -agent.free, agent.name)):
+                self._feed(turn, agent, now)
+                if not fresh & self.ready.waiting & self.available:
+                    break
+
+    def _feed(self, turn: Turn, agent: Agent, now: int) -> None:
+        while agent.takes:
+            number = self.ready.best(agent.mask & self.available, now)
+            if number is None:
+                return
+            self._start(turn, self.nodes[number], agent, now)
+
+    def _start(self, turn: Turn, node: Node, agent: Agent, now: int) -> None:
+        group = self.ready.group_of(node.id)
+        self.ready.drop(node.id)
+        limit, expected = self._limit(node)
+        node.state = "running"
+        node.attempts += 1
+        # The agent ends it itself; the lab's own word comes later, for an agent that does not.
+        deadline = None if limit is None else now + limit + _AGENT_FIRST_NS
+        run = Run(self._next_attempt, node, agent.name, now, deadline, limit, expected)
+        self._next_attempt += 1
+        self.ready.charge(node.sub.person, node.sub.team, expected, now)
+        node.run = self.runs[run.id] = agent.runs[run.id] = run
+        if deadline is not None:
+            heapq.heappush(self._deadlines, (deadline, run.id))
+        if node.machine:
+            self.machines.use(group)
+            self._fresh_machines = True
+        turn.starts.append(run)
+        told = {"step": node.name, "submission": node.sub.id, "attempt": run.id, "agent": agent.name}
+        turn.tell("step.started", "step", node.id, **told, waited_ns=now - node.ready_ns)
+
+    def _limit(self, node: Node) -> tuple[int | None, int]:
+        """Its time limit, given or learned, and how long it will probably take."""
+        limit = node.timeout_ns or self.durations.timeout(node.kind, node.expected)
+        return limit, self.durations.median(node.kind, node.expected) or QUANTUM_NS
+
+    def _measure_idle(self, turn: Turn, now: int) -> None:
+        if not self.meter.due(now):
+            return
+        waiting = self.ready.waiting
+        someone = 0
+        for agent in self.agents.values():
+            if agent.link is not None:
+                someone |= agent.mask
+        # What nothing in this lab can ever do idles nobody.
+        waiting &= someone & (self._plain | self.machines.possible)
+        slots, idle = 0, dict[str, int]()
+        for agent in self.agents.values():
+            if agent.link is None:
+                continue
+            slots += agent.slots
+            if waiting and agent.free > 0:
+                if agent.state == "drained":
+                    cause = "drained"
+                elif agent.mask & waiting & self.available:
+                    cause = "dispatch"
+                else:
+                    cause = "machine" if agent.mask & waiting else "fit"
+                idle[cause] = idle.get(cause, 0) + agent.free
+        self.meter.note(now, slots, idle)
+        turn.idle = self.meter.rows(now)
+
+    def _agent_row(self, agent: Agent, now: int) -> dict[str, Any]:
+        return {
+            "name": agent.name,
+            "identity": agent.identity,
+            "kind": agent.kind,
+            "local": agent.local,
+            "slots": agent.slots,
+            "labels": agent.labels,
+            "state": agent.state,
+            "fencing": agent.fencing,
+            "hello_ns": now,
+            "seen_ns": agent.seen_ns,
+        }
+
+    # -- reading the database into memory -------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Forget everything but the connections, and read it anew."""
+        now = self.lab.now()
+        links = {agent.name: (agent.link, agent.lost_ns, agent.seen_ns) for agent in self.agents.values()}
+        self._clear()
+        self.agents, self._owner = {}, {}
+        with self.lab.store.read() as connection:
+            self._seq = connection.scalar(select(func.max(schema.event.c.seq))) or 0
+            last = connection.scalar(select(func.max(schema.attempt.c.id))) or 0
+            self._next_attempt = max(self._next_attempt, last + 1)
+            for row in connection.execute(select(schema.agent)):
+                agent = Agent(
+                    row.name, row.identity, row.kind, row.slots, row.labels, row.state, row.fencing, row.seen_ns
+                )
+                agent.local = row.local
+                self.agents[agent.name] = agent
+                if agent.name in links:
+                    agent.link, agent.lost_ns, agent.seen_ns = links[agent.name]
+                    if agent.link is not None:
+                        self._owner[agent.link] = agent
+                else:
+                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if agent.local else protocol.REMOTE_GRACE_NS)
+            self._charge_history(connection, now)
+            self.durations = durations.load(connection)
+            self._load_submissions(connection, None)
+        for agent in self.agents.values():
+            if agent.link is None and not agent.runs and agent.state in ("gone", "lost"):
+                agent.lost_ns = None
+        self._fresh_agents = set(self.agents)
+        self._loaded = True
+
+    def _charge_history(self, connection: Connection, now: int) -> None:
+        since = now - _HISTORY_HALF_LIVES * self.ready.shares.half_life_ns
+        for row in connection.execute(_USED_BY_HOUR, {"since": since}):
+            self.ready.charge(row.submitter, row.team, int(row.used), int(row.hour) * _HOUR_NS)
+
+    def _load_agent_states(self, turn: Turn, connection: Connection, now: int) -> None:
+        for row in connection.execute(select(schema.agent.c.name, schema.agent.c.state)):
+            agent = self.agents.get(row.name)
+            if agent is not None and (row.state == "drained") != (agent.state == "drained"):
+                agent.state = row.state if row.state == "drained" else "online" if agent.link else "lost"
+                self._fresh_agents.add(agent.name)
+                if agent.state == "online":
+                    turn.agents.append(self._agent_row(agent, now))
+
+    def _load_submissions(self, connection: Connection, only: list[int] | None) -> None:
+        """Open submissions, or those of ``only`` that are open, in place of what was known of them."""
+        sub, step = schema.submission.c, schema.step.c
+        for number in only or ():
+            if number in self.subs:
+                self._forget(self.subs[number])
+        wanted = and_(sub.id.in_(only), _OPEN) if only is not None else _OPEN
+        within = step.submission_id.in_(select(sub.id).where(wanted))
+        loaded: dict[int, Sub] = {}
+        for row in connection.execute(select(*_SUB_COLUMNS).where(wanted)):
+            loaded[row.id] = Sub(
+                row.id, row.name, row.kind, row.submitter, row.team, row.urgent, row.submitted_ns,
+                cancelled=row.state == "cancelled",
+            )  # fmt: skip
+        nodes: dict[int, Node] = {}
+        for values in connection.execute(select(*_STEP_COLUMNS).where(within)):
+            number, of, name, kind, expected, needs, machine, state, attempts, retries, limit, any_, since, by = values
+            owner = loaded[of]
+            node = Node(
+                *(number, owner, name, kind, expected, needs, machine, state, attempts, retries, limit, any_),
+                ready_ns=since or 0,
+                cancel_by=by,
+            )
+            owner.steps[node.id] = nodes[node.id] = node
+            if node.state not in _OVER:
+                owner.left += 1
+            elif node.state == "failed":
+                owner.failed = True
+            elif node.state == "cancelled":
+                owner.cut = True
+        self._load_edges(connection, nodes, within)
+        self._load_runs(connection, nodes, within)
+        for sub_ in loaded.values():
+            if sub_.left or not sub_.cancelled:
+                self.subs[sub_.id] = sub_
+                self.nodes.update(sub_.steps)
+                self._fresh_subs.append(sub_)
+        for node in nodes.values():
+            if node.state == "ready" and node.sub.left and not node.sub.cancelled:
+                self._queue(node)
+
+    def _load_edges(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
+        step, edge = schema.step.c, schema.edge.c
+        outputs: dict[int, dict[str, Any]] = {}
+        for row in connection.execute(
+            select(step.id, step.output).where(within, step.state.in_(("passed", "failed")), step.output.is_not(None))
+        ):
+            outputs[row.id] = row.output or {}
+        joined = schema.edge.join(schema.step, edge.after_id == step.id)
+        query = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(within)
+        for before_id, after_id, condition in connection.execute(query):
+            before, after = nodes[before_id], nodes[after_id]
+            before.after.append((after, condition))
+            after.edges_in += 1
+            if before.state in _OVER:
+                after.said_yes += holds(condition, before.state, outputs.get(before_id, {}))  # type: ignore[arg-type]
+            else:
+                after.before += 1
+
+    def _load_runs(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
+        step, attempt = schema.step.c, schema.attempt.c
+        joined = schema.attempt.join(schema.step, attempt.step_id == step.id)
+        for row in connection.execute(
+            select(schema.attempt).select_from(joined).where(within, attempt.state == "running")
+        ):
+            node = nodes[row.step_id]
+            run = self.runs.get(row.id)
+            if run is None:
+                # The limit that its agent was told, that one keeps by itself.
+                limit, expected = self._limit(node)
+                deadline = None if limit is None else row.started_ns + limit + _AGENT_FIRST_NS
+                run = Run(row.id, node, row.agent, row.started_ns, deadline, limit, expected, row.claim_id)
+                self.ready.charge(node.sub.person, node.sub.team, expected, row.started_ns)
+                if deadline is not None:
+                    heapq.heappush(self._deadlines, (deadline, run.id))
+                if node.cancel_by or node.sub.cancelled:
+                    run.stopping, run.stop_cause = "cancelled", f"cancelled by {node.cancel_by}"
+            run.node, node.run = node, run
+            self.runs[run.id] = run
+            self.agents[run.agent].runs[run.id] = run
+        lost = select(attempt.step_id, func.count()).select_from(joined).where(within, attempt.state == "lost")
+        for step_id, times in connection.execute(lost.group_by(attempt.step_id)):
+            nodes[step_id].losses = times
+
+
+# -- small parts --------------------------------------------------------------------------------------------------
+
+
+def _decided(node: Node) -> str | None:
+    """What a blocked step may do now (lab.step.decide, by counts): ready, skipped, or None: wait on."""
+    if node.any_path and node.edges_in:
+        if node.before:
+            return None
+        return "ready" if node.said_yes else "skipped"
+    if node.said_yes + node.before < node.edges_in:
+        return "skipped"
+    return None if node.before else "ready"
+
+
+def _stop(run: Run) -> protocol.Stop:
+    state = "timed-out" if run.stopping == "timed-out" else "cancelled"
+    return protocol.Stop(attempt=run.id, state=state, cause=run.stop_cause)
+
+
+def _labels(hello: protocol.Hello) -> dict[str, list[str]]:
+    return {**hello.labels, "name": [hello.name.lower()]}
+
+
+_HOUR_NS = 3600 * 10**9
+#: Use before that is less than a hundredth of itself.
+_HISTORY_HALF_LIVES = 7
+_step, _attempt, _sub = schema.step.c, schema.attempt.c, schema.submission.c
+_OPEN = or_(_sub.state == "open", _sub.id.in_(select(_step.submission_id).where(_step.state == "running")))
+_SUB_COLUMNS = (_sub.id, _sub.name, _sub.kind, _sub.submitter, _sub.team, _sub.urgent, _sub.submitted_ns, _sub.state)
+_STEP_COLUMNS = (
+    *(_step.id, _step.submission_id, _step.name, _step.kind, _step.expected, _step.needs, _step.machine, _step.state),
+    *(_step.attempts, _step.retries, _step.timeout_ns, _step.any_path, _step.ready_ns, _step.cancel_by),
+)
+_EVENTS_SINCE = (
+    select(schema.event.c.seq, schema.event.c.type, schema.event.c.object, schema.event.c.object_id)
+    .where(schema.event.c.seq > bindparam("seq"))
+    .order_by(schema.event.c.seq)
+)
+_USED_BY_HOUR = (
+    select(
+        _sub.submitter,
+        _sub.team,
+        (_attempt.started_ns // _HOUR_NS).label("hour"),
+        func.sum(_attempt.ended_ns - _attempt.started_ns).label("used"),
+    )
+    .select_from(schema.attempt.join(schema.step, _attempt.step_id == _step.id).join(
+        schema.submission, _step.submission_id == _sub.id
+    ))
+    .where(_attempt.started_ns > bindparam("since"), _attempt.ended_ns.is_not(None))
+    # By its name: PostgreSQL sees two parameters, not that they are the same.
+    .group_by(_sub.submitter, _sub.team, "hour")
+)  # fmt: skip

@@ -1,0 +1,120 @@
+"""The one log, read: who did what when (audit), and what comes after a number (server-sent events, webhooks).
+
+Each event is written by the service function that made the change, in the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, func, select
+
+from evenkeel.documents.base import Model
+from evenkeel.lab.actor import Actor
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.paging import Page, key_of, page
+from evenkeel.lab.schema import event as _event
+
+#: Events that a stream reads at once.
+_AT_ONCE = 500
+
+
+class Event(Model):
+    """``object`` and ``object_id``: of what; ``data``: what a reader of the log wants to know besides."""
+
+    seq: int
+    at_ns: int
+    actor: str
+    type: str
+    object: str
+    object_id: str
+    data: dict[str, Any]
+
+
+def events(
+    lab: Lab,
+    actor: Actor,
+    *,
+    after: str | None = None,
+    limit: int = 100,
+    by: str | None = None,
+    type_: str | None = None,
+    object_: str | None = None,
+    object_id: str | None = None,
+) -> Page[Event]:
+    """The newest first.  ``type_`` may end in ``*``: ``claim.*``."""
+    actor.need("read", "read the log")
+    query = _chosen(select(_event).order_by(_event.c.seq.desc()).limit(limit + 1), by, type_, object_, object_id)
+    if key := key_of(after, int):
+        query = query.where(_event.c.seq < key[0])
+    with lab.store.read() as connection:
+        rows = [_shown(row) for row in connection.execute(query).mappings()]
+    return page(rows, limit, lambda row: [row.seq])
+
+
+def after(lab: Lab, seq: int, *, type_: str | None = None, limit: int = _AT_ONCE) -> list[Event]:
+    """Those with a greater number, the oldest first."""
+    query = _chosen(select(_event).where(_event.c.seq > seq).order_by(_event.c.seq).limit(limit), None, type_)
+    with lab.store.read() as connection:
+        return [_shown(row) for row in connection.execute(query).mappings()]
+
+
+def last_seq(lab: Lab) -> int:
+    with lab.store.read() as connection:
+        return int(connection.execute(select(func.coalesce(func.max(_event.c.seq), 0))).scalar_one())
+
+
+async def stream(lab: Lab, actor: Actor, seq: int, *, type_: str | None = None) -> AsyncIterator[Event | None]:
+    """All after ``seq``, then each as it is committed; None now and then, when there is nothing (a sign of life)."""
+    actor.need("read", "read the log")
+    loop, more = asyncio.get_running_loop(), asyncio.Event()
+
+    def told(_: int) -> None:
+        loop.call_soon_threadsafe(more.set)
+
+    end = lab.store.listen(told)
+    try:
+        while not lab.stopping.is_set():
+            more.clear()
+            found = await asyncio.to_thread(after, lab, seq, type_=type_)
+            for one in found:
+                seq = one.seq
+                yield one
+            if len(found) == _AT_ONCE:
+                continue
+            for _ in range(15):  # a second each: to see that the service stops
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(more.wait(), 1)
+                if more.is_set() or lab.stopping.is_set():
+                    break
+            else:
+                yield None
+    finally:
+        end()
+
+
+def _chosen(
+    query: Select[Any],
+    by: str | None,
+    type_: str | None,
+    object_: str | None = None,
+    object_id: str | None = None,
+) -> Select[Any]:
+    if by:
+        query = query.where(_event.c.actor == by)
+    if type_ and type_.endswith("*"):
+        query = query.where(_event.c.type.startswith(type_[:-1], autoescape=True))
+    elif type_:
+        query = query.where(_event.c.type == type_)
+    if object_:
+        query = query.where(_event.c.object == object_)
+    if object_id:
+        query = query.where(_event.c.object_id == object_id)
+    return query
+
+
+def _shown(row: RowMapping) -> Event:
+    return Event(**row)

@@ -1,0 +1,159 @@
+"""How an agent gets a step done: as processes of its own, or by handing it to another system (lab.slurm).
+
+The agent talks to the lab and keeps results; an executor knows processes or jobs, and nothing of the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from evenkeel.documents.result import Result
+from evenkeel.lab import runner
+from evenkeel.lab.leftovers import end_attempt
+from evenkeel.lab.protocol import Ended, Start
+from evenkeel.lab.step import Use
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt.  ``folder``: of its own, not there yet; ``log``: where its log is while it runs and after."""
+
+    start: Start
+    folder: Path
+
+    @property
+    def attempt(self) -> int:
+        return self.start.attempt
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+
+#: Called once for each job that was submitted or adopted, from any thread.
+OnEnd = Callable[[Ended], None]
+
+
+class Executor(Protocol):
+    """``kind``: shown in the list of agents."""
+
+    kind: str
+
+    def submit(self, job: Job, on_end: OnEnd) -> None:
+        """Begin it, and return soon."""
+        ...
+
+    def cancel(self, attempt: int, state: str, cause: str) -> None:
+        """End it; ``on_end`` follows with that state.  Nothing happens when it has ended."""
+        ...
+
+    def adopt(self, job: Job, on_end: OnEnd) -> bool:
+        """After the agent was restarted: go on with a job that was submitted before.  False: it is lost, and ended."""
+        ...
+
+    def poll(self) -> None:
+        """Called each second."""
+        ...
+
+    def close(self) -> None:
+        """End all that run as this agent's own processes."""
+        ...
+
+
+#: Bring these files (name -> file) to where the lab keeps contents by SHA-256; raises OSError or EvenkeelError.
+Bring = Callable[[Mapping[str, Path], Result], None]
+
+
+@dataclass
+class _Running:
+    run: runner.Run
+    on_end: OnEnd
+    state: str = ""
+    cause: str = ""
+
+
+@dataclass
+class Processes:
+    """Steps as processes of this agent, each under a keeper that ends it when the agent dies."""
+
+    name: str
+    identity: str
+    fetch: runner.Fetch | None = None
+    bring: Bring | None = None
+    cgroup: str | None = None
+    kind: str = "process"
+    _running: dict[int, _Running] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def submit(self, job: Job, on_end: OnEnd) -> None:
+        start = job.start
+        run = runner.Run(
+            Use.model_validate(start.use),
+            job.folder,
+            fetch=self.fetch,
+            agent=self.name,
+            machine={key: str(value) for key, value in (start.machine or {}).items()},
+            time_ns=start.timeout_ns,
+            cgroup=self.cgroup,
+        )
+        with self._lock:
+            self._running[job.attempt] = _Running(run, on_end)
+        threading.Thread(target=self._run, args=(job,), name=f"attempt-{job.attempt}", daemon=True).start()
+
+    def _run(self, job: Job) -> None:
+        running = self._running[job.attempt]
+        try:
+            ran = running.run.run()
+            if ran.files and self.bring is not None:
+                self.bring(ran.files, ran.result)
+            ended = _ended(job.attempt, ran.result)
+        except Exception as error:  # noqa: BLE001  a full disk, a lab that is away for too long: the step has no result
+            ended = Ended(attempt=job.attempt, state="lost", cause=f"agent: {error}")
+        with self._lock:
+            del self._running[job.attempt]
+        if running.state and ended.state != "passed":
+            ended = ended.model_copy(update={"state": running.state, "cause": running.cause})
+        running.on_end(ended)
+
+    def cancel(self, attempt: int, state: str, cause: str) -> None:
+        with self._lock:
+            running = self._running.get(attempt)
+        if running is not None:
+            running.state, running.cause = state, cause
+            running.run.cancel()
+
+    def adopt(self, job: Job, on_end: OnEnd) -> bool:
+        del on_end  # they died with the agent; should their keeper have died too, they end now
+        end_attempt(self.identity, job.attempt)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(job.folder / "work")
+        return False
+
+    def poll(self) -> None:
+        pass
+
+    def close(self) -> None:
+        with self._lock:
+            running = list(self._running.values())
+        for one in running:
+            one.run.cancel()
+
+
+def _ended(attempt: int, result: Result) -> Ended:
+    document: dict[str, Any] = result.model_dump(mode="json")
+    return Ended(
+        attempt=attempt,
+        state=result.state,
+        exit=result.exit,
+        cause=result.cause if result.cause != "exit" or not result.detail else result.detail,
+        output=result.output,
+        result=document,
+        started_ns=result.times.started_ns,
+        ended_ns=result.times.ended_ns,
+    )

@@ -1,0 +1,153 @@
+"""The keeper of claims: lets time pass for them, and has machines prepared before they are offered.
+
+A thread of the service.  It ticks when something is due and when something happened; preparations run beside it, a
+few at a time, and after a restart those that were under way begin again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy import Connection, select
+
+from evenkeel.errors import EvenkeelError, NotAsWanted
+from evenkeel.lab import claims, health, machines
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.prepare import ByAddress, Job, Preparer, judge, reason_of
+from evenkeel.lab.schema import machine
+from evenkeel.lab.store import StoreClosed
+
+#: Asked after a machine was prepared; returns why it is not well, or None.
+Check = Callable[[Lab, str], str | None]
+#: Installing many at once fills disks and networks.
+MOST_AT_ONCE = 4
+#: Looks at least so often, and at most (a busy queue makes thousands of events a second).
+_OFTEN_S, _SELDOM_S = 0.2, 60.0
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """``checks``: of health, by the name that a person reads."""
+
+    def __init__(self, lab: Lab, preparer: Preparer | None = None, checks: dict[str, Check] | None = None) -> None:
+        self.lab = lab
+        self.preparer = preparer or ByAddress()
+        self.checks = checks or {}
+        self._wake = threading.Event()
+        self._end = threading.Event()
+        self._lock = threading.Lock()
+        self._running: dict[int, int] = {}  # claim -> fencing
+        self._thread = threading.Thread(target=self._keep, name="claims-keeper", daemon=True)
+
+    # -- the thread
+
+    def start(self) -> None:
+        self._unlisten = self.lab.store.listen(lambda seq: self._wake.set())
+        self._thread.start()
+
+    def close(self) -> None:
+        """Preparations that are under way are left: they begin again with the next service."""
+        self._end.set()
+        self._wake.set()
+        self._unlisten()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._end.is_set():
+            self._wake.clear()
+            wait_s = _SELDOM_S
+            try:
+                due = self.look()
+                if due is not None:
+                    wait_s = max(_OFTEN_S, min(_SELDOM_S, (due - self.lab.now()) / 1e9))
+            except StoreClosed:
+                return
+            except Exception:  # noqa: BLE001  a thread that ends would leave everybody waiting
+                _log.exception("claims: a look at what is due failed; the next one is in %.0f s", wait_s)
+            self._end.wait(_OFTEN_S)
+            self._wake.wait(wait_s)
+
+    # -- one look
+
+    def look(self) -> int | None:
+        """Do what is due, and begin the preparations that are asked for.  Returns when something is due next."""
+        due = claims.tick(self.lab)
+        with self.lab.store.read() as connection:
+            wanted = list(claims.preparing(connection))
+        for row in wanted:
+            with self._lock:
+                if row.id in self._running or len(self._running) >= MOST_AT_ONCE:
+                    continue
+                self._running[row.id] = row.fencing
+            threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
+        return due
+
+    def _run(self, row: Any) -> None:
+        try:
+            with contextlib.suppress(StoreClosed):
+                self.prepare(row)
+        finally:
+            with self._lock:
+                del self._running[row.id]
+            self._wake.set()
+
+    def prepare(self, row: Any) -> claims.State | None:
+        """Prepare the machine of one claim, in this thread, and write down what came of it."""
+        failed: str | None = None
+        try:
+            self._prepare(row)
+        except StoreClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever keeps a machine from being offered is its reason
+            if not isinstance(error, EvenkeelError):
+                _log.exception("claims: preparing a machine for claim %d", row.id)
+            failed = reason_of(error)
+        return claims.prepared(self.lab, row.id, row.fencing, failed)
+
+    def _prepare(self, row: Any) -> None:
+        with self.lab.store.read() as connection:
+            job = _job(connection, row)
+            before = machines.flat_of(connection, machine.c.id == row.machine_id)[row.machine_id]
+        if job is None:
+            return
+
+        def say(what: str) -> None:
+            told = {"machine": job.name, "what": what}
+            self.lab.store.write(lambda c: self.lab.store.event(c, "lab", "claim.step", "claim", row.id, **told))
+
+        done = self.preparer.prepare(job, say)
+        judge(before, done)
+        self.lab.store.write(
+            lambda c: machines.take_facts(self.lab, c, "lab", job.machine_id, done.facts, done.inventory)
+        )
+        for name, check in self.checks.items():
+            say(f"asking its health: {name}")
+            if trouble := check(self.lab, job.machine_id):
+                raise NotAsWanted(f"{name}: {trouble}")
+
+
+def _job(connection: Connection, row: Any) -> Job | None:
+    """None: nothing can be done with it, so it is offered as it is."""
+    found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).one()
+    address = machines.address_of(connection, row.machine_id)
+    method = claims.how_prepared(connection, found)
+    if address is None or method == "none":
+        return None
+    return Job(found.id, found.name, address, method, row.boot_source)
+
+
+@contextlib.contextmanager
+def part(lab: Lab, app: FastAPI) -> Iterator[Keeper]:
+    """For :mod:`evenkeel.lab.parts`."""
+    keeper = Keeper(lab, checks={"log-in": health.check})
+    app.state.keeper = keeper
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        keeper.close()

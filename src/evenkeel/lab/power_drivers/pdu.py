@@ -1,0 +1,68 @@
+"""The outlet of a power distribution unit, by the fence agents of ClusterLabs (Debian: fence-agents).
+
+An agent reads ``name=value`` lines on its standard input, so that no password is an argument, and answers with its
+exit code: 0 done or on, 2 off (FenceAgentAPI.md).  An outlet that is on says nothing of the machine behind it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+from evenkeel.errors import WrongInput
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
+
+_ACTIONS: dict[str, str] = {"on": "on", "off": "off", "cycle": "reboot"}
+
+
+class Pdu:
+    """``options``: ``agent`` (fence_apc), ``plug``, and what else that agent takes, by its own names."""
+
+    actions: frozenset[Action] = frozenset({"on", "off", "cycle"})
+    reads_machine = False
+
+    def __init__(self, way: Way) -> None:
+        self._agent = str(way.options.get("agent", ""))
+        if not re.fullmatch(r"fence_[a-z0-9_]+", self._agent):
+            raise WrongInput(
+                f"{self._agent!r} is no fence agent",
+                hint='options of the endpoint: {"agent": "fence_apc", "plug": "3"}',
+            )
+        self._way = way
+
+    def status(self, deadline_s: float) -> Reading:
+        code, _ = self._run("status", deadline_s)
+        return "on" if code == 0 else "off" if code == 2 else "unknown"
+
+    def act(self, action: Action, deadline_s: float) -> str:
+        code, said = self._run(_ACTIONS[action], deadline_s)
+        if code:
+            raise PowerFailed(f"PDU {self._way.address}: {self._agent} ended with {code}: {said}")
+        return f"{self._agent} {_ACTIONS[action]}"
+
+    def watts(self, deadline_s: float) -> float | None:
+        return None
+
+    def _run(self, action: str, deadline_s: float) -> tuple[int, str]:
+        program = shutil.which(self._agent) or shutil.which(self._agent, path="/usr/sbin:/sbin")
+        if program is None:
+            raise PowerFailed(f"{self._agent} is not installed", hint="apt-get install fence-agents")
+        more = {key: value for key, value in self._way.options.items() if key not in ("agent", "port")}
+        host, _, port = (
+            self._way.address.rpartition(":") if self._way.address.count(":") == 1 else (self._way.address, "", "")
+        )
+        lines = {"ip": host, **({"ipport": port} if port else {}), **more, "action": action}
+        credentials = self._way.credentials
+        lines |= {"username": credentials.user, "password": credentials.password} if credentials.user else {}
+        text = "".join(f"{key}={value}\n" for key, value in lines.items())
+        if any("\n" in str(value) for value in lines.values()):
+            raise WrongInput(f"PDU {self._way.address}: a line break in an option")
+        try:
+            done = subprocess.run(
+                [program], input=text, capture_output=True, text=True, errors="replace", timeout=deadline_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise PowerFailed(f"PDU {self._way.address}: no answer within {deadline_s:g} s", silent=True) from None
+        said = (done.stderr or done.stdout).strip().splitlines()
+        return done.returncode, said[-1][:200] if said else ""

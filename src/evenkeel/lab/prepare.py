@@ -1,0 +1,134 @@
+"""Prepare a machine before it is offered: install it anew where the lab can, see it boot, compare its facts.
+
+A :class:`Preparer` takes minutes and knows nothing of claims; :mod:`evenkeel.lab.keeper` runs it and writes down what
+came of it.  What a machine lost since its last facts (memory, a disk, a card) fails it; what it gained is only noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.inventory import Inventory
+from evenkeel.documents.quantity import format_size
+from evenkeel.errors import EvenkeelError, NotAsWanted, WrongInput
+from evenkeel.lab import flat
+from evenkeel.lab.flat import Flat
+
+#: Said while it goes on; for the holder who waits.
+Say = Callable[[str], None]
+#: What hardware is.  Kernels reserve some memory, and not always the same.
+_NOT_LESS = ("cpu.threads", "cpu.sockets", "numa.nodes", "nic.count", "disk.count", "sriov.vfs")
+_NOT_GONE = ("pci.id", "mac", "disk.size", "serial", "arch")
+_MEMORY_PART = 0.98
+
+
+@dataclass(frozen=True)
+class Job:
+    """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it."""
+
+    machine_id: str
+    name: str
+    address: str
+    method: Literal["full", "check"]
+    boot_source: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``boot_id``: of the boot that was seen; ``anew``: whether it is another one than before."""
+
+    boot_id: str
+    anew: bool
+    facts: Facts
+    inventory: Inventory | None
+
+
+class Preparer(Protocol):
+    """Raises EvenkeelError with the reason why the machine cannot be offered."""
+
+    def prepare(self, job: Job, say: Say) -> Prepared: ...
+
+
+class ByAddress:
+    """Virtual hosts get new disks and boot; machines over ssh are rebooted; with ``check`` they are only looked at.
+
+    Other ways to install (an image server, virtual media of a BMC) are preparers of their own, given to the keeper.
+    """
+
+    def prepare(self, job: Job, say: Say) -> Prepared:
+        from evenkeel.machines.address import resolve
+
+        if job.boot_source is not None:
+            raise WrongInput(f"{job.name} cannot boot from a source of one's own", hint="reserve it without")
+        machine = resolve(job.address)
+        anew = False
+        try:
+            if job.method == "full":
+                say("installing it anew" if job.address.startswith("virtual:") else "rebooting it")
+                if job.address.startswith("virtual:"):
+                    self._renew(job.address.removeprefix("virtual:"))
+                else:
+                    machine.reboot()  # returns when the boot id is another one
+                anew = True
+            elif job.address.startswith("virtual:"):
+                self._start(job.address.removeprefix("virtual:"))
+            say("reading its facts")
+            with machine.probe() as probe:
+                boot_id = str(probe.call("hello")["boot_id"])
+                facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
+                inventory = Inventory.model_validate(probe.call("inventory"))
+        finally:
+            machine.close()
+        return Prepared(boot_id, anew, facts, inventory)
+
+    def _renew(self, name: str) -> None:
+        from evenkeel.machines.virtual import lifecycle
+
+        lifecycle.renew(name)
+        lifecycle.start(name)
+
+    def _start(self, name: str) -> None:
+        from evenkeel.machines.virtual import lifecycle
+
+        lifecycle.start(name)
+
+
+def lost(before: Flat, after: Flat) -> list[str]:
+    """What a machine had and does not have any more, one sentence each."""
+    told = []
+    for key in _NOT_LESS:
+        old, new = _most(before, key), _most(after, key)
+        if old is not None and (new or 0) < old:
+            told.append(f"{key} was {old:g} and is {new or 0:g}")
+    old, new = _most(before, "mem.usable"), _most(after, "mem.usable")
+    if old is not None and (new or 0) < old * _MEMORY_PART:
+        told.append(f"mem was {_size(old)} and is {_size(new or 0)}")
+    for key in _NOT_GONE:
+        gone = [value for value in before.get(key, ()) if value not in after.get(key, ())]
+        if gone:
+            told.append(f"{key} {', '.join(str(value) for value in gone[:5])} {'is' if len(gone) == 1 else 'are'} gone")
+    return told
+
+
+def _most(facts: Flat, key: str) -> float | None:
+    return max((float(value) for value in facts.get(key, ()) if not isinstance(value, str)), default=None)
+
+
+def _size(value: float) -> str:
+    mebibytes = round(value / (1 << 20))
+    return format_size(mebibytes << 20)
+
+
+def judge(before: Flat, done: Prepared) -> None:
+    """Raises NotAsWanted when the machine is not what it was."""
+    told = lost(before, flat.flatten(done.facts, done.inventory))
+    if told:
+        raise NotAsWanted("; ".join(told))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a preparation failed, for the machine's state."""
+    return error.message if isinstance(error, EvenkeelError) else f"{type(error).__name__}: {error}"

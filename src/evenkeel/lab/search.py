@@ -1,0 +1,227 @@
+"""Search for machines: by predicate, with facets that narrow it down, and searches that are kept.
+
+Retired machines are found only by who asks for ``state:retired``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+
+from evenkeel.documents.base import Model
+from evenkeel.errors import WrongInput
+from evenkeel.lab import flat, machines
+from evenkeel.lab.actor import Actor, NotFound
+from evenkeel.lab.facets import index_of
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.machines import Held, State
+from evenkeel.lab.paging import key_of, page
+from evenkeel.lab.predicate import Predicate, quote
+from evenkeel.lab.schema import claim, fact, machine, saved_search
+
+#: Values shown of a facet, the most frequent first.
+MOST_VALUES = 12
+
+
+class Value(Model):
+    """A value that machines found here have; ``predicate``: the term that asks for it."""
+
+    value: str
+    count: int
+    predicate: str
+
+
+class Facet(Model):
+    key: str
+    what: str
+    values: tuple[Value, ...]
+
+
+class Line(Model):
+    """A machine in a list."""
+
+    id: str
+    name: str
+    site: str
+    owner: str
+    team: str
+    state: State
+    state_since_ns: int
+    state_reason: str
+    held: Held | None
+    told: dict[str, tuple[str | int | float, ...]]
+
+
+class Found(Model):
+    """``total`` machines; ``took_ns``: server time.  ``instead``: terms to try when a bare word found nothing."""
+
+    items: tuple[Line, ...]
+    next: str | None
+    total: int
+    facets: tuple[Facet, ...] = ()
+    instead: tuple[Value, ...] = ()
+    signature: str
+    took_ns: int
+
+
+class Saved(Model):
+    """A search that somebody kept; shared ones are seen by all."""
+
+    name: str
+    owner: str
+    predicate: str
+    shared: bool
+
+
+class Save(Model):
+    predicate: Annotated[str, Field(max_length=4000)]
+    shared: bool = False
+
+
+def find(
+    lab: Lab, actor: Actor, text: str = "", *, facets: bool = True, after: str | None = None, limit: int = 100
+) -> Found:
+    """Machines by name.  Raises PredicateError (with the column)."""
+    actor.need("read", "see machines")
+    begin = time.perf_counter_ns()
+    predicate = Predicate.parse(text)
+    seen = key_of(after, str)
+    matches = condition(predicate)
+    with lab.store.read() as connection:
+        # Once, with all that is counted: a predicate over thousands of rows is what takes time.
+        columns = machine.c.id, machine.c.name, machine.c.site, machine.c.state, machine.c.team
+        rows = connection.execute(select(*columns).where(matches).order_by(machine.c.name)).all()
+        ids = [row[0] for row in rows]
+        begun = bisect.bisect_right([row[1] for row in rows], str(seen[0])) if seen else 0
+        items = _lines(lab, connection, ids[begun : begun + limit + 1])
+        asked = {term.key for term in predicate.terms()}
+        listed = _facets(lab, connection, ids, rows, asked) if facets and ids else ()
+        instead = _instead(connection, predicate) if not ids else ()
+    found = page(items, limit, lambda line: (line.name,))
+    return Found(
+        items=found.items,
+        next=found.next,
+        total=len(ids),
+        facets=listed,
+        instead=instead,
+        signature=predicate.signature,
+        took_ns=time.perf_counter_ns() - begin,
+    )
+
+
+def condition(predicate: Predicate) -> ColumnElement[bool]:
+    """Machines that fit; retired ones only if ``state`` was asked about."""
+    if any(term.key == "state" for term in predicate.terms()):
+        return predicate.where()
+    return (machine.c.state != "retired") & predicate.where()
+
+
+def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:
+    rows = connection.execute(select(machine).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
+    holding = select(claim).where(claim.c.machine_id.in_(ids), claim.c.state.in_(("preparing", "active")))
+    held = {row.machine_id: machines.held_of(row) for row in connection.execute(holding)}
+    told = index_of(lab).told(connection, ids)
+    # Rows of our own tables were checked when they were written.
+    return [
+        Line.model_construct(
+            id=row.id,
+            name=row.name,
+            site=row.site,
+            owner=row.owner,
+            team=row.team,
+            state=row.state,
+            state_since_ns=row.state_since_ns,
+            state_reason=row.state_reason,
+            held=held.get(row.id),
+            told=told[row.id],
+        )
+        for row in rows
+    ]
+
+
+def _facets(
+    lab: Lab, connection: Connection, ids: list[str], rows: Sequence[Any], asked: set[str]
+) -> tuple[Facet, ...]:
+    """Those that tell machines apart, and those that were asked about."""
+    everything = connection.scalar(select(func.count()).select_from(machine)) == len(ids)
+    counts = index_of(lab).counts(connection, None if everything else ids)
+    for place, name in enumerate(("site", "state", "team"), 2):
+        counts[name] = [(text, count) for text, count in Counter(row[place] for row in rows).items() if text]
+    keys = [key for key, known in flat.KEYS.items() if known.facet]
+    return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
+
+
+def _facet(key: str, counted: list[tuple[str, int]]) -> Facet:
+    values = sorted(counted, key=lambda one: (-one[1], one[0]))[:MOST_VALUES]
+    return Facet(
+        key=key,
+        what=flat.KEYS[key].what,
+        values=tuple(Value(value=text, count=count, predicate=f"{key}:{quote(text)}") for text, count in values),
+    )
+
+
+def _instead(connection: Connection, predicate: Predicate) -> tuple[Value, ...]:
+    """What a bare word that is no machine's name could have meant: values of facts that have it in them."""
+    words = [term.equals for term in predicate.terms() if term.key == "name" and term.equals]
+    if not words:
+        return ()
+    like = [fact.c.text.like(f"%{word.replace('%', '').replace('_', '')}%") for word in words]
+    keys = [
+        key for key, known in flat.KEYS.items() if known.kind in ("text", "version") and key not in ("mac", "serial")
+    ]
+    counted = (
+        select(fact.c.key, fact.c.text, func.count().label("count"))
+        .where(fact.c.key.in_(keys), or_(*like))
+        .group_by(fact.c.key, fact.c.text)
+        .order_by(func.count().desc(), fact.c.key)
+        .limit(6)
+    )
+    return tuple(
+        Value(value=row.text, count=row[2], predicate=f"{row.key}:{quote(row.text)}")
+        for row in connection.execute(counted)
+    )
+
+
+# -- kept searches --------------------------------------------------------------------------------------------------
+
+
+def saved(lab: Lab, actor: Actor) -> list[Saved]:
+    """One's own and those that others share, by name."""
+    actor.need("read", "see searches")
+    mine = (saved_search.c.owner == actor.name) | saved_search.c.shared
+    with lab.store.read() as connection:
+        rows = connection.execute(select(saved_search).where(mine).order_by(saved_search.c.name, saved_search.c.owner))
+        return [Saved(name=r.name, owner=r.owner, predicate=r.predicate, shared=r.shared) for r in rows]
+
+
+def save(lab: Lab, actor: Actor, name: str, wanted: Save) -> Saved:
+    """Keep a search under a name, or change it.  Raises PredicateError."""
+    actor.need("read", "keep searches")
+    name = name.strip()
+    if not name or len(name) > 100:
+        raise WrongInput("a search needs a name", hint="as in `my mellanox hosts`, 100 characters at most")
+    Predicate.parse(wanted.predicate)
+    values = {"predicate": wanted.predicate, "shared": wanted.shared}
+
+    def change(connection: Connection) -> None:
+        mine = (saved_search.c.owner == actor.name) & (saved_search.c.name == name)
+        if not connection.execute(update(saved_search).where(mine).values(values)).rowcount:
+            connection.execute(insert(saved_search).values(owner=actor.name, name=name, **values))
+
+    lab.store.write(change)
+    return Saved(name=name, owner=actor.name, predicate=wanted.predicate, shared=wanted.shared)
+
+
+def forget(lab: Lab, actor: Actor, name: str) -> None:
+    """Raises NotFound when one has no such search."""
+    actor.need("read", "keep searches")
+    mine = (saved_search.c.owner == actor.name) & (saved_search.c.name == name)
+    gone: Any = lab.store.write(lambda connection: connection.execute(delete(saved_search).where(mine)).rowcount)
+    if not gone:
+        raise NotFound(f"you have no search {name!r}")

@@ -1,0 +1,303 @@
+"""The database of the lab: one writer that commits many changes at once, any number of readers, one ordered event log.
+
+SQLite (WAL, synchronous=FULL) or PostgreSQL, by URL.  A change is a function of a connection; it runs in the writer's
+thread, inside a savepoint, together with all other changes that wait, and its caller is answered after the commit.  So
+an acknowledged change is on disk, a failed one leaves nothing, and a hundred callers cost one fsync.
+Knows tables and events; knows nothing of machines or steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, func, insert, select, text
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab import schema
+
+T = TypeVar("T")
+#: Run within the next change of this context, in its transaction: notes that a request was carried out.
+ALONGSIDE: ContextVar[Callable[[Connection], None] | None] = ContextVar("alongside", default=None)
+#: Changes of one commit at most: one of them should not wait for thousands of others.
+_TOGETHER = 500
+
+
+class StoreClosed(EvenkeelError):
+    """The service is going down; nothing was changed."""
+
+    http_status = 503
+
+
+def now_ns() -> int:
+    """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
+    return time.time_ns()
+
+
+class LostHold(EvenkeelError):
+    """Another service may be the active one by now, so nothing is written any more."""
+
+    http_status = 503
+
+
+#: The advisory lock of PostgreSQL that the active service holds: "evenkeel" as a number.
+_HOLD = 0x6576_656E_6B65_656C
+
+
+class Store:
+    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one."""
+
+    def __init__(self, url: str | URL, *, clock: Callable[[], int] = now_ns) -> None:
+        self.clock = clock
+        self.engine = _engine(url)
+        self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._told = threading.Condition()
+        self._listeners: list[Callable[[int], None]] = []
+        self._held: Connection | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What was asked before is still written."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._changes.put(None)
+        self._writer.join()
+        if self._held is not None:
+            self._held.close()
+        self.engine.dispose()
+
+    # -- reading and writing --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view; never waits for the writer."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Run ``change`` in the writer; return what it returned once that is on disk, raise what it raised."""
+        return self.write_soon(change).result()
+
+    def write_soon(self, change: Callable[[Connection], T]) -> Future[T]:
+        """The same without waiting: the future is done after the commit.  For asyncio: ``asyncio.wrap_future``."""
+        future: Future[T] = Future()
+        if (also := ALONGSIDE.get()) is not None:
+            change = _both(change, also)
+        with self._closing:
+            if self._closed:
+                raise StoreClosed("the lab's service is stopping")
+            self._changes.put((change, future))
+        return future
+
+    def event(
+        self, connection: Connection, actor: str, type_: str, object_: str, object_id: object, **data: Any
+    ) -> int:
+        """Append to the one log, within a change; returns its number.  ``data`` is kept as JSON: no secrets."""
+        row = {
+            "at_ns": self.clock(),
+            "actor": actor,
+            "type": type_,
+            "object": object_,
+            "object_id": str(object_id),
+            "data": data,
+        }
+        done = connection.execute(insert(schema.event).values(row))
+        seq = int(done.inserted_primary_key[0])  # type: ignore[index]
+        connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
+        return seq
+
+    def events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+        """Append many at once, as whole rows; for who has thousands a second."""
+        connection.execute(insert(schema.event), rows)
+        connection.info["last_seq"] = connection.scalar(select(func.max(schema.event.c.seq)))
+
+    # -- one active service on one database --------------------------------------------------------------------
+
+    def try_hold(self, name: str) -> bool:
+        """Become the one service that writes to this database; False: another one is (see :meth:`holder`).
+
+        On PostgreSQL the lock belongs to the connection that all changes go through: whoever loses one has lost the
+        other, so that two can never write.  SQLite: always True; the folder's lock file keeps others away.
+        ``name``: told to those who stand by.
+        """
+        if self.engine.dialect.name != "postgresql" or self._held is not None:
+            return True
+        connection = self.engine.connect()
+        connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]})
+        held = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _HOLD}).scalar())
+        connection.commit()
+        if held:
+            self._held = connection
+        else:
+            connection.invalidate()  # its name must not stay in the pool
+            connection.close()
+        return held
+
+    def check_hold(self) -> None:
+        """Raises LostHold when another service could be active by now."""
+        if self._held is not None:
+
+            def ask(connection: Connection) -> None:
+                connection.execute(text("SELECT 1"))
+
+            try:
+                self.write(ask)
+            except (DBAPIError, LostHold):
+                raise LostHold(
+                    "the connection to the database was lost, and the right to write with it",
+                    hint="start the service again; systemd does so by itself",
+                ) from None
+
+    def holder(self) -> str | None:
+        """Name of the active service on this database; None: none, or SQLite."""
+        if self.engine.dialect.name != "postgresql":
+            return None
+        query = text(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+            "AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (classid::bigint << 32) + objid::bigint = :key"
+        )
+        with self.read() as connection:
+            name = connection.execute(query, {"key": _HOLD}).scalar()
+        return None if name is None else str(name)
+
+    def _cause(self, error: Exception) -> Exception:
+        """Of a commit that failed, as its callers should know it."""
+        if self._held is not None and self._held.invalidated and isinstance(error, DBAPIError):
+            return LostHold("the connection to the database was lost, and the right to write with it")
+        return error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if self._held is None:
+            with self.engine.connect() as connection, connection.begin():
+                yield connection
+            return
+        if self._held.invalidated:  # SQLAlchemy would connect anew by itself, without the lock
+            raise LostHold("the connection to the database was lost, and the right to write with it")
+        with self._held.begin():
+            yield self._held
+
+    # -- who waits for events -------------------------------------------------------------------------------------
+
+    def listen(self, told: Callable[[int], None]) -> Callable[[], None]:
+        """Call ``told(last event number)`` after each commit that had events, in the writer's thread: be quick there.
+
+        Returns what ends it."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
+
+    # -- the writer -----------------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        last = False
+        while not last:
+            first = self._changes.get()
+            if first is None:
+                return
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _TOGETHER:
+                    more = self._changes.get_nowait()
+                    if more is None:
+                        last = True
+                        break
+                    batch.append(more)
+            self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        seq = 0
+        try:
+            with self._writing() as connection:
+                connection.info["last_seq"] = 0
+                for change, future in batch:
+                    if not future.set_running_or_notify_cancel():
+                        continue
+                    try:
+                        with connection.begin_nested():
+                            result = change(connection)
+                    except Exception as error:  # noqa: BLE001  whatever it is belongs to who asked
+                        future.set_exception(self._cause(error))
+                    else:
+                        done.append((future, result))
+                seq = connection.info["last_seq"]
+        except Exception as raw:  # noqa: BLE001  the commit itself: a full disk, a lost server; nobody was answered yet
+            error = self._cause(raw)
+            for future, _ in done:
+                future.set_exception(error)
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for future, result in done:
+            future.set_result(result)
+        if seq:
+            for told in list(self._listeners):
+                told(seq)
+
+
+def _both(change: Callable[[Connection], T], also: Callable[[Connection], None]) -> Callable[[Connection], T]:
+    def both(connection: Connection) -> T:
+        result = change(connection)
+        also(connection)
+        return result
+
+    return both
+
+
+def create(store: Store) -> None:
+    """Make all tables of an empty database, for tests; a service migrates (:mod:`evenkeel.lab.migrate`)."""
+    schema.metadata.create_all(store.engine)
+
+
+def sqlite_url(path: Path) -> URL:
+    return URL.create("sqlite", database=str(path))
+
+
+def _engine(url: str | URL) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise WrongInput(
+            f"{url!r} is no database URL", hint="sqlite:///lab.db or postgresql://user@host/name"
+        ) from None
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": 30})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if kind == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    raise WrongInput(f"no database of the lab: {kind}", hint="sqlite:///lab.db or postgresql://user@host/name")
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own idea of transactions breaks savepoints (SQLAlchemy's documentation of pysqlite).
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,135 @@
+"""Where a waiting claim stands and when its turn comes.  Pure: claims and machines in, places out.
+
+Forward list scheduling: each waiting claim, in order, gets the machine that is free first.  *At latest*: everybody
+keeps their machine until its time is over.  *Likely*: they give it back after the part of it that people here mostly
+use.  Whoever comes later cannot push it back, except urgent ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evenkeel.documents.base import Model
+
+#: Machines named in an answer to "why", at most.
+_NAMED = 5
+
+
+class Place(Model):
+    """``position``: 1 is next; 0: booked, and not in the queue.  ``likely_ns``, ``at_latest_ns``: None: nobody knows.
+
+    ``why``: what keeps it from each machine that would fit, one sentence each.
+    """
+
+    position: int
+    likely_ns: int | None
+    at_latest_ns: int | None
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A waiting claim.  ``machines``: ids of those that fit."""
+
+    claim_id: int
+    holder: str
+    length_ns: int | None
+    machines: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """``machines``: id -> name, state, reason of the state.  ``held``: id -> holder, since, until (None: for good).
+
+    ``booked``: machine id, holder, start, end.  ``used``: parts (0..1) of their time that past reservations were kept.
+    """
+
+    now: int
+    machines: Mapping[str, tuple[str, str, str]]
+    held: Mapping[str, tuple[str, int, int | None]]
+    booked: Sequence[tuple[str, str, int, int | None]]
+    used: Sequence[float]
+
+
+def forecast(wishes: Sequence[Wish], pool: Pool) -> dict[int, Place]:
+    """A place for each wish, which are in the order in which they are served."""
+    # Below ten past reservations nothing is known of how people here are.
+    part = statistics.median(pool.used) if len(pool.used) >= 10 else 1.0
+    latest, likely = _Plan(pool, 1.0), _Plan(pool, part)
+    places = {}
+    for index, wish in enumerate(wishes):
+        ahead = sum(1 for other in wishes[:index] if other.machines & wish.machines)
+        places[wish.claim_id] = Place(
+            position=ahead + 1,
+            likely_ns=likely.give(wish),
+            at_latest_ns=latest.give(wish),
+            why=_why(wish, pool),
+        )
+    return places
+
+
+class _Plan:
+    """When each machine is free, as claims are given to them one after the other."""
+
+    def __init__(self, pool: Pool, part: float) -> None:
+        self.part, self.now = part, pool.now
+        self.booked = pool.booked
+        self.free: dict[str, int] = {}
+        for machine_id, (_, state, _) in pool.machines.items():
+            if state in ("suspect", "broken", "off"):
+                continue
+            if machine_id not in pool.held:
+                self.free[machine_id] = pool.now
+                continue
+            _, since, until = pool.held[machine_id]
+            if until is not None:
+                self.free[machine_id] = max(pool.now, since + int((until - since) * part))
+
+    def give(self, wish: Wish) -> int | None:
+        found: tuple[int, str] | None = None
+        for machine_id in wish.machines & self.free.keys():
+            at = self._gap(machine_id, wish.length_ns)
+            if at is not None and (found is None or (at, machine_id) < found):
+                found = at, machine_id
+        if found is None:
+            return None
+        at, machine_id = found
+        if wish.length_ns is None:
+            del self.free[machine_id]
+        else:
+            self.free[machine_id] = at + int(wish.length_ns * self.part)
+        return at
+
+    def _gap(self, machine_id: str, length: int | None) -> int | None:
+        """When it is free for so long between what is booked."""
+        at = self.free[machine_id]
+        for booked, _, start, end in sorted(self.booked, key=lambda one: one[2]):
+            if booked != machine_id or (end is not None and end <= at):
+                continue
+            if length is not None and at + length <= start:
+                break
+            if end is None:
+                return None
+            at = end
+        return at
+
+
+def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
+    told = []
+    fitting = sorted((pool.machines[one][0], one) for one in wish.machines if one in pool.machines)
+    for name, machine_id in fitting[:_NAMED]:
+        _, state, reason = pool.machines[machine_id]
+        if machine_id in pool.held:
+            holder, _, until = pool.held[machine_id]
+            told.append(f"{name} is {holder}'s" + (" for good" if until is None else ""))
+        elif state in ("suspect", "broken", "off"):
+            told.append(f"{name} is {state}" + (f": {reason}" if reason else ""))
+        elif booked := next((one for one in pool.booked if one[0] == machine_id), None):
+            told.append(f"{name} is booked by {booked[1]}")
+        else:
+            told.append(f"{name} goes to somebody before, or may not be reserved by {wish.holder}")
+    if len(fitting) > _NAMED:
+        told.append(f"{len(fitting) - _NAMED} more")
+    return tuple(told) or ("no machine fits any more",)

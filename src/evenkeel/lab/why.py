@@ -1,0 +1,73 @@
+"""Why a step waits, as a code that programs can count and a sentence that a person can act on.
+
+Answered from the dispatcher's memory, in its thread (:meth:`evenkeel.lab.dispatching.Dispatching.ask`), so it says what
+the dispatcher itself would say.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from evenkeel.documents.base import Model
+from evenkeel.lab.dispatcher import Dispatcher
+from evenkeel.lab.live import Node
+
+Code = Literal[
+    "after",  # other steps
+    "no-machine",  # no machine of the pool is as it wants
+    "machines-busy",  # there are such machines, none is free
+    "no-agent",  # no agent was ever as it wants
+    "agents-away",  # there are such agents, none is connected
+    "agents-drained",  # those that are connected take nothing
+    "agents-busy",  # all that fit run other steps
+    "starting",  # it starts this very moment
+    "unknown",  # no dispatcher runs here
+]
+
+
+class Why(Model):
+    """``number``: of what the code counts (steps, machines, agents), where it counts something."""
+
+    code: Code
+    text: str
+    number: int | None = None
+
+
+def why(dispatcher: Dispatcher, node: Node) -> Why:
+    """Of a step that waits."""
+    if node.state == "blocked":
+        before = [
+            other.name
+            for other in node.sub.steps.values()
+            if other.state in ("blocked", "ready", "running") and any(after is node for after, _ in other.after)
+        ]
+        return Why(code="after", text=f"comes after {_listed(before)}", number=len(before))
+    group = dispatcher.group_for(node)
+    if node.machine and not dispatcher.available >> group & 1:
+        fit = dispatcher.machines.fits(group)
+        if not fit:
+            return Why(code="no-machine", text=f"no machine of the pool is {node.machine}", number=0)
+        busy = f"all {len(fit)} machines that are {node.machine} are in use" if len(fit) > 1 else (
+            f"the one machine that is {node.machine} is in use"
+        )  # fmt: skip
+        return Why(code="machines-busy", text=busy, number=len(fit))
+    wanted = f"that are {node.needs}" if node.needs else "here"
+    agents = [agent for agent in dispatcher.agents.values() if agent.mask >> group & 1]
+    there = [agent for agent in agents if agent.link is not None]
+    takes = [agent for agent in there if agent.state == "online"]
+    if not agents:
+        return Why(code="no-agent", text=f"there are no agents {wanted}", number=0)
+    if not there:
+        return Why(
+            code="agents-away", text=f"none of the {len(agents)} agents {wanted} is connected", number=len(agents)
+        )
+    if not takes:
+        return Why(code="agents-drained", text=f"all agents {wanted} are drained", number=len(there))
+    if any(agent.free > 0 for agent in takes):
+        return Why(code="starting", text="starts now")
+    slots = sum(agent.slots for agent in takes)
+    return Why(code="agents-busy", text=f"all {slots} slots of agents {wanted} are busy", number=slots)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,67 @@
+"""Numbers as people read them, on pages and on the command line: times, durations, sizes.  Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from evenkeel.lab import flat
+
+_SECOND = 10**9
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def moment(at_ns: int | None) -> str:
+    """``2026-11-29 10:04`` (UTC)."""
+    return "" if at_ns is None else datetime.fromtimestamp(at_ns // _SECOND, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def duration(ns: float | None) -> str:
+    """Its two largest units: ``2 d 4 h``, ``45 s``, ``250 ms``."""
+    if ns is None:
+        return ""
+    if ns < 0:
+        return f"-{duration(-ns)}"
+    seconds = round(ns / _SECOND)
+    if ns < 0.9995 * _SECOND:
+        return f"{round(ns / 1e6)} ms" if ns else "0 s"
+    for index, (unit, name) in enumerate(_UNITS):
+        if seconds >= unit:
+            whole, rest = divmod(seconds, unit)
+            below = _UNITS[index + 1] if index + 1 < len(_UNITS) else None
+            more = rest // below[0] if below else 0
+            return f"{whole} {name}" + (f" {more} {below[1]}" if below and more else "")
+    return "0 s"
+
+
+def ago(at_ns: int | None, now_ns: int) -> str:
+    """``3 min ago``, ``in 2 h``, ``now``."""
+    if at_ns is None:
+        return "never"
+    apart = now_ns - at_ns
+    if abs(apart) < _SECOND:
+        return "now"
+    return f"{duration(apart)} ago" if apart > 0 else f"in {duration(-apart)}"
+
+
+def size(count: int | None) -> str:
+    """Bytes: ``3.2 MiB``."""
+    if count is None:
+        return ""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def fact(key: str, value: str | float) -> str:
+    """The value of a flat fact as a person reads it: ``32 GiB``, ``25 Gbps``."""
+    known = flat.key(key)
+    if isinstance(value, str) or known is None:
+        return str(value)
+    if known.kind == "size":
+        return size(int(value))
+    if known.kind in ("speed", "frequency"):
+        return f"{value / 1e9:g} {'Gbps' if known.kind == 'speed' else 'GHz'}"
+    return f"{value:g}" if abs(value) < 1e6 else str(value)

@@ -1,0 +1,77 @@
+"""A lab of its own for each test: SQLite in a folder, with a clock that stands unless it is told to move."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from evenkeel.lab.actor import Actor, with_roles
+from evenkeel.lab.api.app import create_app
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.store import Store, create, sqlite_url
+
+
+class Clock:
+    """Nanoseconds since 1970; starts on 2026-11-29 10:00 UTC."""
+
+    def __init__(self) -> None:
+        self.at_ns = 1_795_946_400 * 10**9
+
+    def __call__(self) -> int:
+        return self.at_ns
+
+    def move(self, seconds: float) -> None:
+        self.at_ns += round(seconds * 1e9)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@cache
+def _empty() -> bytes:
+    """A database with all tables and no rows: to make them anew for each of hundreds of tests takes minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lab.db"
+        with Store(sqlite_url(file)) as store:
+            create(store)
+        return file.read_bytes()
+
+
+@contextmanager
+def a_lab(folder: Path, clock: Clock) -> Iterator[Lab]:
+    """A lab in ``folder``, for tests that need more than one."""
+    (folder / "lab.db").write_bytes(_empty())
+    with Store(sqlite_url(folder / "lab.db"), clock=clock) as store:
+        yield Lab(folder, store)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, clock: Clock) -> Iterator[Lab]:
+    with a_lab(tmp_path, clock) as made:
+        yield made
+
+
+@pytest.fixture
+def ask(lab: Lab) -> Callable[..., TestClient]:
+    """The web application, asked by whom one likes: ``ask("ann").get(...)``, ``ask("root", "admin")``, ``ask(None)``.
+
+    Redirects are not followed; an error that is a defect is raised in the test.
+    """
+    actors: dict[str, Actor] = {}
+    app = create_app(lab, who=lambda connection: actors.get(connection.headers.get("x-test-actor", "")))
+
+    def ask_as(name: str | None, role: str = "user", teams: Sequence[str] = ()) -> TestClient:
+        key = f"{name}/{role}/{','.join(teams)}"
+        if name is not None:
+            actors[key] = with_roles(name, [role], teams, "session")
+        return TestClient(app, headers={"x-test-actor": key}, follow_redirects=False)
+
+    return ask_as

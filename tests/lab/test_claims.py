@@ -1,0 +1,555 @@
+"""Claims: who gets which machine and when, what may not overlap, who is reminded, and what steps get."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, select
+
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab import claims, credits, machines, schema, settings
+from evenkeel.lab.actor import Conflict, Forbidden, NotFound, Stale, with_roles
+from evenkeel.lab.claims import Claim, Request, Taken
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.limits import DAY, HOUR
+from evenkeel.lab.machines import Policy
+from evenkeel.lab.predicate import Predicate
+from tests.lab.conftest import Clock
+from tests.lab.pool import ANN, BOB, CAT, GIB, ROOT, add
+
+
+def ask(lab: Lab, actor: Any, predicate: str, hours: float = 24, **more: Any) -> Claim:
+    length = None if more.get("kind") == "permanent" else round(hours * HOUR)
+    return claims.request(lab, actor, Request(predicate=predicate, reason="to test it", length_ns=length, **more))
+
+
+def events(lab: Lab, kind: str) -> list[dict[str, Any]]:
+    with lab.store.read() as connection:
+        chosen = select(schema.event.c.data).where(schema.event.c.type == kind).order_by(schema.event.c.seq)
+        return list(connection.scalars(chosen))
+
+
+def take(lab: Lab, step: int, predicate: str = "", **more: Any) -> Taken | None:
+    def change(connection: Connection) -> Taken | None:
+        wanted = Predicate.parse(predicate)
+        return claims.take_for_step(lab, connection, step_id=step, predicate=wanted, holder="ann", **more)
+
+    return lab.store.write(change)
+
+
+# -- now ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_free_machine_is_given_at_once_the_smallest_that_fits(lab: Lab) -> None:
+    add(lab, "big", mem=512 * GIB)
+    add(lab, "small", mem=16 * GIB)
+    add(lab, "middle", mem=256 * GIB)
+    got = ask(lab, ANN, "mem>=256GiB", 3)
+    assert (got.state, got.machine, got.holder) == ("active", "middle", "ann")
+    assert got.until_ns == lab.now() + 3 * HOUR
+    assert machines.get(lab, BOB, "middle").state == "claimed"
+    held = machines.get(lab, BOB, "middle").held
+    assert held and (held.holder, held.reason, held.claim_id) == ("ann", "to test it", got.id)
+
+
+def test_who_waits_gets_it_in_turn_with_position_and_estimate(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    first = ask(lab, ANN, "host1", 10)
+    second, third = ask(lab, BOB, "host1", 5), ask(lab, CAT, "host1", 5)
+    assert second.waits and third.waits
+    assert (second.state, second.waits.position, third.waits.position) == ("waiting", 1, 2)
+    assert second.waits.at_latest_ns == first.until_ns
+    assert third.waits.at_latest_ns == (first.until_ns or 0) + 5 * HOUR
+    assert second.waits.why == ("host1 is ann's",)
+    clock.move(3600)
+    claims.release(lab, ANN, first.id)
+    assert claims.get(lab, ANN, second.id).state == "active"
+    assert [one.holder for one in claims.waiting(lab, ANN)] == ["cat"]
+    clock.move(5 * 3600)
+    claims.tick(lab)
+    ended = claims.get(lab, ANN, second.id)
+    assert (ended.state, ended.end_cause) == ("ended", "its time is over")
+    assert claims.get(lab, ANN, third.id).state == "active"
+
+
+def test_a_claim_that_finds_nothing_does_not_keep_back_those_behind_it(lab: Lab) -> None:
+    add(lab, "large", mem=512 * GIB)
+    add(lab, "other", mem=16 * GIB)
+    ask(lab, ANN, "large")
+    ask(lab, BOB, "large")
+    assert ask(lab, CAT, "mem<=16GiB").state == "active"
+
+
+def test_urgent_ones_go_first_then_the_oldest(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    held = ask(lab, ROOT, "host1")
+    ask(lab, ANN, "host1")
+    clock.move(1)
+    ask(lab, BOB, "host1", urgent=True)
+    assert [one.holder for one in claims.waiting(lab, ANN)] == ["bob", "ann"]
+    assert credits.credit(lab, BOB).left == 2
+    claims.release(lab, ROOT, held.id)
+    assert [one.holder for one in claims.waiting(lab, ANN)] == ["ann"]
+
+
+def test_an_urgent_one_that_is_no_longer_wanted_gives_its_credit_back(lab: Lab) -> None:
+    add(lab, "host1")
+    ask(lab, ROOT, "host1")
+    waits = ask(lab, BOB, "host1", urgent=True)
+    assert waits.urgent
+    claims.release(lab, BOB, waits.id)
+    assert credits.credit(lab, BOB).left == 3
+    for _ in range(4):
+        last = ask(lab, BOB, "host1", urgent=True)
+    assert not last.urgent  # beyond the credit: as any other
+
+
+def test_the_likely_time_is_learned_from_what_people_kept(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    for _ in range(10):
+        got = ask(lab, ANN, "host1", 10)
+        clock.move(5 * 3600)
+        claims.release(lab, ANN, got.id)
+    held = ask(lab, ANN, "host1", 10)
+    place = ask(lab, BOB, "host1").waits
+    assert place and place.at_latest_ns == held.until_ns
+    assert place.likely_ns == lab.now() + 5 * HOUR
+
+
+@pytest.mark.parametrize("state", ["suspect", "broken", "off"])
+def test_a_machine_that_is_not_well_is_not_given(lab: Lab, state: Any) -> None:
+    add(lab, "host1")
+    machines.mark(lab, ROOT, "host1", state, "no power")
+    got = ask(lab, ANN, "host1")
+    assert got.state == "waiting" and got.waits
+    assert got.waits.why == (f"host1 is {state}: no power",)
+    assert got.waits.likely_ns is None
+    machines.mark(lab, ROOT, "host1", "ready")
+    claims.tick(lab)
+    assert claims.get(lab, ANN, got.id).state == "active"
+
+
+def test_a_machine_that_breaks_while_it_is_held_stays_broken_after(lab: Lab) -> None:
+    add(lab, "host1")
+    got = ask(lab, ANN, "host1")
+    machines.mark(lab, ROOT, "host1", "broken", "fire")
+    claims.release(lab, ANN, got.id)
+    assert machines.get(lab, ANN, "host1").state == "broken"
+    got = ask(lab, ANN, "host1")
+    machines.mark(lab, ROOT, "host1", "ready")
+    claims.tick(lab)
+    assert machines.get(lab, ANN, "host1").state == "claimed"
+    machines.mark(lab, ROOT, "host1", "suspect", "smoke")
+    assert machines.mark(lab, ROOT, "host1", "ready").state == "claimed"
+    claims.release(lab, ANN, got.id)
+    assert machines.get(lab, ANN, "host1").state == "ready"
+
+
+def test_what_no_machine_is_and_which_term_it_is(lab: Lab) -> None:
+    add(lab, "host1")
+    with pytest.raises(NotFound) as raised:
+        ask(lab, ANN, "cpu.flag:sse2 nic.driver:ixgbe")
+    assert raised.value.hint == "nic.driver:ixgbe alone finds none"
+    with pytest.raises(WrongInput, match="no such key"):
+        ask(lab, ANN, "cpu.flags:sse2")
+    with pytest.raises(WrongInput, match="what is it for"):
+        claims.request(lab, ANN, Request(predicate="host1", reason=" "))
+
+
+# -- later --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_booked_does_not_overlap_and_begins_by_itself(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    start = lab.now() + 10 * HOUR
+    booked = ask(lab, ANN, "host1", 5, not_before_ns=start)
+    assert (booked.state, booked.machine) == ("waiting", "host1")
+    assert booked.waits and (booked.waits.position, booked.waits.likely_ns) == (0, start)
+    for begin, hours in ((8, 3), (10, 5), (14, 2), (11, 1), (9, 20)):
+        with pytest.raises(Conflict, match="host1 is taken then; host1 by ann") as raised:
+            ask(lab, BOB, "host1", hours, not_before_ns=lab.now() + begin * HOUR)
+        assert "free for so long from" in (raised.value.hint or "")
+    before = ask(lab, BOB, "host1", 2, not_before_ns=lab.now() + 8 * HOUR)
+    after = ask(lab, BOB, "host1", 2, not_before_ns=lab.now() + 15 * HOUR)
+    assert before.machine == after.machine == "host1"
+    # Now, but longer than until the first booking: it waits behind all of them.
+    long = ask(lab, CAT, "host1", 9)
+    assert long.waits and long.waits.at_latest_ns == lab.now() + 17 * HOUR
+    assert long.waits.why == ("host1 is booked by bob",)
+    assert ask(lab, CAT, "host1", 8).state == "active"
+    clock.move(8 * 3600)
+    claims.tick(lab)
+    assert claims.get(lab, ANN, before.id).state == "active"
+    clock.move(2 * 3600)
+    claims.tick(lab)
+    got = claims.get(lab, ANN, booked.id)
+    assert (got.state, got.until_ns) == ("active", start + 5 * HOUR)
+
+
+def test_a_booking_by_what_it_must_be_gets_another_machine_when_its_own_broke(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1", mem=16 * GIB)
+    add(lab, "host2", mem=32 * GIB)
+    booked = ask(lab, ANN, "cpu.flag:sse2", 5, not_before_ns=lab.now() + HOUR)
+    named = ask(lab, BOB, "host1", 5, not_before_ns=lab.now() + 6 * HOUR)
+    assert booked.machine == "host1"
+    machines.mark(lab, ROOT, "host1", "broken", "fire")
+    clock.move(3600)
+    claims.tick(lab)
+    assert claims.get(lab, ANN, booked.id).machine == "host2"
+    clock.move(5 * 3600)
+    claims.tick(lab)
+    got = claims.get(lab, BOB, named.id)
+    assert got.state == "waiting" and got.waits and got.waits.why == ("host1 is broken: fire",)
+    clock.move(5 * 3600)
+    claims.tick(lab)
+    got = claims.get(lab, BOB, named.id)
+    assert (got.state, got.end_cause) == ("cancelled", "its time went by before the machine could be given")
+
+
+def test_several_machines_are_booked_one_after_the_other(lab: Lab) -> None:
+    add(lab, "host1")
+    add(lab, "host2")
+    start = lab.now() + HOUR
+    assert {ask(lab, ANN, "host*", not_before_ns=start).machine for _ in range(2)} == {"host1", "host2"}
+    with pytest.raises(Conflict, match="all 2 machines that fit are taken then"):
+        ask(lab, BOB, "host*", not_before_ns=start)
+
+
+def test_many_at_once_never_overlap(lab: Lab, clock: Clock) -> None:
+    """Random requests of many threads, random time: no two claims hold or booked one machine at a time."""
+    for number in range(4):
+        add(lab, f"host{number}")
+    dice = random.Random(6)
+
+    def one(number: int) -> None:
+        actor = with_roles(f"user{number % 17}", ["user"])
+        start = lab.now() + dice.randrange(0, 100) * HOUR if number % 3 else None
+        wanted = dice.choice(["host*", f"host{number % 4}"])
+        length = dice.randrange(1, 30) * HOUR
+        with contextlib.suppress(Conflict):
+            claims.request(lab, actor, Request(predicate=wanted, reason="x", length_ns=length, not_before_ns=start))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(45)))
+    began = 0
+    for _ in range(30):
+        clock.move(4 * 3600)
+        claims.tick(lab)
+        held = [one for one in claims.listing(lab, ANN, limit=1000).items if one.machine_id]
+        spans = sorted(
+            (
+                one.machine or "",
+                one.began_ns or one.not_before_ns,
+                one.until_ns or one.not_before_ns + (one.length_ns or 0),
+            )
+            for one in held
+        )
+        for (this, _, end), (that, begin, _) in itertools.pairwise(spans):
+            assert this != that or end <= begin, spans
+        began = max(began, *(one.id for one in held if one.state == "active"), 0)
+    assert began > 10
+
+
+# -- who may, and how much ----------------------------------------------------------------------------------------
+
+
+def test_limits_of_number_and_length(lab: Lab) -> None:
+    text = "reservations: {most: 2, longest: 48h, ahead: 10d}"
+    (lab.folder / "lab.yaml").write_text(text)
+    lab.settings = settings.read(lab.folder / "lab.yaml")
+    for number in range(3):
+        add(lab, f"host{number}")
+    with pytest.raises(Forbidden, match="3 days is longer than 2 days"):
+        ask(lab, ANN, "host0", 72)
+    with pytest.raises(Conflict, match="more than 10 days ahead"):
+        ask(lab, ANN, "host0", not_before_ns=lab.now() + 11 * DAY)
+    ask(lab, ANN, "host0")
+    ask(lab, ANN, "host0")
+    with pytest.raises(Conflict, match="ann has 2 reservations, of 2 at most"):
+        ask(lab, ANN, "host1")
+    for _ in range(3):
+        ask(lab, ROOT, "host*", 72)
+
+
+def test_owners_decide_who_may_have_their_machine_and_for_how_long(lab: Lab) -> None:
+    add(lab, "host1", owner="ann", policy=Policy(users=("bob",), teams=("kernel",), longest_ns=2 * HOUR))
+    with pytest.raises(Forbidden, match="cat may not reserve host1") as raised:
+        ask(lab, CAT, "host1", 1)
+    assert raised.value.hint == "ask ann"
+    with pytest.raises(Forbidden, match="longer than"):
+        ask(lab, BOB, "host1", 3)
+    assert ask(lab, BOB, "host1", 2).state == "active"
+    dan = with_roles("dan", ["user"], ["kernel"])
+    assert ask(lab, dan, "host1", 1, team="kernel").state == "waiting"
+    with pytest.raises(Forbidden, match="not in team kernel"):
+        ask(lab, BOB, "host1", 1, team="kernel")
+
+
+def test_permanent_ones_are_for_owners(lab: Lab) -> None:
+    add(lab, "host1", owner="ann")
+    with pytest.raises(Forbidden, match="host1 belongs to ann"):
+        ask(lab, BOB, "host1", kind="permanent")
+    with pytest.raises(WrongInput, match="names one machine"):
+        ask(lab, ANN, "host*", kind="permanent")
+    later = ask(lab, BOB, "host1", 1, not_before_ns=lab.now() + 5 * HOUR)
+    assert ask(lab, ANN, "host1", kind="permanent").state == "waiting"
+    claims.release(lab, BOB, later.id)
+    (mine,) = claims.listing(lab, ANN, holder="ann").items
+    assert (mine.state, mine.until_ns) == ("active", None)
+    with pytest.raises(Conflict, match="host1 is taken then"):
+        ask(lab, BOB, "host1", not_before_ns=lab.now() + 5 * HOUR)
+    waits = ask(lab, BOB, "host1").waits
+    assert waits and waits.at_latest_ns is None and waits.why == ("host1 is ann's for good",)
+
+
+def test_maintenance_gets_a_broken_machine(lab: Lab) -> None:
+    add(lab, "host1", owner="ann")
+    machines.mark(lab, ANN, "host1", "broken", "fan")
+    assert ask(lab, ANN, "host1", 2, kind="maintenance").state == "active"
+    assert machines.get(lab, ANN, "host1").state == "broken"
+
+
+# -- changing -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_holder_changes_a_reservation_and_the_owner_takes_it_back_with_a_reason(lab: Lab) -> None:
+    add(lab, "host1", owner="cat")
+    got = ask(lab, ANN, "host1")
+    acts: list[Callable[[], Claim]] = [
+        lambda: claims.release(lab, BOB, got.id, "mine"),
+        lambda: claims.extend(lab, BOB, got.id, HOUR),
+        lambda: claims.hand_over(lab, BOB, got.id, "bob"),
+    ]
+    for act in acts:
+        with pytest.raises(Forbidden, match="belongs to ann, not to bob"):
+            act()
+    with pytest.raises(WrongInput, match="why is it taken away"):
+        claims.release(lab, CAT, got.id)
+    assert claims.release(lab, CAT, got.id, "it burns").end_cause == "it burns"
+    with pytest.raises(Conflict, match="ended already"):
+        claims.release(lab, ANN, got.id)
+
+
+def test_extending(lab: Lab) -> None:
+    add(lab, "host1")
+    got = ask(lab, ANN, "host1", 24)
+    longer = claims.extend(lab, ANN, got.id, 24 * HOUR)
+    assert longer.until_ns == lab.now() + 48 * HOUR
+    with pytest.raises(Stale):
+        claims.extend(lab, ANN, got.id, HOUR, got.version)
+    with pytest.raises(Forbidden, match="the longest is 14 days"):
+        claims.extend(lab, ANN, got.id, 13 * DAY)
+    booked = ask(lab, BOB, "host1", 1, not_before_ns=lab.now() + 50 * HOUR)
+    claims.extend(lab, ANN, got.id, 2 * HOUR)
+    with pytest.raises(Conflict, match="host1 is booked by bob then"):
+        claims.extend(lab, ANN, got.id, HOUR)
+    claims.release(lab, BOB, booked.id)
+    ask(lab, CAT, "host1")
+    with pytest.raises(Conflict, match="cat waits for host1"):
+        claims.extend(lab, ANN, got.id, HOUR)
+    assert claims.extend(lab, ROOT, got.id, HOUR).until_ns == lab.now() + 51 * HOUR
+
+
+def test_handing_over(lab: Lab) -> None:
+    add(lab, "host1", policy=Policy(users=("ann", "bob")))
+    got = ask(lab, ANN, "host1")
+    with pytest.raises(NotFound, match="nobody here is called 'bob'"):
+        claims.hand_over(lab, ANN, got.id, "bob")
+    for name in ("bob", "cat"):
+        row = {"name": name, "kind": "person", "roles": ["user"], "teams": []}
+        change = insert(schema.principal).values(row)
+        lab.store.write(lambda connection, change=change: connection.execute(change))  # type: ignore[misc]
+    with pytest.raises(Forbidden, match="cat may not have host1"):
+        claims.hand_over(lab, ANN, got.id, "cat")
+    theirs = claims.hand_over(lab, ANN, got.id, "bob")
+    assert (theirs.holder, theirs.until_ns) == ("bob", got.until_ns)
+    with pytest.raises(Forbidden):
+        claims.release(lab, ANN, got.id)
+
+
+# -- reminding ----------------------------------------------------------------------------------------------------
+
+
+def test_holders_are_reminded_once_before_the_end(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    got = ask(lab, ANN, "host1", 48)
+    due = claims.tick(lab)
+    assert due == (got.until_ns or 0) - 4 * HOUR
+    clock.move(43.9 * 3600)
+    claims.tick(lab)
+    assert events(lab, "claim.ends-soon") == []
+    clock.move(0.1 * 3600)
+    claims.tick(lab)
+    claims.tick(lab)
+    assert [(one["to"], one["machine"]) for one in events(lab, "claim.ends-soon")] == [("ann", "host1")]
+    claims.extend(lab, ANN, got.id, 24 * HOUR)
+    clock.move(24 * 3600)
+    claims.tick(lab)
+    assert len(events(lab, "claim.ends-soon")) == 2
+
+
+def test_who_holds_a_machine_for_three_days_is_asked_when_somebody_waits(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    add(lab, "host2", mem=512 * GIB)
+    ask(lab, ANN, "host1", 14 * 24)
+    ask(lab, CAT, "host2", 14 * 24)
+    clock.move(4 * 86400)
+    claims.tick(lab)
+    assert events(lab, "claim.wanted") == []
+    ask(lab, BOB, "mem<512GiB")
+    claims.tick(lab)
+    assert events(lab, "claim.wanted") == []
+    clock.move(3600)
+    claims.tick(lab)
+    claims.tick(lab)
+    assert events(lab, "claim.wanted") == [{"to": "ann", "machine": "host1", "waits": ["bob"]}]
+    clock.move(86400)
+    claims.tick(lab)
+    assert len(events(lab, "claim.wanted")) == 2
+
+
+# -- steps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_gets_a_machine_or_none_and_gives_it_back(lab: Lab) -> None:
+    add(lab, "host1", mem=64 * GIB)
+    add(lab, "host2", mem=32 * GIB)
+    first, second = take(lab, 1), take(lab, 2)
+    assert first and second
+    assert (first.machine, second.machine) == ("host2", "host1")
+    assert first.fencing < second.fencing
+    assert take(lab, 3) is None
+    assert machines.get(lab, ANN, "host2").state == "claimed"
+    waits = ask(lab, BOB, "host2")
+    assert waits.state == "waiting"
+    freed = lab.store.write(lambda connection: claims.release_step(lab, connection, 1, "passed"))
+    assert freed == [first.machine_id]
+    # Who waited has it now, before any other step.
+    assert claims.get(lab, BOB, waits.id).state == "active"
+    assert take(lab, 3, "host2") is None
+    with pytest.raises(Conflict, match="a step has it"):
+        claims.release(lab, ROOT, second.claim_id, "mine")
+
+
+def test_steps_keep_to_the_calendar_and_to_owners(lab: Lab) -> None:
+    add(lab, "host1")
+    add(lab, "own", mem=512 * GIB, policy=Policy(steps=False))
+    ask(lab, BOB, "host1", 5, not_before_ns=lab.now() + 2 * HOUR)
+    assert take(lab, 1, "own") is None
+    assert take(lab, 1, "host1", length_ns=3 * HOUR) is None
+    short = take(lab, 1, "host1", length_ns=2 * HOUR)
+    assert short and short.machine == "host1"
+    with lab.store.read() as connection:
+        assert claims.machines_for_step(connection, Predicate.parse("")) == []
+
+
+def test_a_step_is_not_ended_by_time(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    took = take(lab, 1, length_ns=HOUR)
+    clock.move(7200)
+    claims.tick(lab)
+    assert took and claims.get(lab, ANN, took.claim_id).state == "active"
+
+
+def test_a_step_can_name_its_machine(lab: Lab) -> None:
+    add(lab, "host1", mem=64 * GIB)
+    small = add(lab, "host2", mem=32 * GIB)
+    big = machines.get(lab, ANN, "host1")
+    first = take(lab, 1, machine_id=big.id)
+    assert first and first.machine_id == big.id
+    assert take(lab, 2, machine_id=big.id) is None
+    assert take(lab, 2, "mem>=64GiB", machine_id=small.id) is None
+
+
+# -- preparing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_fails_is_suspect_and_the_next_is_tried(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1", mem=16 * GIB, address="ssh://root@host1")
+    add(lab, "host2", mem=32 * GIB, address="ssh://root@host2")
+    got = ask(lab, ANN, "host*", 10)
+    assert (got.state, got.machine) == ("preparing", "host1")
+    assert machines.get(lab, ANN, "host1").state == "preparing"
+    assert claims.prepared(lab, got.id, got.fencing, "mem 16GiB is 8GiB now") == "preparing"
+    first = machines.get(lab, ANN, "host1")
+    assert (first.state, first.state_reason) == ("suspect", "was prepared for ann: mem 16GiB is 8GiB now")
+    again = claims.get(lab, ANN, got.id)
+    assert again.machine == "host2" and again.fencing > got.fencing
+    # What comes late of the first try is of no account.
+    assert claims.prepared(lab, got.id, got.fencing, None) is None
+    clock.move(600)
+    assert claims.prepared(lab, again.id, again.fencing, None) == "active"
+    done = claims.get(lab, ANN, got.id)
+    # The time that preparing took is not the holder's.
+    assert (done.state, done.until_ns) == ("active", lab.now() + 10 * HOUR)
+    assert [one["reason"] for one in events(lab, "claim.next")] == ["mem 16GiB is 8GiB now"]
+
+
+def test_when_all_fail_it_waits_and_says_so(lab: Lab) -> None:
+    add(lab, "host1", address="virtual:host1")
+    got = ask(lab, ANN, "host1")
+    assert claims.prepared(lab, got.id, got.fencing, "does not boot") == "waiting"
+    waits = claims.get(lab, ANN, got.id).waits
+    assert waits and waits.why == ("host1 is suspect: was prepared for ann: does not boot",)
+
+
+def test_a_release_while_it_is_prepared(lab: Lab) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    got = ask(lab, ANN, "host1")
+    claims.release(lab, ANN, got.id)
+    assert machines.get(lab, ANN, "host1").state == "ready"
+    assert claims.prepared(lab, got.id, got.fencing, None) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "policy", "method"),
+    [
+        (None, Policy(), "none"),
+        ("ssh://root@host1", Policy(), "check"),
+        ("virtual:host1", Policy(), "full"),
+        ("virtual:host1", Policy(prepare="none"), "none"),
+        ("ssh://root@host1", Policy(prepare="full"), "full"),
+    ],
+)
+def test_how_a_machine_is_prepared(lab: Lab, address: str | None, policy: Policy, method: str) -> None:
+    add(lab, "host1", address=address, policy=policy)
+    with lab.store.read() as connection:
+        assert claims.how_prepared(connection, machines.find(connection, "host1")) == method
+
+
+# -- calendar -----------------------------------------------------------------------------------------------------
+
+
+def test_the_calendar_has_what_was_is_and_will_be(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    add(lab, "host2")
+    past = ask(lab, ANN, "host1", 10)
+    clock.move(3600)
+    claims.release(lab, ANN, past.id)
+    now = ask(lab, BOB, "host1", 10)
+    later = ask(lab, CAT, "host1", 2, not_before_ns=lab.now() + 20 * HOUR)
+    lanes = claims.calendar(lab, ANN, "host*", lab.now() - DAY, lab.now() + DAY)
+    assert [lane.machine for lane in lanes] == ["host1", "host2"]
+    assert [(span.claim_id, span.holder) for span in lanes[0].spans] == [
+        (past.id, "ann"),
+        (now.id, "bob"),
+        (later.id, "cat"),
+    ]
+    assert [lane.spans for lane in claims.calendar(lab, ANN, "", lab.now() + 11 * HOUR, lab.now() + 12 * HOUR)] == [
+        (),
+        (),
+    ]
+
+
+def test_nobody_without_a_role_reserves(lab: Lab) -> None:
+    add(lab, "host1")
+    with pytest.raises(Forbidden):
+        ask(lab, with_roles("eve", ["viewer"]), "host1")
+    with pytest.raises(EvenkeelError):
+        claims.waiting(lab, with_roles("eve", []))

@@ -1,0 +1,157 @@
+"""The keeper: machines are prepared before they are offered, what fails is suspect, and a restart begins again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from evenkeel.documents.facts import Facts
+from evenkeel.errors import Unreachable
+from evenkeel.lab import claims, flat, machines
+from evenkeel.lab.claims import Request
+from evenkeel.lab.keeper import Keeper
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, lost
+from tests.lab.conftest import Clock
+from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts, inventory
+
+
+class Hardware:
+    """Stands for machines: each is as it was registered, unless a test changed it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.changed: dict[str, Facts] = {}
+        self.dead: set[str] = set()
+        self.jobs: list[Job] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def prepare(self, job: Job, say: Say) -> Prepared:
+        self.jobs.append(job)
+        say("installing it anew")
+        assert self.go.wait(20)
+        if job.name in self.dead:
+            raise Unreachable(f"{job.name} does not boot", hint="look at its console")
+        last = machines.latest(self.lab, ROOT, job.name)
+        return Prepared("boot", True, self.changed.get(job.name, last.facts), last.inventory)
+
+
+def ask(lab: Lab, predicate: str) -> claims.Claim:
+    return claims.request(lab, ANN, Request(predicate=predicate, reason="test", length_ns=3600 * 10**9))
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def settle(lab: Lab, keeper: Keeper) -> None:
+    """All preparations, in this thread."""
+    while True:
+        with lab.store.read() as connection:
+            rows = list(claims.preparing(connection))
+        if not rows:
+            return
+        for row in rows:
+            keeper.prepare(row)
+
+
+def test_a_machine_is_prepared_then_offered_and_its_facts_are_taken(lab: Lab) -> None:
+    add(lab, "host1", address="virtual:host1")
+    hardware = Hardware(lab)
+    last = machines.latest(lab, ROOT, "host1").facts
+    hardware.changed["host1"] = last.model_copy(update={"clocksource": "tsc"})
+    got = ask(lab, "host1")
+    settle(lab, Keeper(lab, hardware))
+    assert claims.get(lab, ANN, got.id).state == "active"
+    assert [(job.name, job.address, job.method) for job in hardware.jobs] == [("host1", "virtual:host1", "full")]
+    assert machines.facts_of(lab, ANN, "host1")["clocksource"] == ("tsc",)
+
+
+def test_what_does_not_boot_or_lost_memory_is_suspect_and_the_third_is_given(lab: Lab) -> None:
+    for number in (1, 2, 3):
+        add(lab, f"host{number}", mem=number * 16 * GIB, address=f"ssh://root@host{number}")
+    hardware = Hardware(lab)
+    hardware.dead.add("host1")
+    mac = machines.get(lab, ROOT, "host2").identity.macs
+    hardware.changed["host2"] = facts("host2", mem=16 * GIB, macs=mac)
+    got = ask(lab, "host*")
+    settle(lab, Keeper(lab, hardware))
+    assert claims.get(lab, ANN, got.id).machine == "host3"
+    told = {name: machines.get(lab, ANN, name) for name in ("host1", "host2", "host3")}
+    assert [told[name].state for name in sorted(told)] == ["suspect", "suspect", "claimed"]
+    assert told["host1"].state_reason == "was prepared for ann: host1 does not boot"
+    assert told["host2"].state_reason == "was prepared for ann: mem was 32GiB and is 16GiB"
+    assert [job.name for job in hardware.jobs] == ["host1", "host2", "host3"]
+
+
+def test_a_health_check_that_says_no_keeps_a_machine_back(lab: Lab) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    got = ask(lab, "host1")
+    settle(lab, Keeper(lab, Hardware(lab), {"bmc": lambda lab, machine_id: "does not answer"}))
+    assert claims.get(lab, ANN, got.id).state == "waiting"
+    assert machines.get(lab, ANN, "host1").state_reason == "was prepared for ann: bmc: does not answer"
+
+
+def test_the_thread_prepares_ends_and_offers_by_itself(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    keeper = Keeper(lab, Hardware(lab))
+    keeper.start()
+    try:
+        first = ask(lab, "host1")
+        until(lambda: claims.get(lab, ANN, first.id).state == "active")
+        second = claims.request(lab, BOB, Request(predicate="host1", reason="test"))
+        claims.release(lab, ANN, first.id)
+        until(lambda: claims.get(lab, ANN, second.id).state == "active")
+    finally:
+        keeper.close()
+
+
+def test_after_a_restart_a_preparation_begins_again(lab: Lab) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    slow, hardware = Hardware(lab), Hardware(lab)
+    slow.go.clear()
+    first = Keeper(lab, slow)
+    first.start()
+    got = ask(lab, "host1")
+    until(lambda: bool(slow.jobs))
+    first.close()
+    assert claims.get(lab, ANN, got.id).state == "preparing"
+    settle(lab, Keeper(lab, hardware))
+    assert claims.get(lab, ANN, got.id).state == "active"
+    slow.go.set()
+
+
+def test_a_machine_that_nothing_reaches_is_suspect(lab: Lab) -> None:
+    add(lab, "host1", address="virtual:no-such-host")
+    ask(lab, "host1")
+    settle(lab, Keeper(lab, ByAddress()))
+    assert "there is no virtual host 'no-such-host'" in machines.get(lab, ANN, "host1").state_reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({"mem.usable": [64 * GIB]}, {"mem.usable": [64 * GIB - GIB]}, []),  # what the kernel keeps for itself
+        ({"mem.usable": [64 * GIB]}, {"mem.usable": [128 * GIB]}, []),
+        ({"cpu.threads": [64]}, {"cpu.threads": [32]}, ["cpu.threads was 64 and is 32"]),
+        ({"disk.count": [2], "disk.size": [1, 2]}, {"disk.count": [1], "disk.size": [2]},
+         ["disk.count was 2 and is 1", "disk.size 1 is gone"]),
+        ({"mac": ["a", "b"]}, {}, ["mac a, b are gone"]),
+        ({"kernel.version": ["6.12"]}, {"kernel.version": ["6.16"]}, []),
+        ({}, {"mem.usable": [1]}, []),
+    ],
+)  # fmt: skip
+def test_what_a_machine_lost(before: flat.Flat, after: flat.Flat, told: list[str]) -> None:
+    assert lost(before, after) == told
+
+
+def test_nothing_is_lost_between_two_equal_machines() -> None:
+    told = flat.flatten(facts(), inventory())
+    assert lost(told, told) == []

@@ -1,0 +1,216 @@
+"""Search: pages of it, facets that count right and follow changes, kept searches, and how machines were used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+from evenkeel.lab import claims, flat, machines, search, usage
+from evenkeel.lab.actor import Forbidden, NotFound, with_roles
+from evenkeel.lab.claims import Request
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.limits import DAY, HOUR
+from evenkeel.lab.machines import Edit, Policy
+from evenkeel.lab.predicate import Predicate, PredicateError
+from evenkeel.lab.search import Found, Save
+from tests.lab.conftest import Clock
+from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts
+
+Ask = Callable[..., TestClient]
+
+
+def names(found: Found) -> list[str]:
+    return [line.name for line in found.items]
+
+
+def counted_by_hand(lab: Lab, text: str) -> dict[str, Counter[str]]:
+    """Facets by looking at each machine."""
+    predicate = Predicate.parse(text)
+    with lab.store.read() as connection:
+        fitting = [one for one in machines.flat_of(connection).values() if predicate.matches(one)]
+    keys = [key for key, known in flat.KEYS.items() if known.facet]
+    counts = {key: Counter(flat.text_of(v) for one in fitting for v in one.get(key, ())) for key in keys}
+    asked = {term.key for term in predicate.terms()}
+    return {key: count for key, count in counts.items() if len(count) > (key not in asked)}
+
+
+def facets(found: Found) -> dict[str, Counter[str]]:
+    return {facet.key: Counter({value.value: value.count for value in facet.values}) for facet in found.facets}
+
+
+@pytest.fixture
+def pool(lab: Lab) -> Lab:
+    for number in range(12):
+        add(
+            lab,
+            f"host{number:02}",
+            mem=(16 << number % 4) * GIB,
+            driver=("ice", "igb", "mlx5_core")[number % 3],
+            policy=Policy(tags=("fast",) if number % 5 == 0 else ("slow", "old")),
+            team="kernel" if number % 2 else "virt",
+        )
+    machines.edit(lab, ROOT, "host03", Edit(site="nue"))
+    machines.edit(lab, ROOT, "host04", Edit(site="prg"))
+    machines.retire(lab, ROOT, "host11", "old")
+    return lab
+
+
+def test_pages_of_what_was_found(pool: Lab) -> None:
+    first = search.find(pool, ANN, "mem>=32GiB", limit=3)
+    assert (names(first), first.total) == (["host01", "host02", "host03"], 8)
+    second = search.find(pool, ANN, "mem>=32GiB", limit=3, after=first.next)
+    last = search.find(pool, ANN, "mem>=32GiB", limit=3, after=second.next)
+    assert names(second) + names(last) == ["host05", "host06", "host07", "host09", "host10"]
+    assert last.next is None
+    line = first.items[0]
+    assert line.told["mem"] == (32 * GIB,) and line.team == "kernel"
+
+
+def test_retired_machines_are_found_when_asked_for(pool: Lab) -> None:
+    assert "host11" not in names(search.find(pool, ANN))
+    assert names(search.find(pool, ANN, "state:retired")) == ["host11"]
+
+
+@pytest.mark.parametrize("text", ["mem>=32GiB", "NOT nic.driver:igb state:*", "host0* state:ready"])
+def test_facets_are_what_looking_at_each_machine_counts(pool: Lab, text: str) -> None:
+    if "state" not in text:
+        text += " state!=retired"
+    assert facets(search.find(pool, ANN, text)) == counted_by_hand(pool, text)
+
+
+def test_facets_follow_changes(pool: Lab) -> None:
+    text = "state!=retired"
+    assert facets(search.find(pool, ANN, text)) == counted_by_hand(pool, text)
+    identity = machines.get(pool, ROOT, "host02").identity
+    machines.update_facts(pool, ROOT, "host02", facts("host02", driver="bnxt_en", macs=identity.macs))
+    machines.edit(pool, ROOT, "host03", Edit(policy=Policy(tags=("new",))))
+    machines.mark(pool, ROOT, "host04", "broken", "fan")
+    add(pool, "host20", driver="tg3")
+    by_hand = counted_by_hand(pool, text)
+    assert by_hand["nic.driver"]["bnxt_en"] == by_hand["tag"]["new"] == by_hand["nic.driver"]["tg3"] == 1
+    assert facets(search.find(pool, ANN, text)) == by_hand
+    assert names(search.find(pool, ANN, by_term(search.find(pool, ANN), "nic.driver", "tg3"))) == ["host20"]
+
+
+def by_term(found: Found, key: str, value: str) -> str:
+    return next(v.predicate for facet in found.facets if facet.key == key for v in facet.values if v.value == value)
+
+
+def test_a_word_that_is_no_name_is_looked_for_in_the_facts(pool: Lab) -> None:
+    found = search.find(pool, ANN, "mlx5")
+    assert found.total == 0
+    assert [(one.predicate, one.count) for one in found.instead] == [("nic.driver:mlx5_core", 4)]
+
+
+def test_kept_searches(pool: Lab) -> None:
+    search.save(pool, ANN, "mine", Save(predicate="mem>=32GiB"))
+    search.save(pool, ANN, "ours", Save(predicate="site:prg", shared=True))
+    search.save(pool, ANN, "mine", Save(predicate="mem>=64GiB"))
+    assert [(one.name, one.predicate) for one in search.saved(pool, ANN)] == [
+        ("mine", "mem>=64GiB"),
+        ("ours", "site:prg"),
+    ]
+    assert [(one.owner, one.name) for one in search.saved(pool, BOB)] == [("ann", "ours")]
+    with pytest.raises(PredicateError):
+        search.save(pool, ANN, "bad", Save(predicate="mem>=64GB"))
+    with pytest.raises(NotFound):
+        search.forget(pool, BOB, "ours")
+    search.forget(pool, ANN, "ours")
+    assert search.saved(pool, BOB) == []
+
+
+# -- use ----------------------------------------------------------------------------------------------------------
+
+
+def test_use_is_counted_from_claims(lab: Lab, clock: Clock) -> None:
+    for name in ("busy", "never", "once"):
+        add(lab, name)
+    begin = lab.now()
+    once = claims.request(lab, ANN, Request(predicate="once", reason="x", length_ns=10 * HOUR))
+    clock.move(10 * 3600)
+    claims.tick(lab)
+    assert claims.get(lab, ANN, once.id).state == "ended"
+    claims.request(lab, BOB, Request(predicate="busy", reason="x", length_ns=10 * DAY))
+    clock.move(30 * 3600)
+    machines.mark(lab, ROOT, "never", "broken", "fan")
+    clock.move(3600)
+    pool = usage.use(lab, ANN, start_ns=begin, order="name")
+    used = {one.machine: one for one in pool.machines}
+    assert [used[name].claimed for name in ("busy", "never", "once")] == [31 / 41, 0, 10 / 41]
+    assert [used[name].idle_ns for name in ("busy", "never", "once")] == [0, 41 * HOUR, 31 * HOUR]
+    assert used["never"].not_green_ns == HOUR and used["busy"].not_green_ns is None
+    assert (pool.never, pool.not_green) == (1, 1)
+    half = usage.use(lab, ANN, "once", start_ns=begin + 5 * HOUR, end_ns=begin + 15 * HOUR).machines[0]
+    assert half.claimed == 0.5
+    assert [one.machine for one in usage.use(lab, ANN, order="idle").machines] == ["never", "once", "busy"]
+
+
+def test_owners_see_their_machines_that_are_not_green(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1", owner="ann")
+    add(lab, "host2", owner="", team="kernel")
+    add(lab, "host3", owner="bob")
+    for name in ("host1", "host2", "host3"):
+        machines.mark(lab, ROOT, name, "suspect", "slow")
+        clock.move(60)
+    dan = with_roles("ann", ["user"], ["kernel"])
+    assert [one.machine for one in usage.mine_not_green(lab, dan)] == ["host1", "host2"]
+    assert [one.machine for one in usage.mine_not_green(lab, ANN)] == ["host1"]
+    with pytest.raises(Forbidden):
+        usage.use(lab, with_roles("eve", []))
+
+
+# -- REST ---------------------------------------------------------------------------------------------------------
+
+
+def test_machines_over_rest(ask: Ask) -> None:
+    root, ann = ask("root", "admin"), ask("ann")
+    made = root.post("/api/v1/machines", json={"name": "host1", "facts": facts("host1").model_dump(mode="json")})
+    assert made.status_code == 201 and made.json()["was"] == "new"
+    assert ann.post("/api/v1/machines", json={"name": "host2"}).status_code == 403
+    found = ann.get("/api/v1/machines", params={"q": "nic.driver:mlx5_core mem>=32GiB"}).json()
+    assert [line["name"] for line in found["items"]] == ["host1"]
+    wrong = ann.get("/api/v1/machines", params={"q": "mem>=32GB"})
+    assert wrong.status_code == 422
+    assert (wrong.json()["where"]["column"], wrong.json()["hint"]) == (6, "did you mean 32GiB?")
+    etag = ann.get("/api/v1/machines/host1").headers["etag"]
+    assert root.patch("/api/v1/machines/host1", json={"site": "prg"}).status_code == 428
+    changed = root.patch("/api/v1/machines/host1", json={"site": "prg"}, headers={"If-Match": etag})
+    assert changed.status_code == 200 and changed.json()["site"] == "prg"
+    assert root.patch("/api/v1/machines/host1", json={"site": "nue"}, headers={"If-Match": etag}).status_code == 412
+    assert root.patch("/api/v1/machines/host1", json={"state": "ready"}, headers={"If-Match": "*"}).status_code == 422
+    new = {"facts": facts("host1", mem=32 * GIB).model_dump(mode="json")}
+    assert root.post("/api/v1/machines/host1/facts", json=new).json()[0]["key"] == "mem"
+    assert ann.get("/api/v1/machines/host1/facts").json()["mem"] == [32 * GIB]
+    assert ann.get("/api/v1/machines/host1/snapshot").json()["facts"]["kind"] == "Facts"
+    assert (
+        root.post("/api/v1/machines/host1/state", json={"state": "broken", "reason": "fan"}).json()["state"] == "broken"
+    )
+    kinds = [one["type"] for one in ann.get("/api/v1/machines/host1/history").json()["items"]]
+    assert kinds == ["machine.state", "machine.facts", "machine.edited", "machine.facts", "machine.registered"]
+    assert ann.get("/api/v1/use/not-green").json() == []
+    assert root.get("/api/v1/use/not-green").json()[0]["machine"] == "host1"
+    assert ann.put("/api/v1/searches/big", json={"predicate": "mem>=1TiB"}).status_code == 200
+    assert ann.delete("/api/v1/searches/big").status_code == 204
+    assert root.post("/api/v1/machines/host1/retire", json={}).json()["state"] == "retired"
+
+
+def test_claims_over_rest(ask: Ask, lab: Lab) -> None:
+    add(lab, "host1")
+    ann, bob = ask("ann"), ask("bob")
+    made = ann.post("/api/v1/claims", json={"predicate": "host1", "reason": "a bug", "length_ns": "2h"})
+    assert made.status_code == 201 and made.json()["length_ns"] == 2 * HOUR
+    number = made.json()["id"]
+    waits = bob.post("/api/v1/claims", json={"predicate": "mem>=1GiB", "reason": "another"}).json()
+    assert (waits["state"], waits["waits"]["position"]) == ("waiting", 1)
+    assert [one["holder"] for one in ann.get("/api/v1/claims/waiting").json()] == ["bob"]
+    assert bob.post(f"/api/v1/claims/{number}/extend", json={"by_ns": "1h"}).status_code == 403
+    assert ann.post(f"/api/v1/claims/{number}/extend", json={"by_ns": "1h"}).status_code == 409
+    assert ann.post(f"/api/v1/claims/{number}/release", json={}, headers={"If-Match": '"1"'}).status_code == 412
+    assert ann.post(f"/api/v1/claims/{number}/release", json={}).json()["state"] == "ended"
+    assert bob.get("/api/v1/claims", params={"holder": "bob"}).json()["items"][0]["state"] == "active"
+    assert [lane["machine"] for lane in ann.get("/api/v1/calendar").json()] == ["host1"]
+    assert len(ann.get("/api/v1/machines/host1/claims").json()["items"]) == 2
+    assert ann.post("/api/v1/claims", json={"predicate": "host1", "reason": "x", "length_ns": 0}).status_code == 422

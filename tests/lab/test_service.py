@@ -1,0 +1,230 @@
+"""`evenkeel lab up` as a process: who asks by its socket, who holds its folder, how it ends, its events as a stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from evenkeel.errors import Unreachable, WrongInput
+from evenkeel.lab import folder as folders
+from evenkeel.lab import settings, unit
+from evenkeel.lab.actor import Forbidden
+from evenkeel.lab.client import Client
+from tests.lab.service import Running, evenkeel, up
+
+
+@pytest.fixture(scope="module")
+def lab_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    # Under /tmp and short: the kernel takes 107 characters as the path of a socket.
+    with up(tmp_path_factory.mktemp("lab") / "state") as running:
+        yield running
+
+
+def test_it_is_up_and_knows_who_asks(lab_up: Running) -> None:
+    with lab_up.client() as client:
+        me = client.get("/me")
+        assert me["via"] == "socket" and "anything" in me["scopes"]
+        found = client.get("/service")
+        assert found["active"] and found["url"] == lab_up.url
+    assert httpx.get(lab_up.url + "/api/v1/me").status_code == 401, "by TCP nobody is known"
+    assert oct((lab_up.folder / "session.key").stat().st_mode)[-3:] == "600"
+    assert oct(lab_up.folder.stat().st_mode)[-3:] == "700"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_another_user_is_somebody_else_and_no_admin(lab_up: Running) -> None:
+    script = (
+        "import os, socket, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+        "s.sendall(b'GET /api/v1/me HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
+    )
+    # The folder is the service's own: what stands open is the socket, by a name that all can reach.
+    lab_up.folder.chmod(0o711)
+    for above in lab_up.folder.parents:
+        if above.stat().st_mode & 0o001 == 0:
+            above.chmod(0o711)
+    command = [sys.executable, "-c", script, str(lab_up.folder / "lab.sock")]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    found = json.loads(answer.rpartition("\n\n")[2])
+    assert found["name"] == "nobody" and found["via"] == "socket"
+    assert "anything" not in found["scopes"] and "reserve" in found["scopes"]
+
+
+def test_a_second_one_says_who_holds_the_folder(lab_up: Running) -> None:
+    done = evenkeel("lab", "up", "--folder", str(lab_up.folder), "--listen", "127.0.0.1:0")
+    assert done.returncode == 1
+    assert f"a lab runs in {lab_up.folder} already: process {lab_up.process.pid}" in done.stderr
+    assert "evenkeel lab down" in done.stderr
+    found = folders.holder(lab_up.folder)
+    assert found is not None and found.pid == lab_up.process.pid
+
+
+def test_an_address_that_is_taken_is_told(lab_up: Running, tmp_path: Path) -> None:
+    taken = lab_up.url.removeprefix("http://")
+    done = evenkeel("lab", "up", "--folder", str(tmp_path / "other"), "--listen", taken)
+    assert done.returncode == 2 and f"cannot listen on {taken}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_commands_over_the_socket(lab_up: Running) -> None:
+    at = ("--lab", str(lab_up.folder))
+    shown = evenkeel("lab", "status", *at)
+    assert shown.returncode == 0 and "active" in shown.stdout
+    link = evenkeel("lab", "open", *at).stdout.strip()
+    with httpx.Client() as browser:
+        assert browser.get(link).status_code == 303
+        assert browser.get(lab_up.url + "/").status_code == 200
+    made = json.loads(evenkeel("lab", "token", "make", "job", "--may", "read", *at, "--json").stdout)
+    with Client(lab_up.url, made["secret"]) as client:
+        assert client.get("/me")["scopes"] == ["read"]
+        with pytest.raises(Forbidden, match="may not add services"):
+            client.post("/people", {"name": "ci", "roles": ["user"]})
+    assert "job" in evenkeel("lab", "token", "list", *at).stdout
+    assert "token.made" in evenkeel("lab", "log", *at).stdout
+    refused = evenkeel("lab", "token", "make", "job", "--may", "fly", *at, "--json")
+    assert refused.returncode == 2 and json.loads(refused.stdout)["error"]["kind"] == "WrongInput"
+
+
+def test_log_in_from_elsewhere(lab_up: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    command = [sys.executable, "-m", "evenkeel", "lab", "login", lab_up.url, "--json"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as waiting:
+        assert waiting.stderr is not None and waiting.stdout is not None
+        code = waiting.stderr.readline().strip().rpartition("=")[2]
+        with lab_up.client() as client:
+            client.post("/login/device/decide", {"user_code": code, "grant": True})
+        assert json.loads(waiting.stdout.read())["principal"]
+    assert oct((tmp_path / "evenkeel" / "lab-tokens.json").stat().st_mode)[-3:] == "600"
+    me = evenkeel("lab", "me", "--lab", lab_up.url)
+    assert "login from" in me.stdout
+    evenkeel("lab", "logout", lab_up.url)
+    me = evenkeel("lab", "me", "--lab", lab_up.url)
+    assert me.returncode == 1 and "not known" in me.stderr
+
+
+def test_events_come_as_they_are_written(lab_up: Running) -> None:
+    with lab_up.client() as client, lab_up.client() as reader:
+        lines = reader.lines("/events", type="principal.*")
+        assert next(lines) == ": hello"
+        client.post("/people", {"name": "ci-events", "roles": ["user"]})
+        got = [next(lines) for _ in range(4)]
+        assert got[2] == "event: principal.added" and json.loads(got[3][6:])["object_id"] == "ci-events"
+        seq = int(got[1].removeprefix("id: "))
+        again = reader.lines("/events", after=seq - 1)
+        assert next(again) == ": hello" and [next(again) for _ in range(2)][1] == f"id: {seq}"
+
+
+def test_metrics_are_for_who_may_read(lab_up: Running) -> None:
+    assert httpx.get(lab_up.url + "/metrics").status_code == 401
+    transport = httpx.HTTPTransport(uds=str(lab_up.folder / "lab.sock"))
+    with httpx.Client(transport=transport, base_url="http://lab") as client:
+        text = client.get("/metrics").text
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "lab-api.md").read_text()
+    listed = {name.removesuffix("_total") for name in re.findall(r"`(evenkeel_lab_\w+)", page)}
+    assert listed == {name.removesuffix("_total") for name in re.findall(r"# TYPE (\w+)", text)}
+    assert "evenkeel_lab_events_total" in text and "# TYPE evenkeel_lab_machines gauge" in text
+
+
+def with_stream(running: Running, end: Callable[[], int]) -> None:
+    """End a service while somebody reads its events, and see that nothing is left."""
+    with running.client() as client:
+        lines = client.lines("/events")
+        next(lines)
+        reader = threading.Thread(target=lambda: list(lines))
+        reader.start()
+        assert end() == 0
+        reader.join(5)
+        assert not reader.is_alive()
+    assert "Traceback" not in running.told.read_text() and "the lab is down" in running.told.read_text()
+    assert not (running.folder / "lab.sock").exists()
+    assert folders.holder(running.folder) is None
+    with running.client() as client, pytest.raises(Unreachable, match="no lab answers"):
+        client.get("/me")
+
+
+def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream_open(tmp_path: Path) -> None:
+    with up(tmp_path / "s") as running, running.client() as client:
+        client.post("/people", {"name": "ci", "roles": ["user"]})
+        running.end(signal.SIGKILL)
+    with up(tmp_path / "s") as running:
+        with running.client() as client:
+            assert client.get("/people/ci")["roles"] == ["user"]
+
+        def down() -> int:
+            done = evenkeel("lab", "down", "--folder", str(running.folder))
+            assert done.returncode == 0 and "is down" in done.stdout
+            return running.process.wait(5)
+
+        with_stream(running, down)
+    assert "no lab runs" in evenkeel("lab", "down", "--folder", str(tmp_path / "s")).stdout
+
+
+@pytest.mark.long
+def test_it_ends_cleanly_by_ctrl_c(tmp_path: Path) -> None:
+    with up(tmp_path / "s") as running:
+        with_stream(running, lambda: running.end(signal.SIGINT))
+
+
+def test_settings_that_are_wrong_are_told_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("listen: 127.0.0.1:0\noidc:\n  issuer: https://id.example.org\n  client: lab\n")
+    done = evenkeel("lab", "up", "--folder", str(tmp_path))
+    assert done.returncode == 2
+    assert "lab.yaml:4:3" in done.stderr and 'did you mean "client_id"?' in done.stderr
+    done = evenkeel("lab", "up", "--folder", str(tmp_path / "x"), "--listen", "nowhere")
+    assert done.returncode == 2 and "--listen: 'nowhere' is no address" in done.stderr
+    done = evenkeel("lab", "up", "--folder", str(tmp_path / "x"), "--database", "mysql://a/b")
+    assert done.returncode == 2 and "no database of the lab: mysql" in done.stderr
+
+
+def test_addresses() -> None:
+    assert settings.address_of(":80") == ("::", 80)
+    assert settings.address_of("[::1]:80") == ("::1", 80)
+    for wrong in ("80", "host:", "host:x", "host:99999", "host:²"):
+        with pytest.raises(ValueError, match="no address"):
+            settings.address_of(wrong)
+
+
+def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    done = evenkeel("lab", "up", "--folder", str(tmp_path / ("x" * 120)), "--listen", "127.0.0.1:0")
+    assert done.returncode == 2 and "too long for the kernel" in done.stderr
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        (tmp_path / "theirs").mkdir()
+        os.chown(tmp_path / "theirs", 65534, 65534)
+        with pytest.raises(WrongInput, match="belongs to another user"):
+            folders.prepare(tmp_path / "theirs")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WrongInput, match="cannot be made"):
+        folders.prepare(tmp_path / "file")
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    done = evenkeel("lab", "up", "--folder", "/srv/a b", "--print-unit")
+    path = tmp_path / "evenkeel-lab.service"
+    path.write_text(done.stdout)
+    assert '--folder "/srv/a b"' in done.stdout or "--folder '/srv/a b'" in done.stdout
+    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert unit.unit(["--x"]).startswith("# Written by")
+
+
+def test_the_socket_is_unreachable_for_nobody() -> None:
+    with Client("/nowhere/lab.sock") as client, pytest.raises(Unreachable, match="evenkeel lab up"):
+        client.get("/me")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(Unreachable):
+        client.get("/me")
