@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -88,7 +89,8 @@ def test_a_console_over_a_websocket(ask: Ask, lab: Lab, host: str, tmp_path: Pat
     with Consoles(lab, Times(retry_s=(0.1, 0.5))):
         serial.says(b"host1 login: ")
         with ann.websocket_connect("/api/v1/machines/host1/console/attach") as line:
-            seen, told = b"", []
+            seen = b""
+            told: list[dict[str, Any]] = []
             while b"login" not in seen or not any(one["you_write"] and one["line"] == "up" for one in told):
                 message = line.receive()
                 if message.get("bytes"):

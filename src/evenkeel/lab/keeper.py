@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.errors import EvenkeelError, NotAsWanted
-from evenkeel.lab import claims, machines
+from evenkeel.lab import claims, health, machines
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, judge, reason_of
 from evenkeel.lab.schema import machine
@@ -144,7 +144,7 @@ def _job(connection: Connection, row: Any) -> Job | None:
 @contextlib.contextmanager
 def part(lab: Lab, app: FastAPI) -> Iterator[Keeper]:
     """For :mod:`evenkeel.lab.parts`."""
-    keeper = Keeper(lab)
+    keeper = Keeper(lab, checks={"log-in": health.check})
     app.state.keeper = keeper
     keeper.start()
     try:

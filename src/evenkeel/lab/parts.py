@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from fastapi import FastAPI
 
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import artifacts, console, dispatching, forecasts, keeper, local_agent, webhooks
+from evenkeel.lab import artifacts, console, dispatching, forecasts, health, keeper, local_agent, webhooks
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import sync as netbox
 
@@ -28,6 +28,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("agent", local_agent.part),
     ("netbox", netbox.part),
     ("consoles", console.part),
+    ("health", health.part),
     ("webhooks", webhooks.part),
 )
 

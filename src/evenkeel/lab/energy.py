@@ -1,0 +1,302 @@
+"""Power that machines draw while nobody uses them: readings, a report, and switching off by their owners' policy.
+
+``auto_off`` in the policy of a machine: its owner lets the lab switch it off when it was idle so long.  It is switched
+on again when somebody waits for a machine like it, before the claim gets it; what was learned of its boots says how
+long that takes.  A machine without that policy is only ever a candidate in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Connection, Row, delete, func, insert, select
+
+from evenkeel.documents.base import Model
+from evenkeel.documents.quantity import Nanoseconds
+from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab import claims, machines, power, schema, touch
+from evenkeel.lab.actor import SERVICE, Actor
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.predicate import Predicate
+
+HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
+#: A reading says little that one of a quarter of an hour ago did not.
+_READ_EVERY_NS = 15 * 60 * 10**9
+_KEPT_NS = 30 * DAY_NS
+#: Idle so long, a machine is proposed to be switched off.
+CANDIDATE_NS = 7 * DAY_NS
+#: Processes that run on average: above, somebody uses it without a claim.
+_BUSY_LOAD = 0.5
+OFF_REASON = "switched off while idle, as its owner allows; it wakes when it is wanted"
+
+
+class _AutoOff(BaseModel):
+    """Under ``auto_off`` in the policy of a machine, as in ``{"after": "4h"}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after: Nanoseconds = Field(gt=0)
+
+
+class Idle(Model):
+    """One machine in the time that was asked for.
+
+    ``idle``: share of it without a claim.  ``watts``: mean of the readings; None: nothing tells.  ``idle_kwh``: of the
+    time without a claim, by that mean.  ``load``: at the last log-in.  ``candidate``: idle for a week, and not busy.
+    """
+
+    machine: str
+    owner: str
+    state: str
+    idle: float
+    idle_since_ns: int | None
+    watts: float | None
+    idle_kwh: float | None
+    load: float | None
+    candidate: bool
+    auto_off_ns: int | None
+
+
+class Report(Model):
+    """``idle_kwh``: of those machines that tell what they draw; ``untold``: how many do not."""
+
+    since_ns: int
+    until_ns: int
+    machines: tuple[Idle, ...]
+    idle_kwh: float
+    untold: int
+
+
+def keep_reading(lab: Lab, connection: Connection, machine_id: str, watts: float, source: str) -> None:
+    """Within a change.  At most one each quarter of an hour, and of the last 30 days, is kept."""
+    table = schema.power_reading
+    here = table.c.machine_id == machine_id
+    last = connection.scalar(select(func.max(table.c.at_ns)).where(here))
+    if last is not None and lab.now() - last < _READ_EVERY_NS:
+        return
+    connection.execute(delete(table).where(here, table.c.at_ns < lab.now() - _KEPT_NS))
+    row = {"machine_id": machine_id, "at_ns": lab.now(), "watts": watts, "source": source}
+    connection.execute(insert(table).values(row))
+
+
+def report(lab: Lab, actor: Actor, length_ns: int = 30 * DAY_NS) -> Report:
+    """What stood idle in the last so long, the most wasteful first.  Raises Forbidden, WrongInput."""
+    actor.need("read", "read the report of power")
+    if not 0 < length_ns <= 10 * 365 * DAY_NS:
+        raise WrongInput("the report is about some time up to ten years")
+    until_ns = lab.now()
+    since_ns = max(0, until_ns - length_ns)
+    table, reading = schema.machine, schema.power_reading
+    with lab.store.read() as connection:
+        rows = connection.execute(select(table).where(table.c.state != "retired")).all()
+        used = _used(connection, since_ns, until_ns)
+        mean = select(reading.c.machine_id, func.avg(reading.c.watts)).where(reading.c.at_ns >= since_ns)
+        watts = {key: float(value) for key, value in connection.execute(mean.group_by(reading.c.machine_id))}
+        loads = _loads(connection)
+    found = [_idle(row, since_ns, until_ns, used.get(row.id), watts.get(row.id), loads.get(row.id)) for row in rows]
+    found.sort(key=lambda one: (-(one.idle_kwh or 0), -one.idle, one.machine))
+    return Report(
+        since_ns=since_ns,
+        until_ns=until_ns,
+        machines=tuple(found),
+        idle_kwh=round(sum(one.idle_kwh or 0 for one in found), 3),
+        untold=sum(one.watts is None for one in found),
+    )
+
+
+def _used(connection: Connection, since_ns: int, until_ns: int) -> dict[str, tuple[int, int | None]]:
+    """By machine: for how long it was claimed, and when the last claim ended (None: it is claimed now)."""
+    claim = schema.claim
+    end = func.coalesce(claim.c.ended_ns, until_ns)
+    asked = select(claim.c.machine_id, claim.c.began_ns, end, claim.c.state).where(
+        claim.c.machine_id.is_not(None), claim.c.began_ns.is_not(None), claim.c.began_ns < until_ns
+    )
+    found: dict[str, tuple[int, int | None]] = {}
+    for machine_id, began, ended, state in connection.execute(asked):
+        length, last = found.get(machine_id, (0, 0))
+        length += max(0, min(ended, until_ns) - max(began, since_ns))
+        now = state in ("active", "preparing") or last is None
+        found[machine_id] = length, None if now else max(last or 0, ended)
+    return found
+
+
+def _loads(connection: Connection) -> dict[str, float]:
+    """The load that the last log-in of each machine read."""
+    table = schema.health
+    newest = (
+        select(table.c.machine_id, func.max(table.c.at_ns).label("at_ns"))
+        .where(table.c.probe == "login", table.c.ok)
+        .group_by(table.c.machine_id)
+        .subquery()
+    )
+    same = (table.c.machine_id == newest.c.machine_id) & (table.c.at_ns == newest.c.at_ns)
+    asked = select(table.c.machine_id, table.c.detail).join(newest, same).where(table.c.probe == "login")
+    found = {}
+    for machine_id, detail in connection.execute(asked):
+        _, word, load = detail.rpartition("load ")
+        if word and load.replace(".", "", 1).isdigit():
+            found[machine_id] = float(load)
+    return found
+
+
+def _idle(
+    row: Row[Any],
+    since_ns: int,
+    until_ns: int,
+    used: tuple[int, int | None] | None,
+    watts: float | None,
+    load: float | None,
+) -> Idle:
+    begin = max(since_ns, row.registered_ns)
+    length = max(1, until_ns - begin)
+    used_ns, last = used or (0, row.registered_ns)
+    idle = max(0.0, 1 - used_ns / length)
+    since = None if last is None else max(last, row.registered_ns)
+    calm = load is None or load < _BUSY_LOAD
+    return Idle(
+        machine=row.name,
+        owner=row.owner,
+        state=row.state,
+        idle=round(idle, 4),
+        idle_since_ns=since,
+        watts=None if watts is None else round(watts, 1),
+        idle_kwh=None if watts is None else round(watts * idle * length / HOUR_NS / 1000, 3),
+        load=load,
+        candidate=row.state == "ready" and calm and since is not None and until_ns - since >= CANDIDATE_NS,
+        auto_off_ns=auto_off(row.policy),
+    )
+
+
+def auto_off(policy: dict[str, Any] | None) -> int | None:
+    """After how long of idleness its owner lets the lab switch it off; None: never.  What cannot be read is never."""
+    try:
+        return _AutoOff.model_validate((policy or {})["auto_off"]).after
+    except (KeyError, ValidationError):
+        return None
+
+
+# -- switching ------------------------------------------------------------------------------------------------------
+
+
+def tend(lab: Lab, begin: Callable[[Callable[[Lab, str], object], Lab, str], object]) -> None:
+    """Switch off what may be and on what is wanted, each by ``begin(work, lab, machine id)``, in other threads."""
+    for machine_id in wanted(lab):
+        begin(wake, lab, machine_id)
+    for machine_id in spare(lab):
+        begin(rest, lab, machine_id)
+
+
+def spare(lab: Lab) -> list[str]:
+    """Machines that may be switched off now: their owner allows it, and they were idle long enough."""
+    table, claim = schema.machine, schema.claim
+    with lab.store.read() as connection:
+        rows = connection.execute(select(table).where(table.c.state == "ready")).all()
+        rows = [row for row in rows if auto_off(row.policy) is not None]
+        if not rows:
+            return []
+        open_claims = select(claim.c.machine_id).where(claim.c.state.in_(claims.OPEN), claim.c.machine_id.is_not(None))
+        taken = set(connection.scalars(open_claims))
+        last = dict(
+            connection.execute(
+                select(claim.c.machine_id, func.max(claim.c.ended_ns)).group_by(claim.c.machine_id)
+            ).all()  # type: ignore[arg-type]
+        )
+        loads = _loads(connection)
+        waited_for = _waited_for(connection, lab.now())
+        found = []
+        for row in rows:
+            since = max(row.state_since_ns, last.get(row.id) or 0)
+            idle = lab.now() - since >= (auto_off(row.policy) or 0)
+            calm = loads.get(row.id, 0.0) < _BUSY_LOAD
+            if row.id not in taken and idle and calm and not _fits_any(connection, row.id, waited_for):
+                found.append(row.id)
+    return found
+
+
+def wanted(lab: Lab) -> list[str]:
+    """Machines that were switched off while idle, and that somebody waits for who could not have another one."""
+    table = schema.machine
+    with lab.store.read() as connection:
+        asked = select(table.c.id).where(table.c.state == "off", table.c.state_reason == OFF_REASON)
+        asleep = list(connection.scalars(asked.order_by(table.c.name)))
+        if not asleep:
+            return []
+        ready_soon = _boot_ns(lab, connection, asleep[0])
+        found: list[str] = []
+        for predicate, promised in _waited_for(connection, lab.now() + ready_soon):
+            if promised in asleep:
+                found.append(promised)
+                continue
+            fits = select(table.c.id).where(predicate.where(), table.c.state == "ready")
+            if connection.execute(fits.limit(1)).first() is None:
+                mine = select(table.c.id).where(
+                    predicate.where(), table.c.id.in_([m for m in asleep if m not in found])
+                )
+                found += connection.scalars(mine.order_by(table.c.name).limit(1))
+    return list(dict.fromkeys(found))
+
+
+def _waited_for(connection: Connection, before_ns: int) -> list[tuple[Predicate, str | None]]:
+    """What claims and steps wait for now, or are booked for before then: what it must be, and which was promised."""
+    claim, step = schema.claim, schema.step
+    asked = select(claim.c.predicate, claim.c.machine_id).where(
+        claim.c.state == "waiting", claim.c.not_before_ns <= before_ns
+    )
+    texts = [(text, promised) for text, promised in connection.execute(asked.order_by(claim.c.requested_ns))]
+    for spec in connection.scalars(select(step.c.spec).where(step.c.state == "ready")):
+        if isinstance(spec, dict) and spec.get("machine"):
+            texts.append((spec["machine"], None))
+    found = []
+    for text, promised in dict.fromkeys(texts):
+        try:
+            found.append((Predicate.parse(text), promised))
+        except WrongInput:
+            continue
+    return found
+
+
+def _fits_any(connection: Connection, machine_id: str, waited_for: list[tuple[Predicate, str | None]]) -> bool:
+    table = schema.machine
+    return any(
+        promised == machine_id
+        or connection.execute(select(table.c.id).where(predicate.where(), table.c.id == machine_id)).first()
+        for predicate, promised in waited_for
+    )
+
+
+def _boot_ns(lab: Lab, connection: Connection, machine_id: str) -> int:
+    machine = touch.find(connection, machine_id)
+    try:
+        policy = power.Policy.model_validate(machine.policy.get("power", {}))
+    except ValidationError:
+        policy = power.Policy()
+    return round(power.boot_deadline_s(lab, machine, policy) * 1e9)
+
+
+def rest(lab: Lab, machine_id: str) -> None:
+    """Switch one off, and say that it wakes by itself.  A failure is in the machine's power events."""
+    try:
+        done = power.switch(lab, SERVICE, machine_id, "off")
+    except EvenkeelError:
+        return
+    if done.result == "done":
+
+        def change(connection: Connection) -> None:
+            table = schema.machine
+            if connection.scalar(select(table.c.state).where(table.c.id == machine_id)) == "off":
+                machines.set_state(lab, connection, SERVICE.name, machine_id, "off", OFF_REASON)
+
+        lab.store.write(change)
+
+
+def wake(lab: Lab, machine_id: str) -> None:
+    """Switch one on, and offer it to who waits when it is proved that it is on."""
+    try:
+        done = power.switch(lab, SERVICE, machine_id, "on")
+    except EvenkeelError:
+        return
+    if done.result == "done":
+        lab.store.write(lambda connection: claims.offer(lab, connection))

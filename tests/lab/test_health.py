@@ -1,0 +1,238 @@
+"""Health: what is an event, who becomes suspect, lies, enclosures, hours; what idle machines draw, and their sleep."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import insert, select, update
+
+from evenkeel.lab import claims, energy, health, power, schema, secrets, touch
+from evenkeel.lab.actor import with_roles
+from evenkeel.lab.health import _Found
+from evenkeel.lab.lab import Lab
+from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
+from tests.lab.test_power import events, state_of
+
+ANN = with_roles("ann", ["user"])
+MINUTE_NS = 60 * 10**9
+
+
+def keep(lab: Lab, clock: Any, name: str = "host1", watts: float | None = None, **answers: bool | str) -> None:
+    """What a look would have found, five minutes after the last one.  A text is the detail of an answer."""
+    clock.move(300)
+    with lab.store.read() as connection:
+        machine = touch.find(connection, name)
+    found = [
+        _Found(probe, answer is not False, 10**6 if answer else None, answer if isinstance(answer, str) else "")  # type: ignore[arg-type]
+        for probe, answer in answers.items()
+    ]
+    health._keep(lab, machine, found, None if watts is None else (watts, "ipmi"))
+
+
+def test_one_failure_is_chance_two_are_an_event_and_three_make_suspect(lab: Lab, clock: Any) -> None:
+    add_machine(lab)
+    for answer in (True, False, True, False, False, False):
+        keep(lab, clock, login=answer)
+        assert state_of(lab) == ("suspect" if len(_rows(lab)) == 6 else "ready")
+    assert events(lab) == ["health.down", "machine.state"]
+    keep(lab, clock, login=True)
+    assert (state_of(lab), events(lab)[-1]) == ("suspect", "health.up")
+    keep(lab, clock, login=True)
+    assert state_of(lab) == "ready"  # it is checked before anybody gets it
+
+
+def _rows(lab: Lab) -> list[Any]:
+    with lab.store.read() as connection:
+        return list(connection.execute(select(schema.health)))
+
+
+def test_a_machine_that_somebody_judged_stays_as_it_is(lab: Lab, clock: Any) -> None:
+    add_machine(lab, state="suspect", state_reason="it smells")
+    for _ in range(3):
+        keep(lab, clock, login=True)
+    assert state_of(lab) == "suspect"
+
+
+def test_a_dead_management_module_is_told_once(lab: Lab, clock: Any) -> None:
+    add_machine(lab, "chassis")
+    for blade in ("blade1", "blade2", "blade3"):
+        add_machine(lab, blade, enclosure_id="chassis")
+    for _ in range(3):
+        for name in ("chassis", "blade1", "blade2", "blade3"):
+            keep(lab, clock, name, bmc=False)
+    assert events(lab) == ["health.down"]
+    said = health.show(lab, ANN, "blade2").probes[0]
+    assert said.detail == "the management module of chassis is dead"
+    keep(lab, clock, "chassis", bmc=True)
+    keep(lab, clock, "blade1", bmc=False)
+    assert health.show(lab, ANN, "blade1").probes[0].detail == ""
+
+
+def test_a_bmc_that_says_off_while_we_are_logged_in_is_told_once(lab: Lab, clock: Any) -> None:
+    add_machine(lab)
+    for bmc in ("power on", "power off", "power off", "power on", "power off"):
+        keep(lab, clock, bmc=bmc, login="boot 12345678")
+    assert events(lab) == ["power.lied", "power.honest", "power.lied"]
+
+
+def test_hours_are_rolled_up_and_the_history_stays_the_same(lab: Lab, clock: Any) -> None:
+    add_machine(lab)
+    since = lab.now()
+    for number in range(30):
+        keep(lab, clock, login=number % 10 != 0, ssh=True)
+    before = health.history(lab, ANN, "host1", since)
+    assert [(hour.probe, hour.asked, hour.ok) for hour in before][:2] == [("login", 11, 9), ("ssh", 11, 11)]
+    assert health.roll_up(lab) == 0
+    clock.move(13 * 3600)
+    assert health.roll_up(lab) == 60
+    assert (health.roll_up(lab), _rows(lab)) == (0, [])
+    assert health.history(lab, ANN, "host1", since) == before
+
+
+def test_a_real_look(lab: Lab, tmp_path: Path) -> None:
+    with emulated_machine(tmp_path / "m") as machine:
+        sshd = machine.start_ssh()
+        add_machine(lab)
+        ssh_endpoint(lab, "host1", sshd)
+        found = {one.probe: one for one in health.look(lab, "host1")}
+        assert set(found) == {"v4", "ssh", "login"} and all(one.ok for one in found.values()), found
+        assert found["login"].detail.endswith("load 0.05") and found["ssh"].detail.startswith("SSH-2.0")
+        assert health.check(lab, "host1") is None
+        machine.fault("hung")
+        assert (health.check(lab, "host1") or "").startswith("login: ssh ")
+        assert health.show(lab, ANN, "host1").well is True  # the clock stands: the first look at a moment counts
+
+
+def test_addresses_that_do_not_answer(lab: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        add_machine(lab)
+        add_endpoint(lab, "host1", "ssh", "ssh", f"ssh://root@127.0.0.1:{other.getsockname()[1]}")
+        add_machine(lab, "host2")
+        add_endpoint(lab, "host2", "ssh", "ssh", "ssh://root@[::1]:9")
+        add_endpoint(lab, "host2", "bmc", "ipmi", "127.0.0.1:9", secret="gone")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(health, "_DEADLINE_S", 0.3)
+            patch.setattr(health, "_LOGIN_S", 0.6)
+            assert not {one.probe: one for one in health.look(lab, "host1")}["ssh"].ok
+        found = {one.probe: one for one in health.look(lab, "host2")}
+        assert set(found) == {"v6", "ssh", "login", "bmc"}
+        assert (found["v6"].ok, found["ssh"].ok, found["bmc"].detail) == (True, False, "no secret gone")
+
+
+# -- energy ---------------------------------------------------------------------------------------------------------
+
+
+def claim(lab: Lab, state: str, began_ns: int | None, ended_ns: int | None = None, **more: Any) -> int:
+    row: dict[str, Any] = {
+        "kind": "reservation",
+        "state": state,
+        "holder": "ann",
+        "predicate": "host1",
+        "machine_id": "host1",
+    }
+    row |= {"reason": "test", "requested_ns": 0, "not_before_ns": 0, "began_ns": began_ns, "ended_ns": ended_ns} | more
+    done = lab.store.write(lambda c: c.execute(insert(schema.claim).values(row)).inserted_primary_key)
+    return int(done[0])  # type: ignore[index]
+
+
+def test_what_idle_machines_draw(lab: Lab, clock: Any) -> None:
+    now = lab.now()
+    for name in ("host1", "host2", "host3"):
+        add_machine(lab, name, registered_ns=now - 10 * energy.DAY_NS)
+    claim(lab, "ended", now - 5 * energy.DAY_NS, now)
+    keep(lab, clock, "host1", watts=100, login="boot 1, load 0.02")
+    keep(lab, clock, "host2", watts=200, login="boot 1, load 0.02")
+    keep(lab, clock, "host3", login="boot 1, load 7.50")
+    clock.at_ns = now
+    keep(lab, clock, "host2", watts=999)  # within a quarter of an hour
+    clock.at_ns = now
+    found = energy.report(lab, ANN, 10 * energy.DAY_NS)
+    assert [(one.machine, one.idle, one.idle_kwh, one.candidate) for one in found.machines] == [
+        ("host2", 1.0, 48.0, True),
+        ("host1", 0.5, 12.0, False),
+        ("host3", 1.0, None, False),
+    ]
+    assert (found.idle_kwh, found.untold) == (60.0, 1)
+
+
+def test_only_what_its_owner_allows_and_nobody_wants_is_switched_off(lab: Lab, clock: Any) -> None:
+    policy = {"auto_off": {"after": "4h"}}
+    since = {"state_since_ns": lab.now(), "policy": policy}
+    for name in ("host1", "host2", "busy", "wanted", "held"):
+        add_machine(lab, name, **since)
+    add_machine(lab, "other", policy={"auto_off": {"after": "soon"}})
+    keep(lab, clock, "busy", login="boot 1, load 3.00")
+    claim(lab, "waiting", None, predicate="name:wanted", machine_id=None)
+    claim(lab, "active", lab.now(), machine_id="held")
+    clock.move(3 * 3600)
+    assert energy.spare(lab) == []
+    claim(lab, "ended", 0, lab.now(), machine_id="host2")
+    clock.move(3600)
+    assert energy.spare(lab) == ["host1"]
+    clock.move(3 * 3600)
+    assert energy.spare(lab) == ["host1", "host2"]
+
+
+@pytest.fixture
+def chassis(lab: Lab, tmp_path: Path) -> Iterator[EmulatedMachine]:
+    with emulated_machine(tmp_path / "m") as machine:
+        machine.start_bmc()
+        secrets.put(lab, with_roles("root", ["admin"]), "bmc", "admin", PASSWORD)
+        add_machine(lab, policy={"auto_off": {"after": "4h"}, "prepare": "none", "power": {"down_s": 3}})
+        add_endpoint(lab, "host1", "bmc", "ipmi", f"127.0.0.1:{machine.bmc_port}", secret="bmc", cipher=3)
+        yield machine
+
+
+def test_it_sleeps_and_wakes_before_the_claim_gets_it(lab: Lab, chassis: EmulatedMachine) -> None:
+    def now(work: Callable[[Lab, str], object], lab: Lab, machine_id: str) -> None:
+        work(lab, machine_id)
+
+    energy.tend(lab, now)
+    assert (chassis.powered, state_of(lab)) == (False, "off")
+    energy.tend(lab, now)
+    assert not chassis.powered
+    got = claims.request(lab, ANN, claims.Request(predicate="host1", reason="work", length_ns=energy.HOUR_NS))
+    assert got.state == "waiting"
+    assert energy.wanted(lab) == ["host1"]
+    energy.tend(lab, now)
+    assert chassis.powered and state_of(lab) == "claimed"
+    with lab.store.read() as connection:
+        assert connection.scalar(select(schema.claim.c.state)) == "active"
+    assert [event.action for event in power.history(lab, ANN, "host1").items] == ["on", "off"]
+
+
+def test_a_machine_that_a_person_switched_off_is_not_woken(lab: Lab) -> None:
+    add_machine(lab, state="off", state_reason="switched off", policy={"auto_off": {"after": "4h"}})
+    claim(lab, "waiting", None, machine_id=None)
+    assert energy.wanted(lab) == []
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(state_reason=energy.OFF_REASON)))
+    assert energy.wanted(lab) == ["host1"]
+
+
+# -- over REST and on pages -----------------------------------------------------------------------------------------
+
+
+def test_health_and_energy_over_rest_and_on_pages(ask: Callable[..., TestClient], lab: Lab, clock: Any) -> None:
+    add_machine(lab, registered_ns=lab.now() - energy.DAY_NS)
+    add_machine(lab, "host2")
+    keep(lab, clock, login="boot 1, load 0.02", bmc=False, watts=100)
+    bob = ask("bob", "viewer")
+    assert [(one["machine"], one["well"]) for one in bob.get("/api/v1/health").json()] == [
+        ("host1", False),
+        ("host2", None),
+    ]
+    assert bob.get("/api/v1/machines/host1/health").json()["probes"][0]["probe"] == "login"
+    hours = bob.get("/api/v1/machines/host1/health/hours", params={"since_ns": 0}).json()
+    assert [(hour["probe"], hour["ok"]) for hour in hours] == [("bmc", 0), ("login", 1)]
+    assert bob.get("/api/v1/energy").json()["machines"][0]["watts"] == 100
+    assert bob.get("/api/v1/energy", params={"length_ns": 10**30}).status_code == 422
+    assert bob.post("/api/v1/machines/host2/health").json()["well"] is None
+    assert "1 of 2 machines did not answer" in bob.get("/health").text
+    assert "1 of 1" in bob.get("/machines/host1/health").text
+    assert "<html" not in bob.get("/machines/host1/health", headers={"HX-Request": "true"}).text
+    assert "100 W" in bob.get("/health/energy").text
