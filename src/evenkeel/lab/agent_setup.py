@@ -14,12 +14,8 @@ from evenkeel.lab.agent import Agent, local_line, remote_line
 from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
-<<<<<<< HEAD
 from evenkeel.lab.executor import Executor, Processes
-=======
-from evenkeel.lab.executor import Processes
 from evenkeel.lab.hold import delegated_cgroup
->>>>>>> lab
 from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, socket_of
 from evenkeel.lab.tools import tools_here
 from evenkeel.lab.transfer import Here, There
@@ -42,7 +38,6 @@ def agent(
     name = name or platform.node().partition(".")[0]
     slots = slots or os.cpu_count() or 1
     known = labels_here() | _given(labels)
-    cgroup = delegated_cgroup()
     if at is not None and "://" in at:
         token = os.environ.get("EVENKEEL_LAB_TOKEN") or tokens().get(at.rstrip("/"))
         if not token:
@@ -52,13 +47,9 @@ def agent(
         return Agent(
             *(folder, name, slots, known),
             lambda: remote_line(url, secret),
-<<<<<<< HEAD
             _slurm(name, folder, sbatch, url, secret)
             if sbatch is not None
             else _processes(name, There(Client(url, secret))),
-=======
-            lambda identity: Processes(name, identity, fetch=there.fetch, bring=there.bring, cgroup=cgroup),
->>>>>>> lab
             local=False,
             say=say,
         )
@@ -67,19 +58,16 @@ def agent(
     return Agent(
         *(folder, name, slots, known),
         lambda: local_line(socket_path(lab)),
-<<<<<<< HEAD
         _slurm(name, folder, sbatch, lab / "artifacts")
         if sbatch is not None
         else _processes(name, Here(Contents(lab / "artifacts"))),
-=======
-        lambda identity: Processes(name, identity, fetch=here.fetch, bring=here.bring, cgroup=cgroup),
->>>>>>> lab
         say=say,
     )
 
 
 def _processes(name: str, reach: Here | There) -> Callable[[str], Executor]:
-    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring)
+    cgroup = delegated_cgroup()
+    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring, cgroup=cgroup)
 
 
 def _slurm(
