@@ -34,7 +34,7 @@ MOST_STEPS = 5000
 #: A forecast for who looks is made anew when it is older.
 _FRESH_NS = 2 * 10**9
 #: After a forecast nothing is foretold for so many times what it took: the dispatcher runs in the same process.
-_REST = 4
+_REST = 9
 _SECOND_LOOK_S = 1.0
 _OPEN = frozenset({"blocked", "ready", "running"})
 _forecast, _step, _sub, _claim = schema.forecast.c, schema.step.c, schema.submission.c, schema.claim.c
