@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 from evenkeel.lab import migrate
 
 VERSIONS = Path(migrate.__file__).parent / "migrations" / "versions"
+_WHAT = "All tables of the lab, as they begin."
 
 
 def make(folder: Path = VERSIONS) -> Path:
@@ -25,7 +26,7 @@ def make(folder: Path = VERSIONS) -> Path:
     config.set_main_option("version_locations", str(folder))
     with create_engine("sqlite://").connect() as connection:
         config.attributes["connection"] = connection
-        command.revision(config, "The tables.", autogenerate=True, rev_id="0001", head="base", version_path=str(folder))
+        command.revision(config, _WHAT, autogenerate=True, rev_id="0001", head="base", version_path=str(folder))
     made = next(folder.glob("0001_*.py"))
     path = made.rename(folder / "0001_tables.py")
     ruff = [sys.executable, "-m", "ruff"]

@@ -38,8 +38,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 class Here:
     """An agent in a thread of this process."""
 
-    def __init__(self, lab: Lab, name: str = "a1", slots: int = 2) -> None:
-        self.folder = lab.folder / name
+    def __init__(self, lab: Lab, name: str = "a1", slots: int = 2, folder: Path | None = None) -> None:
+        self.folder = folder or lab.folder / name
         self.agent = agents.Agent(
             self.folder,
             name,

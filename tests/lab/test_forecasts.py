@@ -14,6 +14,7 @@ from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.forecasts import Forecaster, live_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.order import MINUTE_NS
+from evenkeel.lab.settings import Settings
 from evenkeel.lab.step import graph_of
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, BOB, Player, run, send
@@ -179,3 +180,21 @@ def test_an_urgent_submission_spends_a_credit_and_gets_it_back_when_nothing_bega
     assert credits.credit(lab, ANN).spent == 2, "the first had begun"
     outcomes = {use.object_id: use.outcome for use in credits.uses(lab, with_roles("x", ["viewer"])).items}
     assert outcomes == {"1": "spent", "2": "refunded", "3": "spent", "4": "beyond"}
+
+
+def test_a_teams_share_comes_from_the_settings_and_use_is_known_again_after_a_restart(
+    lab: Lab, clock: Clock, dispatcher: Dispatcher
+) -> None:
+    agent = Player(dispatcher)
+    agent.hello()
+    for _ in range(3):
+        send(lab, ANN, build={})
+        run(dispatcher)
+        clock.move(50)
+        agent.end(agent.starts()[-1])
+    used, of_ann = dispatcher.ready.shares.used("ann", "", lab.now())
+    assert used == of_ann == pytest.approx(150 * 10**9, rel=0.01)
+    heavy = Lab(lab.folder, lab.store, Settings(shares={"~ann": 2}))
+    again = Dispatcher(heavy)
+    run(again)
+    assert again.ready.shares.used("ann", "", lab.now()) == pytest.approx((used / 2, used), rel=0.02)

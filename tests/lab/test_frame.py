@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi import APIRouter
@@ -16,6 +19,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import NeededVersion, Version
 from evenkeel.lab.paging import key_of, page
 
+ROOT = Path(__file__).parents[2]
 Ask = Callable[..., TestClient]
 ERRORS = [
     (NotLoggedIn("who?"), 401),
@@ -98,3 +102,13 @@ def test_cursors_go_on_after_the_last_row() -> None:
 def test_a_cursor_that_is_none_is_wrong_input(cursor: str) -> None:
     with pytest.raises(WrongInput, match="no cursor"):
         key_of(cursor, int, str)
+
+
+def test_what_is_shipped_of_others_is_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "explanation" / "dependencies.md").read_text()
+    vendor = ROOT / "src" / "evenkeel" / "lab" / "pages" / "static" / "vendor"
+    listed = dict(re.findall(r"\| `([\w.-]+)` \(`[^`]*`\) \|[^|]*\| `([0-9a-f]{64})`", page))
+    files = {path.name for path in vendor.iterdir() if not path.name.endswith(".LICENSE")}
+    assert listed.keys() == files
+    for name, sha256 in listed.items():
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == sha256, name

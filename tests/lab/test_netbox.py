@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import Unreachable, WrongInput
-from evenkeel.lab import machines, schema
+from evenkeel.lab import machines, schema, secrets
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, with_roles
 from evenkeel.lab.identity import Identity, compare
 from evenkeel.lab.lab import Lab
@@ -298,6 +298,14 @@ def test_the_service_syncs_by_itself(both: Both, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sync, "tick", lambda lab: done.set())
     with sync.part(both.lab, FastAPI()):
         assert done.wait(10)
+
+
+def test_a_defect_in_the_thread_is_told_to_the_service(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sync, "tick", lambda lab: 1 / 0)
+    with sync.part(both.lab, FastAPI()) as watch:
+        watch._thread.join(10)
+        assert isinstance(watch.failed, ZeroDivisionError)
 
 
 def test_a_netbox_that_is_away_does_not_end_the_service(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -642,6 +650,13 @@ def test_settings_change_who_owns_a_field_and_where_it_is(both: Both) -> None:
     both.stand.set("dcim/devices", number, custom_fields={"lab_team": "virt"})
     both.full()
     assert both.machine("host1").owner == "virt"
+
+
+def test_a_sealed_secret_of_the_lab_is_opened(both: Both) -> None:
+    secrets.put(both.lab, with_roles("root", ["admin"]), "netbox", "", V2)
+    assert settings.secret(both.lab, "secret:netbox") == V2
+    with pytest.raises(NotFound, match="no secret other"):
+        settings.secret(both.lab, "secret:other")
 
 
 def test_a_token_file_that_is_not_there_is_named(both: Both) -> None:

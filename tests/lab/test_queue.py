@@ -52,7 +52,7 @@ def get(client: TestClient, path: str, status: int = 200) -> Any:
 def test_what_cannot_be_done_is_refused_with_the_reason(ask: Ask, body: Any, told: str) -> None:
     answer = ask("ann").post("/api/v1/submissions", json=body)
     assert answer.status_code == 422
-    assert told in answer.json()['detail']
+    assert told in answer.json()["detail"]
 
 
 def test_send_in_and_cancel_over_rest(ask: Ask) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -128,6 +129,9 @@ def test_metrics_are_for_who_may_read(lab_up: Running) -> None:
     transport = httpx.HTTPTransport(uds=str(lab_up.folder / "lab.sock"))
     with httpx.Client(transport=transport, base_url="http://lab") as client:
         text = client.get("/metrics").text
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "lab-api.md").read_text()
+    listed = {name.removesuffix("_total") for name in re.findall(r"`(evenkeel_lab_\w+)", page)}
+    assert listed == {name.removesuffix("_total") for name in re.findall(r"# TYPE (\w+)", text)}
     assert "evenkeel_lab_events_total" in text and "# TYPE evenkeel_lab_machines gauge" in text
 
 

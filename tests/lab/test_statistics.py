@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab import statistics
+from evenkeel.lab import credits, durations, statistics
 from evenkeel.lab.actor import Forbidden, with_roles
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.forecasts import Forecaster
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.order import DAY_NS, MINUTE_NS
 from evenkeel.lab.protocol import Beat
+from evenkeel.lab.store import Store, create
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, BOB, Player, run, send
-from tests.lab.test_forecasts import dispatcher, forecaster
+from tests.lab.test_forecasts import Asked, dispatcher, forecaster
+from tests.lab.test_postgres import BIN, server
 
-__all__ = ["dispatcher", "forecaster"]  # fixtures
+__all__ = ["dispatcher", "forecaster", "server"]  # fixtures
 Ask = Callable[..., TestClient]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(BIN is None, reason="no PostgreSQL (Debian package postgresql)")
+def test_all_of_it_on_postgresql(server: Callable[[], str], tmp_path: Path, clock: Clock) -> None:
+    with Store(server(), clock=clock) as store:
+        create(store)
+        lab = Lab(tmp_path, store)
+        dispatcher = Dispatcher(lab)
+        lab.dispatching = Asked(dispatcher)  # type: ignore[assignment]
+        learned = [("build", "build", 10 * MINUTE_NS) for _ in range(5)]
+        store.write(lambda connection: durations.add(connection, learned))
+        lab.forecaster = forecaster = Forecaster(lab)
+        _play(lab, clock, dispatcher, forecaster)
+        found = statistics.statistics(lab, ANN)
+        assert [one.count for one in found.waits] == [3, 3]
+        assert {one.person: one.submissions for one in found.usage} == {"ann": 1, "bob": 2}
+        assert {one.object: one.count for one in found.forecasts} == {"submission": 2, "step": 2}
+        again = Dispatcher(lab)
+        run(again)
+        for person in ("ann", "bob"):
+            before, after = (one.ready.shares.used(person, "", lab.now())[0] for one in (dispatcher, again))
+            assert after == pytest.approx(before, rel=0.02)
+        assert credits.make_urgent(lab, BOB, 3, "customer is down").outcome == "spent"
+        store.write(lambda connection: credits.refund(connection, lab, BOB, "submission", 3))
+        assert [use.outcome for use in credits.uses(lab, ANN).items] == ["refunded"]
 
 
 def _play(lab: Lab, clock: Clock, dispatcher: Dispatcher, forecaster: Forecaster) -> None:

@@ -15,7 +15,9 @@ from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.executor import Processes
+from evenkeel.lab.hold import delegated_cgroup
 from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, socket_of
+from evenkeel.lab.tools import tools_here
 from evenkeel.lab.transfer import Here, There
 
 _LABEL = re.compile(r"([a-z][a-z0-9_.-]{0,40})=(.{1,200})")
@@ -34,6 +36,7 @@ def agent(
     name = name or platform.node().partition(".")[0]
     slots = slots or os.cpu_count() or 1
     known = labels_here() | _given(labels)
+    cgroup = delegated_cgroup()
     if at is not None and "://" in at:
         token = os.environ.get("EVENKEEL_LAB_TOKEN") or tokens().get(at.rstrip("/"))
         if not token:
@@ -44,7 +47,7 @@ def agent(
             folder or default_folder().parent / "lab-agent" / name,
             *(name, slots, known),
             lambda: remote_line(url, secret),
-            lambda identity: Processes(name, identity, fetch=there.fetch, bring=there.bring),
+            lambda identity: Processes(name, identity, fetch=there.fetch, bring=there.bring, cgroup=cgroup),
             local=False,
             say=say,
         )
@@ -54,7 +57,7 @@ def agent(
         folder or lab / "agents" / name,
         *(name, slots, known),
         lambda: local_line(socket_path(lab)),
-        lambda identity: Processes(name, identity, fetch=here.fetch, bring=here.bring),
+        lambda identity: Processes(name, identity, fetch=here.fetch, bring=here.bring, cgroup=cgroup),
         say=say,
     )
 
@@ -72,6 +75,7 @@ def labels_here() -> dict[str, list[str]]:
     """What any agent says of itself, in the words of predicates (docs/reference/lab-predicate.md)."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = {"arch": [platform.machine()], "cpu.threads": [str(os.cpu_count() or 1)], "mem": [str(memory)]}
+    found["tool"] = tools_here()
     with contextlib.suppress(OSError, KeyError):
         found["os"] = [platform.freedesktop_os_release()["PRETTY_NAME"].lower()]
     return found

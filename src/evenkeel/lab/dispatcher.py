@@ -65,7 +65,7 @@ class Dispatcher:
 
     def __init__(self, lab: Lab, *, weights: Mapping[str, float] | None = None) -> None:
         self.lab = lab
-        self.weights = weights
+        self.weights = lab.settings.shares if weights is None else weights
         self.meter = IdleMeter()
         self.wake: Callable[[], None] = lambda: None
         self.agents: dict[str, Agent] = {}
@@ -89,6 +89,7 @@ class Dispatcher:
         self._seq = 0
         # Groups that are known here, and bits of those that want no machine.
         self._groups_known = 0
+        self._wants: list[Predicate] = []  # of an agent, by group
         self._plain = 0
         # What may have changed or become possible since the last turn.
         self._fresh_subs: list[Sub] = []
@@ -515,9 +516,10 @@ class Dispatcher:
         return self._plain | self.machines.available
 
     def _new_groups(self) -> None:
-        signatures = self.ready.signatures
+        signatures: list[Any] = self.ready.signatures
         for group in range(self._groups_known, len(signatures)):
-            machine: str = signatures[group][1]  # type: ignore[index]
+            needs, machine = signatures[group]
+            self._wants.append(Predicate.parse(needs))
             if machine:
                 self.machines.want(group, machine)
             else:
@@ -529,7 +531,7 @@ class Dispatcher:
     def _fit(self, agent: Agent) -> None:
         signatures = self.ready.signatures
         for group in range(agent.groups_seen, len(signatures)):
-            if Predicate.parse(signatures[group][0]).matches(agent.labels):  # type: ignore[index]
+            if self._wants[group].matches(agent.labels):
                 agent.mask |= 1 << group
         agent.groups_seen = len(signatures)
 
@@ -804,12 +806,13 @@ _USED_BY_HOUR = (
     select(
         _sub.submitter,
         _sub.team,
-        (_attempt.started_ns / _HOUR_NS).label("hour"),
+        (_attempt.started_ns // _HOUR_NS).label("hour"),
         func.sum(_attempt.ended_ns - _attempt.started_ns).label("used"),
     )
     .select_from(schema.attempt.join(schema.step, _attempt.step_id == _step.id).join(
         schema.submission, _step.submission_id == _sub.id
     ))
     .where(_attempt.started_ns > bindparam("since"), _attempt.ended_ns.is_not(None))
-    .group_by(_sub.submitter, _sub.team, _attempt.started_ns / _HOUR_NS)
+    # By its name: PostgreSQL sees two parameters, not that they are the same.
+    .group_by(_sub.submitter, _sub.team, "hour")
 )  # fmt: skip

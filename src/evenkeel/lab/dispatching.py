@@ -118,7 +118,9 @@ class Dispatching:
                 began = self.dispatcher.begin()
                 if began is not None:
                     turn, future = began
-                    await asyncio.wait({asyncio.wrap_future(future)})
+                    written = asyncio.wrap_future(future)
+                    await asyncio.wait({written})
+                    written.exception()  # finish() looks at it itself
                     self.dispatcher.finish(turn, future)
                     continue
                 with contextlib.suppress(TimeoutError):

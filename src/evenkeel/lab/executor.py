@@ -86,7 +86,7 @@ class Processes:
     identity: str
     fetch: runner.Fetch | None = None
     bring: Bring | None = None
-    cgroup: Path | None = None
+    cgroup: str | None = None
     kind: str = "process"
     _running: dict[int, _Running] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

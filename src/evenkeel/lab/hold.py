@@ -35,6 +35,38 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def delegated_cgroup(root: str = "/sys/fs/cgroup") -> str | None:
+    """The cgroup that systemd left to this service (``Delegate=yes``), made ready for a cgroup below it for each step.
+
+    Whoever is in it moves to a child first: a cgroup v2 that gives controllers to children holds no processes itself
+    (Linux, Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint").  None: there is no such cgroup,
+    and limits are watched instead.
+    """
+    try:
+        with open("/proc/self/cgroup") as stream:
+            own = [line[3:].rstrip("\n") for line in stream if line.startswith("0::")]
+        for path in (root + own[0], os.path.dirname(root + own[0])):
+            # systemd marks what it delegated (systemd.resource-control(5)); others' cgroups are not ours to change.
+            if {"user.delegate", "trusted.delegate"} & set(os.listxattr(path)):
+                break
+        else:
+            return None
+        with open(f"{path}/cgroup.controllers") as stream:
+            if not {"cpu", "memory"} <= set(stream.read().split()):
+                return None
+        os.makedirs(f"{path}/main", exist_ok=True)
+        with open(f"{path}/cgroup.procs") as stream:
+            pids = stream.read().split()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError), open(f"{path}/main/cgroup.procs", "w") as stream:
+                stream.write(pid)
+        with open(f"{path}/cgroup.subtree_control", "w") as stream:
+            stream.write("+cpu +memory")
+    except (OSError, IndexError):
+        return None
+    return path
+
+
 class Cgroup:
     """A cgroup of this step below a delegated one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from evenkeel.lab import forecasts, statistics
 from evenkeel.lab.api.caller import Caller
@@ -26,9 +26,3 @@ def show(
 def etas(caller: Caller) -> dict[int, forecasts.Eta]:
     """When each open submission will start and end, as it looks now, by its number."""
     return dict(forecasts.current(caller.lab, caller.actor)[1])
-
-
-@router.get("/submissions/{number}/eta")
-def eta(caller: Caller, number: Annotated[int, Path(ge=1, lt=1 << 63)]) -> forecasts.SubmissionEta:
-    """When it and its steps will start and end: as it looks now, and as it was foretold when it was sent in."""
-    return forecasts.of_submission(caller.lab, caller.actor, number)

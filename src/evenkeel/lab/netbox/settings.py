@@ -15,6 +15,7 @@ from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.documents.yamltext import read_model
 from evenkeel.errors import Where, WrongInput
+from evenkeel.lab import secrets
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import fields as known_fields
 from evenkeel.lab.netbox.client import NetBox
@@ -100,4 +101,4 @@ def secret(lab: Lab, where: str) -> str:
             return path.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise WrongInput(f"cannot read the secret: {error.strerror}", where=Where(str(path))) from None
-    raise WrongInput("sealed secrets are not there yet", hint="use file:PATH")
+    return secrets.credentials(lab, name).password

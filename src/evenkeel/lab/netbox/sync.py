@@ -166,26 +166,40 @@ def due(lab: Lab) -> Literal["full", "incremental"] | None:
     return "incremental" if stands.next_incremental_ns is not None and now >= stands.next_incremental_ns else None
 
 
-@contextmanager
-def part(lab: Lab, app: FastAPI) -> Iterator[None]:
-    """Of the service: look once a minute whether a sync is due, and do it."""
+class Watch:
+    """A thread that looks once a minute whether a sync is due, and does it; ``failed``: what ended it."""
 
-    def look() -> None:
-        while not lab.stopping.wait(_LOOK_S) and not ended.is_set():
-            try:
-                tick(lab)
-            except EvenkeelError as error:  # NetBox is away, or netbox.yaml is wrong: the run's row has it too
-                _LOG.warning("NetBox: %s", error)
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.failed: Exception | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="netbox", daemon=True)
+        self._thread.start()
 
-    ended = threading.Event()
-    thread = threading.Thread(target=look, name="netbox", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
+    def stop(self) -> None:
+        self._ended.set()
         # One that waits for NetBox is left behind: each change of it is whole, and a closed store takes no more.
-        thread.join(2)
+        self._thread.join(2)
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.wait(_LOOK_S):
+                try:
+                    tick(self.lab)
+                except EvenkeelError as error:  # NetBox is away, or netbox.yaml is wrong; a run's row has it too
+                    _LOG.warning("NetBox: %s", error)
+        except Exception as error:  # noqa: BLE001  the service asks for it
+            self.failed = error
+
+
+@contextmanager
+def part(lab: Lab, app: FastAPI) -> Iterator[Watch]:
+    """Of the service."""
+    watch = Watch(lab)
+    try:
+        yield watch
+    finally:
+        watch.stop()
 
 
 def tick(lab: Lab) -> log.Run | None:

@@ -1,4 +1,4 @@
-"""The tables."""
+"""All tables of the lab, as they begin."""
 
 from __future__ import annotations
 

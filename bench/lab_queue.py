@@ -1,0 +1,301 @@
+"""How fast the lab's queue is: ``python bench/lab_queue.py``.
+
+Durable all the way (SQLite, synchronous=FULL).  Agents speak the real protocol over the real socket from a process of
+their own, and do nothing with a step but answer that it passed: what is measured is the queue, not bash.
+
+* steps/s: submissions of 8 steps (a merge, four builds, two checks, a report), until the last one has passed;
+* start: from the moment a submission is acknowledged (and from the call) until an idle agent was told, one by one;
+* pending: 100,000 steps that wait, of 40 people, for 630 kinds of agents: best step for a freed one, and a restart.
+
+Beside each time that a busy machine makes longer stands the CPU time of the process that has the queue.
+
+``--peer procrastinate`` runs the same number of steps as jobs that do nothing, without their order, which it cannot
+keep, on the PostgreSQL of ``--database``, in a virtual environment that it makes in ``~/.cache/evenkeel/bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+
+from evenkeel.lab import dispatching, protocol, schema, submissions
+from evenkeel.lab.actor import with_roles
+from evenkeel.lab.dispatcher import Dispatcher
+from evenkeel.lab.dispatching import socket_path
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.step import Graph, graph_of
+from evenkeel.lab.store import Store, create, sqlite_url
+
+ANN = with_roles("bench", ["user"])
+AGENTS, SLOTS = 8, 16
+PENDING, PEOPLE, KINDS = 100_000, 40, 630
+
+
+def branch() -> Graph:
+    step = {"command": ["true"]}
+    steps: dict[str, Any] = {"merge": {"step": {"kind": "merge", **step}}}
+    for arch in ("x86_64", "aarch64", "ppc64le", "s390x"):
+        steps[f"build-{arch}"] = {"step": {"kind": "build", "expected": arch, **step}, "needs": ["merge"]}
+    steps["kabi"] = {"step": {"kind": "kabi", **step}, "needs": ["build-x86_64"]}
+    steps["fixes"] = {"step": {"kind": "fixes", **step}, "needs": ["merge"]}
+    steps["report"] = {"step": {"kind": "report", **step}, "needs": [*list(steps)[1:]]}
+    return graph_of({"version": 1, "name": "branch", "steps": steps})
+
+
+# -- agents that do nothing ---------------------------------------------------------------------------------------
+
+
+async def _answer(path: str, name: str, slots: int, told: Any) -> None:
+    reader, writer = await asyncio.open_unix_connection(path, limit=protocol.MAX_MESSAGE)
+    writer.write(protocol.encode(protocol.Hello(name=name, identity=name, slots=slots)))
+    while line := await reader.readline():
+        message = json.loads(line)
+        if message["type"] == "start":
+            if told is not None:
+                told.put((message["submission"], time.monotonic_ns()))
+            writer.write(protocol.encode(protocol.Ended(attempt=message["attempt"], state="passed", exit=0)))
+
+
+def _agents(path: str, number: int, slots: int, told: Any) -> None:
+    async def run() -> None:
+        await asyncio.gather(*(_answer(path, f"agent{n}", slots, told) for n in range(number)))
+
+    asyncio.run(run())
+
+
+class Agents:
+    def __init__(self, lab: Lab, number: int, slots: int, *, tell: bool = False) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.told = context.Queue() if tell else None
+        words = (str(socket_path(lab.folder)), number, slots, self.told)
+        self.process = context.Process(target=_agents, args=words, daemon=True)
+        self.process.start()
+        assert lab.dispatching
+        while len(lab.dispatching.dispatcher.agents) < number:
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+# -- what is measured ---------------------------------------------------------------------------------------------
+
+
+def throughput(folder: Path, steps: int) -> dict[str, float]:
+    with Store(sqlite_url(folder / "lab.db")) as store:
+        create(store)
+        lab = Lab(folder, store)
+        graphs = [branch() for _ in range(steps // 8)]
+        began = time.monotonic()
+        for graph in graphs:
+            submissions.submit(lab, ANN, graph)
+        submitted = time.monotonic() - began
+        with dispatching.running(lab) as part:
+            agents = Agents(lab, AGENTS, SLOTS)
+            began, cpu = time.monotonic(), time.process_time()
+            done = part.ask(lambda d: len(d.subs))
+            while done:
+                time.sleep(0.02)
+                done = part.ask(lambda d: len(d.subs))
+            took, cpu = time.monotonic() - began, time.process_time() - cpu
+            agents.end()
+        with store.read() as connection:
+            passed = connection.exec_driver_sql("SELECT count(*) FROM attempt WHERE state = 'passed'").scalar()
+        assert passed == len(graphs) * 8, passed
+    return {
+        "submissions of 8 steps/s, one by one": len(graphs) / submitted,
+        "steps/s": passed / took,
+        "steps/s of CPU time": passed / cpu,
+    }
+
+
+def start(folder: Path, times: int) -> dict[str, float]:
+    with Store(sqlite_url(folder / "lab.db")) as store:
+        create(store)
+        lab = Lab(folder, store)
+        graph = graph_of({"name": "one", "steps": {"one": {"step": {"kind": "one", "command": ["true"]}}}})
+        from_ack, from_call = [], []
+        with dispatching.running(lab):
+            agents = Agents(lab, 1, 1, tell=True)
+            assert agents.told is not None
+            for _ in range(times):
+                called = time.monotonic_ns()
+                acknowledged: list[int] = []
+                number = _submit_only(lab, graph, acknowledged)
+                got, at = agents.told.get(timeout=30)
+                assert got == number
+                from_ack.append((at - acknowledged[0]) / 1e6)
+                from_call.append((at - called) / 1e6)
+                time.sleep(0.02)
+            agents.end()
+    found = {}
+    for what, values in (("from the acknowledgement", from_ack), ("from the call", from_call)):
+        values.sort()
+        found[f"start {what}, p50 ms"] = statistics.median(values)
+        found[f"start {what}, p99 ms"] = values[int(0.99 * (len(values) - 1))]
+    return found
+
+
+def _submit_only(lab: Lab, graph: Graph, acknowledged: list[int]) -> int:
+    """:func:`submissions.submit`, with the moment of its commit: what follows only shows what was made."""
+    write = lab.store.write
+
+    def timed(change: Any) -> Any:
+        result = write(change)
+        acknowledged.append(time.monotonic_ns())
+        return result
+
+    lab.store.write = timed  # type: ignore[method-assign]
+    try:
+        return submissions.submit(lab, ANN, graph).id
+    finally:
+        lab.store.write = write  # type: ignore[method-assign]
+
+
+class _Line:
+    local = True
+
+    def send(self, message: protocol.FromLab) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def process_gone(self) -> bool:
+        return False
+
+
+def pending(folder: Path) -> dict[str, float]:
+    rng = random.Random(3)
+    with Store(sqlite_url(folder / "lab.db")) as store:
+        create(store)
+        lab = Lab(folder, store)
+        now = lab.now()
+        subs, rows = [], []
+        for number in range(1, PENDING // 8 + 1):
+            subs.append(
+                {"id": number, "name": "s", "kind": "check", "submitter": f"p{rng.randrange(PEOPLE)}", "team": "",
+                 "spec": {}, "state": "open", "submitted_ns": now + number}
+            )  # fmt: skip
+            rows += [
+                {"submission_id": number, "name": f"s{n}", "kind": "k", "spec": {"step": {"kind": "k"}},
+                 "needs": f"label.kind:{rng.randrange(KINDS)}", "state": "ready", "ready_ns": now}
+                for n in range(8)
+            ]  # fmt: skip
+        store.write(lambda c: (c.execute(insert(schema.submission), subs), c.execute(insert(schema.step), rows)))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        dispatcher = Dispatcher(lab)
+        began, cpu = time.monotonic(), time.process_time()
+        dispatcher.turn()
+        restart, cpu = time.monotonic() - began, time.process_time() - cpu
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        for number in range(KINDS):
+            hello = protocol.Hello(name=f"a{number}", identity="x", slots=1, labels={"label.kind": [str(number)]})
+            dispatcher.hear(_Line(), hello)
+        began = time.monotonic()
+        dispatcher.turn()
+        fill = time.monotonic() - began
+        assert len(dispatcher.runs) == KINDS
+        times = []
+        agents = list(dispatcher.agents.values())
+        for _ in range(5000):
+            agent = rng.choice(agents)
+            began_ns = time.perf_counter_ns()
+            best = dispatcher.ready.best(agent.mask & dispatcher.available, lab.now())
+            times.append((time.perf_counter_ns() - began_ns) / 1e3)
+            if best is not None:
+                node = dispatcher.nodes[best]
+                dispatcher.ready.drop(best)
+                dispatcher.ready.charge(node.sub.person, "", 60 * 10**9, lab.now())
+        times.sort()
+    return {
+        "restart with 100,000 pending, s": restart,
+        "the same, s of CPU time": cpu,
+        "memory for them, MiB": memory / 1024,
+        f"first turn that fills {KINDS} agents, s": fill,
+        "best step for a freed agent, p50 us": statistics.median(times),
+        "best step for a freed agent, p99 us": times[int(0.99 * (len(times) - 1))],
+    }
+
+
+# -- a peer -------------------------------------------------------------------------------------------------------
+
+_PEER = """
+import asyncio, sys, time
+import procrastinate
+app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=sys.argv[1], max_size=12))
+@app.task(queue="bench")
+async def nothing(n): pass
+async def main(jobs):
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        began = time.monotonic()
+        await nothing.batch_defer_async(*({"n": n} for n in range(jobs)))
+        submitted = time.monotonic() - began
+        began = time.monotonic()
+        await app.run_worker_async(queues=["bench"], concurrency=12, wait=False, listen_notify=False,
+                                   install_signal_handlers=False)
+        print(jobs / submitted, jobs / (time.monotonic() - began))
+asyncio.run(main(int(sys.argv[2])))
+"""
+
+
+def procrastinate(database: str, jobs: int) -> dict[str, float]:
+    home = Path.home() / ".cache" / "evenkeel" / "bench" / "procrastinate"
+    python = home / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "procrastinate==3.*", "psycopg[binary]"], check=True)
+    done = subprocess.run(
+        [str(python), "-c", _PEER, database, str(jobs)], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode:
+        raise SystemExit(f"procrastinate: {done.stderr.strip()[-500:]}")
+    submitted, ran = done.stdout.split()
+    return {"procrastinate: jobs/s deferred in one batch": float(submitted), "procrastinate: jobs/s": float(ran)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--starts", type=int, default=300)
+    parser.add_argument("--folder", type=Path, help="on the disk that counts; its fsync is half of the answer")
+    parser.add_argument("--peer", choices=["procrastinate"])
+    parser.add_argument("--database", default="postgresql:///bench", help="of the peer; its tables are made in it")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    found: dict[str, float] = {}
+    measures: tuple[Callable[[Path], dict[str, float]], ...] = (
+        lambda folder: throughput(folder, chosen.steps),
+        lambda folder: start(folder, chosen.starts),
+        pending,
+    )
+    for measure in measures:
+        with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+            found |= measure(Path(folder))
+    if chosen.peer:
+        found |= procrastinate(chosen.database, chosen.steps)
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+        return
+    for what, value in found.items():
+        print(f"{what:55} {value:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
