@@ -219,7 +219,7 @@ def use(
 # -- one machine --------------------------------------------------------------------------------------------------
 
 
-def _probe(address: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def probed(address: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Facts and inventory of a machine, read by this program; a saved Facts document has no inventory."""
     from evenkeel.cli import files, output
     from evenkeel.documents.facts import Facts
@@ -275,7 +275,7 @@ def add(
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
-    facts, inventory = _probe(address) if address else (None, None)
+    facts, inventory = probed(address) if address else (None, None)
     if reach is None and address and address.startswith(("ssh://", "virtual:")):
         reach = address
     body: dict[str, Any] = {"facts": facts, "inventory": inventory, "address": reach, "name": name, "owner": owner}
@@ -329,7 +329,7 @@ def facts(
         address = address or lab.get(f"/machines/{name}")["address"]
         if address is None:
             raise WrongInput(f"where is {name}?", hint=f"evenkeel lab machine facts {name} ADDRESS")
-        found, inventory = _probe(address)
+        found, inventory = probed(address)
         body = {"facts": found, "inventory": inventory, "swapped": swapped}
         changes = lab.post(f"/machines/{name}/facts", body)
     if as_json:

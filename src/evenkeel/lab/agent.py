@@ -220,7 +220,7 @@ class Agent:
         """The lease of an agent elsewhere, and executors that have to ask."""
         while True:
             await asyncio.sleep(1)
-            self._executor.poll()
+            await asyncio.to_thread(self._executor.poll)
             if not self.local and time.monotonic() - self._heard > self._lease_s:
                 for number, attempt in self._attempts.items():
                     if attempt.ended is None:
