@@ -61,7 +61,7 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
     with told.open("w") as stream:
         process = subprocess.Popen([*command, *options], stdout=stream, stderr=stream, text=True)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240  # on a machine that has much else to do
         while wait_for not in told.read_text() or ("log in by" not in told.read_text() and "--settings" not in options):
             assert process.poll() is None, told.read_text()
             assert time.monotonic() < end, told.read_text()
@@ -71,5 +71,9 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
         link = re.search(r"log in by: (\S+)", text)
         yield Running(folder, process, url[1] if url else "", link[1] if link else "", told)
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # in order, so that it ends its agent too; a killed one leaves that behind
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

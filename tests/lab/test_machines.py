@@ -115,6 +115,9 @@ def test_a_machine_without_facts_needs_a_name(lab: Lab) -> None:
     chassis = machines.register(lab, ROOT, Registration(name="chassis1"))
     blade = machines.register(lab, ROOT, Registration(name="blade1", enclosure="chassis1"))
     assert blade.machine.enclosure == "chassis1" and chassis.machine.told == {}
+    assert machines.get(lab, ROOT, "chassis1").contains == ("blade1",)
+    with pytest.raises(WrongInput, match="cannot be the name"):
+        machines.edit(lab, ROOT, "blade1", Edit(name="search"))
     with pytest.raises(WrongInput, match="chassis1 cannot stand in blade1"):
         machines.edit(lab, ROOT, "chassis1", Edit(enclosure="blade1"))
     machines.edit(lab, ROOT, "chassis1", Edit(name="chassis2"))

@@ -119,6 +119,7 @@ def test_add_edit_mark_retire(ask: Ask, lab: Lab) -> None:
     assert root.post("/machines/host9/state", data={"state": "broken"}).status_code == 422
     assert "fan 3" in there(ann, ann.post("/machines/host9/state", data={"state": "broken", "reason": "fan 3"}))
     assert ann.get("/machines/add").status_code == 403
+    assert "Of yours, not well" in ann.get("/machines").text and "Of yours" not in ask("bob").get("/machines").text
     bad = root.post("/machines/host9/facts", files={"facts": ("x.json", "{}", "application/json")})
     assert bad.status_code == 422 and "not an Evenkeel document" in bad.text
     assert "retired" in there(root, root.post("/machines/host9/retire", data={"reason": "old"}))

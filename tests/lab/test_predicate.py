@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert, select
 
 from evenkeel.lab import flat, schema
+from evenkeel.lab import predicate as language
 from evenkeel.lab.flat import Flat
 from evenkeel.lab.predicate import Predicate, PredicateError
 
@@ -155,6 +158,19 @@ def test_keys_suggested_are_keys() -> None:
         with pytest.raises(PredicateError) as raised:
             Predicate.parse(text)
         assert flat.key((raised.value.hint or "").removeprefix("did you mean ").removesuffix("?"))
+
+
+def test_the_reference_has_every_key_with_its_meaning_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "lab-predicate.md").read_text(encoding="utf-8")
+    section = page.partition("## Keys")[2].partition("## Limits")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| (\S+?)(, many)? \| (.+) \|$", section, re.MULTILINE)
+    expected = [(name, key.kind, ", many" if key.many else "", key.what) for name, key in flat.KEYS.items()]
+    assert rows[:-1] == expected
+    assert rows[-1][:2] == ("label.NAME", "any")
+    for text in re.findall(r"^(?:cpu|\(site|host).*$", page.partition("```text")[2].partition("```")[0], re.MULTILINE):
+        Predicate.parse(text)
+    for number in (language.MOST_CHARACTERS, language.MOST_TERMS, language.MOST_DEPTH):
+        assert f"{number} " in page.partition("## Limits")[2]
 
 
 # -- SQL and memory agree -----------------------------------------------------------------------------------------

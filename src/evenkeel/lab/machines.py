@@ -36,6 +36,8 @@ State = Literal["ready", "claimed", "preparing", "suspect", "broken", "off", "re
 #: What a person may set; the others come of claims.
 SETTABLE: tuple[State, ...] = ("ready", "suspect", "broken", "off")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+#: Pages have these addresses beside those of machines.
+_TAKEN = ("add", "search", "forget")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$", description="as a host name")]
 Word = Annotated[str, Field(max_length=200)]
 #: Flat facts that the probe does not tell: rewritten when the row changes, not when facts do.
@@ -73,12 +75,16 @@ class Held(Model):
 
 
 class Machine(Model):
-    """``address``: where the lab itself reaches it, if it does; ``told``: a few facts for a list."""
+    """``address``: where the lab itself reaches it, if it does; ``told``: a few facts for a list.
+
+    ``contains``: machines that stand in it, which its management module affects.
+    """
 
     id: str
     name: str
     site: str
     enclosure: str | None
+    contains: tuple[str, ...]
     owner: str
     team: str
     note: str
@@ -183,6 +189,10 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
     rows = connection.execute(select(machine).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
     inside = {row.enclosure_id for row in rows if row.enclosure_id}
     enclosures = names(connection, inside) if inside else {}
+    contained: dict[str, list[str]] = {}
+    inner = select(machine.c.enclosure_id, machine.c.name).where(machine.c.enclosure_id.in_(ids))
+    for found in connection.execute(inner.order_by(machine.c.name)):
+        contained.setdefault(found.enclosure_id, []).append(found.name)
     told = read_told(connection, ids)
     holding = select(claims).where(claims.c.machine_id.in_(ids), claims.c.state.in_(("preparing", "active")))
     held = {row.machine_id: row for row in connection.execute(holding)}
@@ -200,6 +210,7 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
             name=row.name,
             site=row.site,
             enclosure=enclosures.get(row.enclosure_id),
+            contains=tuple(contained.get(row.id, ())),
             owner=row.owner,
             team=row.team,
             note=row.note,
@@ -330,7 +341,7 @@ def _register(lab: Lab, connection: Connection, actor: Actor, wanted: Registrati
     found = identity_of(wanted.facts, wanted.inventory) if wanted.facts else Identity()
     known, why = _recognise(connection, wanted, found)
     name = (wanted.name or (wanted.facts and wanted.facts.identity.hostname) or "").lower()
-    if known is None and not _NAME.fullmatch(name):
+    if known is None and (not _NAME.fullmatch(name) or name in _TAKEN):
         raise WrongInput(f"{name!r} cannot be the name of a machine", hint="give it one: letters, digits, - and .")
     if known is None:
         _need_free(connection, name)
@@ -534,6 +545,8 @@ def _edit(lab: Lab, connection: Connection, actor: Actor, row: Any, wanted: Edit
     given = wanted.model_dump(exclude_none=True, mode="json")
     values: dict[str, Any] = {key: given[key] for key in ("site", "owner", "team", "note") if key in given}
     if wanted.name and wanted.name.lower() != row.name:
+        if wanted.name.lower() in _TAKEN:
+            raise WrongInput(f"{wanted.name!r} cannot be the name of a machine", hint="choose another")
         _need_free(connection, wanted.name.lower())
         values["name"] = wanted.name.lower()
     if wanted.enclosure is not None:

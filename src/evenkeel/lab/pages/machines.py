@@ -68,6 +68,7 @@ def find(request: Request, caller: Caller, q: str = "", after: str | None = None
         found=found,
         wrong=wrong,
         kept=kept,
+        not_green=usage.mine_not_green(caller.lab, caller.actor),
         facets=[(facet, [(value, *_toggled(q, value.predicate)) for value in facet.values]) for facet in found.facets]
         if found
         else [],
