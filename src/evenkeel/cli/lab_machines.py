@@ -398,6 +398,12 @@ def edit(
     steps: Annotated[
         bool | None, typer.Option("--steps/--no-steps", help="Whether steps of the queue may take it.")
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy", metavar="KEY=JSON", help="Another key of its policy: power, auto_off; more than once."
+        ),
+    ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -406,9 +412,19 @@ def edit(
     evenkeel lab machine edit host1 --site nue --note 'moved to rack 7'
     evenkeel lab machine edit host1 --longest 2d --only-for-team kernel
     """
+    import json
+
     from evenkeel.cli import output
+    from evenkeel.errors import WrongInput
     from evenkeel.lab.client import connect
 
+    more: dict[str, Any] = {}
+    for text in policy or []:
+        key, equals, value = text.partition("=")
+        try:
+            more[key] = json.loads(value)
+        except ValueError:
+            raise WrongInput(f"{text!r}: {'JSON is wanted' if equals else 'no ='}", hint="KEY=JSON") from None
     with connect(at) as lab:
         one = lab.get(f"/machines/{name}")
         body: dict[str, Any] = {"name": rename, "site": site, "owner": owner, "team": team, "enclosure": enclosure}
@@ -421,7 +437,7 @@ def edit(
             "prepare": prepare,
             "steps": steps,
         }
-        given = {key: value for key, value in wanted.items() if value is not None}
+        given = {key: value for key, value in wanted.items() if value is not None} | more
         if given:
             body["policy"] = one["policy"] | given
         done = lab.send("PATCH", f"/machines/{name}", body, version=one["version"])

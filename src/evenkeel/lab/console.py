@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.documents.base import Model
-from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
+from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import power, recording, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.console_lines import Line, LineFailed, line_for
@@ -548,7 +548,7 @@ class _Console:
 def attach(lab: Lab, actor: Actor, machine: str, send: Send, *, write: bool = True) -> Session:
     """Begin to read, and to write when the seat is free and the machine is the actor's.  ``send``: in another thread.
 
-    Raises NotFound, Forbidden, Conflict (it has no console), Unreachable (no consoles are owned here).
+    Raises NotFound, Forbidden, Conflict (it has no console, or no consoles are owned here).
     """
     actor.need("console", "use consoles")
     found = _find(lab, machine)
@@ -561,7 +561,7 @@ def attach(lab: Lab, actor: Actor, machine: str, send: Send, *, write: bool = Tr
 
 
 def state(lab: Lab, actor: Actor, machine: str) -> ConsoleState:
-    """Raises NotFound, Forbidden, Conflict, Unreachable."""
+    """Raises NotFound, Forbidden, Conflict."""
     actor.need("read", "see consoles")
     found = _find(lab, machine)
 
@@ -573,7 +573,7 @@ def state(lab: Lab, actor: Actor, machine: str) -> ConsoleState:
 
 
 def states(lab: Lab, actor: Actor) -> list[ConsoleState]:
-    """Of all consoles, by name of the machine.  Raises Forbidden, Unreachable."""
+    """Of all consoles, by name of the machine.  Raises Forbidden, Conflict."""
     actor.need("read", "see consoles")
     return _owned(lab).states()
 
@@ -641,7 +641,7 @@ def _find(lab: Lab, machine: str) -> touch.Touched:
 
 def _owned(lab: Lab) -> Consoles:
     if lab.consoles is None:
-        raise Unreachable("no consoles are owned by this process", hint="the lab's service owns them")
+        raise Conflict("no consoles are owned by this process", hint="the lab's active service owns them")
     return lab.consoles
 
 
