@@ -109,7 +109,7 @@ def send(lab: Lab, number: int, rng: random.Random) -> int:
 
     def use(part: int, **more: Any) -> dict[str, Any]:
         machine = {"machine": "arch:x86_64"} if more.pop("machine", False) else {}
-        parameters = {name: {} for name in ("folder", "id", "time")}
+        parameters: dict[str, Any] = {name: {} for name in ("folder", "id", "time")}
         values = {"folder": str(lab.folder), "id": str(10 * number + part), "time": f"{rng.uniform(0, 0.4):.2f}"}
         return {"step": {"kind": "k", "command": COMMAND, "parameters": parameters, **machine}, "set": values, **more}
 

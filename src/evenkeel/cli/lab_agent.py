@@ -45,6 +45,12 @@ def agent(
             show_default=False,
         ),
     ] = None,
+    leave_after: Annotated[
+        int | None,
+        typer.Option(
+            "--leave-after", metavar="SECONDS", min=1, hidden=True, help="What `lab up` starts leaves by itself."
+        ),
+    ] = None,
     at: At = None,
 ) -> None:
     """Take steps from a lab and do them here, until it is ended.

@@ -32,6 +32,7 @@ def agent(
     folder: Path | None,
     say: Callable[[str], None],
     sbatch: Sequence[str] | None = None,
+    leave_after_s: float | None = None,
 ) -> Agent:
     """``at``: URL of a lab, its folder, or None for the one of this machine.  ``sbatch``: steps become jobs of Slurm,
     submitted with these options.  Raises WrongInput."""
@@ -61,6 +62,7 @@ def agent(
         _slurm(name, folder, sbatch, lab / "artifacts")
         if sbatch is not None
         else _processes(name, Here(Contents(lab / "artifacts"))),
+        leave_after_s=leave_after_s,
         say=say,
     )
 
