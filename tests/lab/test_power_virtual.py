@@ -51,7 +51,7 @@ def test_power_and_console_of_a_virtual_host(lab: Lab, host: VirtualMachine) -> 
         cycled = power.switch(lab, ANN, "host1", "cycle")
         after = lifecycle.read_boot_id(host.ssh_target())
         assert (cycled.result, tried(cycled)) == ("done", ["hypervisor done"]), cycled
-        # An emulated host on a busy machine may not have told its boot id in time before: then the new one's age counts.
+        # A busy emulated host may not have told its boot id in time before: then the age of the new one counts.
         assert after != before and after[:8] in cycled.verified_by
         booted = "Linux version "
         wait_for(lambda: booted in console.text(lab, ANN, "host1", begin_ns), 60)
