@@ -56,6 +56,7 @@ reference: ## write the generated pages of docs/reference anew: the help of the 
 		$(BIN)/python -m tools.reference $$page >docs/reference/.$$page.md; \
 		mv docs/reference/.$$page.md docs/reference/$$page.md; \
 	done
+	@$(BIN)/python -m tools.lab_openapi
 
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)

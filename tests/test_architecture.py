@@ -162,6 +162,15 @@ def impurities(source: str) -> list[str]:
     return found
 
 
+#: Of the lab: what the service, forecasts and a replay in simulated time share.
+PURE_IN_LAB = [SOURCE / "lab" / f"{name}.py" for name in ("order", "forecast", "simulate")]
+
+
+@pytest.mark.parametrize("path", PURE_IN_LAB, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_policy_of_the_queue_does_no_io(path: Path) -> None:
+    assert impurities(path.read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.parametrize("path", modules("documents", "plan"), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_documents_and_plan_do_no_io(path: Path) -> None:
     assert impurities(path.read_text(encoding="utf-8")) == []

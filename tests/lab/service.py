@@ -71,5 +71,9 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
         link = re.search(r"log in by: (\S+)", text)
         yield Running(folder, process, url[1] if url else "", link[1] if link else "", told)
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # in order, so that it ends its agent too; a killed one leaves that behind
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

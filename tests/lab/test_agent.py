@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from sqlalchemy import select
 
+from evenkeel.errors import Unreachable
 from evenkeel.lab import agent as agents
-from evenkeel.lab import dispatching, schema, steps, submissions
-from evenkeel.lab.actor import with_roles
+from evenkeel.lab import dispatching, people, schema, steps, submissions
+from evenkeel.lab.actor import SCOPES, Actor, with_roles
+from evenkeel.lab.api.app import create_app
+from evenkeel.lab.api.who import Identify
+from evenkeel.lab.client import Client
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.executor import Processes
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.leftovers import end_attempt, folder_name, processes_of
 from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
+from evenkeel.lab.transfer import There
 
 ANN = with_roles("ann", ["user"])
 
@@ -59,6 +65,9 @@ class Here:
 
     def start(self) -> None:
         self._thread.start()
+
+    def running(self) -> bool:
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         assert self._task
@@ -165,6 +174,74 @@ def test_processes_whose_agent_and_keeper_died_are_found_and_ended(tmp_path: Pat
         assert mine.wait(5) == -9
         assert not_mine.poll() is None
         not_mine.kill()
+
+
+def test_an_agent_whose_lab_is_gone_leaves_when_it_has_nothing_to_do(lab: Lab) -> None:
+    here = Here(lab)
+    here.agent.leave_after_s = 0.5
+    with dispatching.running(lab):
+        here.start()
+        sent = send(lab, waits="while ! test -e $HOME/go; do sleep 0.02; done")
+        until(lambda: list(here.folder.glob("run/*/work")))
+    time.sleep(2)
+    assert here.running(), "it left a step alone"
+    for home in here.folder.glob("run/*/work"):
+        (home / "go").touch()
+    until(lambda: list(here.folder.glob("results/*.json")))
+    time.sleep(2)
+    assert here.running(), "it left a result alone"
+    with dispatching.running(lab):
+        assert ended(lab, sent.id) == "passed"
+        until(lambda: not list(here.folder.glob("results/*.json")))
+    until(lambda: not here.running())
+
+
+def test_an_agent_elsewhere_works_over_a_websocket_with_a_token(lab: Lab) -> None:
+    app = create_app(lab, who=Identify(lab), key="k" * 43)
+    root = Actor("root", frozenset({*SCOPES, "anything"}))
+    people.add_service(lab, root, "builders", roles=["agent"])
+    secrets = {
+        scope: people.make_token(
+            lab, root, scope, scopes=[scope, "read", "submit"], length_ns=10**12, of="builders"
+        ).secret
+        for scope in ("agent", "submit")
+    }
+    with dispatching.running(lab), serving(app) as url:
+        there = There(Client(url, secrets["agent"]))
+        here = Here(lab, name="far")
+        here.agent.dial = lambda: agents.remote_line(url, secrets["agent"])
+        here.agent.executor = lambda identity: Processes("far", identity, fetch=there.fetch, bring=there.bring)
+        here.agent.local = False
+        here.start()
+        try:
+            step = {"command": "echo far; echo file > $OUT/file", "artifacts": {"file": {"path": "file"}}}
+            steps_: dict[str, Any] = {"one": {"step": {"kind": "one", **step}}}
+            steps_["two"] = {
+                "step": {"kind": "two", "command": "cat $IN/it", "inputs": {"it": {"artifact": "one/file"}}},
+                "needs": ["one"],
+            }
+            sent = submissions.submit(lab, ANN, graph_of({"name": "test", "steps": steps_}))
+            assert ended(lab, sent.id) == "passed"
+            assert log_of(lab, sent.id, "two") == b"file\n"
+        finally:
+            here.stop()
+        refused = Here(lab, name="no")
+        refused.agent.dial = lambda: agents.remote_line(url, secrets["submit"])
+        with pytest.raises(Unreachable, match="does not accept this token"):
+            asyncio.run(refused.agent.run())
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_two_agents_cannot_use_one_folder(lab: Lab) -> None:

@@ -30,7 +30,7 @@ pytestmark = [
 
 GRAPH = """\
 version: 1
-name: two echoes
+name: two-echoes
 steps:
   first:
     step:
@@ -187,7 +187,7 @@ def test_submit_watch_result_and_a_second_user_can_see_but_not_touch(root: Page,
     expect(root.locator("main")).to_contain_text("passed")
 
     bob.goto(f"/submissions/{number}")
-    expect(bob.locator("main")).to_contain_text("two echoes")
+    expect(bob.locator("main")).to_contain_text("two-echoes")
     expect(bob.get_by_role("button", name="Cancel")).to_have_count(0)
     assert bob.request.post(f"/api/v1/submissions/{number}/cancel").status in (403, 409)
 

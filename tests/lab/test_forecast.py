@@ -95,7 +95,12 @@ def test_what_cannot_be_known_is_said_in_words(more: dict[str, Any], words: str)
     found = foretell(_live(jobs, **({"agents": (Agent("a", 1, 3),)} | more)))
     assert found.steps[1].unknown == found.submissions[1].unknown == words
     assert found.steps[1].end is None and found.submissions[1].end is None
-    if "durations" not in more:
+    if "durations" in more:
+        assert found.steps[1].start is not None, "an agent is free, so it starts at once"
+        assert found.steps[2].start is None
+        assert found.steps[2].unknown == "it comes after a step of the kind build, of which none has passed yet"
+        assert found.steps[3].unknown == "most of what comes before it is of kinds of which no step has passed yet"
+    else:
         assert found.steps[1].start is None
         assert found.steps[2].unknown == f"it comes after a step for which {words}"
         assert found.steps[3].unknown == "", "what does not depend on it is foretold"

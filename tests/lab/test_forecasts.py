@@ -198,3 +198,25 @@ def test_a_teams_share_comes_from_the_settings_and_use_is_known_again_after_a_re
     again = Dispatcher(heavy)
     run(again)
     assert again.ready.shares.used("ann", "", lab.now()) == pytest.approx((used / 2, used), rel=0.02)
+
+
+def test_what_the_dispatcher_has_not_heard_of_yet_is_foretold_a_moment_later(
+    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster
+) -> None:
+    class Slow(Asked):
+        """Hears of nothing the first two times."""
+
+        asked = 0
+
+        def ask(self, question: Callable[[Dispatcher], T]) -> T:
+            self.asked += 1
+            return super().ask(question) if self.asked > 2 else question(self.dispatcher)
+
+    Player(dispatcher).hello()
+    lab.dispatching = Slow(dispatcher)  # type: ignore[assignment]
+    sent = _graph(lab)
+    forecaster.look()
+    assert [row["object_id"] for row in _rows(lab, "submission")] == [sent.id]
+    lab.dispatching = Slow(dispatcher)  # type: ignore[assignment]
+    other = _graph(lab)
+    assert forecasts.of_submission(lab, ANN, other.id).now is not None

@@ -188,6 +188,7 @@ def chassis(lab: Lab, tmp_path: Path) -> Iterator[EmulatedMachine]:
         yield machine
 
 
+@pytest.mark.long
 def test_it_sleeps_and_wakes_before_the_claim_gets_it(lab: Lab, chassis: EmulatedMachine) -> None:
     def now(work: Callable[[Lab, str], object], lab: Lab, machine_id: str) -> None:
         work(lab, machine_id)

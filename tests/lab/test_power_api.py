@@ -156,6 +156,7 @@ class _Terminal:
         return code
 
 
+@pytest.mark.long
 def test_a_console_in_the_terminal_of_a_real_service(tmp_path: Path) -> None:
     serial = Serial(tmp_path / "console.sock")
     threading.Thread(target=_echo, args=(serial,), daemon=True).start()

@@ -30,6 +30,7 @@ from evenkeel.lab.runner import FOLDER
 from evenkeel.lab.step import Graph, read_graph
 from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.lab.transfer import Broken, Here, There, download, upload
+from tests.lab.service import up
 from tests.lab.test_artifacts import Work, sha, work  # noqa: F401  work is a fixture
 
 Ask = Callable[..., TestClient]
@@ -315,6 +316,33 @@ def test_lab_run_of_a_step_that_fails(tmp_path: Path) -> None:
     assert code == 2 and "did you mean 'new-warnings'?" in err
     code, _, err = run("lab", "run", "new-warnings", "--set", "allowed")
     assert code == 2 and "is no setting" in err
+
+
+def test_artifacts_and_comparison_from_a_running_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "graph.yaml").write_text(GRAPH)
+    with up(tmp_path / "lab") as service:
+        monkeypatch.setenv("EVENKEEL_LAB", str(service.folder))
+        for number in (1, 2):
+            assert run("lab", "submit", str(tmp_path / "graph.yaml"), "--set", "word=hello")[0] == 0
+            until = time.monotonic() + 60
+            with service.client() as lab:
+                while lab.get(f"/submissions/{number}")["state"] == "open":
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+        code, out, _ = run("lab", "artifact", "list", "--name", "log", "--json")
+        (later, first) = json.loads(out)
+        assert code == 0 and (later["same"], later["sha256"]) == ("make word=hello", first["sha256"])
+        file = tmp_path / "fetched"
+        assert run("lab", "artifact", "get", str(later["id"]), "-o", str(file))[0] == 0
+        assert file.read_text() == "a.c:1:1: warning: hello\n"
+        assert "pinned by" in run("lab", "artifact", "pin", str(first["id"]))[2]
+        assert "(1 pinned)" in run("lab", "artifact", "usage")[1]
+        assert "not pinned" in run("lab", "artifact", "unpin", str(first["id"]))[2]
+        assert "0 artifacts forgotten" in run("lab", "artifact", "collect")[1]
+        code, out, _ = run("lab", "compare", str(later["attempt"]))
+        assert code == 0 and out.startswith("same")
+        code, _, err = run("lab", "compare", str(first["attempt"]))
+        assert code == 1 and "no result before" in err
 
 
 def test_lab_steps() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,30 @@ def test_a_commit_as_input(run: Runner, tmp_path: Path) -> None:
     assert ran.result.inputs["tree"] == git("rev-parse", "stable")
     wrong = run("true", inputs={"tree": Input(git=str(repository), ref="nope")})
     assert "has no nope" in wrong.result.detail
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a git server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"git://127.0.0.1:{server.getsockname()[1]}/x"
+
+
+def test_a_repository_that_does_not_answer_ends_with_the_time_of_the_step(run: Runner, silent: str) -> None:
+    result = run("true", inputs={"tree": Input(git=silent)}, limits={"time": "500ms"}).result
+    assert (result.state, result.cause) == ("timed-out", "time")
+
+
+def test_cancelling_while_a_repository_does_not_answer(tmp_path: Path, silent: str) -> None:
+    run = Run(use_of("true", inputs={"tree": Input(git=silent)}), tmp_path / "s")
+    threading.Timer(0.3, run.cancel).start()
+    assert run.run().result.state == "cancelled"
+
+
+def test_a_repository_cannot_be_a_program(run: Runner, tmp_path: Path) -> None:
+    result = run("true", inputs={"tree": Input(git=f"ext::touch {tmp_path}/ran")}).result
+    assert result.cause == "input"
+    assert not (tmp_path / "ran").exists()
 
 
 # -- the same everywhere ----------------------------------------------------------------------------------------------

@@ -193,6 +193,13 @@ def test_a_request_cannot_name_a_file_of_the_server(folder: Path) -> None:
         graph_of(data)
 
 
+@pytest.mark.parametrize("name", ["../../etc/cron.d/x", "/etc/passwd", "..", "a/b"])
+def test_a_script_cannot_lie_elsewhere(name: str) -> None:
+    data = {"name": "x", "steps": {"a": {"step": {"kind": "a", "command": "true", "scripts": {name: "evil"}}}}}
+    with pytest.raises(WrongInput, match="not the name of a file beside"):
+        graph_of(data)
+
+
 def test_a_setting_cannot_smuggle_a_parameter_in(folder: Path) -> None:
     with pytest.raises(WrongInput, match="cannot hold"):
         read_graph(folder / "graph.yaml", {"branch": "{arch}"})

@@ -12,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab import events, webhooks
 from evenkeel.lab.actor import Forbidden, NotFound, with_roles
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.schema import webhook
 from tests.lab.conftest import Clock
 
 ROOT = with_roles("root", ["admin"], via="socket")
@@ -78,7 +80,7 @@ def test_what_was_asked_for_is_told_in_order_and_signed(lab: Lab, receiver: Rece
     assert headers["Evenkeel-Signature"] == f"sha256={expected}"
     assert deliver(lab, made) == 0, "each once"
     with lab.store.read() as connection:
-        assert made.key not in str(connection.execute(webhooks._table.select()).all())
+        assert made.key not in str(connection.execute(select(webhook)).all())
 
 
 @pytest.mark.parametrize("status", [500, 404, 302])

@@ -36,11 +36,27 @@ def agent(
         Path | None,
         typer.Option("--folder", metavar="DIR", help="Of this agent; its steps run in it.", show_default=False),
     ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            "--slurm",
+            metavar="OPTIONS",
+            help='Steps become jobs of Slurm, with these options for sbatch; "" for none.',
+            show_default=False,
+        ),
+    ] = None,
+    leave_after: Annotated[
+        int | None,
+        typer.Option(
+            "--leave-after", metavar="SECONDS", min=1, hidden=True, help="What `lab up` starts leaves by itself."
+        ),
+    ] = None,
     at: At = None,
 ) -> None:
     """Take steps from a lab and do them here, until it is ended.
 
     evenkeel lab agent --lab https://lab.example.org --slots 8 --label cross=arm64
+    evenkeel lab agent --lab https://lab.example.org --slots 200 --slurm "--partition=build" --folder /shared/lab
 
     A lab elsewhere wants a token with the scope `agent` in EVENKEEL_LAB_TOKEN. The lab may be away: steps go on, and
     their results are kept until it has them.
@@ -48,13 +64,17 @@ def agent(
     import asyncio
     import contextlib
     import logging
+    import shlex
     import signal
 
     from evenkeel.cli import output
     from evenkeel.lab import agent_setup
 
     logging.basicConfig(level=logging.WARNING)
-    made = agent_setup.agent(at, name=name, slots=slots, labels=label or (), folder=folder, say=output.note)
+    words = None if slurm is None else shlex.split(slurm)
+    made = agent_setup.agent(
+        at, name=name, slots=slots, labels=label or (), folder=folder, say=output.note, sbatch=words
+    )
 
     async def run() -> None:
         task = asyncio.ensure_future(made.run())

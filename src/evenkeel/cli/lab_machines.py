@@ -219,7 +219,7 @@ def use(
 # -- one machine --------------------------------------------------------------------------------------------------
 
 
-def _probe(address: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def probed(address: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Facts and inventory of a machine, read by this program; a saved Facts document has no inventory."""
     from evenkeel.cli import files, output
     from evenkeel.documents.facts import Facts
@@ -275,7 +275,7 @@ def add(
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
-    facts, inventory = _probe(address) if address else (None, None)
+    facts, inventory = probed(address) if address else (None, None)
     if reach is None and address and address.startswith(("ssh://", "virtual:")):
         reach = address
     body: dict[str, Any] = {"facts": facts, "inventory": inventory, "address": reach, "name": name, "owner": owner}
@@ -329,7 +329,7 @@ def facts(
         address = address or lab.get(f"/machines/{name}")["address"]
         if address is None:
             raise WrongInput(f"where is {name}?", hint=f"evenkeel lab machine facts {name} ADDRESS")
-        found, inventory = _probe(address)
+        found, inventory = probed(address)
         body = {"facts": found, "inventory": inventory, "swapped": swapped}
         changes = lab.post(f"/machines/{name}/facts", body)
     if as_json:
@@ -398,6 +398,12 @@ def edit(
     steps: Annotated[
         bool | None, typer.Option("--steps/--no-steps", help="Whether steps of the queue may take it.")
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy", metavar="KEY=JSON", help="Another key of its policy: power, auto_off; more than once."
+        ),
+    ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -406,9 +412,19 @@ def edit(
     evenkeel lab machine edit host1 --site nue --note 'moved to rack 7'
     evenkeel lab machine edit host1 --longest 2d --only-for-team kernel
     """
+    import json
+
     from evenkeel.cli import output
+    from evenkeel.errors import WrongInput
     from evenkeel.lab.client import connect
 
+    more: dict[str, Any] = {}
+    for text in policy or []:
+        key, equals, value = text.partition("=")
+        try:
+            more[key] = json.loads(value)
+        except ValueError:
+            raise WrongInput(f"{text!r}: {'JSON is wanted' if equals else 'no ='}", hint="KEY=JSON") from None
     with connect(at) as lab:
         one = lab.get(f"/machines/{name}")
         body: dict[str, Any] = {"name": rename, "site": site, "owner": owner, "team": team, "enclosure": enclosure}
@@ -421,7 +437,7 @@ def edit(
             "prepare": prepare,
             "steps": steps,
         }
-        given = {key: value for key, value in wanted.items() if value is not None}
+        given = {key: value for key, value in wanted.items() if value is not None} | more
         if given:
             body["policy"] = one["policy"] | given
         done = lab.send("PATCH", f"/machines/{name}", body, version=one["version"])

@@ -85,7 +85,7 @@ def eta(
         return
     now = found["now"]
     out.print(f"as it looks now: {_end(now)}")
-    out.print(f"before it: {now['ahead']} steps, of {now['people']} other people")
+    out.print(f"before it start {now['ahead']} steps: yours, and those of {now['people']} others")
     _table("steps", ("step", "starts", "ends"), [
         (name, _times(one["start"]) or one["unknown"], _times(one["end"]) or one["unknown"])
         for name, one in found["steps"].items()

@@ -123,8 +123,11 @@ class Agent:
     dial: Dial
     executor: Callable[[str], Executor]  # of the identity
     local: bool = True
+    #: Without its lab and with nothing to do for so long it ends: whoever started it is not coming back.
+    leave_after_s: float | None = None
     say: Callable[[str], None] = log.info
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
+    _connected: bool = False
 
     async def run(self) -> None:
         """Until it is cancelled.  Raises WrongInput when another agent uses the folder, Unreachable when refused."""
@@ -137,10 +140,16 @@ class Agent:
             self._changed = asyncio.Event()
             self._adopt()
             watch = asyncio.create_task(self._watch())
+            talk = asyncio.create_task(self._stay_connected())
             try:
-                await self._stay_connected()
+                await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (watch, talk):
+                    if task.done():
+                        task.result()
             finally:
-                watch.cancel()
+                for task in (watch, talk):
+                    task.cancel()
+                await asyncio.gather(watch, talk, return_exceptions=True)
                 self._executor.close()
 
     # -- the folder -----------------------------------------------------------------------------------------------
@@ -217,10 +226,16 @@ class Agent:
                 (self.folder / kind / f"{number}.json").unlink(missing_ok=True)
 
     async def _watch(self) -> None:
-        """The lease of an agent elsewhere, and executors that have to ask."""
+        """The lease of an agent elsewhere, and executors that have to ask.  Returns when it is time to leave."""
         while True:
             await asyncio.sleep(1)
-            self._executor.poll()
+            away_s = 0.0 if self._connected else time.monotonic() - self._heard
+            if self.leave_after_s is not None and away_s > self.leave_after_s and not self._attempts:
+                self.say("the lab is gone, and nothing is left to do")
+                return
+            if not self.folder.exists():
+                return
+            await asyncio.to_thread(self._executor.poll)
             if not self.local and time.monotonic() - self._heard > self._lease_s:
                 for number, attempt in self._attempts.items():
                     if attempt.ended is None:
@@ -274,11 +289,14 @@ class Agent:
             self._executor.cancel(number, "lost", "the lab gave it to another agent")
         for number, attempt in self._attempts.items():
             attempt.sent, attempt.waiting, attempt.told = welcome.logs.get(number, 0), False, False
+        self._connected = True
         telling = asyncio.create_task(self._tell(line, welcome.beat_ns / 1e9))
         hearing = asyncio.create_task(self._hear(line))
         try:
             await asyncio.wait({telling, hearing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._connected = False
+            self._heard = time.monotonic()
             for task in (telling, hearing):
                 task.cancel()
             ended = await asyncio.gather(telling, hearing, return_exceptions=True)

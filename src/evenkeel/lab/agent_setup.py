@@ -14,7 +14,7 @@ from evenkeel.lab.agent import Agent, local_line, remote_line
 from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
-from evenkeel.lab.executor import Processes
+from evenkeel.lab.executor import Executor, Processes
 from evenkeel.lab.hold import delegated_cgroup
 from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, socket_of
 from evenkeel.lab.tools import tools_here
@@ -31,35 +31,62 @@ def agent(
     labels: Sequence[str],
     folder: Path | None,
     say: Callable[[str], None],
+    sbatch: Sequence[str] | None = None,
+    leave_after_s: float | None = None,
 ) -> Agent:
-    """``at``: URL of a lab, its folder, or None for the one of this machine.  Raises WrongInput."""
+    """``at``: URL of a lab, its folder, or None for the one of this machine.  ``sbatch``: steps become jobs of Slurm,
+    submitted with these options.  Raises WrongInput."""
     name = name or platform.node().partition(".")[0]
     slots = slots or os.cpu_count() or 1
     known = labels_here() | _given(labels)
-    cgroup = delegated_cgroup()
     if at is not None and "://" in at:
         token = os.environ.get("EVENKEEL_LAB_TOKEN") or tokens().get(at.rstrip("/"))
         if not token:
             raise WrongInput("an agent elsewhere needs a token", hint="in EVENKEEL_LAB_TOKEN; its scope is `agent`")
         url, secret = at, token
-        there = There(Client(url, secret))
+        folder = folder or default_folder().parent / "lab-agent" / name
         return Agent(
-            folder or default_folder().parent / "lab-agent" / name,
-            *(name, slots, known),
+            *(folder, name, slots, known),
             lambda: remote_line(url, secret),
-            lambda identity: Processes(name, identity, fetch=there.fetch, bring=there.bring, cgroup=cgroup),
+            _slurm(name, folder, sbatch, url, secret)
+            if sbatch is not None
+            else _processes(name, There(Client(url, secret))),
             local=False,
             say=say,
         )
     lab = _lab_folder(at)
-    here = Here(Contents(lab / "artifacts"))
+    folder = folder or lab / "agents" / name
     return Agent(
-        folder or lab / "agents" / name,
-        *(name, slots, known),
+        *(folder, name, slots, known),
         lambda: local_line(socket_path(lab)),
-        lambda identity: Processes(name, identity, fetch=here.fetch, bring=here.bring, cgroup=cgroup),
+        _slurm(name, folder, sbatch, lab / "artifacts")
+        if sbatch is not None
+        else _processes(name, Here(Contents(lab / "artifacts"))),
+        leave_after_s=leave_after_s,
         say=say,
     )
+
+
+def _processes(name: str, reach: Here | There) -> Callable[[str], Executor]:
+    cgroup = delegated_cgroup()
+    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring, cgroup=cgroup)
+
+
+def _slurm(
+    name: str, folder: Path, words: Sequence[str], lab: Path | str, token: str = ""
+) -> Callable[[str], Executor]:
+    from evenkeel.lab.slurm import Slurm, reach_here, reach_there
+
+    def made(identity: str) -> Executor:
+        del identity  # jobs have numbers of their own
+        if isinstance(lab, Path):
+            return Slurm(name, folder / "slurm", reach_here(lab), words)
+        file = folder / "token"
+        file.touch(mode=0o600)
+        file.write_text(token)
+        return Slurm(name, folder / "slurm", reach_there(lab, file), words)
+
+    return made
 
 
 def _lab_folder(at: str | None) -> Path:

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.documents.base import Model
-from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
+from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import power, recording, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.console_lines import Line, LineFailed, line_for
@@ -51,6 +51,7 @@ _TOLD_AGAIN_NS = 60 * 10**9
 #: What a new reader is shown of what came before.
 _BACKLOG = 1 << 16
 _KEPT_NS = 90 * 86400 * 10**9
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,10 @@ class Consoles:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._main())
+        # Of serial over LAN each opening and closing waits for a BMC in a thread.
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="consoles") as pool:
+            self.loop.set_default_executor(pool)
+            self.loop.run_until_complete(self._main())
         self.loop.close()
 
     async def _main(self) -> None:
@@ -548,7 +552,7 @@ class _Console:
 def attach(lab: Lab, actor: Actor, machine: str, send: Send, *, write: bool = True) -> Session:
     """Begin to read, and to write when the seat is free and the machine is the actor's.  ``send``: in another thread.
 
-    Raises NotFound, Forbidden, Conflict (it has no console), Unreachable (no consoles are owned here).
+    Raises NotFound, Forbidden, Conflict (it has no console, or no consoles are owned here).
     """
     actor.need("console", "use consoles")
     found = _find(lab, machine)
@@ -561,7 +565,7 @@ def attach(lab: Lab, actor: Actor, machine: str, send: Send, *, write: bool = Tr
 
 
 def state(lab: Lab, actor: Actor, machine: str) -> ConsoleState:
-    """Raises NotFound, Forbidden, Conflict, Unreachable."""
+    """Raises NotFound, Forbidden, Conflict."""
     actor.need("read", "see consoles")
     found = _find(lab, machine)
 
@@ -573,7 +577,7 @@ def state(lab: Lab, actor: Actor, machine: str) -> ConsoleState:
 
 
 def states(lab: Lab, actor: Actor) -> list[ConsoleState]:
-    """Of all consoles, by name of the machine.  Raises Forbidden, Unreachable."""
+    """Of all consoles, by name of the machine.  Raises Forbidden, Conflict."""
     actor.need("read", "see consoles")
     return _owned(lab).states()
 
@@ -641,7 +645,7 @@ def _find(lab: Lab, machine: str) -> touch.Touched:
 
 def _owned(lab: Lab) -> Consoles:
     if lab.consoles is None:
-        raise Unreachable("no consoles are owned by this process", hint="the lab's service owns them")
+        raise Conflict("no consoles are owned by this process", hint="the lab's active service owns them")
     return lab.consoles
 
 

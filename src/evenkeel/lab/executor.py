@@ -92,6 +92,10 @@ class Processes:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def submit(self, job: Job, on_end: OnEnd) -> None:
+        self.begin(job, on_end)
+
+    def begin(self, job: Job, on_end: OnEnd) -> threading.Thread:
+        """:meth:`submit`, with what can be waited for."""
         start = job.start
         run = runner.Run(
             Use.model_validate(start.use),
@@ -104,7 +108,9 @@ class Processes:
         )
         with self._lock:
             self._running[job.attempt] = _Running(run, on_end)
-        threading.Thread(target=self._run, args=(job,), name=f"attempt-{job.attempt}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(job,), name=f"attempt-{job.attempt}", daemon=True)
+        thread.start()
+        return thread
 
     def _run(self, job: Job) -> None:
         running = self._running[job.attempt]

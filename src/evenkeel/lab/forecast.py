@@ -272,23 +272,34 @@ def foretell(live: Live, *, passes: int = PASSES, seed: int = 0) -> Foretold:
     order = _play(live, jobs, lambda job: median(job) or QUANTUM_NS)
     starts, ends = _draw(live, jobs, order, passes, np.random.default_rng(seed))
     steps: dict[int, Forecast] = {}
-    ahead, people = 0, {}  # type: ignore[var-annotated]
+    ahead, people = 0, set[str]()
     by_id = {job.id: job for job in jobs}
     start_bands, end_bands = _bands(live.now_ns, starts), _bands(live.now_ns, ends)
-    for number in order:
+    guessed = 0
+    for seen, number in enumerate(order):
         job = by_id[number]
-        start = Band(job.started_ns, job.started_ns, job.started_ns) if job.started_ns is not None else None
-        unknown = "" if median(job) is not None else f"no step of the kind {job.kind} has passed yet"
+        learned = median(job) is not None
+        unknown = "" if learned else f"no step of the kind {job.kind} has passed yet"
+        start: Band | None = start_bands[number]
+        if job.started_ns is not None:
+            start = Band(job.started_ns, job.started_ns, job.started_ns)
+        elif start_bands[number].p90_ns > live.now_ns:
+            first = next((by_id[one] for one in job.after if one in by_id and median(by_id[one]) is None), None)
+            if first is not None:
+                start, unknown = None, f"it comes after a step of the kind {first.kind}, of which none has passed yet"
+            elif 2 * guessed > seen:
+                start, unknown = None, "most of what comes before it is of kinds of which no step has passed yet"
         steps[number] = Forecast(
-            start=start or start_bands[number],
+            start=start,
             end=None if unknown else end_bands[number],
             ahead=ahead,
-            people=len(people.keys() - {job.person}),
+            people=len(people - {job.person}),
             unknown=unknown,
         )
+        guessed += not learned
         if job.started_ns is None:
             ahead += 1
-            people[job.person] = True
+            people.add(job.person)
     for number, words in why.items():
         steps[number] = Forecast(None, None, unknown=words)
     return Foretold(steps, _whole(live, steps, starts, ends))
@@ -455,7 +466,7 @@ def _whole(
         unknown = next((steps[job.id].unknown for job in jobs if steps[job.id].unknown), "")
         first = min((steps[job.id] for job in waiting if job.id in starts), key=lambda one: one.ahead, default=None)
         made[submission] = Forecast(
-            start=start_bands.get(submission),
+            start=start_bands.get(submission) if first is None or first.start else None,
             end=None if unknown else end_bands.get(submission),
             ahead=first.ahead if first else 0,
             people=first.people if first else 0,

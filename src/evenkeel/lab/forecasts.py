@@ -34,8 +34,10 @@ MOST_STEPS = 5000
 #: A forecast for who looks is made anew when it is older.
 _FRESH_NS = 2 * 10**9
 #: After a forecast nothing is foretold for so many times what it took: the dispatcher runs in the same process.
-_REST = 4
+_REST = 9
 _SECOND_LOOK_S = 1.0
+#: The dispatcher hears of a submission a moment after it was committed.
+_TRIES, _TRY_S = 5, 0.02
 _OPEN = frozenset({"blocked", "ready", "running"})
 _forecast, _step, _sub, _claim = schema.forecast.c, schema.step.c, schema.submission.c, schema.claim.c
 
@@ -182,6 +184,7 @@ class Forecaster:
         self._woken = threading.Event()
         self._stopping = False
         self._seq = 0
+        self._new: set[int] = set()
         self._last: tuple[int, Mapping[int, Eta], Mapping[int, Eta]] | None = None
         self._thread = threading.Thread(target=self._work, name="forecasts")
 
@@ -203,12 +206,19 @@ class Forecaster:
 
     # -- for who looks ----------------------------------------------------------------------------------------
 
-    def etas(self) -> tuple[Mapping[int, Eta], Mapping[int, Eta]]:
-        """Of all open steps and of all open submissions, at most two seconds old."""
+    def etas(self, submission: int | None = None) -> tuple[Mapping[int, Eta], Mapping[int, Eta]]:
+        """Of all open steps and of all open submissions, at most two seconds old.
+
+        ``submission``: an open one that is to be among them; waited for while the dispatcher has not heard of it."""
         with self._lock:
             now = self.lab.now()
             if self._last is None or not 0 <= now - self._last[0] < _FRESH_NS:
                 self._last = (now, *self._foretell()[:2])
+            for _ in range(_TRIES):
+                if submission is None or submission in self._last[2]:
+                    break
+                time.sleep(_TRY_S)
+                self._last = (self.lab.now(), *self._foretell()[:2])
             return self._last[1:]
 
     def _foretell(self) -> tuple[Mapping[int, Eta], Mapping[int, Eta], Mapping[str, Mapping[int, Forecast]]]:
@@ -262,23 +272,33 @@ class Forecaster:
                 .where(event.seq > self._seq, event.type.in_(("submission.submitted", *_ENDS)))
                 .order_by(event.seq)
             ).all()
-        new = {int(row.object_id) for row in rows if row.type == "submission.submitted"}
+        self._new |= {int(row.object_id) for row in rows if row.type == "submission.submitted"}
         ended = {int(row.object_id) for row in rows if row.type in _ENDS}
-        if ended:
-            self._compare(sorted(ended))
-        if new and self.lab.dispatching is not None:
-            self._keep(new)
+        self._new -= ended
         if rows:
             self._seq = rows[-1].seq
+        if ended:
+            self._compare(sorted(ended))
+        for _ in range(_TRIES):
+            if not self._new or self.lab.dispatching is None:
+                break
+            self._keep()
+            if self._new:
+                time.sleep(_TRY_S)
+        self._new.clear()
 
-    def _keep(self, new: set[int]) -> None:
+    def _keep(self) -> None:
+        """Foretell what is new.  What the dispatcher has not heard of yet stays new."""
         with self._lock:
             try:
                 steps, whole, drawn = self._foretell()
             except TooMany as error:
                 log.info("no forecast: %s", error)
+                self._new.clear()
                 return
             self._last = (self.lab.now(), steps, whole)
+        new = self._new & whole.keys()
+        self._new -= new
         with self.lab.store.read() as connection:
             mine = set(connection.scalars(select(_step.id).where(_step.submission_id.in_(sorted(new)))))
         kept = [_row("step", n, steps[n], drawn["step"][n]) for n in mine & steps.keys()]
@@ -354,7 +374,8 @@ def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
     """Raises NotFound.  ``now`` and ``steps`` are empty where no dispatcher runs, and once it has ended."""
     actor.need("read", "see forecasts")
     with lab.store.read() as connection:
-        if connection.scalar(select(_sub.id).where(_sub.id == number)) is None:
+        state = connection.scalar(select(_sub.state).where(_sub.id == number))
+        if state is None:
             raise NotFound(f"there is no submission {number}")
         row = connection.execute(
             select(schema.forecast)
@@ -365,7 +386,7 @@ def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
         names = {row_.id: row_.name for row_ in connection.execute(
             select(_step.id, _step.name).where(_step.submission_id == number, _step.state.in_(sorted(_OPEN)))
         )}  # fmt: skip
-    steps, whole = current(lab, actor)
+    steps, whole = current(lab, actor, submission=number if state == "open" else None)
     return SubmissionEta(
         submission=number,
         now=whole.get(number),
@@ -376,13 +397,13 @@ def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
     )
 
 
-def current(lab: Lab, actor: Actor) -> tuple[Mapping[int, Eta], Mapping[int, Eta]]:
+def current(lab: Lab, actor: Actor, *, submission: int | None = None) -> tuple[Mapping[int, Eta], Mapping[int, Eta]]:
     """Of open steps and of open submissions, by their numbers; empty where no dispatcher runs, or too many are open."""
     actor.need("read", "see forecasts")
     if lab.forecaster is None:
         return {}, {}
     try:
-        return lab.forecaster.etas()
+        return lab.forecaster.etas(submission)
     except TooMany:
         return {}, {}
 

@@ -45,7 +45,9 @@ def delegated_cgroup(root: str = "/sys/fs/cgroup") -> str | None:
     try:
         with open("/proc/self/cgroup") as stream:
             own = [line[3:].rstrip("\n") for line in stream if line.startswith("0::")]
-        for path in (root + own[0], os.path.dirname(root + own[0])):
+        here = root + own[0]
+        # An agent that was started anew finds itself in the child that the one before made.
+        for path in (here, *([os.path.dirname(here)] if os.path.basename(here) == "main" else [])):
             # systemd marks what it delegated (systemd.resource-control(5)); others' cgroups are not ours to change.
             if {"user.delegate", "trusted.delegate"} & set(os.listxattr(path)):
                 break

@@ -22,6 +22,8 @@ from evenkeel.lab.lab import Lab
 
 log = logging.getLogger("evenkeel.lab")
 _AGAIN_S = 1.0
+#: A service that was killed and comes back within that finds its agent there; later it starts another.
+LEAVE_AFTER_S = 60
 #: A step may take its keeper's politeness, and a little more.
 _PATIENCE_S = 10.0
 
@@ -78,7 +80,18 @@ def _watch(lab: Lab, stopping: threading.Event) -> None:
 
 def _start(lab: Lab, folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["lab", "agent", "--lab", str(lab.folder), "--folder", str(folder), "--name", "local"]
+    words = [
+        "lab",
+        "agent",
+        "--lab",
+        str(lab.folder),
+        "--folder",
+        str(folder),
+        "--name",
+        "local",
+        "--leave-after",
+        str(LEAVE_AFTER_S),
+    ]
     if lab.settings.agent_slots is not None:
         words += ["--slots", str(lab.settings.agent_slots)]
     with (folder / "agent.log").open("ab") as out:

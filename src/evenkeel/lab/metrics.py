@@ -61,6 +61,15 @@ def _pool(connection: Connection) -> Iterator[Metric]:
     for name, probe, ok in connection.execute(query):
         up.add_metric([name, probe], int(ok))
     yield up
+    reading = schema.power_reading
+    newest = select(reading.c.machine_id, func.max(reading.c.at_ns).label("at_ns")).group_by(reading.c.machine_id)
+    latest = newest.subquery()
+    same = and_(*(reading.c[name] == latest.c[name] for name in ("machine_id", "at_ns")))
+    query = select(machine.c.name, reading.c.watts).join(latest, same)
+    watts = GaugeMetricFamily("evenkeel_lab_machine_watts", "Power drawn, as it told last", labels=("machine",))
+    for row in connection.execute(query.join(machine, machine.c.id == reading.c.machine_id)):
+        watts.add_metric([row.name], row.watts)
+    yield watts
 
 
 def _queue(connection: Connection, now_ns: int) -> Iterator[Metric]:

@@ -15,8 +15,8 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -39,9 +39,24 @@ from evenkeel.lab.warnings import warnings_in
 FOLDER = "application/vnd.evenkeel.folder+tar"
 MAX_OUTPUT = 1 << 20
 GRACE_S = 5.0
+#: How often somebody who cancels is looked for while inputs are brought.
+LOOK_S = 0.2
 _CHUNK = 1 << 20
 #: Where programs are looked for, whatever the agent's own PATH is.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+#: Settings of whoever runs this must not change what comes out; a URL must not run a program (git-config(1),
+#: protocol.allow); the repository may belong to somebody else (safe.directory).
+_GIT_ENVIRONMENT = {
+    "PATH": PATH,
+    "LANG": "C.UTF-8",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
+}
 
 
 class NoInput(EvenkeelError):
@@ -88,7 +103,7 @@ class Run:
         self._cancelled = threading.Event()
         self._order: IO[bytes] | None = None
         self._inputs: dict[str, str] = {}
-        self._limits: tuple[str, ...] = ()
+        self._until: float | None = None  # by time.monotonic(): inputs and command share the time that the step has
 
     def cancel(self) -> None:
         """End it, politely for some seconds.  From any thread, at any time."""
@@ -104,6 +119,8 @@ class Run:
         Raises OSError when the folder cannot be made at all."""
         started = self.clock()
         step = self.use.definition()
+        if limit := step.limits.time or self.time_ns:
+            self._until = time.monotonic() + limit / 1e9
         _fresh(self.folder)
         (self.folder / "log").touch()
         held: dict[str, Any] = {}
@@ -116,6 +133,8 @@ class Run:
             else:
                 held = self._hold(step)
                 cause, detail = _cause(held, step, self.time_ns)
+        except _Stopped as stopped:
+            cause, detail = _cause({"exit": None, "cause": stopped.cause}, step, self.time_ns)
         except NoInput as error:
             cause, detail = "input", str(error)
         except _NoTool as error:
@@ -177,6 +196,7 @@ class Run:
         if missing := [tool for tool in tools if not shutil.which(tool, path=PATH)]:
             raise _NoTool(f"not installed here: {', '.join(missing)}")
         for name, wanted in sorted(self.use.inputs.items()):
+            self._go_on()
             target = self.folder / "in" / name
             try:
                 told = self._input(wanted, target)
@@ -203,7 +223,7 @@ class Run:
                 unpack(target)
             return found
         if wanted.git is not None:
-            return _clone(wanted.git, wanted.ref, target)
+            return self._clone(wanted.git, wanted.ref, target)
         if wanted.file is not None:
             if self.files_from is None:
                 raise NoInput(f"{wanted.file} is a file of whoever submitted this, and was not sent along")
@@ -223,6 +243,55 @@ class Run:
             return None
         raise NoInput("it comes from another step: give it with --input, or run the whole graph")
 
+    def _go_on(self) -> None:
+        """Raises _Stopped when somebody cancelled the step, or its time is over."""
+        if self._cancelled.is_set():
+            raise _Stopped("cancelled")
+        if self._until is not None and time.monotonic() > self._until:
+            raise _Stopped("time")
+
+    def _clone(self, url: str, ref: str, target: Path) -> str:
+        """Clone with history; the commit that ``ref`` is.  Raises NoInput with git's own words, and _Stopped."""
+        if url.startswith("-") or ref.startswith("-"):
+            raise NoInput(f"{url} {ref}: neither may begin with a dash")
+        self._git("clone", "--quiet", "--no-checkout", "--", url, str(target))
+        for name in (f"refs/remotes/origin/{ref}", ref):
+            try:
+                commit = self._git("-C", str(target), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+            except NoInput:
+                continue
+            self._git("-C", str(target), "checkout", "--quiet", "--detach", commit)
+            return commit
+        raise NoInput(f"git: {url} has no {ref}")
+
+    def _git(self, *words: str) -> str:
+        """What git prints.  A server that does not answer holds neither the step beyond its time nor who cancels it."""
+        process = subprocess.Popen(
+            ["git", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_GIT_ENVIRONMENT | {"HOME": os.environ.get("HOME", "/")},
+            start_new_session=True,
+        )
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    self._go_on()
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        if process.returncode:
+            said = err.strip().splitlines()
+            raise NoInput(f"git {words[0]}: {said[-1] if said else 'failed'}")
+        return out.strip()
+
     # -- the command ----------------------------------------------------------------------------------------------
 
     def _hold(self, step: Step) -> dict[str, Any]:
@@ -231,14 +300,13 @@ class Run:
         env = self._environment(step)
         if step.isolation == "bubblewrap":
             argv = [*_bubblewrap(folder), *argv]
-        time_ns = step.limits.time or self.time_ns
         orders = {
             "argv": argv,
             "env": env,
             "cwd": str(folder / "work"),
             "log": str(folder / "log"),
             "folder": str(folder),
-            "time_s": time_ns / 1e9 if time_ns else None,
+            "time_s": max(0.001, self._until - time.monotonic()) if self._until is not None else None,
             "memory": step.limits.memory,
             "disk": step.limits.disk,
             "cpus": step.limits.cpus,
@@ -305,6 +373,12 @@ class Run:
                 if last:
                     return
                 ended.wait(0.1)
+
+
+class _Stopped(Exception):
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class _NoTool(EvenkeelError):
@@ -439,33 +513,3 @@ def unpack(path: Path) -> None:
     with tarfile.open(packed) as tar:
         tar.extractall(path, filter="data")
     packed.unlink()
-
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def _clone(url: str, ref: str, target: Path) -> str:
-    """Clone with history; the commit that ``ref`` is.  Raises NoInput with git's own words."""
-    if url.startswith("-") or ref.startswith("-"):
-        raise NoInput(f"{url} {ref}: neither may begin with a dash")
-    # A hook or a setting of whoever runs this must not change what comes out.
-    env = {"PATH": PATH, "HOME": os.environ.get("HOME", "/"), "GIT_TERMINAL_PROMPT": "0", "LANG": "C.UTF-8"}
-    env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, env=env, check=False)
-        if done.returncode:
-            raise NoInput(
-                f"git {words[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}"
-            )
-        return done.stdout.strip()
-
-    git("clone", "--quiet", "--no-checkout", "--", url, str(target))
-    for name in (f"refs/remotes/origin/{ref}", ref):
-        try:
-            commit = git("-C", str(target), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-        except NoInput:
-            continue
-        git("-C", str(target), "checkout", "--quiet", "--detach", commit)
-        return commit
-    raise NoInput(f"git: {url} has no {ref}")

@@ -344,9 +344,9 @@ def read_step(file: str | Path) -> Step:
     if not isinstance(step.scripts, dict):
         texts: dict[str, str] = {}
         for index, name in enumerate(step.scripts):
+            if Path(name).name != name:
+                continue  # told already
             try:
-                if Path(name).name != name:
-                    raise WrongInput(f"{name!r} is not the name of a file beside the definition")
                 texts[name] = _text_of(path.parent / name)
             except WrongInput as error:
                 complaints.append(placed(places, ("scripts", index), error.message, error.hint))
@@ -575,6 +575,9 @@ def _wrong_step(step: Step) -> Iterator[Complaint]:
     for index, name in enumerate(step.same):
         if name not in step.parameters:
             yield ("same", index), f'"{name}" is no parameter of this step', None
+    for name in step.scripts:
+        if Path(name).name != name or name == "..":
+            yield ("scripts", name), f"{name!r} is not the name of a file beside the definition", None
     for name, parameter in step.parameters.items():
         if parameter.default is not None and parameter.choices and parameter.default not in parameter.choices:
             yield ("parameters", name, "default"), f'"{parameter.default}" is not among the choices', None

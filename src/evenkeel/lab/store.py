@@ -242,12 +242,12 @@ class Store:
                         done.append((future, result))
                 seq = connection.info["last_seq"]
         except Exception as raw:  # noqa: BLE001  the commit itself: a full disk, a lost server; nobody was answered yet
-            error = self._cause(raw)
+            cause = self._cause(raw)
             for future, _ in done:
-                future.set_exception(error)
+                future.set_exception(cause)
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(cause)
             return
         for future, result in done:
             future.set_result(result)

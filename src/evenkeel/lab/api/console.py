@@ -97,7 +97,7 @@ async def attach(socket: WebSocket, caller: Caller, machine: str, write: bool = 
             await asyncio.gather(*pumps, return_exceptions=True)
     finally:
         session.close()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it went away by itself
             await socket.close()
 
 

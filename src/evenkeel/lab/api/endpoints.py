@@ -40,6 +40,7 @@ def put(caller: Caller, machine: str, wanted: endpoints.NewEndpoint) -> endpoint
 
 @router.delete("/machines/{machine}/endpoints/{endpoint}", status_code=204)
 def remove(caller: Caller, machine: str, endpoint: Number) -> Response:
+    """Forget one."""
     endpoints.remove(caller.lab, caller.actor, machine, endpoint)
     return Response(status_code=204)
 
@@ -58,6 +59,7 @@ def set_secret(caller: Caller, name: str, wanted: NewSecret) -> secrets.Secret:
 
 @router.delete("/secrets/{name}", status_code=204)
 def remove_secret(caller: Caller, name: str) -> Response:
+    """Forget one that no endpoint uses."""
     secrets.remove(caller.lab, caller.actor, name)
     return Response(status_code=204)
 

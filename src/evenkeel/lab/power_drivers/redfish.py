@@ -7,6 +7,7 @@ ladder has the next rung.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,8 +21,10 @@ _RESETS: dict[str, tuple[str, ...]] = {
     "on": ("On", "ForceOn"),
     "off": ("ForceOff",),
     "reset": ("ForceRestart",),
-    "cycle": ("PowerCycle", "ForceRestart"),
+    "cycle": ("PowerCycle",),
 }
+#: Between off and on of a chassis that knows no power cycle.
+_LOOK_S, _OFF_S = 0.5, 15.0
 
 
 class Redfish:
@@ -44,6 +47,16 @@ class Redfish:
         return "on" if state == "On" else "off" if state == "Off" else "unknown"
 
     def act(self, action: Action, deadline_s: float) -> str:
+        if action == "cycle" and not self._ask(deadline_s, _knows_cycle):
+            # A restart would not cut the power.
+            end = time.monotonic() + _OFF_S
+            how = self.act("off", deadline_s)
+            while self.status(deadline_s) != "off":
+                if time.monotonic() > end:
+                    raise PowerFailed(f"BMC {self._where[0]}: not off {_OFF_S:g} s after {how}")
+                time.sleep(_LOOK_S)
+            return f"{how}, then {self.act('on', deadline_s)}"
+
         def command(system: Any) -> str:
             reset = system.json["Actions"]["#ComputerSystem.Reset"]
             can = reset.get("ResetType@Redfish.AllowableValues") or _RESETS[action]
@@ -93,6 +106,11 @@ class Redfish:
                 raise PowerFailed(f"BMC {self._where[0]}: {str(error)[:300]}") from None
 
         return within(deadline_s, f"BMC {self._where[0]}", talk)
+
+
+def _knows_cycle(system: Any) -> bool:
+    reset = system.json["Actions"]["#ComputerSystem.Reset"]
+    return "PowerCycle" in reset.get("ResetType@Redfish.AllowableValues", [])
 
 
 def watts_of(power: dict[str, Any]) -> float | None:
