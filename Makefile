@@ -23,7 +23,7 @@ test: ## all tests but the long ones
 
 .PHONY: test-long
 test-long: ## the long tests
-	@tools/setup virtual test
+	@tools/setup virtual test long
 	@exec $(BIN)/pytest -m long
 
 .PHONY: bench

@@ -223,7 +223,7 @@ MACHINES = {"amd64": "X86-64", "arm64": "AArch64", "armhf": "ARM", "ppc64el": "P
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_module_is_built_for_each_architecture(run: Runner, arch: str) -> None:
     if not shutil.which(ARCHITECTURES[arch]):
-        pytest.skip(f"{ARCHITECTURES[arch]} is not installed (group bench of debian-packages.txt)")
+        pytest.skip(f"{ARCHITECTURES[arch]} is not installed (group long of debian-packages.txt)")
     ran = run("kernel-module", {"source": str(ROOT / "examples/lab/heartbeat")}, arch=arch)
     assert ran.result.state == "passed", ran.log.read_text()
     output = ran.result.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.virtual.conftest import on_host, running_host
 
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.inventory import Inventory
@@ -17,7 +18,6 @@ from evenkeel.lab.machines import Registration
 from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.machines.virtual import lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN
-from tests.virtual.conftest import on_host, running_host
 
 pytestmark = [pytest.mark.virtual, pytest.mark.long]
 ROOT = with_roles("root", ["admin"])

@@ -202,7 +202,7 @@ def spare(lab: Lab) -> list[str]:
         last = dict(
             connection.execute(
                 select(claim.c.machine_id, func.max(claim.c.ended_ns)).group_by(claim.c.machine_id)
-            ).all()  # type: ignore[arg-type]
+            ).all()
         )
         loads = _loads(connection)
         waited_for = _waited_for(connection, lab.now())
@@ -227,7 +227,7 @@ def wanted(lab: Lab) -> list[str]:
         ready_soon = _boot_ns(lab, connection, asleep[0])
         found: list[str] = []
         for predicate, promised in _waited_for(connection, lab.now() + ready_soon):
-            if promised in asleep:
+            if promised is not None and promised in asleep:
                 found.append(promised)
                 continue
             fits = select(table.c.id).where(predicate.where(), table.c.state == "ready")
