@@ -215,7 +215,7 @@ def test_an_agent_elsewhere_works_over_a_websocket_with_a_token(lab: Lab) -> Non
         here.start()
         try:
             step = {"command": "echo far; echo file > $OUT/file", "artifacts": {"file": {"path": "file"}}}
-            steps_ = {"one": {"step": {"kind": "one", **step}}}
+            steps_: dict[str, Any] = {"one": {"step": {"kind": "one", **step}}}
             steps_["two"] = {
                 "step": {"kind": "two", "command": "cat $IN/it", "inputs": {"it": {"artifact": "one/file"}}},
                 "needs": ["one"],

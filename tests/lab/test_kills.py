@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import dispatching, schema, submissions
+from evenkeel.lab import dispatching, schema, steps, submissions
 from evenkeel.lab.actor import with_roles
+from evenkeel.lab.dispatcher import LOST_AT_MOST
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
@@ -104,13 +105,13 @@ def machines(lab: Lab, number: int) -> None:
     lab.store.write(change)
 
 
-def send(lab: Lab, number: int, rng: random.Random) -> int:
+def send(lab: Lab, number: int, rng: random.Random, longest_s: float = 0.4) -> int:
     """expand -> build, build -> boot on a machine; acknowledged when this returns."""
 
     def use(part: int, **more: Any) -> dict[str, Any]:
         machine = {"machine": "arch:x86_64"} if more.pop("machine", False) else {}
         parameters: dict[str, Any] = {name: {} for name in ("folder", "id", "time")}
-        values = {"folder": str(lab.folder), "id": str(10 * number + part), "time": f"{rng.uniform(0, 0.4):.2f}"}
+        values = {"folder": str(lab.folder), "id": str(10 * number + part), "time": f"{rng.uniform(0, longest_s):.2f}"}
         return {"step": {"kind": "k", "command": COMMAND, "parameters": parameters, **machine}, "set": values, **more}
 
     steps = {
@@ -126,9 +127,20 @@ def check(lab: Lab, sent: list[int]) -> Counter[str]:
     """Raises AssertionError; otherwise how attempts ended."""
     ledger = (lab.folder / "ledger").read_text().splitlines()
     assert [line for line in ledger if line.startswith("overlap")] == []
-    assert {submissions.show(lab, ANN, number).state for number in sent} == {"passed"}
     done = Counter(line.split()[1] for line in ledger if line.startswith("end"))
-    assert set(done) == {str(10 * place + part) for place in range(len(sent)) for part in range(4)}
+    whole = []
+    for place, number in enumerate(sent):
+        shown = submissions.show(lab, ANN, number)
+        if shown.state == "passed":
+            whole += [line.id for line in shown.lines]
+            assert {str(10 * place + part) for part in range(4)} <= done.keys()
+        else:
+            # A step whose agents were killed so often is given up, and says so.
+            failed = [line for line in shown.lines if line.state == "failed"]
+            assert failed
+            for line in failed:
+                assert line.attempts == LOST_AT_MOST
+                assert {one.state for one in steps.show(lab, ANN, line.id).attempts} == {"lost"}
     attempt, claim = schema.attempt.c, schema.claim.c
     with lab.store.read() as connection:
         attempts = connection.execute(select(attempt.step_id, attempt.state)).all()
@@ -137,7 +149,7 @@ def check(lab: Lab, sent: list[int]) -> Counter[str]:
         ).all()
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     passed = Counter(row.step_id for row in attempts if row.state == "passed")
-    assert len(passed) == 4 * len(sent)
+    assert set(whole) <= passed.keys()
     assert set(passed.values()) == {1}
     for first, second in itertools.pairwise(claims):
         if first.machine_id == second.machine_id:
@@ -160,6 +172,7 @@ def test_a_killed_dispatcher_and_a_killed_agent_lose_nothing(lab: Lab) -> None:
         team.kill("a0")
         ended(lab, sent, 60)
         states = check(lab, sent)
+    assert states["passed"] == 8
     assert states["lost"] <= 3
 
 
@@ -187,18 +200,45 @@ def test_200_kills_of_dispatcher_and_agents(lab: Lab, seed: int) -> None:
     sent: list[int] = []
     kills = Counter[str]()
     with team_of(lab, 4, 2) as team:
-        names = list(team.processes)
         while sum(kills.values()) < 100:  # twice: 200 in all
             if sum(submissions.show(lab, ANN, number).state == "open" for number in sent) < 12:
-                sent.append(send(lab, len(sent), rng))
-            name = rng.choice([*names, "service"])
+                sent.append(send(lab, len(sent), rng, 3))
+            # Whoever does nothing would only show that nothing is lost by doing nothing.
+            busy = until(lambda: _running(lab), 60)
+            name = "service" if rng.random() < 0.4 else rng.choice(sorted(set(busy.values())))
+            seq = _last_event(lab)
             kills[name] += 1
             team.kill(name)
-            time.sleep(rng.uniform(0, 1.5))
+            if rng.random() < 0.7:  # else the next one is killed while this one is away
+                _recovered(lab, busy, name, seq)
+            time.sleep(rng.uniform(0, 0.5))
         ended(lab, sent, 300)
         states = check(lab, sent)
     print(f"\n{len(sent)} submissions, kills {dict(kills)}, attempts {dict(states)}")
-    assert states["lost"] <= 2 * sum(number for name, number in kills.items() if name != "service")
+    of_agents = sum(number for name, number in kills.items() if name != "service")
+    assert of_agents // 3 <= states["lost"] <= 2 * of_agents
+
+
+def _running(lab: Lab) -> dict[int, str]:
+    """Attempts that run at this moment, as far as the lab knows, and on which agents."""
+    attempt = schema.attempt.c
+    with lab.store.read() as connection:
+        query = select(attempt.id, attempt.agent).where(attempt.state == "running")
+        return {row.id: row.agent for row in connection.execute(query)}
+
+
+def _recovered(lab: Lab, busy: dict[int, str], name: str, seq: int) -> None:
+    """Wait until what ``name`` ran is given up or taken, or until the service has said something new."""
+    killed = {attempt for attempt, agent in busy.items() if agent == name}
+    if name == "service":
+        until(lambda: _last_event(lab) > seq, 60)
+    else:
+        until(lambda: killed.isdisjoint(_running(lab)), 60)
+
+
+def _last_event(lab: Lab) -> int:
+    with lab.store.read() as connection:
+        return connection.scalar(select(func.max(schema.event.c.seq))) or 0
 
 
 # -- a full disk --------------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ def test_the_pages_lead_from_import_to_undo(ask: Ask, stand: Stand) -> None:
     there = client.post(f"/netbox/changes/{action}").headers["location"]
     text = client.get(there).text
     assert there == "/netbox/changes?machine=host1" and "undone by ann" in text
+    assert 'href="/netbox/machines/host1"' in client.get("/machines/host1").text
     text = client.get("/netbox/machines/host1").text
     assert "name the field" in text
     assert client.post("/netbox/machines/host1", data={"field": "name"}).status_code == 303

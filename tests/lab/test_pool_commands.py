@@ -17,10 +17,11 @@ RECORDED = Path(__file__).parents[1] / "machines" / "recorded" / "virtual-2s3c2t
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("pool") / "lab"
-    with up(folder), pytest.MonkeyPatch.context() as patch:
+    with up(folder) as running, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVENKEEL_LAB", str(folder / "lab.sock"))
         patch.setenv("COLUMNS", "160")
         yield
+        running.end()  # in order, so that its agent ends too: one outlives a service that was killed
 
 
 def lab(*words: str) -> str:

@@ -33,7 +33,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     # Its state is a file in the temporary folder.
     environment = {"TMPDIR": str(folder), "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
-    argv = [folder / "venv/bin/sushy-emulator", "--fake", "-i", "127.0.0.1", "-p", str(port)]
+    argv = [str(folder / "venv/bin/sushy-emulator"), "--fake", "-i", "127.0.0.1", "-p", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=folder)
     url = f"http://127.0.0.1:{port}"

@@ -281,7 +281,7 @@ def _ask_database(engine: Engine, pool: list[dict[str, list[str | float]]], pred
     return [str(number) in found for number in range(len(pool))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=predicates, pool=st.lists(machines, min_size=1, max_size=4))
 def test_sql_and_memory_agree(engine: Engine, text: str, pool: list[dict[str, list[str | float]]]) -> None:
     predicate = Predicate.parse(text)
@@ -294,7 +294,7 @@ def test_sql_and_memory_agree(engine: Engine, text: str, pool: list[dict[str, li
     assert [again.matches(facts) for facts in named] == in_memory
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(alphabet='abAN OR D T():=!<>."\\*?,.16GiB', max_size=40))
 def test_any_text_is_a_predicate_or_a_mistake_with_its_place(text: str) -> None:
     try:

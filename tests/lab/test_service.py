@@ -90,7 +90,7 @@ def test_commands_over_the_socket(lab_up: Running) -> None:
         with pytest.raises(Forbidden, match="may not add services"):
             client.post("/people", {"name": "ci", "roles": ["user"]})
     assert "job" in evenkeel("lab", "token", "list", *at).stdout
-    assert "token.made" in evenkeel("lab", "log", *at).stdout
+    assert "token.made" in evenkeel("lab", "events", *at).stdout
     refused = evenkeel("lab", "token", "make", "job", "--may", "fly", *at, "--json")
     assert refused.returncode == 2 and json.loads(refused.stdout)["error"]["kind"] == "WrongInput"
 

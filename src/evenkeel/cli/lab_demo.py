@@ -23,7 +23,7 @@ _GRAPH: dict[str, Any] = {
             "step": {
                 "kind": "demo-look",
                 "machine": f"tag:{_TAG}",
-                "command": 'echo "I have $MACHINE_NAME for myself, at $MACHINE_ADDRESS"',
+                "command": 'echo "I have $MACHINE_NAME for myself"',
             },
         },
     },

@@ -1,4 +1,4 @@
-"""`evenkeel lab login`, `logout`, `me`, `people`, `token ...`, `log`: who may do what, and who did."""
+"""`evenkeel lab login`, `logout`, `me`, `people`, `token ...`, `events`: who may do what, and who did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="logout")(logout)
     app.command(name="me")(me)
     app.command(name="people")(people)
-    app.command(name="log")(log)
+    app.command(name="events")(events)
     app.add_typer(_token, name="token")
 
 
@@ -118,7 +118,7 @@ def people(at: At = None, as_json: Json = False) -> None:
     output.out().print(output.table(("name", "kind", "roles", "teams", "known by"), rows))
 
 
-def log(
+def events(
     at: At = None,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only what this one did.")] = None,
     type_: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only this, as in 'claim.*'.")] = None,
@@ -128,8 +128,8 @@ def log(
 ) -> None:
     """Show what was done, by whom and when; the newest last.
 
-    evenkeel lab log --by ann
-    evenkeel lab log --follow --type 'step.*'
+    evenkeel lab events --by ann
+    evenkeel lab events --follow --type 'step.*'
     """
     import json
 

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -51,6 +51,7 @@ _TOLD_AGAIN_NS = 60 * 10**9
 #: What a new reader is shown of what came before.
 _BACKLOG = 1 << 16
 _KEPT_NS = 90 * 86400 * 10**9
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,10 @@ class Consoles:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._main())
+        # Of serial over LAN each opening and closing waits for a BMC in a thread.
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="consoles") as pool:
+            self.loop.set_default_executor(pool)
+            self.loop.run_until_complete(self._main())
         self.loop.close()
 
     async def _main(self) -> None:

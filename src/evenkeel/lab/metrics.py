@@ -67,8 +67,8 @@ def _pool(connection: Connection) -> Iterator[Metric]:
     same = and_(*(reading.c[name] == latest.c[name] for name in ("machine_id", "at_ns")))
     query = select(machine.c.name, reading.c.watts).join(latest, same)
     watts = GaugeMetricFamily("evenkeel_lab_machine_watts", "Power drawn, as it told last", labels=("machine",))
-    for name, drawn in connection.execute(query.join(machine, machine.c.id == reading.c.machine_id)):
-        watts.add_metric([name], drawn)
+    for row in connection.execute(query.join(machine, machine.c.id == reading.c.machine_id)):
+        watts.add_metric([row.name], row.watts)
     yield watts
 
 

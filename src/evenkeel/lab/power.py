@@ -287,7 +287,7 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
     rungs = _rungs(lab, machine)
     ssh = next((rung.driver for rung in rungs if isinstance(rung.driver, Ssh)), None)
     console = _has_console(lab, machine)
-    before = _boot(ssh, 4.0)
+    before = _boot(ssh, policy.ssh_s)
     if action in ("on", "off"):
         now = _status(lab, machine, policy, rungs)
         if now.power == action:
@@ -343,7 +343,7 @@ def _see_boot(
     end = start + boot_deadline_s(lab, machine, policy)
     went_down = before is None
     while (now := time.monotonic()) < end:
-        boot = _boot(ssh, 3.0)
+        boot = _boot(ssh, policy.ssh_s)
         if boot is not None:
             passed_s = time.monotonic() - start
             if before is not None and boot.id != before.id:
@@ -394,7 +394,7 @@ def _status(lab: Lab, machine: Touched, policy: Policy, rungs: list[_Rung] | Non
     others = [rung for rung in rungs if rung.method != "ssh"]
     # All at once: a dead one does not make the others wait.
     with ThreadPoolExecutor(len(others) + 1) as pool:
-        asked = pool.submit(_boot, ssh, 3.0)
+        asked = pool.submit(_boot, ssh, policy.ssh_s)
         said = list(pool.map(lambda rung: _twice(rung, policy), others))
         boot = asked.result()
     says_off = [rung for rung, words in zip(others, said, strict=True) if words.reading == "off"]
