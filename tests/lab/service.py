@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import subprocess
@@ -77,3 +78,13 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        _end_agents(folder)
+
+
+def _end_agents(folder: Path) -> None:
+    """The agent of a service that a test killed outlives it on purpose; the test leaves nothing behind."""
+    for found in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (found / "cmdline").read_bytes().split(b"\0")
+            if b"agent" in words and str(folder).encode() in words:
+                os.kill(int(found.name), signal.SIGKILL)

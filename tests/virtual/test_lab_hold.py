@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.virtual.conftest import on_host
 from evenkeel.lab import hold
 from evenkeel.machines.virtual import VirtualMachine
 
-pytestmark = pytest.mark.virtual
+pytestmark = [pytest.mark.virtual, pytest.mark.long]
 
 #: In a unit with Delegate=yes: find its cgroup, hold one command in it, say what came of that and what is left.
 PROGRAM = """
@@ -45,7 +46,7 @@ def held(host: VirtualMachine, command: str, *, delegate: bool = True, **limits:
         host,
         f"rm -rf /tmp/lab-hold; mkdir -p /tmp/lab-hold/work\n"
         f"echo {encoded} | base64 -d >/tmp/lab-hold/hold.py\necho {program} | base64 -d >/tmp/lab-hold/program.py\n"
-        f"{unit} python3 /tmp/lab-hold/program.py '{json.dumps(orders)}'",
+        f"{unit} python3 /tmp/lab-hold/program.py {shlex.quote(json.dumps(orders))}",
     )
     found: dict[str, Any] = json.loads(answer)
     return found

@@ -27,8 +27,6 @@ RestartSec=2
 RestartPreventExitStatus=2
 # SIGTERM to the service alone: steps that run outlive it, and are found again by the next one.
 KillMode=process
-# Limits of steps are kept by cgroups of their own below this unit's.
-Delegate=yes
 TimeoutStopSec=30
 StateDirectory=evenkeel/lab
 StateDirectoryMode=0700
