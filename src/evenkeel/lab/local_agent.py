@@ -74,8 +74,13 @@ def _watch(lab: Lab, stopping: threading.Event) -> None:
             process = _start(lab, folder)
         stopping.wait(_AGAIN_S)
     if process is not None:
-        _end(folder)
-        process.wait()
+        # By its process, not by its lock: one that just begins has none yet, and would be waited for without end.
+        process.terminate()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _start(lab: Lab, folder: Path) -> subprocess.Popen[bytes]:
