@@ -56,7 +56,7 @@ def facts(**changes: Any) -> Facts:
 
 def test_the_documents_are_the_ones_of_the_design() -> None:
     names = {"Facts", "Site", "Plan", "Journal", "Findings", "Evidence", "Cost", "Comparison", "Answer", "Explanation"}
-    assert set(DOCUMENTS) == names | {"Fleet", "FleetPlan", "History", "Result"}
+    assert set(DOCUMENTS) == names | {"Fleet", "FleetPlan", "History", "Inventory", "Result"}
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS.values(), ids=DOCUMENTS.keys())

@@ -31,6 +31,7 @@ KINDS = {
     "Comparison": "comparison",
     "Answer": "answer",
     "Explanation": "explanation",
+    "Result": "result",
 }
 
 
@@ -123,4 +124,5 @@ _PURPOSES = {
     "Comparison": "what differs between two pieces of evidence by more than chance",
     "Answer": "what was asked of a running kernel, how it was found out, what it cost",
     "Explanation": "where the time of late samples in a guest went, cause by cause",
+    "Result": "what came of one step, on an agent of the lab or by lab run",
 }

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -93,14 +93,37 @@ def _sentence(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str
     name = next((str(part) for part in reversed(loc) if isinstance(part, str)), "the file")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = sorted(_keys(model))
-        close = difflib.get_close_matches(name, known, n=1)
-        return f'unknown key "{name}"' + (f'; did you mean "{close[0]}"?' if close else ""), None
+        here = _keys_at(model, loc[:-1])
+        if close := difflib.get_close_matches(name, here, n=1):
+            return f'unknown key "{name}"; did you mean "{close[0]}"?', None
+        hint = f"here belong {', '.join(here)}" if here else None
+        known = _keys(model)
+        if name in known:
+            return f'"{name}" does not belong here', hint
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        return f'unknown key "{name}"' + (f'; did you mean "{close[0]}"?' if close else ""), hint
     if kind == "missing":
         return f'"{name}" is missing', None
     if kind == "string_type" and isinstance(problem["input"], (int, float)):
         return f'"{name}" must be text, not {problem["input"]!r}', "put it into quotes"
     return f'"{name}": {message[:1].lower()}{message[1:]}', None
+
+
+def _keys_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The keys that belong at a place: of the model there, of all of them where it may be one of several."""
+    models = [model]
+    for part in loc:
+        fields = [field for one in models for name, field in one.model_fields.items() if (field.alias or name) == part]
+        if fields:
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+        # Else a key of a mapping, an index, or a member of a union: the models are those already found.
+    return sorted({field.alias or name for one in models for name, field in one.model_fields.items()})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
