@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -127,17 +128,29 @@ def test_every_verb_has_help_with_an_example(verb_name: str) -> None:
     command = root_command()
     context = command.make_context("evenkeel", [verb_name], resilient_parsing=True)
     _, loaded, _ = command.resolve_command(context, [verb_name])
-    commands = getattr(loaded, "commands", {"": loaded})
-    for name, one in commands.items():
-        call = f"evenkeel {verb_name} {name}".strip()
+    for call, one in leaves(f"evenkeel {verb_name}", loaded):
         with one.make_context(call, [], resilient_parsing=True) as own:
             text = one.get_help(own)
         assert re.search(rf"^    {call}\b", text, re.MULTILINE), f"no example line in the help of {call}:\n{text}"
         assert "--json" in text or call in NO_RESULT, f"{call} has no --json"
 
 
-#: Verbs that hand the terminal to something else.
-NO_RESULT = {"evenkeel virtual ssh", "evenkeel virtual console"}
+def leaves(call: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """The commands below, groups of groups included, with how they are called."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield call, command
+        return
+    for name, one in below.items():
+        yield from leaves(f"{call} {name}", one)
+
+
+#: Verbs that hand the terminal to something else, run until they are ended, give a text or a file as it is, or nothing.
+NO_RESULT = {
+    *("evenkeel virtual ssh", "evenkeel virtual console"),
+    *("evenkeel lab up", "evenkeel lab agent", "evenkeel lab log", "evenkeel lab artifact get"),
+    *("evenkeel lab endpoint remove", "evenkeel lab secret set", "evenkeel lab secret remove"),
+}
 
 
 def test_examples_in_help_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:

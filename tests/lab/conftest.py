@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from evenkeel.lab.actor import Actor, with_roles
 from evenkeel.lab.api.app import create_app
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store, create, sqlite_url
 
 
@@ -50,7 +51,7 @@ def a_lab(folder: Path, clock: Clock) -> Iterator[Lab]:
     """A lab in ``folder``, for tests that need more than one."""
     (folder / "lab.db").write_bytes(_empty())
     with Store(sqlite_url(folder / "lab.db"), clock=clock) as store:
-        yield Lab(folder, store)
+        yield Lab(folder, store, Settings(local_role="user"))
 
 
 @pytest.fixture

@@ -504,6 +504,11 @@ def test_a_release_while_it_is_prepared(lab: Lab) -> None:
     add(lab, "host1", address="ssh://root@host1")
     got = ask(lab, ANN, "host1")
     claims.release(lab, ANN, got.id)
+    # Somebody may still be at work on it: nobody else gets it until that is over.
+    number = machines.get(lab, ANN, "host1").id
+    claims.let_go(lab, {number})
+    assert machines.get(lab, ANN, "host1").state == "preparing"
+    claims.let_go(lab, set())
     assert machines.get(lab, ANN, "host1").state == "ready"
     assert claims.prepared(lab, got.id, got.fencing, None) is None
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
-from evenkeel.lab import events, idempotency
+from evenkeel.lab import events, idempotency, schema
 from evenkeel.lab.actor import Actor
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.lab import Lab
@@ -84,3 +85,21 @@ def test_what_cannot_be_kept_is_refused(ask: Ask) -> None:
     assert thing(ask).post("/api/v1/thing", json={}, headers={"Idempotency-Key": "k" * 201}).status_code == 422
     large = thing(ask).post("/api/v1/thing", json={"a": "x" * (1 << 20)}, headers=KEY)
     assert large.status_code == 413
+
+
+def test_what_is_shown_once_is_not_kept_with_the_key(ask: Ask, lab: Lab) -> None:
+    root = ask("root", "admin")
+    token = {"name": "ci", "scopes": ["read"], "length_ns": 10**12}
+    made = root.post("/api/v1/tokens", json=token, headers={"Idempotency-Key": "k1"})
+    assert made.status_code in (200, 201), made.text
+    with lab.store.read() as connection:
+        kept = connection.execute(select(schema.idempotency)).all()
+    assert made.json()["secret"] not in str(kept) and kept[0].body == b""
+    assert root.post("/api/v1/tokens", json=token, headers={"Idempotency-Key": "k1"}).status_code == 409
+    root.put("/api/v1/secrets/bmc", json={"password": "x"}, headers={"Idempotency-Key": "k2"})
+    with lab.store.read() as connection:
+        assert [row.key for row in connection.execute(select(schema.idempotency))] == ["k1"]
+
+
+def test_a_token_does_not_become_a_session(ask: Ask) -> None:
+    assert ask("root", "admin").post("/api/v1/login/link").status_code == 403

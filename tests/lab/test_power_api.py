@@ -33,17 +33,35 @@ def host(lab: Lab) -> str:
     return add_machine(lab)
 
 
-def test_endpoints_and_secrets(ask: Ask, host: str) -> None:
+def test_endpoints_and_secrets(lab: Lab, ask: Ask, host: str) -> None:
     ann, root = ask("ann"), ask("root", "admin")
-    refused = ann.post("/api/v1/machines/host1/endpoints", json=ENDPOINT)
+    refused = root.post("/api/v1/machines/host1/endpoints", json=ENDPOINT)
     assert (refused.status_code, refused.json()["detail"]) == (422, "no secret bmc")
     assert ann.put("/api/v1/secrets/bmc", json={"password": "x"}).status_code == 403
     kept = root.put("/api/v1/secrets/bmc", json={"user": "admin", "password": "hidden-word"})
     assert kept.status_code == 200 and "hidden-word" not in kept.text
     assert "hidden-word" not in root.get("/api/v1/secrets").text
-    made = ann.post("/api/v1/machines/host1/endpoints", json=ENDPOINT)
+    # An owner says how it is reached, but not where a password is sent, nor what the lab by itself may reach.
+    for beyond in (
+        ENDPOINT,
+        {"kind": "console", "driver": "unix", "address": str(lab.folder / "lab.sock")},
+        {"kind": "console", "driver": "ssh", "address": "ssh://root@host2"},
+        {"kind": "console", "driver": "tcp", "address": "127.0.0.1:9", "options": {"watch": {"x": "panic"}}},
+        {
+            "kind": "pdu",
+            "driver": "pdu",
+            "address": "127.0.0.1",
+            "options": {"agent": "fence_apc", "password_script": "id"},
+        },
+    ):
+        assert ann.post("/api/v1/machines/host1/endpoints", json=beyond).status_code == 403, beyond
+    plain = {"kind": "console", "driver": "tcp", "address": "127.0.0.1:9"}
+    own = ann.post("/api/v1/machines/host1/endpoints", json=plain)
+    assert own.status_code == 200
+    assert ann.delete(f"/api/v1/machines/host1/endpoints/{own.json()['id']}").status_code == 204
+    made = root.post("/api/v1/machines/host1/endpoints", json=ENDPOINT)
     assert made.status_code == 200
-    again = ann.post("/api/v1/machines/host1/endpoints", json=ENDPOINT | {"options": {"cipher": 3}}).json()
+    again = root.post("/api/v1/machines/host1/endpoints", json=ENDPOINT | {"options": {"cipher": 3}}).json()
     assert again["id"] == made.json()["id"] and again["options"] == {"cipher": 3}
     assert ask("bob").post("/api/v1/machines/host1/endpoints", json=ENDPOINT).status_code == 403
     for wrong in (

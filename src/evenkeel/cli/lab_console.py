@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 
 def consoles(lab: At = None, as_json: Json = False) -> int:
-    """Say how all consoles stand.  Exit code 1: one is down."""
+    """Say how all consoles stand.  Exit code 1: one is down.
+
+    evenkeel lab consoles
+    """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.pages.words import moment

@@ -30,7 +30,10 @@ _HELP = """What NetBox and the lab exchange: plans, syncs, imports, pushes, and 
 
 
 def status(lab: At = None, json: Json = False) -> int:
-    """Say which NetBox the lab follows, when it was synced, and who owns which field."""
+    """Say which NetBox the lab follows, when it was synced, and who owns which field.
+
+    evenkeel lab netbox status
+    """
     from evenkeel.cli.output import emit_json, out, table
     from evenkeel.lab.client import connect
     from evenkeel.lab.pages.words import moment

@@ -150,7 +150,10 @@ def _log(asked: Client, machine: str, as_json: bool) -> int:
 
 
 def endpoints(machine: Machine, lab: At = None, as_json: Json = False) -> int:
-    """List how a machine is reached."""
+    """List how a machine is reached.
+
+    evenkeel lab endpoint list host1
+    """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
@@ -220,7 +223,10 @@ def remove_endpoint(
     number: Annotated[int, typer.Argument(metavar="ID", help="As `endpoint list` shows it.")],
     lab: At = None,
 ) -> int:
-    """Forget how a machine is reached."""
+    """Forget how a machine is reached.
+
+    evenkeel lab endpoint remove host1 3
+    """
     from evenkeel.lab.client import connect
 
     with connect(lab) as asked:
@@ -232,7 +238,10 @@ def remove_endpoint(
 
 
 def secrets(lab: At = None, as_json: Json = False) -> int:
-    """List the names of secrets, who set them, and which machines use them."""
+    """List the names of secrets, who set them, and which machines use them.
+
+    evenkeel lab secret list
+    """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.pages.words import moment
@@ -270,7 +279,10 @@ def set_secret(
 def remove_secret(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of a secret that no endpoint uses.")], lab: At = None
 ) -> int:
-    """Forget a secret."""
+    """Forget a secret.
+
+    evenkeel lab secret remove bmc
+    """
     from evenkeel.lab.client import connect
 
     with connect(lab) as asked:
@@ -279,7 +291,10 @@ def remove_secret(
 
 
 def rotate(lab: At = None, as_json: Json = False) -> int:
-    """Seal all secrets with a new key, and forget the old one.  Do it when a copy of the key file went astray."""
+    """Seal all secrets with a new key, and forget the old one.  Do it when a copy of the key file went astray.
+
+    evenkeel lab secret rotate
+    """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
 

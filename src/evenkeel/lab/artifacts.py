@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evenkeel.documents.base import Model
 from evenkeel.documents.result import Result
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import schema
+from evenkeel.lab import idempotency, schema
 from evenkeel.lab.actor import SERVICE, Actor, NotFound
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
@@ -313,7 +313,7 @@ def collect(lab: Lab, actor: Actor, policy: Retention | None = None) -> Collecte
 
 @contextlib.contextmanager
 def part(lab: Lab, app: object) -> Iterator[None]:
-    """For :mod:`evenkeel.lab.parts`: collects each hour."""
+    """For :mod:`evenkeel.lab.parts`: collects each hour, and forgets answers that nobody will ask for again."""
     del app
     over = threading.Event()
 
@@ -321,6 +321,7 @@ def part(lab: Lab, app: object) -> Iterator[None]:
         while not over.wait(3600):
             try:
                 collect(lab, SERVICE)
+                idempotency.forget_old(lab)
             except (EvenkeelError, OSError, SQLAlchemyError):
                 logging.getLogger("evenkeel.lab").exception("artifacts could not be collected; tried again in an hour")
 

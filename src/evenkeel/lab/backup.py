@@ -132,21 +132,28 @@ def restore(folder: Path, chosen: Settings, file: Path) -> Manifest:
         )
     folders.prepare(folder)
     with folders.locked(folder, ""):
-        if (folder / "lab.db").exists() or (folder / "artifacts").exists():
-            raise WrongInput(f"there is a lab in {folder} already", hint="move it away first, or name another folder")
+        there = {"lab.db", "artifacts", *(PurePosixPath(name).parts[0] for name in manifest.files)}
+        for name in sorted(there):
+            if (folder / name).is_dir() or ((folder / name).exists() and name in ("lab.db", *KEYS)):
+                raise WrongInput(
+                    f"there is a lab in {folder} already: {name}",
+                    hint="move all of it away first, or name another folder",
+                )
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             with tarfile.open(file, "r:") as tar:
                 tar.extractall(scratch, filter="data")
             if manifest.database == "postgresql":
                 assert chosen.database is not None
                 dump = Path(scratch) / DATABASE["postgresql"]
+                words, environment = _target(chosen.database)
                 _run(
                     "pg_restore",
                     "--exit-on-error",
                     "--single-transaction",
                     "--no-owner",
-                    *_target(chosen.database),
+                    *words,
                     str(dump),
+                    environment=environment,
                 )
                 dump.unlink()
             (Path(scratch) / "manifest.json").unlink()
@@ -171,7 +178,8 @@ def _kind(folder: Path, chosen: Settings) -> str:
 
 def _copy_database(folder: Path, chosen: Settings, copy: Path) -> None:
     if chosen.database:
-        _run("pg_dump", "--format=custom", "--file", str(copy), *_target(chosen.database))
+        words, environment = _target(chosen.database)
+        _run("pg_dump", "--format=custom", "--file", str(copy), *words, environment=environment)
         return
     source = sqlite3.connect(f"file:{folder / 'lab.db'}?mode=ro", uri=True)
     with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
@@ -182,14 +190,16 @@ def _copy_database(folder: Path, chosen: Settings, copy: Path) -> None:
         target.execute("PRAGMA journal_mode=DELETE")  # one file, no others beside it
 
 
-def _target(url: str) -> tuple[str, str]:
+def _target(url: str) -> tuple[tuple[str, str], dict[str, str]]:
+    """Words, and the environment that has the password: words could be read by everybody."""
     parsed = make_url(url).set(drivername="postgresql")
-    return "--dbname", parsed.render_as_string(hide_password=False)
+    plain = parsed._replace(password=None).render_as_string(hide_password=False)
+    return ("--dbname", plain), {**os.environ, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, environment: dict[str, str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     except FileNotFoundError:
         raise EvenkeelError(f"{command[0]} is not installed", hint="Debian package postgresql-client") from None
     if done.returncode:

@@ -486,7 +486,8 @@ def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, 
     lab.store.event(connection, who, f"claim.{state}", "claim", row.id, **told)
     if row.state in HELD and row.machine_id:
         now = connection.scalar(select(machine.c.state).where(machine.c.id == row.machine_id))
-        if now in ("claimed", "preparing"):
+        # While somebody may be installing it the machine is nobody's: the keeper lets it go (:func:`let_go`).
+        if now in ("claimed", "preparing") and row.state != "preparing":
             machines.set_state(lab, connection, "lab", row.machine_id, "ready")
 
 
@@ -532,6 +533,24 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
         return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
 
     return lab.store.write(change)
+
+
+def let_go(lab: Lab, busy: Collection[str]) -> None:
+    """Machines whose claim ended while they were prepared are free again, but for those that are still worked on."""
+    held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
+    left = select(machine.c.id).where(machine.c.state == "preparing", machine.c.id.not_in(held))
+
+    def change(connection: Connection) -> None:
+        free = [number for number in connection.scalars(left).all() if number not in busy]
+        for number in free:
+            machines.set_state(lab, connection, "lab", number, "ready")
+        if free:
+            offer(lab, connection)
+
+    with lab.store.read() as connection:
+        if not set(connection.scalars(left)) - set(busy):
+            return
+    lab.store.write(change)
 
 
 # -- time -------------------------------------------------------------------------------------------------------------

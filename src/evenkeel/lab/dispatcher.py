@@ -33,7 +33,7 @@ from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.step import holds
 from evenkeel.lab.step_machines import StepMachines
-from evenkeel.lab.turn import Outcome, Turn, messages, write
+from evenkeel.lab.turn import Outcome, Overtaken, Turn, messages, write
 
 log = logging.getLogger("evenkeel.lab")
 
@@ -54,6 +54,8 @@ _STOPS = 3
 _LEASE_MARGIN_NS = 15 * 10**9
 #: The agent keeps the time limit too, and should be first.
 _AGENT_FIRST_NS = 5 * 10**9
+#: A step that was refused a machine that looked free asks again after so long, or when a machine or claim changed.
+REFUSED_NS = 10 * 10**9
 _OVER = frozenset({"passed", "failed", "cancelled", "skipped"})
 
 
@@ -96,6 +98,9 @@ class Dispatcher:
         self._fresh_groups = 0
         self._fresh_agents: set[str] = set()
         self._fresh_machines = self._fresh_facts = True
+        # Groups that were refused a machine that looked free (it is booked soon), and when they are tried again.
+        self._refused = 0
+        self._again_ns = 0
 
     # -- what comes in --------------------------------------------------------------------------------------------
 
@@ -125,17 +130,19 @@ class Dispatcher:
         now = self.lab.now()
         if now < self._paused_until_ns:
             return None
+        turn = Turn()
         try:
             if not self._loaded:
                 self._load()
-            turn = Turn()
             self._read_events(turn)
+            turn.seq = self._seq
             self._settle(turn, now)
             self._hear_all(turn, now)
             self._watch_time(turn, now)
             self._choose(turn, now)
             self._measure_idle(turn, now)
         except OperationalError as error:  # reading fails too when the disk does
+            self._hear_again(turn)
             self._pause(error)
             return None
         if turn.empty():
@@ -147,9 +154,11 @@ class Dispatcher:
         try:
             outcome = future.result()
         except Exception as error:  # noqa: BLE001  a full disk, a lost server, a row that no longer fits: all the same
-            for link, message in reversed(turn.end_messages):
-                self._inbox.appendleft((link, message))
-            self._pause(error)
+            self._hear_again(turn)
+            if isinstance(error, Overtaken):
+                self._loaded = False
+            else:
+                self._pause(error)
             return
         self._pause_ns = PAUSE_NS
         for link, said in turn.say:
@@ -161,6 +170,9 @@ class Dispatcher:
             agent = self.agents[run.agent]
             if agent.link is not None and run.id in agent.runs:
                 agent.link.send(start)
+
+    def _hear_again(self, turn: Turn) -> None:
+        self._inbox.extendleft(reversed(turn.end_messages))
 
     def _pause(self, error: Exception) -> None:
         log.error("the dispatcher could not write, tries again in %.0f s: %s", self._pause_ns / 1e9, error)
@@ -177,6 +189,9 @@ class Dispatcher:
         self.ready.charge(run.node.sub.person, run.node.sub.team, -run.expected_ns, run.started_ns)
         run.node.run = None
         self._fresh_machines = True
+        if run.node.machine:
+            self._refused |= 1 << self.group_for(run.node)
+            self._again_ns = self.lab.now() + REFUSED_NS
         with self.lab.store.read() as connection:
             self._load_submissions(connection, [run.node.sub.id])
 
@@ -201,6 +216,7 @@ class Dispatcher:
                 link.close()
 
     def _hello(self, turn: Turn, link: Link, hello: protocol.Hello, now: int) -> None:
+        turn.end_messages.append((link, hello))
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
@@ -309,7 +325,9 @@ class Dispatcher:
                 self._load_submissions(connection, sorted(submissions))
             if any(row.type in AGENT_EVENTS for row in rows):
                 self._load_agent_states(turn, connection, self.lab.now())
-        self._fresh_machines |= any(row.object in ("machine", "claim") for row in rows)
+        if any(row.object in ("machine", "claim") for row in rows):
+            self._fresh_machines = True
+            self._try_refused()
         self._fresh_facts |= any(row.object == "machine" for row in rows)
         for sub_id in submissions:
             if (sub := self.subs.get(sub_id)) is not None:
@@ -319,7 +337,13 @@ class Dispatcher:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
+    def _try_refused(self) -> None:
+        self._fresh_groups |= self._refused
+        self._refused = 0
+
     def _watch_time(self, turn: Turn, now: int) -> None:
+        if self._refused and not now < self._again_ns <= now + REFUSED_NS:
+            self._try_refused()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             run = self.runs.get(number)
@@ -513,7 +537,7 @@ class Dispatcher:
     @property
     def available(self) -> int:
         """Bits of the groups whose steps could start now, if an agent fits."""
-        return self._plain | self.machines.available
+        return self._plain | self.machines.available & ~self._refused
 
     def _new_groups(self) -> None:
         signatures: list[Any] = self.ready.signatures
@@ -662,6 +686,8 @@ class Dispatcher:
         for agent in self.agents.values():
             if agent.link is None and not agent.runs and agent.state in ("gone", "lost"):
                 agent.lost_ns = None
+            elif agent.link is None and agent.lost_ns is None and agent.runs:
+                agent.lost_ns = now  # it was lost, or said good-bye, and that could not be written
         self._fresh_agents = set(self.agents)
         self._loaded = True
 

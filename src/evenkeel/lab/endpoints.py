@@ -5,6 +5,7 @@ What a driver needs of an endpoint is checked here, before it is kept; nothing i
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -40,6 +41,10 @@ class NewEndpoint(Model):
     options: dict[str, Any] = {}
 
 
+#: Options of fence agents that name no program, file or host.
+_PLAIN_PDU = frozenset({"agent", "plug", "ssl", "ssl_secure", "ssl_insecure", "snmp_version", "switch", "power_wait"})
+
+
 def listing(lab: Lab, actor: Actor, machine: str) -> list[Endpoint]:
     """Raises NotFound, Forbidden."""
     actor.need("read", "see how a machine is reached")
@@ -61,6 +66,7 @@ def put(lab: Lab, actor: Actor, machine: str, wanted: NewEndpoint) -> Endpoint:
     def change(connection: Connection) -> Endpoint:
         found = touch.find(connection, machine)
         _need_owner(actor, found, "say how it is reached")
+        _need_more(actor, wanted)
         known = select(schema.secret.c.name).where(schema.secret.c.name == wanted.secret)
         if wanted.secret is not None and connection.scalar(known) is None:
             raise WrongInput(f"no secret {wanted.secret}", hint=f"evenkeel lab secret set {wanted.secret}")
@@ -103,6 +109,19 @@ def _need_owner(actor: Actor, machine: touch.Touched, what: str) -> None:
         actor.need_own(machine.name, machine.owner, machine.team)
 
 
+def _need_more(actor: Actor, wanted: NewEndpoint) -> None:
+    """What an owner alone may not: have the lab use its own rights or its passwords where the owner says."""
+    if wanted.driver in ("unix", "tty"):
+        actor.need("anything", "use sockets and devices of the lab's machine")
+    if wanted.driver in ("ssh", "virtual") or wanted.options.get("watch"):
+        actor.need("machines", "reach machines by what the lab itself may")
+    if wanted.secret is not None:
+        actor.need("secrets", "say where a password is sent")
+    if wanted.driver == "pdu" and (odd := set(wanted.options) - _PLAIN_PDU):
+        # Fence agents know options that are programs.
+        actor.need("anything", f"set the option {min(odd)!r} of a fence agent")
+
+
 def _check(wanted: NewEndpoint) -> None:
     way = Way(wanted.kind, wanted.driver, wanted.address, wanted.options)  # type: ignore[arg-type]
     drivers = {
@@ -114,6 +133,8 @@ def _check(wanted: NewEndpoint) -> None:
     }[wanted.kind]
     if wanted.driver not in drivers:
         raise WrongInput(f"a {wanted.kind} has no driver {wanted.driver!r}", hint=", ".join(drivers))
+    if odd := [key for key in wanted.options if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", key)]:
+        raise WrongInput(f"{odd[0]!r} is no name of an option")
     if wanted.kind == "console":
         line_for(way)
         own = wanted.options.get("watch", {})

@@ -41,7 +41,7 @@ class Keeper:
         self._wake = threading.Event()
         self._end = threading.Event()
         self._lock = threading.Lock()
-        self._running: dict[int, int] = {}  # claim -> fencing
+        self._running: dict[int, str] = {}  # claim -> its machine
         self._thread = threading.Thread(target=self._keep, name="claims-keeper", daemon=True)
 
     # -- the thread
@@ -77,13 +77,20 @@ class Keeper:
     def look(self) -> int | None:
         """Do what is due, and begin the preparations that are asked for.  Returns when something is due next."""
         due = claims.tick(self.lab)
+        with self._lock:
+            busy = set(self._running.values())
+        claims.let_go(self.lab, busy)
         with self.lab.store.read() as connection:
             wanted = list(claims.preparing(connection))
         for row in wanted:
             with self._lock:
-                if row.id in self._running or len(self._running) >= MOST_AT_ONCE:
+                if (
+                    row.id in self._running
+                    or row.machine_id in self._running.values()
+                    or len(self._running) >= MOST_AT_ONCE
+                ):
                     continue
-                self._running[row.id] = row.fencing
+                self._running[row.id] = row.machine_id
             threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
         return due
 

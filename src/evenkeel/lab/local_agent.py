@@ -70,8 +70,11 @@ def _watch(lab: Lab, stopping: threading.Event) -> None:
         if process is not None and process.poll() is not None:
             log.warning("the local agent ended with %d; starting another", process.returncode)
             process = None
-        if process is None and pid_of(folder) is None:
-            process = _start(lab, folder)
+        try:
+            if process is None and pid_of(folder) is None:
+                process = _start(lab, folder)
+        except OSError as error:  # no process, no file, no room: for now
+            log.error("the local agent could not be started, tried again in %g s: %s", _AGAIN_S, error)
         stopping.wait(_AGAIN_S)
     if process is not None:
         # By its process, not by its lock: one that just begins has none yet, and would be waited for without end.

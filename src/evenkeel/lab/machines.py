@@ -554,6 +554,7 @@ def _edit(lab: Lab, connection: Connection, actor: Actor, row: Any, wanted: Edit
     if wanted.policy is not None:
         values["policy"] = _policy(wanted.policy)
     if wanted.address is not None and _set_address(connection, row.id, wanted.address):
+        actor.need("machines", "say where the lab logs in")
         lab.store.event(connection, actor.name, "machine.address", "machine", row.id, address=wanted.address)
     changed = {key: value for key, value in values.items() if value != getattr(row, key)}
     if not changed:

@@ -407,10 +407,11 @@ def _bubblewrap(folder: Path) -> list[str]:
             words += ["--symlink", str(Path(path).readlink()), path]
         else:
             words += ["--ro-bind-try", path, path]
-    words += ["--bind", str(folder), str(folder), "--chdir", str(folder / "work")]
-    for name in ("in", "lib"):
-        words += ["--ro-bind", str(folder / name), str(folder / name)]
-    return [*words, "--"]
+    # Each is a mount, which nobody inside can put a link in place of; log and artifacts are not seen at all.
+    for how, names in (("--bind", ("out", "work", "tmp")), ("--ro-bind", ("in", "lib"))):
+        for name in names:
+            words += [how, str(folder / name), str(folder / name)]
+    return [*words, "--chdir", str(folder / "work"), "--"]
 
 
 def _cause(held: Mapping[str, Any], step: Step, learned_ns: int | None) -> tuple[Cause, str]:

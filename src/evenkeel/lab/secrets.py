@@ -8,6 +8,7 @@ A copy of the database is worth nothing without ``secrets.key``; back both up, b
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,10 @@ class Secret(Model):
     used_by: tuple[str, ...] = ()
 
 
+#: Two at once would each forget the other's key.
+_ROTATING = threading.Lock()
+
+
 def key_file(lab: Lab) -> Path:
     return lab.folder / "secrets.key"
 
@@ -46,10 +51,11 @@ def put(lab: Lab, actor: Actor, name: str, user: str, password: str) -> Secret:
         raise WrongInput(f"{name!r} is no name of a secret")
     if "\n" in user + password or "\0" in user + password:
         raise WrongInput("a line break or a zero byte in a user or password: no BMC takes that")
-    sealed = _keys(lab).encrypt(_SEALED.dump_json({"user": user, "password": password}))
-    row = {"sealed": sealed, "set_by": actor.name, "set_ns": lab.now()}
 
     def change(connection: Connection) -> None:
+        # In the one writer: before a rotation or after it, never across it.
+        sealed = _keys(lab).encrypt(_SEALED.dump_json({"user": user, "password": password}))
+        row = {"sealed": sealed, "set_by": actor.name, "set_ns": lab.now()}
         found = connection.execute(update(schema.secret).where(schema.secret.c.name == name).values(row)).rowcount
         if not found:
             connection.execute(insert(schema.secret).values(row | {"name": name}))
@@ -94,21 +100,22 @@ def rotate(lab: Lab, actor: Actor) -> int:
     Killed at any moment it leaves secrets that open: old keys go only after all is sealed anew.
     """
     actor.need("secrets", "rotate the key of the secrets")
-    old = _read_keys(lab)
-    new = Fernet.generate_key()
-    _write_keys(lab, [new, *old])
-    keys = MultiFernet([Fernet(new), *map(Fernet, old)])
+    with _ROTATING:
+        old = _read_keys(lab)
+        new = Fernet.generate_key()
+        _write_keys(lab, [new, *old])
+        keys = MultiFernet([Fernet(new), *map(Fernet, old)])
 
-    def change(connection: Connection) -> int:
-        rows = connection.execute(select(schema.secret.c.name, schema.secret.c.sealed)).all()
-        for name, sealed in rows:
-            anew = keys.rotate(sealed)
-            connection.execute(update(schema.secret).where(schema.secret.c.name == name).values(sealed=anew))
-        lab.store.event(connection, actor.name, "secret.rotated", "secret", "*", count=len(rows))
-        return len(rows)
+        def change(connection: Connection) -> int:
+            rows = connection.execute(select(schema.secret.c.name, schema.secret.c.sealed)).all()
+            for name, sealed in rows:
+                anew = keys.rotate(sealed)
+                connection.execute(update(schema.secret).where(schema.secret.c.name == name).values(sealed=anew))
+            lab.store.event(connection, actor.name, "secret.rotated", "secret", "*", count=len(rows))
+            return len(rows)
 
-    done = lab.store.write(change)
-    _write_keys(lab, [new])
+        done = lab.store.write(change)
+        _write_keys(lab, [new])
     return done
 
 

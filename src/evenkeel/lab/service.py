@@ -144,7 +144,7 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
         app.state.service = service
         if store.engine.dialect.name == "sqlite":
             migrate.migrate(store)
-        _guard_signals(stack)
+        _guard_signals(stack, server)
         work = threading.Thread(target=_work, args=(service, say, ended), name="lab-work")
         work.start()
         stack.callback(work.join)
@@ -160,10 +160,10 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
         raise ended[0]
 
 
-def _guard_signals(stack: contextlib.ExitStack) -> None:
-    """uvicorn raises a signal again after it has ended by it; by then it must not kill what is left to do."""
+def _guard_signals(stack: contextlib.ExitStack, server: Server) -> None:
+    """It ends the server before uvicorn listens, too; uvicorn raises it again at its end, when it must not kill."""
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        before = signal.signal(signal.SIGTERM, lambda *_: server.stop())
         stack.callback(signal.signal, signal.SIGTERM, before)
 
 

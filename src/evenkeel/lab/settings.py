@@ -49,7 +49,8 @@ class Settings(Model):
     """``listen``: address and port of the pages; ``url``: what people type, when a proxy stands before it.
 
     ``database``: PostgreSQL of a team; without it SQLite in the folder.  ``local_role``: of users of this machine
-    that come by the Unix socket; root and the user of the service are admins.  ``credits``: for urgent work, of each
+    that come by the Unix socket; root and the user of the service are admins.  It is ``viewer``: whoever submits a step
+    runs it on the agent of this machine as the user of the service.  ``credits``: for urgent work, of each
     person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits;
     ``artifacts``: how long they are kept.
     ``agent_slots``: of the agent on the service's machine, one a CPU when left out; 0: there is none.
@@ -58,7 +59,7 @@ class Settings(Model):
     listen: str = "127.0.0.1:8787"
     url: str | None = None
     database: str | None = None
-    local_role: Role = "user"
+    local_role: Role = "viewer"
     session: Nanoseconds = 12 * _HOUR
     credits: Annotated[int, Field(ge=0)] = 3
     agent_slots: Annotated[int, Field(ge=0)] | None = None

@@ -236,8 +236,10 @@ class Store:
                     try:
                         with connection.begin_nested():
                             result = change(connection)
-                    except Exception as error:  # noqa: BLE001  whatever it is belongs to who asked
+                    except Exception as error:
                         future.set_exception(self._cause(error))
+                        if not _lives(connection):
+                            raise
                     else:
                         done.append((future, result))
                 seq = connection.info["last_seq"]
@@ -254,6 +256,12 @@ class Store:
         if seq:
             for told in list(self._listeners):
                 told(seq)
+
+
+def _lives(connection: Connection) -> bool:
+    """False: SQLite took the whole transaction back (a full disk), with what the changes before had written."""
+    driver: Any = connection.connection.dbapi_connection
+    return connection.dialect.name != "sqlite" or bool(driver.in_transaction)
 
 
 def _both(change: Callable[[Connection], T], also: Callable[[Connection], None]) -> Callable[[Connection], T]:

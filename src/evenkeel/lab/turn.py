@@ -33,7 +33,7 @@ class Turn:
     starts: list[Run] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
     documents: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
-    end_messages: list[tuple[Link, protocol.Ended]] = field(default_factory=list)
+    end_messages: list[tuple[Link, protocol.Ended | protocol.Hello]] = field(default_factory=list)
     step_states: list[dict[str, Any]] = field(default_factory=list)
     submissions: list[dict[str, Any]] = field(default_factory=list)
     agents: list[dict[str, Any]] = field(default_factory=list)
@@ -42,6 +42,7 @@ class Turn:
     events: list[tuple[str, str, object, dict[str, Any]]] = field(default_factory=list)
     idle: list[dict[str, Any]] = field(default_factory=list)
     say: list[tuple[Link, protocol.FromLab]] = field(default_factory=list)
+    seq: int = 0  # of the last event that was known when it was made
 
     def empty(self) -> bool:
         parts = (self.starts, self.ends, self.step_states, self.submissions, self.agents, self.events, self.idle)
@@ -74,8 +75,14 @@ class Turn:
         self.events.append((type_, object_, number, data))
 
 
+class Overtaken(Exception):
+    """Somebody changed a submission since the turn was made, so it may say the opposite of what was acknowledged."""
+
+
 def write(connection: Connection, lab: Lab, turn: Turn) -> Outcome:
     now = lab.now()
+    if (turn.step_states or turn.submissions) and connection.execute(_CHANGED_SINCE, {"seq": turn.seq}).first():
+        raise Overtaken
     if turn.ends:
         connection.execute(_END_ATTEMPT, turn.ends)
     if turn.documents:
@@ -219,6 +226,15 @@ def _add_idle(connection: Connection, row: Mapping[str, Any]) -> None:
 
 _STEPS_READY = select(_step.id).where(_step.id.in_(bindparam("ids", expanding=True)), _step.state == "ready")
 _SPECS = select(_step.id, _step.spec).where(_step.id.in_(bindparam("ids", expanding=True)))
+_CHANGED_SINCE = (
+    select(schema.event.c.seq)
+    .where(
+        schema.event.c.seq > bindparam("seq"),
+        schema.event.c.object == "submission",
+        schema.event.c.type.in_(("submission.cancelled", "step.cancelled", "step.retried")),
+    )
+    .limit(1)
+)
 _END_ATTEMPT = (
     update(schema.attempt)
     .where(_attempt.id == bindparam("b_id"))

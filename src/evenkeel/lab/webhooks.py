@@ -77,13 +77,14 @@ def add(lab: Lab, actor: Actor, url: str, types: Iterable[str]) -> NewWebhook:
     chosen = sorted(set(types))
     if not chosen or any(not kind or len(kind) > 100 for kind in chosen):
         raise WrongInput("a webhook needs types of events", hint="as in claim.* or step.ended; * for all")
-    salt, now = secrets.token_hex(16), lab.now()
+    # Of the address only this is told to all: the rest of it often is the secret.
+    host, salt, now = parts.hostname, secrets.token_hex(16), lab.now()
 
     def change(connection: Connection) -> int:
         values = {"url": url, "types": chosen, "salt": salt, "made_by": actor.name, "made_ns": now, "next_ns": now}
         done = connection.execute(insert(_table).values(**values, after=0))
         made = int(done.inserted_primary_key[0])  # type: ignore[index]
-        seq = lab.store.event(connection, actor.name, "webhook.added", "webhook", made, url=url, types=chosen)
+        seq = lab.store.event(connection, actor.name, "webhook.added", "webhook", made, host=host, types=chosen)
         connection.execute(update(_table).where(_table.c.id == made).values(after=seq))
         return made
 
@@ -178,7 +179,9 @@ def _failed(lab: Lab, row: RowMapping, why: str) -> None:
     def change(connection: Connection) -> None:
         connection.execute(update(_table).where(_table.c.id == row["id"]).values(**values))
         if off:
-            lab.store.event(connection, SERVICE.name, "webhook.off", "webhook", row["id"], url=row["url"], why=why)
+            lab.store.event(
+                connection, SERVICE.name, "webhook.off", "webhook", row["id"], host=urlsplit(row["url"]).hostname
+            )
 
     lab.store.write(change)
 

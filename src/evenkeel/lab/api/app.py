@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evenkeel import __version__
 from evenkeel.errors import EvenkeelError
@@ -61,6 +61,7 @@ def create_app(lab: Lab, *, who: Who, key: str | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _defect)
+    app.add_middleware(_Bounded)
     app.add_middleware(_Standby)
     url = lab.settings.url
     https = bool(url and url.startswith("https:"))
@@ -93,6 +94,31 @@ class StandingBy(EvenkeelError):
     """HTTP 503."""
 
     http_status = 503
+
+
+class _Bounded:
+    """What is read into memory whole is of a size; contents go to disk as they come.  HTTP 413."""
+
+    MOST = 32 << 20
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].startswith("/api/v1/contents/")):
+            await self.app(scope, receive, send)
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.MOST:
+                raise HTTPException(413, "a request has at most 32 MiB")
+            return message
+
+        await self.app(scope, counted, send)
 
 
 class _Who:

@@ -53,7 +53,9 @@ class Stored(Model):
 async def bring(request: Request, caller: Caller, sha256: Sha256) -> Stored:
     """Bring bytes that a submission or a result is going to name; kept for a day if none does."""
     caller.actor.need("submit", "bring files")
-    with tempfile.TemporaryFile() as spool:  # the service's disk, not its memory: some are gigabytes
+    with tempfile.TemporaryFile(
+        dir=caller.lab.folder
+    ) as spool:  # the service's disk, not its memory: some are gigabytes
         size = 0
         async for piece in request.stream():
             size += len(piece)

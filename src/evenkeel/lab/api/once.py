@@ -20,6 +20,9 @@ from evenkeel.lab.store import ALONGSIDE
 
 #: A request that is longer cannot be kept: uploads name what they carry by its hash.
 MOST_BYTES = 1 << 20
+#: Their answers hold what is shown once, or their bodies do: neither is kept, nor a hash for trying guesses on.
+_SECRET_ANSWERS = ("/api/v1/tokens", "/api/v1/webhooks", "/api/v1/login/")
+_SECRET_BODIES = "/api/v1/secrets"
 _KEPT_HEADERS = {"content-type", "etag", "location"}
 
 
@@ -31,7 +34,9 @@ class Once:
         self._under_way: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in SAFE or not scope["path"].startswith("/api/"):
+        path = scope.get("path", "")
+        plain = path.startswith("/api/") and not path.startswith(_SECRET_BODIES)
+        if scope["type"] != "http" or scope["method"] in SAFE or not plain:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
@@ -82,7 +87,7 @@ class Once:
             ALONGSIDE.reset(token)
         start = answer[0]
         whole = b"".join(message.get("body", b"") for message in answer[1:])
-        if start["status"] < 500:
+        if start["status"] < 500 and not scope["path"].startswith(_SECRET_ANSWERS):
             named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
             headers = {name: value for name, value in named.items() if name in _KEPT_HEADERS}
             done = idempotency.Kept(start["status"], headers, whole)

@@ -10,6 +10,7 @@ from pydantic import Field
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.lab import login, people
+from evenkeel.lab.actor import Forbidden
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import After, Limit, NeededVersion, set_etag
 from evenkeel.lab.paging import Page
@@ -124,7 +125,11 @@ class Decision(Model):
 
 @router.post("/login/link")
 def make_link(request: Request, caller: Caller) -> Link:
-    """A link that logs who asks in, in a browser.  Over the Unix socket only."""
+    """A link that logs who asks in, in a browser.  Over the Unix socket only: a token would become more than it is."""
+    if caller.actor.via != "socket":
+        raise Forbidden(
+            "a log-in link is made over the lab's socket only", hint="on the lab's machine: evenkeel lab open"
+        )
     code = request.app.state.links.make(caller.actor)
     return Link(path=f"/login/link/{code}")
 
