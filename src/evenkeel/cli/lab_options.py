@@ -17,3 +17,10 @@ At = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+#: Of what is done here and what is sent to a lab: the same words for both.
+StepOrFile = Annotated[str, typer.Argument(metavar="STEP|FILE", help="A shipped step; a file with a step or a graph.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be repeated.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=PATH", help="An input of a step: a file or folder, or git:REPOSITORY#REF."),
+]

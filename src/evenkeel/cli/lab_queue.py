@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Given, Json, Set, StepOrFile
 
 Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Of the submission.")]
 Step = Annotated[str, typer.Argument(metavar="STEP", help="Its name in the submission.")]
@@ -23,16 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    step: Annotated[str, typer.Argument(metavar="STEP|FILE", help="A shipped step; a file with a step or a graph.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be repeated.")
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", metavar="NAME=PATH", help="An input of a step: a file or folder, or git:REPOSITORY#REF."
-        ),
-    ] = None,
+    step: StepOrFile,
+    set_: Set = None,
+    given: Given = None,
     team: Annotated[str, typer.Option("--team", metavar="NAME", help="For this team of yours.")] = "",
     urgent: Annotated[bool, typer.Option("--urgent", help="Before all others, for one of your credits.")] = False,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Of the urgency; shown to all.")] = "",

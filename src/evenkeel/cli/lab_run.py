@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import Json
+from evenkeel.cli.lab_options import Given, Json, Set, StepOrFile
 
 
 def register(app: typer.Typer) -> None:
@@ -16,16 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    step: Annotated[str, typer.Argument(metavar="STEP|FILE", help="A shipped step; a file with a step or a graph.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be repeated.")
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", metavar="NAME=PATH", help="An input of a step: a file or folder, or git:REPOSITORY#REF."
-        ),
-    ] = None,
+    step: StepOrFile,
+    set_: Set = None,
+    given: Given = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where results go; an earlier run is replaced.")
     ] = Path("lab-run"),

@@ -128,19 +128,11 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _keys(model: type[BaseModel]) -> set[str]:
     """All keys of a model and of the models inside it."""
-    found: set[str] = set()
-    todo: list[Any] = [model]
-    seen: set[int] = set()
-    while todo:
-        one = todo.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            found.update(one.model_fields)
-            todo.extend(part.annotation for part in one.model_fields.values())
-        todo.extend(getattr(one, "__args__", ()))
-    return found
+    models = [model]
+    for one in models:  # which grows meanwhile
+        inner = [found for field in one.model_fields.values() for found in _models_in(field.annotation)]
+        models += [found for found in dict.fromkeys(inner) if found not in models]
+    return {name for one in models for name in one.model_fields}
 
 
 def _kind(data: Any) -> str:
