@@ -246,7 +246,7 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
 def _print(found: Explanation) -> None:
     from evenkeel.cli import output as screen
     from evenkeel.report.chart import format_ns
-    from evenkeel.report.timeline import explained_share, words
+    from evenkeel.report.timeline import explained_share, usual, words
 
     console = screen.out()
     late = len(found.spikes)
@@ -280,7 +280,7 @@ def _print(found: Explanation) -> None:
             str(cause.spikes),
             str(cause.named),
             format_ns(cause.worst_ns),
-            format_ns(cause.usual_ns) if cause.usual_ns else "0",
+            usual(cause),
         )
         for cause in found.causes
     ]

@@ -74,6 +74,11 @@ def words(kind: Kind, who: str) -> str:
     return WORDS[kind].format(who=who or "something")
 
 
+def usual(cause: Cause) -> str:
+    """What a cause takes of a middling sample: a time, or ``0`` for none."""
+    return format_ns(cause.usual_ns) if cause.usual_ns else "0"
+
+
 def render_explanation(explanation: Explanation) -> str:
     """The page: HTML that needs nothing beside it."""
     title = f"Late samples of {explanation.guest} on {explanation.host}"
@@ -158,7 +163,7 @@ def _cause(cause: Cause, whole: int) -> Markup:
         el("td", cause.spikes, class_="num", data_label="Samples"),
         el("td", cause.named, class_="num", data_label="Made late"),
         el("td", format_ns(cause.worst_ns), class_="num", data_label="Worst"),
-        el("td", format_ns(cause.usual_ns) if cause.usual_ns else "0", class_="num", data_label="Usual"),
+        el("td", usual(cause), class_="num", data_label="Usual"),
         el("td", join(*why), data_label=_COLUMNS[-1]),
     )
 
