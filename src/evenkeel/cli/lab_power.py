@@ -70,7 +70,9 @@ def power(
     from evenkeel.lab.client import connect
 
     if action not in ("status", "on", "off", "reset", "cycle", "log"):
-        raise WrongInput(f"{action!r} is nothing that power can do", hint="status, on, off, reset, cycle or log")
+        turned = machine in ("status", "on", "off", "reset", "cycle", "log")
+        hint = f"evenkeel lab power {machine} {action}" if turned else "status, on, off, reset, cycle or log"
+        raise WrongInput(f"{action!r} is nothing that power can do", hint=hint)
     with connect(lab) as asked:
         if action == "status":
             return _status(asked, machine, as_json)
@@ -180,7 +182,12 @@ def endpoints(machine: Machine, lab: At = None, as_json: Json = False) -> int:
 def set_endpoint(
     machine: Machine,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="bmc, pdu or console.")],
-    driver: Annotated[str, typer.Argument(metavar="DRIVER", help="As in the how-to: ipmi, redfish, pdu, telnet ...")],
+    driver: Annotated[
+        str,
+        typer.Argument(
+            metavar="DRIVER", help="bmc: redfish, ipmi; pdu: pdu; console: ipmi, unix, tty, telnet, tcp, ssh, virtual."
+        ),
+    ],
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST[:PORT], a URL or a path, by the driver.")],
     secret: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of user and password.", show_default=False)

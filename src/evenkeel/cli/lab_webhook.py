@@ -158,7 +158,7 @@ def resume(number: Number, at: At = None, as_json: Json = False) -> None:
 def _state(hook: dict[str, Any]) -> str:
     if hook["off"]:
         return f"off: {hook['last']}"
-    return f"failing: {hook['last']}" if hook["failures"] else "fine"
+    return f"failing: {hook['last']}" if hook["failures"] else "nothing held up"
 
 
 def _outcome(sent: dict[str, Any]) -> str:

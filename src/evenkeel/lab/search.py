@@ -6,6 +6,7 @@ Retired machines are found only by who asks for ``state:retired``.
 from __future__ import annotations
 
 import bisect
+import difflib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, sel
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
-from evenkeel.lab import flat, machines
+from evenkeel.lab import flat, machines, words
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.facets import index_of
 from evenkeel.lab.lab import Lab
@@ -59,13 +60,17 @@ class Line(Model):
 
 
 class Found(Model):
-    """``total`` machines; ``took_ns``: server time.  ``instead``: terms to try when a bare word found nothing."""
+    """``total`` machines; ``took_ns``: server time.  ``instead``: terms to try when a bare word found nothing.
+
+    ``nearest``: why nothing was found, and what there is.
+    """
 
     items: tuple[Line, ...]
     next: str | None
     total: int
     facets: tuple[Facet, ...] = ()
     instead: tuple[Value, ...] = ()
+    nearest: str = ""
     signature: str
     took_ns: int
 
@@ -103,6 +108,7 @@ def find(
         asked = {term.key for term in predicate.terms()}
         listed = _facets(lab, connection, ids, rows, asked) if facets and ids else ()
         instead = _instead(connection, predicate) if not ids else ()
+        near = nearest(connection, predicate) if not ids and text.strip() and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
     return Found.model_construct(
         items=found.items,
@@ -110,6 +116,7 @@ def find(
         total=len(ids),
         facets=listed,
         instead=instead,
+        nearest=near,
         signature=predicate.signature,
         took_ns=time.perf_counter_ns() - begin,
     )
@@ -120,6 +127,44 @@ def condition(predicate: Predicate) -> ColumnElement[bool]:
     if any(term.key == "state" for term in predicate.terms()):
         return predicate.where()
     return (machine.c.state != "retired") & predicate.where()
+
+
+def nearest(connection: Connection, predicate: Predicate) -> str:
+    """What a search that found nothing should have asked: which term finds none, and what there is instead."""
+    there = machine.c.state != "retired"
+    for term in predicate.terms():
+        if connection.scalar(select(machine.c.id).where(term.where(), there).limit(1)) is not None:
+            continue
+        if term.key == "name":
+            names = list(connection.scalars(select(machine.c.name).where(there)))
+            near = difflib.get_close_matches(term.equals or "", names, 3, 0.6)
+            if near:
+                return f"did you mean {' or '.join(near)}?"
+            return "a bare word is a name; anything else has a key, as in nic.driver:ice (`evenkeel lab search --keys`)"
+        return f"{term.shown} alone finds none: {_what_there_is(connection, term.key)}"
+    return "each term alone finds some, but none is all of it"
+
+
+def _what_there_is(connection: Connection, key: str) -> str:
+    if key in ("site", "state", "owner", "team"):
+        column = machine.c[key]
+        texts = [text for text in connection.scalars(select(column).distinct().order_by(column).limit(9)) if text]
+        return f"{key} is {', '.join(texts[:8])} here" if texts else f"no machine has {key}"
+    if flat.KEYS.get(key, flat.Key("text", "")).kind in ("count", "size", "speed", "frequency"):
+        least, most = connection.execute(
+            select(func.min(fact.c.num), func.max(fact.c.num)).where(fact.c.key == key)
+        ).one()
+        return (
+            f"no machine has {key}"
+            if most is None
+            else f"{key} is {words.fact(key, least)} to {words.fact(key, most)} here"
+        )
+    counted = (
+        select(fact.c.text).where(fact.c.key == key).group_by(fact.c.text).order_by(func.count().desc(), fact.c.text)
+    )
+    texts = list(connection.scalars(counted.limit(9)))
+    more = " ..." if len(texts) > 8 else ""
+    return f"{key} is {', '.join(texts[:8])}{more} here" if texts else f"no machine has {key}"
 
 
 def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:

@@ -119,7 +119,8 @@ def retry(lab: Lab, actor: Actor, number: int) -> StepInFull:
         _need_own(connection, actor, row)
         if row.state not in ("failed", "cancelled"):
             raise Conflict(
-                f"step {row.name} of submission {row.submission} is {row.state}", hint="wait until it failed"
+                f"step {row.name} of submission {row.submission} is {row.state}",
+                hint="what failed or was cancelled can be tried again; to do it anew, submit it again",
             )
         running = connection.scalar(
             select(_step.name).where(_step.id.in_(_below(connection, number)), _step.state == "running")

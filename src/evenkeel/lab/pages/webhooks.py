@@ -12,7 +12,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter()
-NAV = Nav("Webhooks", "/webhooks", 85, scope="people")
+NAV = Nav("Webhooks", "/webhooks", 85, scope="people", more=True)
 
 
 @router.get("/webhooks")
