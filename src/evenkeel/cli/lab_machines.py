@@ -222,7 +222,11 @@ def use(
         )
         for one in uses
     ]
-    output.out().print(output.table(("machine", "owner", "claimed", "idle for", "not green"), rows, right=("claimed",)))
+    if rows:
+        columns = ("machine", "owner", "claimed", "idle for", "not green")
+        output.out().print(output.table(columns, rows, right=("claimed",)))
+    elif mine:
+        output.note("all of yours, and of your teams, are well")
     if not mine:
         output.note(
             f"{pool['claimed']:.0%} of all their time; {pool['never']} never had a claim; {pool['not_green']} not green"

@@ -176,6 +176,8 @@ def events(
             return
         for one in found:
             show(one) if not as_json else print(json.dumps(one))
+        if not found and not follow:
+            output.note("nothing like that was done yet")
         if follow:
             after = found[-1]["seq"] if found else None
             for line in lab.lines("/events", after=after, type=type_):

@@ -144,7 +144,10 @@ def _log(asked: Client, machine: str, as_json: bool) -> int:
         )
         for event in found["items"]
     ]
-    output.out().print(output.table(("when (UTC)", "what", "by", "result", "took", "attempts"), rows))
+    if rows:
+        output.out().print(output.table(("when (UTC)", "what", "by", "result", "took", "attempts"), rows))
+    else:
+        output.note(f"nobody switched {machine} yet")
     return 0
 
 
@@ -304,11 +307,12 @@ def rotate(lab: At = None, as_json: Json = False) -> int:
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
+    from evenkeel.lab.words import several
 
     with connect(lab) as asked:
         found = asked.post("/secrets/rotate")
     if as_json:
         output.emit_json(found)
     else:
-        output.out().print(f"{found['sealed']} secrets sealed anew")
+        output.out().print(f"{several(found['sealed'], 'secret')} sealed anew")
     return 0

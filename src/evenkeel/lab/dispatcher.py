@@ -220,7 +220,7 @@ class Dispatcher:
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
-                why = f"another agent is called {hello.name}"
+                why = f"another agent is called {hello.name} (--name gives this one another)"
                 turn.say.append((link, protocol.Refused(why=why, again=True)))
                 return
             agent = None

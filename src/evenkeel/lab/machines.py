@@ -680,7 +680,10 @@ def retire(lab: Lab, actor: Actor, name: str, reason: str, version: int | None =
         )
         holders = sorted(set(connection.scalars(wanted)))
         if holders:
-            raise Conflict(f"{', '.join(holders)} reserved {row.name}", hint="release it first")
+            raise Conflict(
+                f"{', '.join(holders)} reserved {row.name}",
+                hint=f"`evenkeel lab release {row.name} --reason TEXT` takes it back",
+            )
         set_state(lab, connection, actor.name, row.id, "retired", reason)
         return one(connection, row.id)
 

@@ -33,6 +33,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.schema import webhook as _table
 from evenkeel.lab.schema import webhook_delivery as _delivery
+from evenkeel.lab.words import cause
 
 _S = 10**9
 #: Wait after the first failure; twice as long after each further one, up to the longest.
@@ -236,7 +237,7 @@ def _send(lab: Lab, row: RowMapping, one: Event, client: httpx.Client) -> dict[s
     except httpx.TimeoutException:
         wrong = f"no answer within {_TIMEOUT_S:g} s"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        wrong = str(error) or type(error).__name__
+        wrong = cause(error)
     took_ns = time.monotonic_ns() - begin
     told = {"at_ns": at_ns, "seq": one.seq, "type": one.type, "status": status, "took_ns": took_ns}
     return told | {"wrong": wrong[:500]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +44,11 @@ def ago(at_ns: int | None, now_ns: int) -> str:
     if abs(apart) < _SECOND:
         return "now"
     return f"{duration(apart)} ago" if apart > 0 else f"in {duration(-apart)}"
+
+
+def cause(error: Exception) -> str:
+    """What went wrong in words: without the number that Python puts before them."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def several(count: int, one: str, many: str = "") -> str:
