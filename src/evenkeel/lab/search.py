@@ -5,15 +5,13 @@ Retired machines are found only by who asks for ``state:retired``.
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, true, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
@@ -99,21 +97,26 @@ def find(
     seen = key_of(after, str)
     matches = condition(predicate)
     with lab.store.read() as connection:
-        # Once, with all that is counted: a predicate over thousands of rows is what takes time.
-        columns = machine.c.id, machine.c.name, machine.c.site, machine.c.state, machine.c.team
-        rows = connection.execute(select(*columns).where(matches).order_by(machine.c.name)).all()
-        ids = [row[0] for row in rows]
-        begun = bisect.bisect_right([row[1] for row in rows], str(seen[0])) if seen else 0
-        items = _lines(lab, connection, ids[begun : begun + limit + 1])
         asked = {term.key for term in predicate.terms()}
-        listed = _facets(lab, connection, ids, rows, asked) if facets and ids else ()
-        instead = _instead(connection, predicate) if not ids else ()
-        near = nearest(connection, predicate) if not ids and text.strip() and not instead else ""
+        query = select(machine.c.id).where(matches).order_by(machine.c.name)
+        behind = machine.c.name > str(seen[0]) if seen else true()
+        ids: Sequence[str] | None = None
+        if asked:  # once, and only their ids: a predicate over thousands of rows is what takes time
+            ids = connection.scalars(query).all()
+            total = len(ids)
+            shown = ids[: limit + 1] if not seen else connection.scalars(query.where(behind).limit(limit + 1)).all()
+        else:
+            total = index_of(lab).living(connection)
+            shown = connection.scalars(query.where(behind).limit(limit + 1)).all()
+        items = _lines(lab, connection, shown)
+        listed = _facets(lab, connection, ids, asked) if facets and total else ()
+        instead = _instead(connection, predicate) if not total else ()
+        near = nearest(connection, predicate) if not total and asked and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
     return Found.model_construct(
         items=found.items,
         next=found.next,
-        total=len(ids),
+        total=total,
         facets=listed,
         instead=instead,
         nearest=near,
@@ -146,28 +149,29 @@ def nearest(connection: Connection, predicate: Predicate) -> str:
 
 
 def _what_there_is(connection: Connection, key: str) -> str:
-    if key in ("site", "state", "owner", "team"):
+    """Of keys that are facets, or numbers: those have few values, or an index; a list of all flags helps nobody."""
+    known = flat.KEYS.get(key)
+    if known is not None and known.kind in ("count", "size", "speed", "frequency"):
+        range_ = select(func.min(fact.c.num), func.max(fact.c.num)).where(fact.c.key == key)
+        least, most = connection.execute(range_).one()
+        texts = [] if most is None else [words.fact(key, least)]
+        if most != least:
+            texts = [f"{texts[0]} to {words.fact(key, most)}"]
+    elif key in ("site", "state", "owner", "team"):
         column = machine.c[key]
-        texts = [text for text in connection.scalars(select(column).distinct().order_by(column).limit(9)) if text]
-        return f"{key} is {', '.join(texts[:8])} here" if texts else f"no machine has {key}"
-    if flat.KEYS.get(key, flat.Key("text", "")).kind in ("count", "size", "speed", "frequency"):
-        least, most = connection.execute(
-            select(func.min(fact.c.num), func.max(fact.c.num)).where(fact.c.key == key)
-        ).one()
-        return (
-            f"no machine has {key}"
-            if most is None
-            else f"{key} is {words.fact(key, least)} to {words.fact(key, most)} here"
-        )
-    counted = (
-        select(fact.c.text).where(fact.c.key == key).group_by(fact.c.text).order_by(func.count().desc(), fact.c.text)
-    )
-    texts = list(connection.scalars(counted.limit(9)))
+        texts = list(connection.scalars(select(column).where(column != "").distinct().order_by(column).limit(9)))
+    elif known is not None and known.facet:
+        mine = select(fact.c.text).where(fact.c.key == key).group_by(fact.c.text)
+        texts = list(connection.scalars(mine.order_by(func.count().desc(), fact.c.text).limit(9)))
+    elif connection.scalar(select(fact.c.key).where(fact.c.key == key).limit(1)) is None:
+        texts = []
+    else:
+        return "others have other values"
     more = " ..." if len(texts) > 8 else ""
     return f"{key} is {', '.join(texts[:8])}{more} here" if texts else f"no machine has {key}"
 
 
-def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:
+def _lines(lab: Lab, connection: Connection, ids: Sequence[str]) -> list[Line]:
     # Not its identity and policy: reading JSON of a hundred machines takes as long as finding them.
     columns = [machine.c[name] for name in Line.model_fields if name not in ("held", "told")]
     rows = connection.execute(select(*columns).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
@@ -192,14 +196,9 @@ def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:
     ]
 
 
-def _facets(
-    lab: Lab, connection: Connection, ids: list[str], rows: Sequence[Any], asked: set[str]
-) -> tuple[Facet, ...]:
-    """Those that tell machines apart, and those that were asked about."""
-    everything = connection.scalar(select(func.count()).select_from(machine)) == len(ids)
-    counts = index_of(lab).counts(connection, None if everything else ids)
-    for place, name in enumerate(("site", "state", "team"), 2):
-        counts[name] = [(text, count) for text, count in Counter(row[place] for row in rows).items() if text]
+def _facets(lab: Lab, connection: Connection, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
+    """Those that tell machines apart, and those that were asked about; ``ids`` None: of all but the retired."""
+    counts = index_of(lab).counts(connection, ids)
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 
