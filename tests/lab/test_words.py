@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evenkeel.lab.pages.words import commands, when
-from evenkeel.lab.words import ago, details, duration, moment, several, size, subject
+from evenkeel.lab.words import ago, cause, details, duration, moment, several, size, subject
 
 S = 10**9
 
@@ -56,6 +56,12 @@ def test_an_event_is_told_in_words_not_in_nanoseconds_and_numbers_of_rows() -> N
         *("1 machine", "2 machines"),
         "0 come",
     )
+
+
+def test_an_error_of_the_system_without_its_number() -> None:
+    assert cause(ConnectionRefusedError(111, "Connection refused")) == "Connection refused"
+    assert cause(OSError(2, "No such file or directory", "/x")) == "No such file or directory: '/x'"
+    assert cause(TimeoutError()) == "TimeoutError"
 
 
 def test_a_hint_for_a_terminal_reads_well_on_a_page() -> None:
