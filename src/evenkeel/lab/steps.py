@@ -69,6 +69,9 @@ def by_name(lab: Lab, actor: Actor, submission: int, name: str) -> StepInFull:
     actor.need("read", "see steps")
     with lab.store.read() as connection:
         number = connection.scalar(select(_step.id).where(_step.submission_id == submission, _step.name == name))
+        there = connection.scalar(select(schema.submission.c.id).where(schema.submission.c.id == submission))
+    if there is None:
+        raise NotFound(f"there is no submission {submission}")
     if number is None:
         raise NotFound(f"submission {submission} has no step {name!r}")
     return show(lab, actor, number)
