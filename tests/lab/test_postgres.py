@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +20,9 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.schema import metadata
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import LostHold, Store, create
+from tests.lab.postgres import BIN, postgres
 from tests.lab.service import Running, up
 
-BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 ROOT = with_roles("root", ["admin"], via="socket")
 
 pytestmark = [
@@ -35,46 +32,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A server of its own on a socket; calling it gives the URL of a new, empty database."""
-    assert BIN is not None
-    # A short path that the user postgres reaches; the kernel takes 107 characters for a socket.
-    folder = Path(f"/tmp/evenkeel-pg-{os.getpid()}")
-    folder.mkdir()
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    user = "postgres" if as_user else pwd.getpwuid(os.geteuid()).pw_name
-    data = folder / "data"
-    initdb = [str(BIN / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "--no-sync"]
-    subprocess.run([*as_user, *initdb], check=True, capture_output=True)
-    options = ["-c", f"unix_socket_directories={folder}", "-c", "listen_addresses=", "-c", "fsync=off"]
-    process = subprocess.Popen([*as_user, str(BIN / "postgres"), "-D", str(data), *options], stderr=-3)
-    number = 0
-
-    def new() -> str:
-        nonlocal number
-        number += 1
-        subprocess.run(
-            [str(BIN / "createdb"), "-h", str(folder), "-U", user, f"lab{number}"], check=True, capture_output=True
-        )
-        return f"postgresql://{user}@/lab{number}?host={folder}"
-
-    try:
-        end = time.monotonic() + 60
-        while (
-            not list(folder.glob(".s.PGSQL.*"))
-            or subprocess.run([str(BIN / "pg_isready"), "-q", "-h", str(folder)], check=False).returncode
-        ):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
+def server() -> Iterator[Callable[[], str]]:
+    """A server of its own; calling it gives the URL of a new, empty database."""
+    with postgres(Path(f"/tmp/evenkeel-pg-{os.getpid()}"), durable=False) as new:
         yield new
-    finally:
-        stop = [str(BIN / "pg_ctl"), "-D", str(data), "-m", "immediate", "-s", "stop"]
-        subprocess.run([*as_user, *stop], check=False, timeout=30)
-        process.wait(30)
-        shutil.rmtree(folder)
 
 
 def test_the_migration_makes_the_same_tables(server: Callable[[], str]) -> None:
