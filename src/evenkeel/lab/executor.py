@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from evenkeel.documents.result import Result
 from evenkeel.lab import runner
+from evenkeel.lab.keepers import Mother
 from evenkeel.lab.leftovers import end_attempt
 from evenkeel.lab.protocol import Ended, Start
 from evenkeel.lab.step import Use
@@ -90,6 +91,7 @@ class Processes:
     kind: str = "process"
     _running: dict[int, _Running] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _mother: Mother = field(default_factory=Mother)
 
     def submit(self, job: Job, on_end: OnEnd) -> None:
         self.begin(job, on_end)
@@ -105,6 +107,7 @@ class Processes:
             machine={key: str(value) for key, value in (start.machine or {}).items()},
             time_ns=start.timeout_ns,
             cgroup=self.cgroup,
+            keep=self._mother.keep,
         )
         with self._lock:
             self._running[job.attempt] = _Running(run, on_end)
@@ -142,13 +145,15 @@ class Processes:
         return False
 
     def poll(self) -> None:
-        pass
+        with contextlib.suppress(OSError):  # for now; the step that needs it will say so
+            self._mother.ready()  # before the first step needs it
 
     def close(self) -> None:
         with self._lock:
             running = list(self._running.values())
         for one in running:
             one.run.cancel()
+        self._mother.close()
 
 
 def _ended(attempt: int, result: Result) -> Ended:
