@@ -48,7 +48,7 @@ def test_one_waits_and_keeps_many(mother: Mother, tmp_path: Path) -> None:
     mother.ready()
     assert mother._process
     first = mother._process.pid
-    found = [report(mother, tmp_path, f"ps -o ppid= $PPID; exit {code}") for code in range(3)]
+    found = [report(mother, tmp_path, f"cut -d' ' -f4 /proc/$PPID/stat; exit {code}") for code in range(3)]
     assert [one["exit"] for one in found] == [0, 1, 2]
     assert set((tmp_path / "log").read_text().split()) == {str(first)}, "each was split off from it"
     mother.close()
