@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.queues import Job
-from tests.lab.postgres import BIN, postgres
+from tests.lab import postgres
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -20,7 +20,7 @@ VENV = ROOT / ".venv-procrastinate"
 
 def missing() -> str | None:
     """What it lacks here; None: nothing."""
-    return None if BIN is not None else "Debian's postgresql is not installed"
+    return None if postgres.BIN is not None else "Debian's postgresql is not installed"
 
 
 def environment() -> Path:
@@ -55,9 +55,9 @@ class Procrastinate:
 @contextlib.contextmanager
 def running(folder: Path, slots: int) -> Iterator[Procrastinate]:
     python = environment()
-    with postgres(folder / "pg", durable=True) as new:
+    with postgres.running(folder=folder / "pg") as server:
         # -P: beside its script lies this module, which is called as it is.
-        words = [str(python), "-P", str(HERE / "procrastinate_peer.py"), new(), str(slots)]
+        words = [str(python), "-P", str(HERE / "procrastinate_peer.py"), server.database(), str(slots)]
         subprocess.run([*words, "schema"], check=True)
         with _process([*words, "worker"]), _process([*words, "client"]) as client:
             yield Procrastinate(client, folder)

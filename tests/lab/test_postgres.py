@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,22 +19,20 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.schema import metadata
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import LostHold, Store, create
-from tests.lab.postgres import BIN, postgres
+from tests.lab.postgres import marks, running
 from tests.lab.service import Running, up
 
 ROOT = with_roles("root", ["admin"], via="socket")
+ANN = with_roles("ann", ["user"])
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(BIN is None, reason="no PostgreSQL (Debian package postgresql)"),
-]
+pytestmark = marks
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Callable[[], str]]:
     """A server of its own; calling it gives the URL of a new, empty database."""
-    with postgres(Path(f"/tmp/evenkeel-pg-{os.getpid()}"), durable=False) as new:
-        yield new
+    with running("-c", "fsync=off") as made:
+        yield made.database
 
 
 def test_the_migration_makes_the_same_tables(server: Callable[[], str]) -> None:
@@ -121,15 +118,35 @@ def test_one_is_active_the_other_stands_by_and_takes_over(server: Callable[[], s
                 assert {one["name"] for one in client.pages("/people")} >= {"one", "two"}
 
 
-def test_a_service_whose_database_went_away_ends_and_says_why(server: Callable[[], str], tmp_path: Path) -> None:
+_CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lab http%'"
+
+
+def test_a_service_whose_connection_was_cut_gets_the_right_to_write_back(
+    server: Callable[[], str], tmp_path: Path
+) -> None:
     url = server()
     with up(tmp_path / "a", "--database", url) as running, Store(url) as other:
         with other.engine.begin() as connection:
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lab http%'"
-            assert connection.execute(text(query)).scalar() is True
+            assert connection.execute(text(_CUT)).scalar() is True
+        running.says("and the right to write with it; asking for it again")
+        running.says("going on")
+        post(running, "afterwards")
+        assert other.holder() == f"lab {running.url}" and not other.try_hold("other")
+        assert running.end() == 0, running.told.read_text()
+        assert "Traceback" not in running.told.read_text()
+
+
+def test_a_service_whose_place_was_taken_meanwhile_ends_and_says_why(server: Callable[[], str], tmp_path: Path) -> None:
+    url = server()
+    with up(tmp_path / "a", "--database", url) as running, Store(url) as other:
+        with other.engine.begin() as connection:
+            assert connection.execute(text(_CUT)).scalar() is True
+        end = time.monotonic() + 5
+        while not other.try_hold("other"):
+            assert time.monotonic() < end
         assert running.process.wait(30) == 1
-        assert "the right to write" in running.told.read_text()
-        assert "Traceback" not in running.told.read_text().rpartition("error: ")[2]
+        assert "the right to write with it: other has it now" in running.said()
+        assert "Traceback" not in running.said().rpartition("error: ")[2]
 
 
 def test_backup_and_restore(server: Callable[[], str], tmp_path: Path) -> None:
