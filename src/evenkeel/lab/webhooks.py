@@ -33,6 +33,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.schema import webhook as _table
 from evenkeel.lab.schema import webhook_delivery as _delivery
+from evenkeel.lab.store import Away
 from evenkeel.lab.words import cause
 
 _S = 10**9
@@ -308,7 +309,8 @@ class Teller:
         while not self._ended:
             now = self._lab.now()
             query = select(_table.c.id, _table.c.next_ns).where(_table.c.off.is_(False))
-            with self._lab.store.read() as connection:
+            # A database that is away has nothing to tell; when it is back, all that was missed is told.
+            with contextlib.suppress(Away), self._lab.store.read() as connection:
                 for number, next_ns in connection.execute(query).all():
                     if next_ns <= now and number not in self._busy:
                         self._busy.add(number)
