@@ -337,9 +337,8 @@ class _Parser:
         name, operator = flat.fold(match[1]), match[2]
         known = flat.key(name)
         if known is None:
-            near = [_SAID.get(name, ""), *difflib.get_close_matches(name, flat.KEYS, 2, 0.75)]
-            found = " or ".join(dict.fromkeys(one for one in near if one))
-            hint = f"did you mean {found}?" if found else "`evenkeel lab search --keys` lists them"
+            near = [_SAID[name]] if name in _SAID else difflib.get_close_matches(name, flat.KEYS, 1, 0.75)
+            hint = f"did you mean {near[0]}?" if near else "`evenkeel lab search --keys` lists them"
             self._fail(f"no such key: {match[1]}", at=start, hint=hint)
         self.at = match.end()
         values: list[Node] = []
