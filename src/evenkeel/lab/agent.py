@@ -230,9 +230,14 @@ class Agent:
     def _forget(self, number: int) -> None:
         attempt = self._attempts.pop(number, None)
         if attempt is not None:
-            shutil.rmtree(attempt.job.folder, ignore_errors=True)
-            for kind in ("results", "starts"):
-                (self.folder / kind / f"{number}.json").unlink(missing_ok=True)
+            # Beside the line: the next start, which mostly comes right behind, does not wait for a folder to go.
+            self._loop.run_in_executor(None, self._remove, attempt.job)
+
+    def _remove(self, job: Job) -> None:
+        """The start goes last: an agent that is killed meanwhile finds it, and is told again to forget it."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        for kind in ("results", "starts"):
+            (self.folder / kind / f"{job.attempt}.json").unlink(missing_ok=True)
 
     async def _watch(self) -> None:
         """The lease of an agent elsewhere, and executors that have to ask.  Returns when it is time to leave."""
