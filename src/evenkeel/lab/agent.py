@@ -128,6 +128,7 @@ class Agent:
     say: Callable[[str], None] = log.info
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
     _connected: bool = False
+    _refused: str = ""
 
     async def run(self) -> None:
         """Until it is cancelled.  Raises WrongInput when another agent uses the folder, Unreachable when refused."""
@@ -292,7 +293,9 @@ class Agent:
         if isinstance(first, protocol.Refused):
             if not first.again:
                 raise Unreachable(f"the lab refuses this agent: {first.why}")
-            self.say(f"the lab says: {first.why}; trying on")
+            if first.why != self._refused:  # once, not each second
+                self.say(f"the lab says: {first.why}; trying on")
+            self._refused = first.why
             return None
         return first if isinstance(first, protocol.Welcome) else None
 

@@ -254,7 +254,7 @@ class Dispatcher:
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
-                why = f"another agent is called {hello.name}"
+                why = f"another agent is called {hello.name} (--name gives this one another)"
                 turn.say.append((link, protocol.Refused(why=why, again=True)))
                 return
             agent = None
@@ -513,7 +513,7 @@ class Dispatcher:
                 if (to := _decided(child)) is not None:
                     if to == "skipped":
                         turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
-                    self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
+                    self._set(turn, child, to, now, cause=_unwanted(node, state, condition) if to == "skipped" else "")
         if sub.left == 0 and self.subs.get(sub.id) is sub:
             self._over(turn, sub, now)
 
@@ -839,6 +839,13 @@ class Dispatcher:
 
 
 # -- small parts --------------------------------------------------------------------------------------------------
+
+
+def _unwanted(before: Node, state: str, condition: str) -> str:
+    """Why a step is skipped."""
+    if state == "passed":
+        return f"only after {before.name} with {condition}, which it has not"
+    return f"{before.name} {'was ' if state in ('skipped', 'cancelled') else ''}{state}"
 
 
 def _decided(node: Node) -> str | None:
