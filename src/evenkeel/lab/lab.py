@@ -42,5 +42,11 @@ class Lab:
         return Logs(self.folder / "logs")
 
     def now(self) -> int:
-        """Nanoseconds since 1970, by the clock of the store."""
+        """Nanoseconds since 1970, by the clock of the store: for people and for dates, as somebody may set it."""
         return self.store.clock()
+
+    def steady(self) -> int:
+        """Nanoseconds that passed since some moment of this machine's boot: for how long something takes.
+
+        Means nothing to another process, so it is never written to the database."""
+        return self.store.steady()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import schema
+from evenkeel.lab.clocks import now_ns, steady_ns
 
 T = TypeVar("T")
 #: Run within the next change of this context, in its transaction: notes that a request was carried out.
@@ -38,11 +38,6 @@ class StoreClosed(EvenkeelError):
     http_status = 503
 
 
-def now_ns() -> int:
-    """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
-    return time.time_ns()
-
-
 class LostHold(EvenkeelError):
     """Another service may be the active one by now, so nothing is written any more."""
 
@@ -54,15 +49,21 @@ _HOLD = 0x6576_656E_6B65_656C
 
 
 class Store:
-    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one."""
+    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one.
 
-    def __init__(self, url: str | URL, *, clock: Callable[[], int] = now_ns) -> None:
-        self.clock = clock
+    ``clock``, ``steady``: wall time and time that passes, of the lab whose store it is (:mod:`evenkeel.lab.clocks`).
+    """
+
+    def __init__(
+        self, url: str | URL, *, clock: Callable[[], int] = now_ns, steady: Callable[[], int] = steady_ns
+    ) -> None:
+        self.clock, self.steady = clock, steady
         self.engine = _engine(url)
         self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._told = threading.Condition()
         self._listeners: list[Callable[[int], None]] = []
         self._held: Connection | None = None
+        self._held_ns = 0
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
@@ -139,18 +140,32 @@ class Store:
         other, so that two can never write.  SQLite: always True; the folder's lock file keeps others away.
         ``name``: told to those who stand by.
         """
-        if self.engine.dialect.name != "postgresql" or self._held is not None:
+        if not self.shared or self._held is not None:
             return True
+        began_ns = self.steady()
         connection = self.engine.connect()
         connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]})
         held = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _HOLD}).scalar())
         connection.commit()
         if held:
-            self._held = connection
+            self._held, self._held_ns = connection, began_ns
         else:
             connection.invalidate()  # its name must not stay in the pool
             connection.close()
         return held
+
+    @property
+    def shared(self) -> bool:
+        """Whether a service on another machine can take over."""
+        return self.engine.dialect.name == "postgresql"
+
+    def held_within(self, length_ns: int) -> bool:
+        """Whether it is certain that this was the active service at some moment of the last ``length_ns``.
+
+        Certain is a commit through the connection that has the lock, from before it began.  The clock is this
+        process's own: the lock has no time in it, and PostgreSQL's ``now()`` is a wall clock that jumps like any other.
+        """
+        return self._held is None or self.steady() - self._held_ns <= length_ns
 
     def check_hold(self) -> None:
         """Raises LostHold when another service could be active by now."""
@@ -169,7 +184,7 @@ class Store:
 
     def holder(self) -> str | None:
         """Name of the active service on this database; None: none, or SQLite."""
-        if self.engine.dialect.name != "postgresql":
+        if not self.shared:
             return None
         query = text(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
@@ -226,7 +241,7 @@ class Store:
 
     def _commit(self, batch: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
-        seq = 0
+        seq, began_ns = 0, self.steady()
         try:
             with self._writing() as connection:
                 connection.info["last_seq"] = 0
@@ -251,6 +266,7 @@ class Store:
                 if not future.done():
                     future.set_exception(cause)
             return
+        self._held_ns = began_ns
         for future, result in done:
             future.set_result(result)
         if seq:
