@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import protocol, schema, steps
+from evenkeel.lab import power, protocol, schema, steps
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.durations import TIMEOUT_FROM
+from evenkeel.lab.events import last_seq
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.touch import Touched
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, Player, run, send, states
 
@@ -237,3 +239,20 @@ def test_a_step_that_its_agent_would_not_end_is_not_started_again(
     assert other.starts() == []
     with lab.store.read() as connection:
         assert connection.scalar(select(schema.agent.c.state).where(schema.agent.c.name == "a1")) == "drained"
+
+
+def test_a_boot_that_the_console_showed_before_a_command_is_not_its_effect(lab: Lab, clock: Clock) -> None:
+    machine = Touched("id-host1", "host1", "ready", "", "", None, {}, "", "")
+
+    def boots() -> None:
+        lab.store.write(
+            lambda c: lab.store.event(c, "lab", "console.boot", "machine", "id-host1", line="Linux version")
+        )
+
+    boots()
+    sent = last_seq(lab)
+    clock.jump(-3600)
+    assert not power._booted_on_console(lab, machine, sent)
+    clock.move(60)
+    boots()
+    assert power._booted_on_console(lab, machine, sent)
