@@ -121,7 +121,7 @@ def test_whoever_loses_the_connection_writes_no_more(server: Callable[[], str]) 
         first.check_hold()
         with second.engine.begin() as connection:
             found = connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'first'")
+                text("SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity WHERE application_name = 'first'")
             )
             assert found.scalar() is True
         assert second.try_hold("second") and second.holder() == "second"
@@ -144,7 +144,7 @@ def two_services(url: str, clock: Clock, folder: Path) -> Iterator[tuple[Lab, La
 def cut(lab: Lab) -> None:
     """The server finds the connection of the active service dead; the service does not know."""
     with lab.store.engine.begin() as connection:
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'first'"
+        query = "SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity WHERE application_name = 'first'"
         assert connection.execute(text(query)).scalar() is True
 
 
