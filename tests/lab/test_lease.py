@@ -115,7 +115,7 @@ class Playing:
         self.clock, self.executor = clock, Executor()
         self.heard: list[protocol.FromAgent] = []
         self.says: asyncio.Queue[protocol.FromLab | None] = asyncio.Queue()
-        self.reachable = True
+        self.reachable, self.log_s = True, 0.0
         self._sleepers: list[asyncio.Future[None]] = []
         self._sleep = asyncio.sleep
         monkeypatch.setattr(asyncio, "sleep", self._wait)
@@ -152,6 +152,8 @@ class Playing:
 
         async def send(message: protocol.FromAgent) -> None:
             self.heard.append(message)
+            if isinstance(message, protocol.Log):
+                self.clock.move(self.log_s)
 
         async def messages() -> AsyncIterator[protocol.FromLab]:
             while (message := await self.says.get()) is not None:
@@ -211,6 +213,27 @@ def test_an_agent_that_is_answered_goes_on_and_one_that_is_not_ends_its_steps(
         for _ in range(3):
             await playing.second()
         assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
+        await ended(task)
+
+    asyncio.run(play())
+
+
+def test_a_slow_line_that_is_full_of_logs_still_carries_beats(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        playing = Playing(tmp_path, clock, monkeypatch)
+        task = await playing.begin()
+        for number in (8, 9):
+            playing.say(protocol.Start(attempt=number, submission=1, step="one", use={}))
+        await playing.settle()
+        for attempt in playing.agent._attempts.values():
+            attempt.job.folder.mkdir(parents=True)
+            attempt.job.log.write_bytes(b"it goes on")
+        playing.log_s = 8
+        await playing.second()
+        said = [type(message) for message in playing.heard if isinstance(message, protocol.Log | protocol.Beat)]
+        assert said == [protocol.Log, protocol.Log, protocol.Beat, protocol.Log]
         await ended(task)
 
     asyncio.run(play())

@@ -340,11 +340,12 @@ class Agent:
         beat_at = self.clock() + beat_ns
         while True:
             self._changed.clear()
-            for attempt in list(self._attempts.values()):
-                await self._tell_of(line, attempt)
-            if self.clock() >= beat_at:
-                await line.send(protocol.Beat(number=self.lease.ask()))
-                beat_at = self.clock() + beat_ns
+            for attempt in (*self._attempts.values(), None):
+                if attempt is not None:
+                    await self._tell_of(line, attempt)
+                if self.clock() >= beat_at:  # between any two: a slow line takes long for the logs of many steps
+                    await line.send(protocol.Beat(number=self.lease.ask()))
+                    beat_at = self.clock() + beat_ns
             busy = any(attempt.ended is None for attempt in self._attempts.values())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOG_LOOK_S if busy else 1.0)
