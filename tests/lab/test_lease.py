@@ -35,13 +35,15 @@ def test_a_lease_runs_from_the_question_and_not_from_the_answer(clock: Clock) ->
     clock.move(0.1)
     assert lease.over
     second = lease.ask()
+    clock.move(10)
     third = lease.ask()
     lease.answered(third)
+    clock.move(40)
+    lease.answered(second)  # overtaken: it takes nothing back
     assert not lease.over
-    clock.move(45)
-    lease.answered(second)  # an older one, a number that was answered, one that nobody sent: none of them renews it
-    lease.answered(third)
-    lease.answered(99)
+    clock.move(5)
+    lease.answered(third)  # answered before
+    lease.answered(99)  # never sent
     clock.move(1)
     assert lease.over
 
@@ -51,10 +53,12 @@ def test_a_new_line_begins_it_anew_and_old_questions_are_over(clock: Clock) -> N
     clock.move(10**6)
     assert not lease.over, "the lab sees this agent by itself"
     number = lease.ask()
+    clock.move(30)
     lease.begin(clock.steady(), 45 * S)
-    clock.move(44)
+    clock.move(40)
     lease.answered(number)
-    clock.move(2)
+    assert not lease.over
+    clock.move(6)
     assert lease.over
 
 
