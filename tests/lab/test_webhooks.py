@@ -158,3 +158,16 @@ def test_who_may_and_what_is_no_address(lab: Lab) -> None:
     for act in (lambda: webhooks.remove(lab, ROOT, 9), lambda: webhooks.resume(lab, ROOT, 9)):
         with pytest.raises(NotFound):
             act()
+
+
+def test_a_clock_that_is_set_back_puts_the_next_try_off_no_longer_than_any_pause(
+    lab: Lab, receiver: Receiver, clock: Clock
+) -> None:
+    made = webhooks.add(lab, ROOT, receiver.url, ["claim.*"])
+    say(lab, "claim.began")
+    receiver.status = 500
+    assert deliver(lab, made) == 0
+    receiver.status = 200
+    assert deliver(lab, made) == 0, "its pause is not over"
+    clock.jump(-30 * 86400)
+    assert deliver(lab, made) == 1

@@ -183,7 +183,7 @@ class Consoles:
 
     async def _main(self) -> None:
         self._ended = asyncio.Event()
-        pruned_ns = 0
+        pruned_ns: int | None = None
         await self._refresh()
         self._ready.set()
         while not self._ended.is_set():
@@ -191,8 +191,8 @@ class Consoles:
                 await asyncio.wait_for(self._ended.wait(), self.times.refresh_s)
             except TimeoutError:
                 await self._refresh()
-                if self.lab.now() - pruned_ns > 3600 * 10**9:
-                    pruned_ns = self.lab.now()
+                if pruned_ns is None or self.lab.steady() - pruned_ns > 3600 * 10**9:
+                    pruned_ns = self.lab.steady()
                     await asyncio.to_thread(prune, self.lab)
         await asyncio.gather(*(console.end() for console in self._all.values()))
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import machines, paging, schema, secrets, touch
+from evenkeel.lab import events, machines, paging, schema, secrets, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Driver, Method, PowerFailed, Reading, Way, driver_for
@@ -303,14 +303,14 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
         if method == "ssh" and before is None:
             continue  # not its fault: there is nobody to ask
         start = time.monotonic()
-        sent_ns = lab.now()
+        before_seq = events.last_seq(lab)
         how = ""
         try:
             how = rung.driver.act(action, policy.deadline_s(method))
             if action in ("on", "off"):
                 outcome, why = _see_power(lab, machine, policy, rungs, rung, action, start)
             else:
-                outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, sent_ns)
+                outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, before_seq)
         except PowerFailed as error:
             outcome, why = ("silent" if error.silent else "failed"), error.message
         detail = f"{how}: {why}" if how else why
@@ -334,7 +334,7 @@ def _see_boot(
     rung: _Rung,
     before: Boot | None,
     start: float,
-    sent_ns: int,
+    before_seq: int,
 ) -> tuple[Outcome, str]:
     """Wait for another boot id than ``before``; for a younger boot than the command where that was not known."""
     if ssh is None and not console:
@@ -356,12 +356,12 @@ def _see_boot(
         elif ssh is not None:
             went_down = True
         # Where ssh told the boot before, it tells it again; a console's words are for where it does not.
-        if console and (ssh is None or before is None) and _booted_on_console(lab, machine, sent_ns):
+        if console and (ssh is None or before is None) and _booted_on_console(lab, machine, before_seq):
             return "done", "the console showed a boot"
         if ssh is None and now - start > down_s and not console:
             break
         time.sleep(_POLL_S)
-    if console and _booted_on_console(lab, machine, sent_ns):
+    if console and _booted_on_console(lab, machine, before_seq):
         return "done", "the console showed a boot, ssh does not answer"
     return "failed", "it went down and did not come back in time" if went_down else "nothing happened in time"
 
@@ -634,14 +634,16 @@ def _has_console(lab: Lab, machine: Touched) -> bool:
         return any(row.kind == "console" or row.driver == "virtual" for row in _endpoints(connection, machine))
 
 
-def _booted_on_console(lab: Lab, machine: Touched, since_ns: int) -> bool:
-    """Whether the console's recorder saw a kernel begin (:mod:`evenkeel.lab.console`)."""
+def _booted_on_console(lab: Lab, machine: Touched, after: int) -> bool:
+    """Whether the console's recorder saw a kernel begin (:mod:`evenkeel.lab.console`), after the event ``after``.
+
+    By number: by date, a clock that was set back would make an old boot a new one."""
     table = schema.event
     asked = select(table.c.seq).where(
         table.c.object == "machine",
         table.c.object_id == machine.id,
         table.c.type == "console.boot",
-        table.c.at_ns >= since_ns,
+        table.c.seq > after,
     )
     with lab.store.read() as connection:
         return connection.execute(asked.limit(1)).first() is not None
