@@ -127,6 +127,29 @@ def test_an_agent_that_does_not_come_back_after_a_restart_is_given_up_though_the
     assert states(lab, sent.id) == {"one": "ready"}
 
 
+def test_who_gets_the_right_to_write_back_waits_for_agents_that_another_service_had_meanwhile(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    far, other = Player(dispatcher, "far"), Player(dispatcher, "other")
+    far.hello(local=False)
+    far.hang_up()
+    sent = send(lab, one={})
+    far.dispatcher = Dispatcher(lab)
+    far.hello(local=False)
+    (start,) = far.starts()
+    clock.move(600)  # and then the other service is gone, too
+    lab.store.holds += 1
+    other.hello(local=False)
+    assert states(lab, sent.id) == {"one": "running"}
+    clock.move(59)
+    beat(other)
+    far.dispatcher = dispatcher
+    assert far.hello(local=False, running=(start.attempt,)).stop == ()
+    far.end(start)
+    assert other.starts() == []
+    assert states(lab, sent.id) == {"one": "passed"}
+
+
 @pytest.mark.parametrize("seconds", JUMPS)
 def test_a_time_limit_is_kept_by_time_that_passes(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float

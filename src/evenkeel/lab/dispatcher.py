@@ -198,6 +198,8 @@ class Dispatcher:
             if (link := agent.link) is not None:
                 link.close()
                 self._closed(link, at)
+            # Another service may have had them, and given them steps, up to this moment.
+            agent.lost_ns = at + self._grace(agent)
         self._loaded = False
         self._paused_until_ns, self._pause_ns = 0, PAUSE_NS
 
@@ -300,6 +302,10 @@ class Dispatcher:
         """Whether it has to end its steps when it hears nothing of a lab: unless every lab that can follow this one
         sees its processes, and ends them itself."""
         return not agent.local or self.lab.store.shared
+
+    def _grace(self, agent: Agent) -> int:
+        """How long it is waited for by who does not know when it was last heard."""
+        return protocol.REMOTE_GRACE_NS if self._leased(agent) else protocol.LOCAL_GRACE_NS
 
     def _closed(self, link: Link, at: int) -> None:
         agent = self._owner.pop(link, None)
@@ -750,8 +756,7 @@ class Dispatcher:
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:
-                    grace = protocol.REMOTE_GRACE_NS if self._leased(agent) else protocol.LOCAL_GRACE_NS
-                    agent.lost_ns = at + grace
+                    agent.lost_ns = at + self._grace(agent)
             self._charge_history(connection, now)
             self.durations = durations.load(connection)
             self._load_submissions(connection, None)
