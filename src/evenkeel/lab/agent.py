@@ -132,6 +132,7 @@ class Agent:
     clock: Callable[[], int] = since_boot_ns
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
     _connected: bool = False
+    _refused: str = ""
 
     def __post_init__(self) -> None:
         self.lease = Lease(None if self.local else protocol.LEASE_NS, self.clock)
@@ -235,9 +236,14 @@ class Agent:
     def _forget(self, number: int) -> None:
         attempt = self._attempts.pop(number, None)
         if attempt is not None:
-            shutil.rmtree(attempt.job.folder, ignore_errors=True)
-            for kind in ("results", "starts"):
-                (self.folder / kind / f"{number}.json").unlink(missing_ok=True)
+            # Beside the line: the next start, which mostly comes right behind, does not wait for a folder to go.
+            self._loop.run_in_executor(None, self._remove, attempt.job)
+
+    def _remove(self, job: Job) -> None:
+        """The start goes last: an agent that is killed meanwhile finds it, and is told again to forget it."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        for kind in ("results", "starts"):
+            (self.folder / kind / f"{job.attempt}.json").unlink(missing_ok=True)
 
     async def _watch(self) -> None:
         """The lease.  Returns when it is time to leave."""
@@ -302,7 +308,9 @@ class Agent:
         if isinstance(first, protocol.Refused):
             if not first.again:
                 raise Unreachable(f"the lab refuses this agent: {first.why}")
-            self.say(f"the lab says: {first.why}; trying on")
+            if first.why != self._refused:  # once, not each second
+                self.say(f"the lab says: {first.why}; trying on")
+            self._refused = first.why
             return None
         if not isinstance(first, protocol.Welcome):
             return None

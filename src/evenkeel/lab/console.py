@@ -164,7 +164,10 @@ class Consoles:
         if machine_id not in self._all:
             await self._refresh()
         if machine_id not in self._all:
-            raise Conflict("that machine has no console", hint="give it an endpoint of kind console")
+            raise Conflict(
+                "that machine has no console",
+                hint="`evenkeel lab endpoint set MACHINE console DRIVER ADDRESS` says how it is reached",
+            )
         return self._all[machine_id]
 
     def states(self) -> list[ConsoleState]:

@@ -14,6 +14,7 @@ goes next is :mod:`evenkeel.lab.order`'s to say, which machine fits :mod:`evenke
 
 from __future__ import annotations
 
+import gc
 import heapq
 import logging
 from collections import deque
@@ -22,7 +23,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
@@ -262,7 +263,7 @@ class Dispatcher:
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
-                why = f"another agent is called {hello.name}"
+                why = f"another agent is called {hello.name} (--name gives this one another)"
                 turn.say.append((link, protocol.Refused(why=why, again=True)))
                 return
             agent = None
@@ -545,7 +546,7 @@ class Dispatcher:
                 if (to := _decided(child)) is not None:
                     if to == "skipped":
                         turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
-                    self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
+                    self._set(turn, child, to, now, cause=_unwanted(node, state, condition) if to == "skipped" else "")
         if sub.left == 0 and self.subs.get(sub.id) is sub:
             self._over(turn, sub, now)
 
@@ -728,6 +729,9 @@ class Dispatcher:
     def _load(self) -> None:
         """Forget everything but the connections, and read it anew."""
         agents = self.agents
+        collecting = gc.isenabled()
+        # A hundred thousand steps come to stay: looking them through again and again takes a third of the time.
+        gc.disable()
         try:
             self._load_all()
         except (Away, DBAPIError):
@@ -735,6 +739,9 @@ class Dispatcher:
             self.agents = agents
             self._owner = {agent.link: agent for agent in agents.values() if agent.link is not None}
             raise
+        finally:
+            if collecting:
+                gc.enable()
         self._loaded = True
 
     def _load_all(self) -> None:
@@ -784,20 +791,20 @@ class Dispatcher:
 
     def _load_submissions(self, connection: Connection, only: list[int] | None) -> None:
         """Open submissions, or those of ``only`` that are open, in place of what was known of them."""
-        sub, step = schema.submission.c, schema.step.c
         for number in only or ():
             if number in self.subs:
                 self._forget(self.subs[number])
-        wanted = and_(sub.id.in_(only), _OPEN) if only is not None else _OPEN
-        within = step.submission_id.in_(select(sub.id).where(wanted))
         loaded: dict[int, Sub] = {}
-        for row in connection.execute(select(*_SUB_COLUMNS).where(wanted)):
+        for row in connection.execute(
+            _OPEN_SUBS if only is None else _THESE_SUBS, {} if only is None else {"ids": only}
+        ):
             loaded[row.id] = Sub(
                 row.id, row.name, row.kind, row.submitter, row.team, row.urgent, row.submitted_ns,
                 cancelled=row.state == "cancelled",
             )  # fmt: skip
+        asked, within = (_OF_OPEN, {}) if only is None else (_OF_THESE, {"ids": list(loaded)})
         nodes: dict[int, Node] = {}
-        for values in connection.execute(select(*_STEP_COLUMNS).where(within)):
+        for values in connection.execute(asked.steps, within):
             number, of, name, kind, expected, needs, machine, state, attempts, retries, limit, any_, since, by = values
             owner = loaded[of]
             node = Node(
@@ -812,8 +819,11 @@ class Dispatcher:
                 owner.failed = True
             elif node.state == "cancelled":
                 owner.cut = True
-        self._load_edges(connection, nodes, within)
-        self._load_runs(connection, nodes, within)
+        # Each statement takes its part of a start: one that can find nothing is left out.
+        if len(nodes) > len(loaded):
+            self._load_edges(connection, nodes, asked, within)
+        if any(node.attempts for node in nodes.values()):
+            self._load_runs(connection, nodes, asked, within)
         for sub_ in loaded.values():
             if sub_.left or not sub_.cancelled:
                 self.subs[sub_.id] = sub_
@@ -823,16 +833,13 @@ class Dispatcher:
             if node.state == "ready" and node.sub.left and not node.sub.cancelled:
                 self._queue(node)
 
-    def _load_edges(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, edge = schema.step.c, schema.edge.c
+    def _load_edges(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
         outputs: dict[int, dict[str, Any]] = {}
-        for row in connection.execute(
-            select(step.id, step.output).where(within, step.state.in_(("passed", "failed")), step.output.is_not(None))
-        ):
-            outputs[row.id] = row.output or {}
-        joined = schema.edge.join(schema.step, edge.after_id == step.id)
-        query = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(within)
-        for before_id, after_id, condition in connection.execute(query):
+        if any(node.state in ("passed", "failed") for node in nodes.values()):
+            outputs = {row.id: row.output or {} for row in connection.execute(asked.outputs, within)}
+        for before_id, after_id, condition in connection.execute(asked.edges, within):
             before, after = nodes[before_id], nodes[after_id]
             before.after.append((after, condition))
             after.edges_in += 1
@@ -841,12 +848,10 @@ class Dispatcher:
             else:
                 after.before += 1
 
-    def _load_runs(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, attempt = schema.step.c, schema.attempt.c
-        joined = schema.attempt.join(schema.step, attempt.step_id == step.id)
-        for row in connection.execute(
-            select(schema.attempt).select_from(joined).where(within, attempt.state == "running")
-        ):
+    def _load_runs(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
+        for row in connection.execute(asked.runs, within):
             node = nodes[row.step_id]
             run = self.runs.get(row.id)
             if run is None:
@@ -862,8 +867,7 @@ class Dispatcher:
             run.node, node.run = node, run
             self.runs[run.id] = run
             self.agents[run.agent].runs[run.id] = run
-        lost = select(attempt.step_id, func.count()).select_from(joined).where(within, attempt.state == "lost")
-        for step_id, times in connection.execute(lost.group_by(attempt.step_id)):
+        for step_id, times in connection.execute(asked.losses, within):
             nodes[step_id].losses = times
 
     def _began(self, row: Any, limit: int | None) -> tuple[int, int | None]:
@@ -879,6 +883,13 @@ class Dispatcher:
 
 
 # -- small parts --------------------------------------------------------------------------------------------------
+
+
+def _unwanted(before: Node, state: str, condition: str) -> str:
+    """Why a step is skipped."""
+    if state == "passed":
+        return f"only after {before.name} with {condition}, which it has not"
+    return f"{before.name} {'was ' if state in ('skipped', 'cancelled') else ''}{state}"
 
 
 def _decided(node: Node) -> str | None:
@@ -911,6 +922,33 @@ _STEP_COLUMNS = (
     *(_step.id, _step.submission_id, _step.name, _step.kind, _step.expected, _step.needs, _step.machine, _step.state),
     *(_step.attempts, _step.retries, _step.timeout_ns, _step.any_path, _step.ready_ns, _step.cancel_by),
 )
+_OPEN_SUBS = select(*_SUB_COLUMNS).where(_OPEN)
+_THESE_SUBS = select(*_SUB_COLUMNS).where(_sub.id.in_(bindparam("ids", expanding=True)), _OPEN)
+
+
+class _Within:
+    """What is read of steps, and of what belongs to them, of the submissions that ``wanted`` means.
+
+    Made once: SQLAlchemy takes longer to see that it knows a statement than SQLite to run it."""
+
+    def __init__(self, wanted: Any) -> None:
+        edge, tries = schema.edge.c, schema.attempt.join(schema.step, _attempt.step_id == _step.id)
+        joined = schema.edge.join(schema.step, edge.after_id == _step.id)
+        ended = _step.state.in_(("passed", "failed")), _step.output.is_not(None)
+        self.steps = select(*_STEP_COLUMNS).where(wanted)
+        self.outputs = select(_step.id, _step.output).where(wanted, *ended)
+        self.edges = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(wanted)
+        self.runs = (
+            select(_attempt.id, _attempt.step_id, _attempt.agent, _attempt.started_ns, _attempt.claim_id)
+            .select_from(tries)
+            .where(wanted, _attempt.state == "running")
+        )
+        lost = select(_attempt.step_id, func.count()).select_from(tries).where(wanted, _attempt.state == "lost")
+        self.losses = lost.group_by(_attempt.step_id)
+
+
+_OF_OPEN = _Within(_step.submission_id.in_(select(_sub.id).where(_OPEN)))
+_OF_THESE = _Within(_step.submission_id.in_(bindparam("ids", expanding=True)))
 _EVENTS_SINCE = (
     select(schema.event.c.seq, schema.event.c.type, schema.event.c.object, schema.event.c.object_id)
     .where(schema.event.c.seq > bindparam("seq"))

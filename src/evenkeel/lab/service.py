@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Away, Store, sqlite_url, telling
 
 Say = Callable[[str], None]
+_SWITCH_S = 0.0005
 
 
 def session_key(folder: Path) -> str:
@@ -130,6 +132,9 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
 
     ``ready``: called when the sockets are open.  Raises HeldElsewhere, WrongInput, Unreachable, LostHold.
     """
+    # A thread that computes (forecasts, pages) holds Python's lock for so long while others wait for it; a start takes
+    # the lock some twenty times, once after each statement, and 5 ms each, which is usual, would be its whole time.
+    sys.setswitchinterval(_SWITCH_S)
     folders.prepare(folder)
     ended: list[Exception] = []
     with folders.locked(folder, chosen.listen), contextlib.ExitStack() as stack:

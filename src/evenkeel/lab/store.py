@@ -131,15 +131,16 @@ class Store:
             "object_id": str(object_id),
             "data": data,
         }
-        done = connection.execute(insert(schema.event).values(row))
+        done = connection.execute(_INSERT_EVENT, row)
         seq = int(done.inserted_primary_key[0])  # type: ignore[index]
         connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
         return seq
 
     def events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         """Append many at once, as whole rows; for who has thousands a second."""
-        connection.execute(insert(schema.event), rows)
-        connection.info["last_seq"] = connection.scalar(select(func.max(schema.event.c.seq)))
+        done = connection.execute(_INSERT_EVENT, rows)
+        last = connection.scalar(_LAST_EVENT) if len(rows) > 1 else done.inserted_primary_key[0]  # type: ignore[index]
+        connection.info["last_seq"] = last
 
     # -- one active service on one database --------------------------------------------------------------------
 
@@ -276,15 +277,17 @@ class Store:
         try:
             with self._writing() as connection:
                 connection.info["last_seq"] = 0
+                # A change that is alone is taken back with the whole transaction.
+                part = connection.begin_nested if len(batch) > 1 else contextlib.nullcontext
                 for change, future in batch:
                     if not future.set_running_or_notify_cancel():
                         continue
                     try:
-                        with connection.begin_nested():
+                        with part():
                             result = change(connection)
                     except Exception as error:
                         future.set_exception(self._cause(error))
-                        if not _lives(connection):
+                        if len(batch) == 1 or not _lives(connection):
                             raise
                     else:
                         done.append((future, result))
@@ -303,6 +306,10 @@ class Store:
         if seq:
             for told in list(self._listeners):
                 told(seq)
+
+
+_INSERT_EVENT = insert(schema.event)
+_LAST_EVENT = select(func.max(schema.event.c.seq))
 
 
 @contextlib.contextmanager
