@@ -142,7 +142,8 @@ class Dispatcher:
 
     def begin(self) -> tuple[Turn, Future[Outcome]] | None:
         """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
-        now, at = self.lab.now(), self.lab.steady()
+        # In this order, and a start the other way round: what ended must not seem to end after what followed it began.
+        at, now = self.lab.steady(), self.lab.now()
         if self.lab.store.lost:
             return None
         turn = Turn(holds=self.lab.store.holds)
@@ -877,9 +878,8 @@ class Dispatcher:
         numbers that people read; a step that runs is not ended by it, so here its limit begins anew."""
         if (run := self._timed.get(row.id)) is not None:
             return run.began_ns, run.deadline_ns
-        at = self.lab.steady()
-        deadline = None if limit is None else at + limit + _AGENT_FIRST_NS
-        return at - max(0, self.lab.now() - row.started_ns), deadline
+        ran, at = max(0, self.lab.now() - row.started_ns), self.lab.steady()
+        return at - ran, None if limit is None else at + limit + _AGENT_FIRST_NS
 
 
 # -- small parts --------------------------------------------------------------------------------------------------
