@@ -17,6 +17,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Method, PowerFailed
 from evenkeel.lab.power_drivers.ipmi import hello, watts_of
 from evenkeel.lab.power_drivers.redfish import watts_of as redfish_watts_of
+from tests.lab.conftest import Clock
 from tests.lab.emulated import (
     PASSWORD,
     EmulatedMachine,
@@ -240,6 +241,14 @@ def test_an_outlet_by_a_fence_agent_is_the_last_rung(lab: Lab, host: EmulatedMac
     assert power.status(lab, ANN, "host1").power == "on"
 
 
+@pytest.mark.long
+def test_an_outlet_that_only_has_ipv6(lab: Lab, host: EmulatedMachine) -> None:
+    outlet = host.start_outlet() if len(host._sshds) == 1 else host._sshds[1]
+    pdu_endpoint(lab, "host1", outlet, "[::1]")
+    said = {said.method: said for said in power.status(lab, ANN, "host1").said}
+    assert said["pdu"].reading == "on", said
+
+
 def test_who_may_switch_it(lab: Lab, host: EmulatedMachine) -> None:
     with pytest.raises(Forbidden, match="it is not reserved"):
         power.switch(lab, BOB, "host1", "off")
@@ -257,6 +266,19 @@ def test_the_order_is_learned_by_what_worked() -> None:
     assert power.order_of(None, {"bmc": (0, 3)}, have) == ("ssh", "pdu", "bmc")
     assert power.order_of(None, {"ssh": (0, 9), "bmc": (9, 9)}, have)[0] == "bmc"
     assert power.order_of(("pdu", "bmc"), {"bmc": (0, 9)}, have) == ("pdu", "bmc")
+
+
+def test_what_failed_long_ago_is_forgotten(lab: Lab, clock: Clock) -> None:
+    add_machine(lab)
+    for kind, driver in (("bmc", "ipmi"), ("pdu", "pdu")):
+        add_endpoint(lab, "host1", kind, driver, "192.0.2.1", agent="fence_apc")
+    tries = [{"method": "bmc", "outcome": "silent"}, {"method": "pdu", "outcome": "done"}]
+    row = {"machine_id": "host1", "action": "cycle", "actor": "ann", "at_ns": lab.now(), "result": "done"}
+    lab.store.write(lambda c: c.execute(insert(schema.power_event).values(row | {"tried": tries})))
+    assert power.plan(lab, ANN, "host1").order == ("pdu", "bmc")
+    clock.move(31 * 86400)
+    now = power.plan(lab, ANN, "host1")
+    assert (now.order, now.success) == (("bmc", "pdu"), {})
 
 
 def test_the_boot_time_out_is_learned_by_type(lab: Lab) -> None:

@@ -31,8 +31,10 @@ from evenkeel.lab.touch import Touched
 METHODS: tuple[Method, ...] = ("ssh", "hypervisor", "bmc", "pdu")
 #: How much worse than the next a way must have done to lose its place to it.
 _PLACE = 0.15
-#: Attempts that count, newest first; older firmware is another machine.
+#: Events that count, newest first, and for how long: a way that was mended would never be tried again otherwise, as the
+#: one in its place does it all.
 _REMEMBERED = 20
+_REMEMBERED_NS = 30 * 86400 * 10**9
 _BOOTS_KEPT = 30
 #: Two readings are equal only when time has passed between them.
 _AGAIN_S = 0.5
@@ -531,7 +533,8 @@ def _follow(connection: Connection, lab: Lab, machine: Touched, action: Action) 
 def _success(lab: Lab, machine_id: str) -> dict[str, tuple[int, int]]:
     """Worked and tried, by way, of the last attempts on this machine."""
     table = schema.power_event
-    asked = select(table.c.tried).where(table.c.machine_id == machine_id).order_by(table.c.id.desc()).limit(_REMEMBERED)
+    lately = (table.c.machine_id == machine_id) & (table.c.at_ns > lab.now() - _REMEMBERED_NS)
+    asked = select(table.c.tried).where(lately).order_by(table.c.id.desc()).limit(_REMEMBERED)
     found: dict[str, tuple[int, int]] = {}
     with lab.store.read() as connection:
         for tries in connection.scalars(asked):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -22,6 +23,8 @@ Reading = Literal["on", "off", "unknown"]
 Method = Literal["ssh", "hypervisor", "bmc", "pdu"]
 
 T = TypeVar("T")
+#: Between off and on of a chassis that knows no power cycle.
+_LOOK_S, _OFF_S = 0.5, 15.0
 
 
 class PowerFailed(EvenkeelError):
@@ -108,6 +111,17 @@ def driver_for(way: Way) -> Driver:
 
         return Virtual(way)
     raise WrongInput(f"no power driver {way.driver!r}", hint="ssh, redfish, ipmi, pdu or virtual")
+
+
+def off_and_on(driver: Driver, what: str, deadline_s: float) -> str:
+    """Cut the power of a chassis that knows no power cycle.  Raises PowerFailed: it does not go off."""
+    end = time.monotonic() + _OFF_S
+    how = driver.act("off", deadline_s)
+    while driver.status(deadline_s) != "off":
+        if time.monotonic() > end:
+            raise PowerFailed(f"{what}: not off {_OFF_S:g} s after {how}")
+        time.sleep(_LOOK_S)
+    return f"{how}, then {driver.act('on', deadline_s)}"
 
 
 def within(deadline_s: float, what: str, function: Callable[[], T]) -> T:

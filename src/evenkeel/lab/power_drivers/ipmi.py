@@ -16,13 +16,15 @@ import subprocess
 import time
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on
 
 #: SHA-256 as IPMI 2.0 has it since 2013, then SHA-1, which every BMC with RMCP+ has.
 CIPHERS = (17, 3)
 _PORT = 623
 _ASKED = 3
 _WATTS = re.compile(r"Instantaneous power reading:\s*([\d.]+)\s*Watts")
+#: ipmitool's words for the completion codes C1h, CCh and D5h (table 5-2).  virtualbmc 3.3.0 answers CCh.
+_KNOWS_NO_CYCLE = ("Invalid command", "Invalid data field in request", "not supported in present state")
 #: ipmitool's own words for: no session.
 _NO_SESSION = "Unable to establish IPMI v2 / RMCP+ session"
 
@@ -145,7 +147,13 @@ class Ipmi:
         return "on" if "Power is on" in said else "off" if "Power is off" in said else "unknown"
 
     def act(self, action: Action, deadline_s: float) -> str:
-        self.tool.run("chassis", "power", action, deadline_s=deadline_s)
+        try:
+            self.tool.run("chassis", "power", action, deadline_s=deadline_s)
+        except PowerFailed as error:
+            # A power cycle is optional (28.3), and may be refused while the power is off.
+            if action != "cycle" or not any(words in error.message for words in _KNOWS_NO_CYCLE):
+                raise
+            return off_and_on(self, f"BMC {self.tool.host}", deadline_s)
         return f"ipmitool chassis power {action}, cipher suite {self.tool.cipher}"
 
     def watts(self, deadline_s: float) -> float | None:

@@ -49,9 +49,7 @@ class Pdu:
         if program is None:
             raise PowerFailed(f"{self._agent} is not installed", hint="apt-get install fence-agents")
         more = {key: value for key, value in self._way.options.items() if key not in ("agent", "port")}
-        host, _, port = (
-            self._way.address.rpartition(":") if self._way.address.count(":") == 1 else (self._way.address, "", "")
-        )
+        host, port = self._way.host_and_port(0)
         lines = {"ip": host, **({"ipport": port} if port else {}), **more, "action": action}
         credentials = self._way.credentials
         lines |= {"username": credentials.user, "password": credentials.password} if credentials.user else {}

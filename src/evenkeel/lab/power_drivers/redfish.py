@@ -7,13 +7,12 @@ ladder has the next rung.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, within
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on, within
 
 T = TypeVar("T")
 #: ResetType of Redfish's ComputerSystem.Reset.
@@ -23,8 +22,6 @@ _RESETS: dict[str, tuple[str, ...]] = {
     "reset": ("ForceRestart",),
     "cycle": ("PowerCycle",),
 }
-#: Between off and on of a chassis that knows no power cycle.
-_LOOK_S, _OFF_S = 0.5, 15.0
 
 
 class Redfish:
@@ -49,13 +46,7 @@ class Redfish:
     def act(self, action: Action, deadline_s: float) -> str:
         if action == "cycle" and not self._ask(deadline_s, _knows_cycle):
             # A restart would not cut the power.
-            end = time.monotonic() + _OFF_S
-            how = self.act("off", deadline_s)
-            while self.status(deadline_s) != "off":
-                if time.monotonic() > end:
-                    raise PowerFailed(f"BMC {self._where[0]}: not off {_OFF_S:g} s after {how}")
-                time.sleep(_LOOK_S)
-            return f"{how}, then {self.act('on', deadline_s)}"
+            return off_and_on(self, f"BMC {self._where[0]}", deadline_s)
 
         def command(system: Any) -> str:
             reset = system.json["Actions"]["#ComputerSystem.Reset"]
