@@ -72,12 +72,14 @@ class Emulator:
         ended = threading.Event()
 
         def doze() -> None:
-            while not ended.wait(awake_s):
+            while not ended.is_set():
                 with self.frozen():
                     ended.wait(frozen_s)
+                ended.wait(awake_s)
 
         thread = threading.Thread(target=doze, daemon=True)
         thread.start()
+        time.sleep(awake_s)  # asleep when the block begins
         try:
             yield
         finally:

@@ -140,6 +140,25 @@ def test_a_bmc_that_says_off_while_the_host_answers_is_told_and_believed_by_nobo
 
 
 @pytest.mark.long
+def test_a_bmc_that_lied_is_not_believed_of_a_machine_that_nobody_can_log_in_to(
+    lab: Lab, host: EmulatedMachine
+) -> None:
+    host.fault("lies-off")
+    host.fault("deaf")
+    assert tried(power.switch(lab, ANN, "host1", "off", method="bmc")) == ["bmc lied"]
+    host.fault("hung")
+    now = power.status(lab, ANN, "host1")
+    assert (now.power, now.said[0].reading, now.said[0].detail) == ("unknown", "off", "not believed: it lied before")
+    off = power.switch(lab, ANN, "host1", "off", method="bmc")
+    assert (off.result, tried(off)) == ("unknown", ["bmc unverified"]) and host.powered
+    for fault in ("lies-off", "deaf", "hung"):
+        host.fault(fault, False)
+    assert power.switch(lab, ANN, "host1", "cycle", method="bmc").result == "done"
+    assert events(lab).count("power.honest") == 1
+    assert power.switch(lab, ANN, "host1", "off", method="bmc").verified_by == "two readings of bmc"
+
+
+@pytest.mark.long
 def test_a_bmc_that_acknowledges_and_does_nothing_lied(lab: Lab, host: EmulatedMachine) -> None:
     host.fault("deaf")
     done = power.switch(lab, ANN, "host1", "cycle")

@@ -172,6 +172,16 @@ class Consoles:
             raise Conflict("that machine has no console", hint="give it an endpoint of kind console")
         return self._all[machine_id]
 
+    def forget_prompt(self, machine_id: str) -> None:
+        """The machine is being switched: who waited at a prompt is gone, and a newline would reach its firmware."""
+
+        def forget() -> None:
+            if machine_id in self._all:
+                self._all[machine_id].forget_prompt()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self.loop.call_soon_threadsafe(forget)
+
     def states(self) -> list[ConsoleState]:
         async def read() -> list[ConsoleState]:
             return [console.state() for console in self._all.values()]
@@ -405,6 +415,9 @@ class _Console:
 
     def reset(self) -> None:
         self._reset.set()
+
+    def forget_prompt(self) -> None:
+        self._last_line = b""
 
     def _become(self, up: LineState, why: str) -> None:
         if (up, why) == (self._up, self._why):

@@ -36,6 +36,7 @@ _PLACE = 0.15
 _REMEMBERED = 20
 _REMEMBERED_NS = 30 * 86400 * 10**9
 _BOOTS_KEPT = 30
+_LIED_BEFORE = "not believed: it lied before"
 #: Two readings are equal only when time has passed between them.
 _AGAIN_S = 0.5
 _POLL_S = 0.4
@@ -308,7 +309,9 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
         sent_ns = lab.now()
         how = ""
         try:
+            _forget_prompt(lab, machine)
             how = rung.driver.act(action, policy.deadline_s(method))
+            _forget_prompt(lab, machine)  # it may have been answered a moment before
             if action in ("on", "off"):
                 outcome, why = _see_power(lab, machine, policy, rungs, rung, action, start)
             else:
@@ -325,6 +328,11 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
             return "done", why, took_s if why.startswith("boot id") else None
         doubtful = doubtful or outcome == "unverified"
     return ("unknown" if doubtful else "failed"), "", None
+
+
+def _forget_prompt(lab: Lab, machine: Touched) -> None:
+    if lab.consoles is not None:
+        lab.consoles.forget_prompt(machine.id)
 
 
 def _see_boot(
@@ -399,8 +407,11 @@ def _status(lab: Lab, machine: Touched, policy: Policy, rungs: list[_Rung] | Non
         asked = pool.submit(_boot, ssh, policy.ssh_s)
         said = list(pool.map(lambda rung: _twice(rung, policy), others))
         boot = asked.result()
-    says_off = [rung for rung, words in zip(others, said, strict=True) if words.reading == "off"]
-    says_on = [r for r, words in zip(others, said, strict=True) if words.reading == "on" and r.driver.reads_machine]
+    with lab.store.read() as connection:
+        liars = caught(connection, machine.id)
+    believed = [(rung, words) for rung, words in zip(others, said, strict=True) if rung.method not in liars]
+    says_off = [rung for rung, words in believed if words.reading == "off"]
+    says_on = [rung for rung, words in believed if words.reading == "on" and rung.driver.reads_machine]
     power: Reading = "unknown"
     if boot is not None:
         power = "on"
@@ -413,10 +424,27 @@ def _status(lab: Lab, machine: Touched, policy: Policy, rungs: list[_Rung] | Non
         power=power,
         boot_id=boot.id if boot else None,
         uptime_ns=round(boot.uptime_s * 1e9) if boot else None,
-        said=tuple(said),
-        lies=tuple(rung.method for rung in says_off) if boot else (),
+        said=tuple(
+            words if words.method not in liars else words.model_copy(update={"detail": words.detail or _LIED_BEFORE})
+            for words in said
+        ),
+        lies=tuple(words.method for words in said if words.reading == "off") if boot else (),
         at_ns=lab.now(),
     )
+
+
+def caught(connection: Connection, machine_id: str) -> frozenset[str]:
+    """Ways that were caught in a lie on this machine, and were not seen to be right since.
+
+    What such a way says of a machine that nobody can log in to tells nothing.
+    """
+    table = schema.event
+    here = (table.c.object == "machine") & (table.c.object_id == machine_id)
+    kinds = table.c.type.in_(("power.lied", "power.honest"))
+    last: dict[str, str] = {}
+    for type_, data in connection.execute(select(table.c.type, table.c.data).where(here, kinds).order_by(table.c.seq)):
+        last[data.get("method", "bmc")] = type_
+    return frozenset(method for method, type_ in last.items() if type_ == "power.lied")
 
 
 def _twice(rung: _Rung, policy: Policy) -> Said:
@@ -472,10 +500,13 @@ def _end(
         told = {"name": machine.name, "action": begun.action, "event": begun.event_id, "by": verified_by}
         told["tried"] = [f"{a.method} {a.outcome}" for a in tried]
         lab.store.event(connection, begun.actor, f"power.{result}", "machine", machine.id, **told)
+        liars = caught(connection, machine.id)
         for attempt in tried:
+            what = {"name": machine.name, "method": attempt.method, "detail": attempt.detail}
             if attempt.outcome == "lied":
-                what = {"name": machine.name, "method": attempt.method, "detail": attempt.detail}
                 lab.store.event(connection, SERVICE.name, "power.lied", "machine", machine.id, **what)
+            elif attempt.outcome == "done" and begun.action in ("reset", "cycle") and attempt.method in liars:
+                lab.store.event(connection, SERVICE.name, "power.honest", "machine", machine.id, **what)
         if boot_s is not None:
             _learn_boot(connection, machine, boot_s)
         if why := _suspicious(connection, machine, result, tried, begun.action):

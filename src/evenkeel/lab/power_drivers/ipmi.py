@@ -78,6 +78,7 @@ class Ipmitool:
         self._way = way
         self.host, self.port = way.host_and_port(_PORT)
         self._kept: int | None = way.options.get("cipher")
+        self._trip_s = 0.0
 
     @property
     def cipher(self) -> int | None:
@@ -101,7 +102,8 @@ class Ipmitool:
         time: some 40 round trips, so 30 s for one that takes 0.75 s for each.
         """
         begin = time.monotonic()
-        trip_s = hello(self.host, self.port, min(deadline_s, 2.4))
+        # A slow one answers fast now and then; what was seen slow once gets the time for it.
+        self._trip_s = trip_s = max(self._trip_s, hello(self.host, self.port, min(deadline_s, 2.4)))
         wait_s = 1 + math.ceil(2 * trip_s)
         end = begin + max(deadline_s, 40 * trip_s)
         ciphers = CIPHERS if self._kept is None else (self._kept, *(c for c in CIPHERS if c != self._kept))
