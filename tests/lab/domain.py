@@ -29,11 +29,11 @@ from evenkeel.machines.virtual.run import tool
 from tests.lab.emulated import add_endpoint, free_port
 from tests.lab.emulators import Emulator, running
 
-#: The machine; and another one of the same enclosure, which has no power.
+#: The machine; and another one of the same enclosure, without an operating system.
 NAME, NEIGHBOUR = "chassis", "neighbour"
 UUIDS = {NAME: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a01", NEIGHBOUR: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a02"}
 #: A boot with software emulation takes 10 to 40 s; a machine that obeys is down at once.
-POLICY = {"ssh_s": 4.0, "down_s": 12.0, "shutdown_s": 40.0, "boot_s": 180.0}
+POLICY = {"ssh_s": 4.0, "bmc_s": 5.0, "down_s": 12.0, "shutdown_s": 40.0, "boot_s": 180.0}
 
 _DOMAIN = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name><uuid>{uuid}</uuid>

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,36 +45,113 @@ def machine() -> Iterator[Domain]:
 
 @dataclass
 class Bmcs:
-    """Of each kind: the program, and where it stands for the machine, for its neighbour, and for the machine on ::1."""
+    """Of each kind: the program, and where it stands for the machine, for its neighbour, and for that one on ::1."""
 
     programs: dict[str, Emulator]
     addresses: dict[tuple[str, str], str]
 
-    def add(self, lab: Lab, kind: Kind, where: str = "right", *, ssh: Domain | None = None) -> None:
-        """A machine of the pool with such a BMC."""
+    def add(self, lab: Lab, kind: Kind, where: str, *, ssh: Domain | None = None) -> None:
+        """host1 of the pool with such a BMC."""
         add_machine(lab, policy={"power": POLICY})
         if ssh is not None:
             ssh.ssh_endpoint(lab, "host1")
+        address = self.addresses[kind, where]
         if kind == "ipmi":
             secrets.put(lab, ADMIN, "bmc", "admin", PASSWORD)
-            add_endpoint(lab, "host1", "bmc", "ipmi", self.addresses[kind, where], secret="bmc", cipher=3)
+            add_endpoint(lab, "host1", "bmc", "ipmi", address, secret="bmc", cipher=3)
         else:
-            system = UUIDS[NEIGHBOUR if where == "neighbour" else NAME]
-            address = self.addresses[kind, "v6" if where == "v6" else "right"]
+            system = UUIDS[NAME if where == NAME else NEIGHBOUR]
             add_endpoint(lab, "host1", "bmc", "redfish", address, system=f"/redfish/v1/Systems/{system}")
 
 
 @pytest.fixture(scope="module")
 def bmcs(machine: Domain) -> Iterator[Bmcs]:
     with contextlib.ExitStack() as stack:
-        three = [Bmc(NAME), Bmc(NEIGHBOUR), Bmc(NAME, "::1")]
+        three = [Bmc(NAME), Bmc(NEIGHBOUR), Bmc(NEIGHBOUR, "::1")]
         places, vbmcd = stack.enter_context(virtualbmc(machine.folder, machine.uri, three))
         libvirt = ("--libvirt-uri", machine.uri)
         url, sushy = stack.enter_context(redfish(machine.folder, "127.0.0.1", *libvirt))
         url6, _ = stack.enter_context(redfish(machine.folder, "::1", *libvirt))
-        addresses = {("ipmi", where): place for where, place in zip(("right", "neighbour", "v6"), places, strict=True)}
-        addresses |= {("redfish", "right"): url, ("redfish", "v6"): url6}
+        addresses = {("ipmi", where): place for where, place in zip((NAME, NEIGHBOUR, "v6"), places, strict=True)}
+        addresses |= {("redfish", NAME): url, ("redfish", NEIGHBOUR): url, ("redfish", "v6"): url6}
         yield Bmcs({"ipmi": vbmcd, "redfish": sushy}, addresses)
+
+
+# -- a machine without an operating system: nobody but its BMC can be asked --------------------------------------------
+
+
+@pytest.fixture
+def bare(machine: Domain) -> Domain:
+    """The neighbour is on; the other one is whatever it was."""
+    if machine.state(NEIGHBOUR) == "shut off":
+        machine.virsh("start", NEIGHBOUR)
+    return machine
+
+
+@pytest.mark.parametrize("where", [NEIGHBOUR, "v6"])
+@both
+def test_off_and_on_are_two_readings_also_by_ipv6_only(
+    lab: Lab, bare: Domain, bmcs: Bmcs, kind: Kind, where: str
+) -> None:
+    bmcs.add(lab, kind, where)
+    off = power.switch(lab, ANN, "host1", "off")
+    assert (off.result, off.verified_by, tried(off)) == ("done", "two readings of bmc", ["bmc done"]), off
+    assert bare.state(NEIGHBOUR) == "shut off" and state_of(lab) == "off"
+    assert power.status(lab, ANN, "host1").power == "off"
+    on = power.switch(lab, ANN, "host1", "on")
+    assert (on.result, on.verified_by, tried(on)) == ("done", "two readings of bmc", ["bmc done"]), on
+    assert bare.state(NEIGHBOUR) == "running" and state_of(lab) == "ready"
+
+
+@both
+def test_a_frozen_bmc_is_silent_not_off_and_does_nothing_afterwards(
+    lab: Lab, bare: Domain, bmcs: Bmcs, kind: Kind
+) -> None:
+    bmcs.add(lab, kind, NEIGHBOUR)
+    with bmcs.programs[kind].frozen():
+        begin = time.monotonic()
+        now = power.status(lab, ANN, "host1")
+        assert (now.power, now.said[0].reading) == ("unknown", "unknown"), now
+        assert time.monotonic() - begin < 7.0
+        done = power.switch(lab, ANN, "host1", "off")
+        assert (done.result, tried(done)) == ("failed", ["bmc silent"]), done
+        assert done.tried[0].took_ns < 7e9
+    # Awake again it gets what is on the way to it: nobody waits for that any more.
+    time.sleep(3.0)
+    assert bare.state(NEIGHBOUR) == "running"
+    assert power.status(lab, ANN, "host1").power == "on"
+
+
+@both
+def test_a_bmc_that_has_lost_its_machine_does_not_say_off(lab: Lab, bare: Domain, bmcs: Bmcs, kind: Kind) -> None:
+    bmcs.add(lab, kind, NEIGHBOUR)
+    with bare.libvirtd.frozen():
+        now = power.status(lab, ANN, "host1")
+        assert (now.power, now.said[0].reading) == ("unknown", "unknown"), now
+    wait_for(lambda: power.status(lab, ANN, "host1").power == "on")
+
+
+@both
+def test_a_slow_bmc_is_not_a_dead_one(lab: Lab, bare: Domain, bmcs: Bmcs, kind: Kind) -> None:
+    bmcs.add(lab, kind, NEIGHBOUR)
+    with bmcs.programs[kind].slow(1.5):
+        begin = time.monotonic()
+        now = power.status(lab, ANN, "host1")
+        assert now.power == "on", now
+        assert time.monotonic() - begin > 1.9  # 0.5 s of them between the two readings
+
+
+@both
+def test_who_cannot_see_a_boot_does_not_say_that_there_was_one(lab: Lab, bare: Domain, bmcs: Bmcs, kind: Kind) -> None:
+    bmcs.add(lab, kind, NEIGHBOUR)
+    for action in ("reset", "cycle"):
+        done = power.switch(lab, ANN, "host1", action)
+        assert (done.result, tried(done)) == ("unknown", ["bmc unverified"]), done
+    # Neither of the two knows a power cycle.
+    assert ", then " in done.tried[0].detail
+
+
+# -- a machine with a kernel, which tells its boot id -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -84,102 +162,58 @@ def up(machine: Domain) -> str:
 
 @both
 def test_a_power_cycle_is_proved_by_the_boot_id(lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind) -> None:
-    bmcs.add(lab, kind, ssh=machine)
+    bmcs.add(lab, kind, NAME, ssh=machine)
     done = power.switch(lab, ANN, "host1", "cycle", method="bmc")
     assert (done.result, tried(done)) == ("done", ["bmc done"]), done
     after = machine.boot_id()
     assert after and done.verified_by == f"boot id {up[:8]} became {after[:8]}"
-    # Neither of the two knows a power cycle.
-    assert ", then " in done.tried[0].detail
+
+
+def test_a_bmc_that_obeys_late_is_seen_to_have_obeyed(lab: Lab, machine: Domain, bmcs: Bmcs, up: str) -> None:
+    """It answers, and waits for its libvirt when it should obey."""
+    bmcs.add(lab, "ipmi", NAME, ssh=machine)
+    thaw = threading.Timer(POLICY["bmc_s"] + 4.0, machine.libvirtd.freeze, (False,))
+    machine.libvirtd.freeze()
+    thaw.start()
+    try:
+        done = power.switch(lab, ANN, "host1", "reset", method="bmc")
+    finally:
+        thaw.join()
+    assert (done.result, tried(done)) == ("done", ["bmc done"]), done
+    assert "no answer to 'chassis power reset' in time: boot id" in done.tried[0].detail
+    assert machine.boot_id() not in (None, up)
 
 
 def test_a_reset_by_its_own_operating_system(lab: Lab, machine: Domain, bmcs: Bmcs, up: str) -> None:
-    bmcs.add(lab, "redfish", ssh=machine)
+    bmcs.add(lab, "redfish", NAME, ssh=machine)
     done = power.switch(lab, ANN, "host1", "reset")
     assert (done.result, tried(done)) == ("done", ["ssh done"]), done
     assert machine.boot_id() not in (None, up)
 
 
 @both
-def test_off_is_what_libvirt_says_too_and_so_is_on(lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind) -> None:
-    bmcs.add(lab, kind, ssh=machine)
-    off = power.switch(lab, ANN, "host1", "off", method="bmc")
-    assert (off.result, off.verified_by, tried(off)) == ("done", "two readings of bmc", ["bmc done"]), off
-    assert machine.state() == "shut off" and state_of(lab) == "off"
-    on = power.switch(lab, ANN, "host1", "on")
-    assert (on.result, tried(on)) == ("done", ["bmc done"]), on
-    assert machine.state() == "running" and state_of(lab) == "ready"
-
-
-@both
 def test_a_bmc_that_is_wired_to_another_machine_lies(
     lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind
 ) -> None:
-    bmcs.add(lab, kind, "neighbour", ssh=machine)
+    bmcs.add(lab, kind, NEIGHBOUR, ssh=machine)
     now = power.status(lab, ANN, "host1")
     assert (now.power, now.lies, now.said[0].reading) == ("on", ("bmc",), "off"), now
     off = power.switch(lab, ANN, "host1", "off", method="bmc")
     assert (off.result, tried(off)) == ("failed", ["bmc lied"]), off
     assert off.tried[0].detail.endswith("bmc says off, and the host answers")
     assert state_of(lab) == "suspect" and len(events(lab, "power.lied")) == 1
+    with machine.hung():
+        assert power.status(lab, ANN, "host1").power == "unknown"  # it says off, which is not believed any more
     cycled = power.switch(lab, ANN, "host1", "cycle", method="bmc")
     assert (cycled.result, tried(cycled)) == ("failed", ["bmc lied"]), cycled
     assert f"still in boot {up[:8]}" in cycled.tried[0].detail
     assert machine.boot_id() == up
 
 
-@both
-def test_a_frozen_bmc_is_silent_and_silence_is_not_off(
-    lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind
-) -> None:
-    bmcs.add(lab, kind, ssh=machine)
-    with bmcs.programs[kind].frozen(), machine.hung():
-        begin = time.monotonic()
-        now = power.status(lab, ANN, "host1")
-        assert time.monotonic() - begin < 7.0
-        assert (now.power, now.said[0].reading) == ("unknown", "unknown"), now
-        done = power.switch(lab, ANN, "host1", "cycle")
-        assert (done.result, tried(done)) == ("failed", ["bmc silent"]), done
-        assert done.tried[0].took_ns < 7e9
-        assert power.switch(lab, ANN, "host1", "off", method="bmc").result == "failed"
-    # Awake again, it must not do what nobody waits for any more.
-    time.sleep(3.0)
-    assert machine.boot_id() == up
-
-
-@both
-def test_a_bmc_that_has_lost_its_machine_does_not_say_off(
-    lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind
-) -> None:
-    bmcs.add(lab, kind)
-    with machine.libvirtd.frozen():
-        now = power.status(lab, ANN, "host1")
-        assert (now.power, now.said[0].reading) == ("unknown", "unknown"), now
-    wait_for(lambda: power.status(lab, ANN, "host1").power == "on")
-
-
-@both
-def test_a_slow_bmc_is_not_a_dead_one(lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind) -> None:
-    bmcs.add(lab, kind)
-    with bmcs.programs[kind].slow(0.5):
-        begin = time.monotonic()
-        now = power.status(lab, ANN, "host1")
-        assert now.power == "on", now
-        assert time.monotonic() - begin > 2.0  # 0.5 s of them between the two readings
-
-
-@both
-def test_a_bmc_that_only_has_ipv6(lab: Lab, machine: Domain, bmcs: Bmcs, up: str, kind: Kind) -> None:
-    bmcs.add(lab, kind, "v6", ssh=machine)
-    assert power.status(lab, ANN, "host1").said[0].reading == "on"
-    done = power.switch(lab, ANN, "host1", "reset", method="bmc")
-    assert (done.result, tried(done)) == ("done", ["bmc done"]), done
-
-
 def test_the_outlet_is_left_when_host_and_bmc_are_silent_and_that_is_remembered(
     lab: Lab, machine: Domain, bmcs: Bmcs, up: str, tmp_path: Path
 ) -> None:
-    bmcs.add(lab, "ipmi", ssh=machine)
+    bmcs.add(lab, "ipmi", NAME, ssh=machine)
     (tmp_path / "pdu").mkdir()
     pdu = EmulatedMachine(tmp_path / "pdu", chassis=machine.chassis)
     try:

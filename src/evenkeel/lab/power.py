@@ -307,15 +307,22 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
             continue  # not its fault: there is nobody to ask
         start = time.monotonic()
         sent_ns = lab.now()
-        how = ""
+        how, late = "", None
         try:
             _forget_prompt(lab, machine)
-            how = rung.driver.act(action, policy.deadline_s(method))
+            try:
+                how = rung.driver.act(action, policy.deadline_s(method))
+            except PowerFailed as error:
+                if not error.late:
+                    raise
+                how, late = error.message, error  # it may be obeyed yet, so look before the next way is tried
             _forget_prompt(lab, machine)  # it may have been answered a moment before
             if action in ("on", "off"):
-                outcome, why = _see_power(lab, machine, policy, rungs, rung, action, start)
+                outcome, why = _see_power(lab, machine, policy, rungs, rung, action, time.monotonic())
             else:
                 outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, sent_ns)
+            if late is not None and outcome == "lied":
+                outcome = "silent"  # it has never said that it would
         except PowerFailed as error:
             outcome, why = ("silent" if error.silent else "failed"), error.message
         detail = f"{how}: {why}" if how else why

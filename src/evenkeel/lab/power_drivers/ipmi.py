@@ -25,6 +25,9 @@ _ASKED = 3
 _WATTS = re.compile(r"Instantaneous power reading:\s*([\d.]+)\s*Watts")
 #: ipmitool's words for the completion codes C1h, CCh and D5h (table 5-2).  virtualbmc 3.3.0 answers CCh.
 _KNOWS_NO_CYCLE = ("Invalid command", "Invalid data field in request", "not supported in present state")
+#: Its words for: a session, but no answer to the command; and what it says besides, for nobody hears the end either.
+_NO_ANSWER = ("Unable to set Chassis Power Control", "Unable to get Chassis Power Status")
+_NO_END = "Close Session command failed"
 #: ipmitool's own words for: no session.
 _NO_SESSION = "Unable to establish IPMI v2 / RMCP+ session"
 
@@ -120,14 +123,18 @@ class Ipmitool:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise PowerFailed(f"BMC {self.host}: no answer to {words[0]!r} in time", silent=True) from None
+                raise PowerFailed(
+                    f"BMC {self.host}: no answer to {' '.join(words)!r} in time", silent=True, late=True
+                ) from None
             if _NO_SESSION not in done.stderr:
                 if cipher != self._kept:
                     self._kept = cipher
                     self._way.learned("cipher", cipher)
                 if done.returncode:
-                    said = (done.stderr or done.stdout).strip().splitlines()
-                    raise PowerFailed(f"BMC {self.host}: {said[-1][:200] if said else 'refused'}")
+                    said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line != _NO_END]
+                    mute = any(line.startswith(_NO_ANSWER) for line in said)
+                    message = f"BMC {self.host}: {said[-1][:200] if said else 'refused'}"
+                    raise PowerFailed(message, silent=mute, late=mute)
                 return done.stdout
         raise PowerFailed(
             f"BMC {self.host} answers, but opens no session (cipher suites {', '.join(map(str, ciphers))} tried)",

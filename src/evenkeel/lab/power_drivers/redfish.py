@@ -7,6 +7,8 @@ ladder has the next rung.
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -48,16 +50,27 @@ class Redfish:
             # A restart would not cut the power.
             return off_and_on(self, f"BMC {self._where[0]}", deadline_s)
 
+        end = time.monotonic() + deadline_s
+        sent = threading.Event()
+
         def command(system: Any) -> str:
             reset = system.json["Actions"]["#ComputerSystem.Reset"]
             can = reset.get("ResetType@Redfish.AllowableValues") or _RESETS[action]
             kind = next((kind for kind in _RESETS[action] if kind in can), None)
             if kind is None:
                 raise PowerFailed(f"BMC {self._where[0]} knows no {action}, only {', '.join(can)}")
+            if time.monotonic() > end:
+                # Who asked has gone on: to another way, or to telling that it failed.
+                raise PowerFailed(f"BMC {self._where[0]}: too late to {action}", silent=True)
+            sent.set()
             system._conn.post(reset["target"], data={"ResetType": kind})
             return f"Redfish ResetType {kind}"
 
-        return self._ask(deadline_s, command)
+        try:
+            return self._ask(deadline_s, command)
+        except PowerFailed as error:
+            error.late = error.silent and sent.is_set()
+            raise
 
     def watts(self, deadline_s: float) -> float | None:
         def read(system: Any) -> float | None:
@@ -94,7 +107,8 @@ class Redfish:
                 )
                 return ask(root.get_system(self._way.options.get("system")))
             except (sushy.exceptions.SushyError, requests.exceptions.RequestException, KeyError) as error:
-                raise PowerFailed(f"BMC {self._where[0]}: {str(error)[:300]}") from None
+                mute = isinstance(error, sushy.exceptions.ConnectionError)  # a time-out as well
+                raise PowerFailed(f"BMC {self._where[0]}: {str(error)[:300]}", silent=mute) from None
 
         return within(deadline_s, f"BMC {self._where[0]}", talk)
 
