@@ -46,6 +46,7 @@ _DOMAIN = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/q
     <controller type='usb' model='none'/>
     <serial type='tcp'>
       <source mode='bind' host='127.0.0.1' service='{serial}'/><protocol type='raw'/><target port='0'/>
+      <log file='{folder}/{name}.serial' append='on'/>
     </serial>
     <memballoon model='none'/>
   </devices>
@@ -62,7 +63,7 @@ _INIT = """#!/bin/busybox sh
 exec /sbin/init
 """
 _INITTAB = """::sysinit:/etc/rc
-::respawn:/usr/sbin/dropbear -F -E -s -r /etc/host_key
+::respawn:/usr/sbin/dropbear -F -s -r /etc/host_key
 ttyS0::respawn:/sbin/getty -L 115200 ttyS0 vt100
 """
 _RC = """#!/bin/sh
@@ -155,7 +156,7 @@ class Domain:
                 self.virsh("start" if name == NAME else "destroy", name)
         end = time.monotonic() + POLICY["boot_s"]
         while (found := self.boot_id()) is None:
-            assert time.monotonic() < end, "the domain does not boot"
+            assert time.monotonic() < end, (self.folder / f"{NAME}.serial").read_text(errors="replace")[-3000:]
             time.sleep(0.5)
         return found
 
@@ -213,6 +214,7 @@ def _define(made: Domain, name: str) -> None:
         uuid=UUIDS[name],
         memory=192 if ours else 16,
         boot=_BOOT.format(folder=made.folder) if ours else "",
+        folder=made.folder,
         qemu=tool("qemu-system-x86_64"),
         serial=made.serial_port if ours else free_port("127.0.0.1", socket.SOCK_STREAM),
         more=_NETWORK.format(port=made.ssh_port) if ours else "",
