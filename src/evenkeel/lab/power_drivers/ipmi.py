@@ -105,8 +105,8 @@ class Ipmitool:
         time: some 40 round trips, so 30 s for one that takes 0.75 s for each.
         """
         begin = time.monotonic()
-        # A slow one answers fast now and then; what was seen slow once gets the time for it.
-        self._trip_s = trip_s = max(self._trip_s, hello(self.host, self.port, min(deadline_s, 2.4)))
+        # A slow one answers fast now and then: what was slow before gets time for a while.
+        self._trip_s = trip_s = max(self._trip_s / 2, hello(self.host, self.port, min(deadline_s, 2.4)))
         wait_s = 1 + math.ceil(2 * trip_s)
         end = begin + max(deadline_s, 40 * trip_s)
         ciphers = CIPHERS if self._kept is None else (self._kept, *(c for c in CIPHERS if c != self._kept))
