@@ -65,7 +65,7 @@ esac
 """
 #: The command line of an APC rack PDU, firmware 6, of one outlet; what fence_apc (4.12) needs of it.
 _OUTLET = """
-import pathlib, subprocess, sys
+import pathlib, subprocess, sys, time
 folder = pathlib.Path(sys.argv[1])
 print("\\r\\nAPC OS v6.4.0\\r\\n", end="")
 while True:
@@ -79,6 +79,8 @@ while True:
         on = words[0] == "olOn"
         (folder / "outlet").write_text("On" if on else "Off")
         subprocess.run([folder / "chassis", folder, "-", "set", "power", "1" if on else "0"], check=True)
+        if not on and (folder / "slow-outlet").exists():
+            time.sleep(20)
         print("E000: Success")
     elif words[:1] == ["olStatus"]:
         print("E000: Success")
@@ -119,7 +121,7 @@ class EmulatedMachine:
     # -- faults ---------------------------------------------------------------------------------------------------
 
     def fault(self, name: str, on: bool = True) -> None:
-        """``hung`` (host), ``no-reboot`` (its systemd), ``deaf`` (chassis), ``lies-off`` (BMC)."""
+        """``hung`` (host), ``no-reboot`` (its systemd), ``deaf`` (chassis), ``lies-off`` (BMC), ``slow-outlet``."""
         if on:
             (self.folder / name).touch()
         else:

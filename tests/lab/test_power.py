@@ -47,7 +47,7 @@ def chassis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedMachin
 @pytest.fixture
 def host(chassis: EmulatedMachine, lab: Lab) -> Iterator[EmulatedMachine]:
     """host1 of ann, with ssh and BMC, switched on and without faults."""
-    for name in ("hung", "no-reboot", "deaf", "lies-off"):
+    for name in ("hung", "no-reboot", "deaf", "lies-off", "slow-outlet"):
         chassis.fault(name, False)
     (chassis.folder / "power").write_text("1\n")
     (chassis.folder / "commands").write_text("")
@@ -258,6 +258,19 @@ def test_an_outlet_by_a_fence_agent_is_the_last_rung(lab: Lab, host: EmulatedMac
     assert (done.result, tried(done)) == ("done", ["pdu done"])
     assert host.commands() == ["power 0", "power 1"]
     assert power.status(lab, ANN, "host1").power == "on"
+
+
+@pytest.mark.long
+def test_an_outlet_does_not_stay_off_because_its_agent_was_ended(lab: Lab, host: EmulatedMachine) -> None:
+    outlet = host.start_outlet() if len(host._sshds) == 1 else host._sshds[1]
+    pdu_endpoint(lab, "host1", outlet)
+    policy = {"power": QUICK["power"] | {"pdu_s": 6.0, "boot_s": 30.0}}
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(policy=policy)))
+    host.fault("slow-outlet")
+    done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
+    assert host.powered and host.commands() == ["power 0", "power 1"]
+    assert (done.result, tried(done)) == ("done", ["pdu done"]), done
+    assert "no answer within 6 s: boot id" in done.tried[0].detail
 
 
 @pytest.mark.long
