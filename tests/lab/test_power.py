@@ -268,7 +268,8 @@ def test_an_outlet_does_not_stay_off_because_its_agent_was_ended(lab: Lab, host:
     lab.store.write(lambda c: c.execute(update(schema.machine).values(policy=policy)))
     host.fault("slow-outlet")
     done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
-    assert host.powered and host.commands() == ["power 0", "power 1"]
+    first, *then = host.commands()
+    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})  # a slow agent says on twice
     assert (done.result, tried(done)) == ("done", ["pdu done"]), done
     assert "no answer within 6 s: boot id" in done.tried[0].detail
 
