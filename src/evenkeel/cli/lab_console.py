@@ -41,6 +41,8 @@ def consoles(lab: At = None, as_json: Json = False) -> int:
         found = asked.get("/consoles")
     if as_json:
         output.emit_json(found)
+    elif not found:
+        output.note("no machine has a console; `evenkeel lab endpoint set MACHINE console DRIVER ADDRESS` gives it one")
     else:
         rows = [
             (

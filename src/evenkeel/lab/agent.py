@@ -128,6 +128,7 @@ class Agent:
     say: Callable[[str], None] = log.info
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
     _connected: bool = False
+    _refused: str = ""
 
     async def run(self) -> None:
         """Until it is cancelled.  Raises WrongInput when another agent uses the folder, Unreachable when refused."""
@@ -181,6 +182,9 @@ class Agent:
 
     def _adopt(self) -> None:
         """What was taken before this process began."""
+        for kind in ("starts", "results"):
+            for half in (self.folder / kind).glob("*.new"):  # killed while it wrote
+                half.unlink()
         for path in sorted((self.folder / "starts").glob("*.json")):
             start = protocol.from_lab(path.read_bytes())
             assert isinstance(start, Start)
@@ -198,11 +202,13 @@ class Agent:
     def _start(self, start: Start) -> None:
         if start.attempt in self._attempts:  # it was said twice, because the line was cut
             return
-        _write(self.folder / "starts" / f"{start.attempt}.json", protocol.encode(start).decode())
         attempt = self._attempts[start.attempt] = _Attempt(self._job(start), sent=0)
         try:
+            _write(self.folder / "starts" / f"{start.attempt}.json", protocol.encode(start).decode())
             self._executor.submit(attempt.job, self._on_end)
-        except Exception as error:  # noqa: BLE001  a step of a newer lab, a full disk: this one fails, others go on
+        except OSError as error:  # a full disk of this agent; another one may do it
+            self._end(Ended(attempt=start.attempt, state="lost", cause=f"agent {self.name}: {error}"))
+        except Exception as error:  # noqa: BLE001  a step of a newer lab: this one fails, others go on
             self._end(Ended(attempt=start.attempt, state="failed", cause=f"agent {self.name}: {error}"))
 
     def _on_end(self, ended: Ended) -> None:
@@ -214,16 +220,25 @@ class Agent:
         attempt = self._attempts.get(ended.attempt)
         if attempt is None or attempt.ended is not None:
             return
-        _write(self.folder / "results" / f"{ended.attempt}.json", protocol.encode(ended).decode())
+        try:
+            _write(self.folder / "results" / f"{ended.attempt}.json", protocol.encode(ended).decode())
+        except OSError as error:
+            # The lab may have it all the same; only an agent that dies before that has lost it, and says so.
+            log.error("the result of attempt %d is kept in memory only: %s", ended.attempt, error)
         attempt.ended = ended
         self._changed.set()
 
     def _forget(self, number: int) -> None:
         attempt = self._attempts.pop(number, None)
         if attempt is not None:
-            shutil.rmtree(attempt.job.folder, ignore_errors=True)
-            for kind in ("results", "starts"):
-                (self.folder / kind / f"{number}.json").unlink(missing_ok=True)
+            # Beside the line: the next start, which mostly comes right behind, does not wait for a folder to go.
+            self._loop.run_in_executor(None, self._remove, attempt.job)
+
+    def _remove(self, job: Job) -> None:
+        """The start goes last: an agent that is killed meanwhile finds it, and is told again to forget it."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        for kind in ("results", "starts"):
+            (self.folder / kind / f"{job.attempt}.json").unlink(missing_ok=True)
 
     async def _watch(self) -> None:
         """The lease of an agent elsewhere, and executors that have to ask.  Returns when it is time to leave."""
@@ -278,7 +293,9 @@ class Agent:
         if isinstance(first, protocol.Refused):
             if not first.again:
                 raise Unreachable(f"the lab refuses this agent: {first.why}")
-            self.say(f"the lab says: {first.why}; trying on")
+            if first.why != self._refused:  # once, not each second
+                self.say(f"the lab says: {first.why}; trying on")
+            self._refused = first.why
             return None
         return first if isinstance(first, protocol.Welcome) else None
 

@@ -12,6 +12,7 @@ goes next is :mod:`evenkeel.lab.order`'s to say, which machine fits :mod:`evenke
 
 from __future__ import annotations
 
+import gc
 import heapq
 import logging
 from collections import deque
@@ -20,8 +21,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
 from evenkeel.lab import artifacts, durations, protocol, schema
@@ -33,6 +34,7 @@ from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.step import holds
 from evenkeel.lab.step_machines import StepMachines
+from evenkeel.lab.store import Away
 from evenkeel.lab.turn import Outcome, Overtaken, Turn, messages, write
 
 log = logging.getLogger("evenkeel.lab")
@@ -77,6 +79,7 @@ class Dispatcher:
         self._paused_until_ns = 0
         self._pause_ns = PAUSE_NS
         self._loaded = False
+        self._holds = lab.store.holds
         self._clear()
 
     def _clear(self) -> None:
@@ -114,6 +117,12 @@ class Dispatcher:
         agent = self._owner.get(link)
         return agent is not None and attempt in agent.runs
 
+    def put_off(self, attempt: int) -> None:
+        """Its time is not over while it waits for the lab's own disk."""
+        run = self.runs.get(attempt)
+        if run is not None and run.deadline_ns is not None:
+            run.deadline_ns = max(run.deadline_ns, self.lab.now() + STOP_GRACE_NS)
+
     # -- a turn ---------------------------------------------------------------------------------------------------
 
     def turn(self) -> bool:
@@ -128,12 +137,18 @@ class Dispatcher:
     def begin(self) -> tuple[Turn, Future[Outcome]] | None:
         """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
         now = self.lab.now()
+        if self.lab.store.lost:
+            return None
+        turn = Turn(holds=self.lab.store.holds)
+        if turn.holds != self._holds:
+            self._begin_anew(now)
+            self._holds = turn.holds
         if now < self._paused_until_ns:
             return None
-        turn = Turn()
         try:
             if not self._loaded:
                 self._load()
+                self._stop_again(turn)
             self._read_events(turn)
             turn.seq = self._seq
             self._settle(turn, now)
@@ -141,7 +156,7 @@ class Dispatcher:
             self._watch_time(turn, now)
             self._choose(turn, now)
             self._measure_idle(turn, now)
-        except OperationalError as error:  # reading fails too when the disk does
+        except (Away, DBAPIError) as error:  # reading fails too when the disk does
             self._hear_again(turn)
             self._pause(error)
             return None
@@ -171,6 +186,22 @@ class Dispatcher:
             if agent.link is not None and run.id in agent.runs:
                 agent.link.send(start)
 
+    def _begin_anew(self, now: int) -> None:
+        """The right to write was lost and got back: what others wrote meanwhile is not known, nor whether the last
+        commit was done.  So all is read anew, and agents are asked what they run, as after a restart."""
+        for agent in self.agents.values():
+            if (link := agent.link) is not None:
+                link.close()
+                self._closed(link, now)
+        self._loaded = False
+        self._paused_until_ns, self._pause_ns = 0, PAUSE_NS
+
+    def _stop_again(self, turn: Turn) -> None:
+        """After a commit that failed: what was to be said with it was not said."""
+        for run in self.runs.values():
+            if run.stopping and self.agents[run.agent].link is not None:
+                self._stop(turn, run, run.stopping, run.stop_cause)
+
     def _hear_again(self, turn: Turn) -> None:
         self._inbox.extendleft(reversed(turn.end_messages))
 
@@ -192,8 +223,11 @@ class Dispatcher:
         if run.node.machine:
             self._refused |= 1 << self.group_for(run.node)
             self._again_ns = self.lab.now() + REFUSED_NS
-        with self.lab.store.read() as connection:
-            self._load_submissions(connection, [run.node.sub.id])
+        try:
+            with self.lab.store.read() as connection:
+                self._load_submissions(connection, [run.node.sub.id])
+        except (Away, DBAPIError):
+            self._loaded = False
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
@@ -220,7 +254,7 @@ class Dispatcher:
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
-                why = f"another agent is called {hello.name}"
+                why = f"another agent is called {hello.name} (--name gives this one another)"
                 turn.say.append((link, protocol.Refused(why=why, again=True)))
                 return
             agent = None
@@ -479,7 +513,7 @@ class Dispatcher:
                 if (to := _decided(child)) is not None:
                     if to == "skipped":
                         turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
-                    self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
+                    self._set(turn, child, to, now, cause=_unwanted(node, state, condition) if to == "skipped" else "")
         if sub.left == 0 and self.subs.get(sub.id) is sub:
             self._over(turn, sub, now)
 
@@ -660,6 +694,23 @@ class Dispatcher:
 
     def _load(self) -> None:
         """Forget everything but the connections, and read it anew."""
+        agents = self.agents
+        collecting = gc.isenabled()
+        # A hundred thousand steps come to stay: looking them through again and again takes a third of the time.
+        gc.disable()
+        try:
+            self._load_all()
+        except (Away, DBAPIError):
+            # Their connections are in no database: an agent whose line is forgotten is taken for lost.
+            self.agents = agents
+            self._owner = {agent.link: agent for agent in agents.values() if agent.link is not None}
+            raise
+        finally:
+            if collecting:
+                gc.enable()
+        self._loaded = True
+
+    def _load_all(self) -> None:
         now = self.lab.now()
         links = {agent.name: (agent.link, agent.lost_ns, agent.seen_ns) for agent in self.agents.values()}
         self._clear()
@@ -679,7 +730,8 @@ class Dispatcher:
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:
-                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if agent.local else protocol.REMOTE_GRACE_NS)
+                    here = agent.local and not self.lab.took_over and self._holds <= 1
+                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if here else protocol.REMOTE_GRACE_NS)
             self._charge_history(connection, now)
             self.durations = durations.load(connection)
             self._load_submissions(connection, None)
@@ -689,7 +741,6 @@ class Dispatcher:
             elif agent.link is None and agent.lost_ns is None and agent.runs:
                 agent.lost_ns = now  # it was lost, or said good-bye, and that could not be written
         self._fresh_agents = set(self.agents)
-        self._loaded = True
 
     def _charge_history(self, connection: Connection, now: int) -> None:
         since = now - _HISTORY_HALF_LIVES * self.ready.shares.half_life_ns
@@ -707,20 +758,20 @@ class Dispatcher:
 
     def _load_submissions(self, connection: Connection, only: list[int] | None) -> None:
         """Open submissions, or those of ``only`` that are open, in place of what was known of them."""
-        sub, step = schema.submission.c, schema.step.c
         for number in only or ():
             if number in self.subs:
                 self._forget(self.subs[number])
-        wanted = and_(sub.id.in_(only), _OPEN) if only is not None else _OPEN
-        within = step.submission_id.in_(select(sub.id).where(wanted))
         loaded: dict[int, Sub] = {}
-        for row in connection.execute(select(*_SUB_COLUMNS).where(wanted)):
+        for row in connection.execute(
+            _OPEN_SUBS if only is None else _THESE_SUBS, {} if only is None else {"ids": only}
+        ):
             loaded[row.id] = Sub(
                 row.id, row.name, row.kind, row.submitter, row.team, row.urgent, row.submitted_ns,
                 cancelled=row.state == "cancelled",
             )  # fmt: skip
+        asked, within = (_OF_OPEN, {}) if only is None else (_OF_THESE, {"ids": list(loaded)})
         nodes: dict[int, Node] = {}
-        for values in connection.execute(select(*_STEP_COLUMNS).where(within)):
+        for values in connection.execute(asked.steps, within):
             number, of, name, kind, expected, needs, machine, state, attempts, retries, limit, any_, since, by = values
             owner = loaded[of]
             node = Node(
@@ -735,8 +786,11 @@ class Dispatcher:
                 owner.failed = True
             elif node.state == "cancelled":
                 owner.cut = True
-        self._load_edges(connection, nodes, within)
-        self._load_runs(connection, nodes, within)
+        # Each statement takes its part of a start: one that can find nothing is left out.
+        if len(nodes) > len(loaded):
+            self._load_edges(connection, nodes, asked, within)
+        if any(node.attempts for node in nodes.values()):
+            self._load_runs(connection, nodes, asked, within)
         for sub_ in loaded.values():
             if sub_.left or not sub_.cancelled:
                 self.subs[sub_.id] = sub_
@@ -746,16 +800,13 @@ class Dispatcher:
             if node.state == "ready" and node.sub.left and not node.sub.cancelled:
                 self._queue(node)
 
-    def _load_edges(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, edge = schema.step.c, schema.edge.c
+    def _load_edges(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
         outputs: dict[int, dict[str, Any]] = {}
-        for row in connection.execute(
-            select(step.id, step.output).where(within, step.state.in_(("passed", "failed")), step.output.is_not(None))
-        ):
-            outputs[row.id] = row.output or {}
-        joined = schema.edge.join(schema.step, edge.after_id == step.id)
-        query = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(within)
-        for before_id, after_id, condition in connection.execute(query):
+        if any(node.state in ("passed", "failed") for node in nodes.values()):
+            outputs = {row.id: row.output or {} for row in connection.execute(asked.outputs, within)}
+        for before_id, after_id, condition in connection.execute(asked.edges, within):
             before, after = nodes[before_id], nodes[after_id]
             before.after.append((after, condition))
             after.edges_in += 1
@@ -764,12 +815,10 @@ class Dispatcher:
             else:
                 after.before += 1
 
-    def _load_runs(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, attempt = schema.step.c, schema.attempt.c
-        joined = schema.attempt.join(schema.step, attempt.step_id == step.id)
-        for row in connection.execute(
-            select(schema.attempt).select_from(joined).where(within, attempt.state == "running")
-        ):
+    def _load_runs(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
+        for row in connection.execute(asked.runs, within):
             node = nodes[row.step_id]
             run = self.runs.get(row.id)
             if run is None:
@@ -785,12 +834,18 @@ class Dispatcher:
             run.node, node.run = node, run
             self.runs[run.id] = run
             self.agents[run.agent].runs[run.id] = run
-        lost = select(attempt.step_id, func.count()).select_from(joined).where(within, attempt.state == "lost")
-        for step_id, times in connection.execute(lost.group_by(attempt.step_id)):
+        for step_id, times in connection.execute(asked.losses, within):
             nodes[step_id].losses = times
 
 
 # -- small parts --------------------------------------------------------------------------------------------------
+
+
+def _unwanted(before: Node, state: str, condition: str) -> str:
+    """Why a step is skipped."""
+    if state == "passed":
+        return f"only after {before.name} with {condition}, which it has not"
+    return f"{before.name} {'was ' if state in ('skipped', 'cancelled') else ''}{state}"
 
 
 def _decided(node: Node) -> str | None:
@@ -823,6 +878,33 @@ _STEP_COLUMNS = (
     *(_step.id, _step.submission_id, _step.name, _step.kind, _step.expected, _step.needs, _step.machine, _step.state),
     *(_step.attempts, _step.retries, _step.timeout_ns, _step.any_path, _step.ready_ns, _step.cancel_by),
 )
+_OPEN_SUBS = select(*_SUB_COLUMNS).where(_OPEN)
+_THESE_SUBS = select(*_SUB_COLUMNS).where(_sub.id.in_(bindparam("ids", expanding=True)), _OPEN)
+
+
+class _Within:
+    """What is read of steps, and of what belongs to them, of the submissions that ``wanted`` means.
+
+    Made once: SQLAlchemy takes longer to see that it knows a statement than SQLite to run it."""
+
+    def __init__(self, wanted: Any) -> None:
+        edge, tries = schema.edge.c, schema.attempt.join(schema.step, _attempt.step_id == _step.id)
+        joined = schema.edge.join(schema.step, edge.after_id == _step.id)
+        ended = _step.state.in_(("passed", "failed")), _step.output.is_not(None)
+        self.steps = select(*_STEP_COLUMNS).where(wanted)
+        self.outputs = select(_step.id, _step.output).where(wanted, *ended)
+        self.edges = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(wanted)
+        self.runs = (
+            select(_attempt.id, _attempt.step_id, _attempt.agent, _attempt.started_ns, _attempt.claim_id)
+            .select_from(tries)
+            .where(wanted, _attempt.state == "running")
+        )
+        lost = select(_attempt.step_id, func.count()).select_from(tries).where(wanted, _attempt.state == "lost")
+        self.losses = lost.group_by(_attempt.step_id)
+
+
+_OF_OPEN = _Within(_step.submission_id.in_(select(_sub.id).where(_OPEN)))
+_OF_THESE = _Within(_step.submission_id.in_(bindparam("ids", expanding=True)))
 _EVENTS_SINCE = (
     select(schema.event.c.seq, schema.event.c.type, schema.event.c.object, schema.event.c.object_id)
     .where(schema.event.c.seq > bindparam("seq"))

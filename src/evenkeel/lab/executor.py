@@ -6,6 +6,8 @@ The agent talks to the lab and keeps results; an executor knows processes or job
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -14,10 +16,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evenkeel.documents.result import Result
+from evenkeel.errors import Unreachable
 from evenkeel.lab import runner
+from evenkeel.lab.keepers import Mother
 from evenkeel.lab.leftovers import end_attempt
+from evenkeel.lab.logs import NO_ROOM
 from evenkeel.lab.protocol import Ended, Start
 from evenkeel.lab.step import Use
+
+log = logging.getLogger("evenkeel.lab.agent")
+#: Pauses between tries to bring artifacts.
+_BRING_AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class _Running:
     on_end: OnEnd
     state: str = ""
     cause: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -90,6 +100,7 @@ class Processes:
     kind: str = "process"
     _running: dict[int, _Running] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _mother: Mother = field(default_factory=Mother)
 
     def submit(self, job: Job, on_end: OnEnd) -> None:
         self.begin(job, on_end)
@@ -105,6 +116,7 @@ class Processes:
             machine={key: str(value) for key, value in (start.machine or {}).items()},
             time_ns=start.timeout_ns,
             cgroup=self.cgroup,
+            keep=self._mother.keep,
         )
         with self._lock:
             self._running[job.attempt] = _Running(run, on_end)
@@ -117,7 +129,7 @@ class Processes:
         try:
             ran = running.run.run()
             if ran.files and self.bring is not None:
-                self.bring(ran.files, ran.result)
+                self._bring(running, self.bring, ran)
             ended = _ended(job.attempt, ran.result)
         except Exception as error:  # noqa: BLE001  a full disk, a lab that is away for too long: the step has no result
             ended = Ended(attempt=job.attempt, state="lost", cause=f"agent: {error}")
@@ -127,11 +139,26 @@ class Processes:
             ended = ended.model_copy(update={"state": running.state, "cause": running.cause})
         running.on_end(ended)
 
+    @staticmethod
+    def _bring(running: _Running, bring: Bring, ran: runner.Ran) -> None:
+        """The work is done: a lab that is away, or whose disk is full, is waited for, unless somebody cancels."""
+        for pause_s in itertools.chain(_BRING_AGAIN_S, itertools.repeat(_BRING_AGAIN_S[-1])):
+            try:
+                return bring(ran.files, ran.result)
+            except (Unreachable, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                    raise
+                log.warning("artifacts cannot be brought, tried again in %g s: %s", pause_s, error)
+                if running.cancelled.wait(pause_s):
+                    raise
+        return None
+
     def cancel(self, attempt: int, state: str, cause: str) -> None:
         with self._lock:
             running = self._running.get(attempt)
         if running is not None:
             running.state, running.cause = state, cause
+            running.cancelled.set()
             running.run.cancel()
 
     def adopt(self, job: Job, on_end: OnEnd) -> bool:
@@ -142,13 +169,16 @@ class Processes:
         return False
 
     def poll(self) -> None:
-        pass
+        with contextlib.suppress(OSError):  # for now; the step that needs it will say so
+            self._mother.ready()  # before the first step needs it
 
     def close(self) -> None:
         with self._lock:
             running = list(self._running.values())
         for one in running:
+            one.cancelled.set()
             one.run.cancel()
+        self._mother.close()
 
 
 def _ended(attempt: int, result: Result) -> Ended:

@@ -31,7 +31,7 @@ from typing import IO, Any
 from evenkeel.documents.base import digest
 from evenkeel.documents.result import Artifact, Cause, Place, Result, State, Times, Warned
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import hold
+from evenkeel.lab import keepers
 from evenkeel.lab.step import ArtifactWish, Input, Step, Use
 from evenkeel.lab.warnings import warnings_in
 
@@ -98,6 +98,7 @@ class Run:
     on_log: Callable[[bytes], None] | None = None
     clock: Callable[[], int] = time.time_ns
     cgroup: str | None = None  # of the agent, delegated (hold.delegated_cgroup)
+    keep: keepers.Keep = keepers.alone
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -313,15 +314,8 @@ class Run:
             "cgroup": self.cgroup,
             "grace_s": GRACE_S,
         }
-        with subprocess.Popen(
-            [sys.executable, "-I", "-S", hold.__file__, json.dumps(orders)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-        ) as process:
-            assert process.stdin and process.stdout
-            self._order = process.stdin
+        with self.keep(json.dumps(orders)) as (order, report_from):
+            self._order = order
             if self._cancelled.is_set():  # it came between the look before and now
                 self.cancel()
             ended = threading.Event()
@@ -329,7 +323,7 @@ class Run:
             if self.on_log:
                 follower.start()
             try:
-                answer = process.stdout.read()
+                answer = report_from.read()
             finally:
                 self._order = None
                 ended.set()

@@ -43,6 +43,7 @@ class Turn:
     idle: list[dict[str, Any]] = field(default_factory=list)
     say: list[tuple[Link, protocol.FromLab]] = field(default_factory=list)
     seq: int = 0  # of the last event that was known when it was made
+    holds: int = 0  # of the store then
 
     def empty(self) -> bool:
         parts = (self.starts, self.ends, self.step_states, self.submissions, self.agents, self.events, self.idle)
@@ -76,11 +77,15 @@ class Turn:
 
 
 class Overtaken(Exception):
-    """Somebody changed a submission since the turn was made, so it may say the opposite of what was acknowledged."""
+    """Somebody changed a submission since the turn was made, so it may say the opposite of what was acknowledged.
+
+    Or the right to write was another's meanwhile."""
 
 
 def write(connection: Connection, lab: Lab, turn: Turn) -> Outcome:
     now = lab.now()
+    if turn.holds != lab.store.holds:
+        raise Overtaken
     if (turn.step_states or turn.submissions) and connection.execute(_CHANGED_SINCE, {"seq": turn.seq}).first():
         raise Overtaken
     if turn.ends:
@@ -140,7 +145,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
                 run.claim_id = taken.claim_id
     going = [run for run in starts if run.node.id in still]
     if going:
-        connection.execute(insert(schema.attempt), [_row_of(run) for run in going])
+        connection.execute(_INSERT_ATTEMPT, [_row_of(run) for run in going])
         connection.execute(
             _START_STEP,
             [{"b_id": run.node.id, "b_started_ns": run.started_ns, "b_attempts": run.node.attempts} for run in going],
@@ -224,6 +229,7 @@ def _add_idle(connection: Connection, row: Mapping[str, Any]) -> None:
         connection.execute(insert(schema.idle).values(dict(row)))
 
 
+_INSERT_ATTEMPT = insert(schema.attempt)
 _STEPS_READY = select(_step.id).where(_step.id.in_(bindparam("ids", expanding=True)), _step.state == "ready")
 _SPECS = select(_step.id, _step.spec).where(_step.id.in_(bindparam("ids", expanding=True)))
 _CHANGED_SINCE = (
