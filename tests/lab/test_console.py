@@ -231,6 +231,16 @@ def test_a_stuck_line_is_found_by_a_newline_but_only_after_a_prompt(lab: Lab, se
     ann.hears("state", line="up", freed=1)
 
 
+def test_a_machine_that_is_switched_has_no_prompt_any_more(lab: Lab, serial: Serial) -> None:
+    ann = Client(lab, ANN)
+    serial.says(b"host1 login: ")
+    ann.sees(b"login: ")
+    assert lab.consoles
+    lab.consoles.forget_prompt("host1")
+    time.sleep(QUICK.probe_s + 2 * QUICK.answer_s)
+    assert serial.got == b"" and not events(lab, "console.freed")
+
+
 def test_a_return_without_an_answer_frees_the_line(lab: Lab, serial: Serial) -> None:
     ann = Client(lab, ANN).hears("state", line="up")
     time.sleep(1.5 * QUICK.probe_s)  # it was asked in between whether it lives, which is no answer to a return
