@@ -284,3 +284,16 @@ def test_the_page_adds_tests_shows_what_was_sent_and_removes(
     assert "it answered 500" in shown and shown.count("a test") >= 2
     assert root.post(f"/webhooks/{number}/remove").headers["location"] == "/webhooks"
     assert root.get(f"/webhooks/{number}").status_code == 404
+
+
+def test_a_clock_that_is_set_back_puts_the_next_try_off_no_longer_than_any_pause(
+    lab: Lab, receiver: Receiver, clock: Clock
+) -> None:
+    made = webhooks.add(lab, ROOT, receiver.url, ["claim.*"])
+    say(lab, "claim.began")
+    receiver.status = 500
+    assert deliver(lab, made) == 0
+    receiver.status = 200
+    assert deliver(lab, made) == 0, "its pause is not over"
+    clock.jump(-30 * 86400)
+    assert deliver(lab, made) == 1

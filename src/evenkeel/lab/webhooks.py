@@ -194,7 +194,7 @@ def deliver(lab: Lab, number: int, client: httpx.Client) -> int:
     while not lab.stopping.is_set():
         with lab.store.read() as connection:
             row = connection.execute(select(_table).where(_table.c.id == number)).mappings().first()
-        if row is None or row["off"] or row["next_ns"] > lab.now():
+        if row is None or row["off"] or not _due(row["next_ns"], lab.now()):
             return sent
         fresh = events.after(lab, row["after"], limit=100)
         if not fresh:
@@ -214,6 +214,11 @@ def deliver(lab: Lab, number: int, client: httpx.Client) -> int:
             _note(lab, number, {"after": seen, "failures": 0, "failing_ns": None, "last": ""}, told)
         _note(lab, number, {"after": seen})
     return sent
+
+
+def _due(next_ns: int, now: int) -> bool:
+    """Also when it is further away than any pause: then the clock was set back."""
+    return not now < next_ns <= now + _LONGEST_NS
 
 
 def _send(lab: Lab, row: RowMapping, one: Event, client: httpx.Client) -> dict[str, Any]:
@@ -312,7 +317,7 @@ class Teller:
             # A database that is away has nothing to tell; when it is back, all that was missed is told.
             with contextlib.suppress(Away), self._lab.store.read() as connection:
                 for number, next_ns in connection.execute(query).all():
-                    if next_ns <= now and number not in self._busy:
+                    if _due(next_ns, now) and number not in self._busy:
                         self._busy.add(number)
                         self._pool.submit(self._one, number)
             self._more.wait(1)
