@@ -190,6 +190,4 @@ def _ended(attempt: int, result: Result) -> Ended:
         cause=result.cause if result.cause != "exit" or not result.detail else result.detail,
         output=result.output,
         result=document,
-        started_ns=result.times.started_ns,
-        ended_ns=result.times.ended_ns,
     )

@@ -118,7 +118,7 @@ class Run:
         """Run it to its end.  What goes wrong with the step is in the result, never an exception.
 
         Raises OSError when the folder cannot be made at all."""
-        started = self.clock()
+        started, began_ns = self.clock(), time.monotonic_ns()
         step = self.use.definition()
         if limit := step.limits.time or self.time_ns:
             self._until = time.monotonic() + limit / 1e9
@@ -174,7 +174,12 @@ class Run:
             output=output,
             artifacts=tuple(artifacts),
             warnings=warned,
-            times=Times(started_ns=started, ended_ns=self.clock(), cpu=held.get("cpu_ns"), memory=held.get("memory")),
+            times=Times(
+                started_ns=started,
+                ended_ns=started + time.monotonic_ns() - began_ns,  # its length is true though the clock was set
+                cpu=held.get("cpu_ns"),
+                memory=held.get("memory"),
+            ),
             place=Place(
                 host=platform.node(),
                 agent=self.agent,

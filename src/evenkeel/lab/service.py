@@ -110,7 +110,7 @@ def web_address(web: socket.socket) -> str:
 class Up:
     """A service that answers.  ``url``: of the pages; ``active``: set while this one may write.
 
-    ``settled``: set when it is known whether it is active or stands by.
+    ``settled``: set when it is known whether it is active or stands by; ``since_ns``: by the steady clock.
     """
 
     lab: Lab
@@ -143,7 +143,7 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
         lab = Lab(folder, store, chosen)
         app = create_app(lab, who=Identify(lab), key=session_key(folder))
         server = Server(app, lab.stopping)
-        service = Up(lab, app, chosen.url or web_address(sockets[1]), server, lab.now())
+        service = Up(lab, app, chosen.url or web_address(sockets[1]), server, lab.steady())
         app.state.service = service
         if store.engine.dialect.name == "sqlite":
             migrate.migrate(store)

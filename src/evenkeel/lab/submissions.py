@@ -26,7 +26,10 @@ MOST_STEPS = 2000
 
 
 class StepLine(Model):
-    """A step in its submission.  ``after``: names of the steps that it comes after, with the condition of the edge."""
+    """A step in its submission.  ``after``: names of the steps that it comes after, with the condition of the edge.
+
+    ``attempts``: how many; ``attempt``: the number of the last one, by which its result and artifacts are found.
+    """
 
     id: int
     name: str
@@ -35,6 +38,7 @@ class StepLine(Model):
     cause: str
     after: dict[str, str]
     attempts: int
+    attempt: int | None
     ready_ns: int | None
     started_ns: int | None
     ended_ns: int | None
@@ -158,7 +162,12 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
         edges = connection.execute(_EDGES, {"ids": list(names)}) if len(names) > 1 else ()
         for before_id, after_id, condition in edges:
             after.setdefault(after_id, {})[names[before_id]] = condition
-    lines = tuple(StepLine(**step._mapping, after=after.get(step.id, {})) for step in steps)
+        tried = schema.attempt.c
+        last = select(tried.step_id, func.max(tried.id)).where(tried.step_id.in_(list(names))).group_by(tried.step_id)
+        attempts: dict[int, int] = dict(connection.execute(last).tuples().all())
+    lines = tuple(
+        StepLine(**step._mapping, after=after.get(step.id, {}), attempt=attempts.get(step.id)) for step in steps
+    )
     counts: dict[str, int] = {}
     for line in lines:
         counts[line.state] = counts.get(line.state, 0) + 1
