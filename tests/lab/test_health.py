@@ -235,7 +235,7 @@ def test_health_and_energy_over_rest_and_on_pages(ask: Callable[..., TestClient]
     assert bob.get("/api/v1/energy").json()["machines"][0]["watts"] == 100
     assert bob.get("/api/v1/energy", params={"length_ns": 10**30}).status_code == 422
     assert bob.post("/api/v1/machines/host2/health").json()["well"] is None
-    assert "1 of 2 machines did not answer" in bob.get("/health").text
+    assert "1 of 2 machines did not answer everything" in bob.get("/health").text
     assert "1 of 1" in bob.get("/machines/host1/health").text
     assert "<html" not in bob.get("/machines/host1/health", headers={"HX-Request": "true"}).text
     assert "100 W" in bob.get("/health/energy").text
