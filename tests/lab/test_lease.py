@@ -183,9 +183,10 @@ class Playing:
     def beats(self) -> list[int]:
         return [message.number for message in self.heard if isinstance(message, protocol.Beat)]
 
-    async def begin(self, lease_ns: int | None = protocol.LEASE_NS) -> asyncio.Task[None]:
+    async def begin(self, lease_ns: int | None = protocol.LEASE_NS, answer_s: float = 0) -> asyncio.Task[None]:
         task = asyncio.create_task(self.agent.run())
         await self.settle()
+        self.clock.move(answer_s)
         self.say(protocol.Welcome(fencing=1, lease_ns=lease_ns))
         self.say(protocol.Start(attempt=7, submission=1, step="one", use={}))
         await self.settle()
@@ -212,6 +213,23 @@ def test_an_agent_that_is_answered_goes_on_and_one_that_is_not_ends_its_steps(
         assert playing.executor.cancelled == []
         assert len(playing.beats()) == 12, "one each ten seconds"
         for _ in range(protocol.LEASE_NS // S - 1):  # the line stands, and nothing comes
+            await playing.second()
+        assert playing.executor.cancelled == []
+        for _ in range(3):
+            await playing.second()
+        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
+        await ended(task)
+
+    asyncio.run(play())
+
+
+def test_a_welcome_that_is_long_on_its_way_gives_no_longer_lease(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        playing = Playing(tmp_path, clock, monkeypatch)
+        task = await playing.begin(answer_s=30)
+        for _ in range(14):
             await playing.second()
         assert playing.executor.cancelled == []
         for _ in range(3):

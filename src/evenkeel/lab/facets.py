@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from evenkeel.lab import flat
 from evenkeel.lab.lab import Lab
@@ -38,6 +38,11 @@ _CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.st
 #: More machines than these changed: read all anew.
 _MANY = 200
 
+#: Made once: to put a statement together takes longer than SQLite takes to answer it.
+_SINCE = event.c.type.in_(_CHANGES), event.c.seq > bindparam("seq")
+_NEWEST = select(func.max(event.c.seq)).where(*_SINCE)
+_CHANGED = select(event.c.object_id, event.c.type).where(*_SINCE).distinct().limit(_MANY + 1)
+
 Told = dict[str, tuple[str | int | float, ...]]
 
 
@@ -60,20 +65,23 @@ class Index:
         self._columns: dict[str, tuple[str, ...]] = {}
         self._told: dict[str, Told] = {}
 
-    def counts(self, connection: Connection, ids: Iterable[str] | None) -> dict[str, list[tuple[str, int]]]:
-        """Values of the facets with how many of the machines have them; ``ids`` None: of all but the retired."""
+    def follow(self, connection: Connection) -> None:
+        """Read what changed since; before the rest is asked."""
         with self._lock:
             self._follow(connection)
+
+    def counts(self, ids: Iterable[str] | None) -> dict[str, list[tuple[str, int]]]:
+        """Values of the facets with how many of the machines have them; ``ids`` None: of all but the retired."""
+        with self._lock:
             mask = self._living() if ids is None else self._mask(ids)
             return {
                 key: [(text, count) for text, bits in values.items() if text and (count := (bits & mask).bit_count())]
                 for key, values in self._bits.items()
             }
 
-    def living(self, connection: Connection) -> int:
+    def living(self) -> int:
         """How many machines are not retired."""
         with self._lock:
-            self._follow(connection)
             return self._living().bit_count()
 
     def _living(self) -> int:
@@ -83,10 +91,9 @@ class Index:
             living |= bits if state != "retired" else 0
         return living
 
-    def told(self, connection: Connection, ids: Iterable[str]) -> Mapping[str, Told]:
+    def told(self, ids: Iterable[str]) -> Mapping[str, Told]:
         """A few facts of each machine."""
         with self._lock:
-            self._follow(connection)
             return {machine_id: self._told.get(machine_id, {}) for machine_id in ids}
 
     def _mask(self, ids: Iterable[str]) -> int:
@@ -98,16 +105,14 @@ class Index:
         return int.from_bytes(packed, "little")
 
     def _follow(self, connection: Connection) -> None:
-        since = event.c.type.in_(_CHANGES), event.c.seq > self._seq
-        last = connection.scalar(select(func.max(event.c.seq)).where(*since))
+        last = connection.scalar(_NEWEST, {"seq": self._seq})
         if last is None:
             if self._seq >= 0:
                 return
             last = 0  # no machine was ever registered by an event
         touched: set[str] | None = None
         if self._seq >= 0:
-            rows = connection.execute(select(event.c.object_id, event.c.type).where(*since).distinct().limit(_MANY + 1))
-            changes = rows.all()
+            changes = connection.execute(_CHANGED, {"seq": self._seq}).all()
             if len(changes) <= _MANY:
                 touched = {machine_id for machine_id, _ in changes}
                 changed = {machine_id for machine_id, type_ in changes if type_ != "machine.state"}

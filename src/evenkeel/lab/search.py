@@ -11,13 +11,25 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab import flat, machines, words
 from evenkeel.lab.actor import Actor, NotFound
-from evenkeel.lab.facets import index_of
+from evenkeel.lab.facets import Index, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
@@ -96,7 +108,9 @@ def find(
     predicate = Predicate.parse(text)
     seen = key_of(after, str)
     matches = condition(predicate)
+    index = index_of(lab)
     with lab.store.read() as connection:
+        index.follow(connection)
         asked = {term.key for term in predicate.terms()}
         query = select(machine.c.id).where(matches).order_by(machine.c.name)
         behind = machine.c.name > str(seen[0]) if seen else true()
@@ -106,10 +120,10 @@ def find(
             total = len(ids)
             shown = ids[: limit + 1] if not seen else connection.scalars(query.where(behind).limit(limit + 1)).all()
         else:
-            total = index_of(lab).living(connection)
+            total = index.living()
             shown = connection.scalars(query.where(behind).limit(limit + 1)).all()
-        items = _lines(lab, connection, shown)
-        listed = _facets(lab, connection, ids, asked) if facets and total else ()
+        items = _lines(index, connection, shown)
+        listed = _facets(index, ids, asked) if facets and total else ()
         instead = _instead(connection, predicate) if not total else ()
         near = nearest(connection, predicate) if not total and asked and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
@@ -171,34 +185,28 @@ def _what_there_is(connection: Connection, key: str) -> str:
     return f"{key} is {', '.join(texts[:8])}{more} here" if texts else f"no machine has {key}"
 
 
-def _lines(lab: Lab, connection: Connection, ids: Sequence[str]) -> list[Line]:
-    # Not its identity and policy: reading JSON of a hundred machines takes as long as finding them.
-    columns = [machine.c[name] for name in Line.model_fields if name not in ("held", "told")]
-    rows = connection.execute(select(*columns).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
-    holding = select(claim).where(claim.c.machine_id.in_(ids), claim.c.state.in_(("preparing", "active")))
-    held = {row.machine_id: machines.held_of(row) for row in connection.execute(holding)}
-    told = index_of(lab).told(connection, ids)
+#: Made once, as in :mod:`evenkeel.lab.facets`.  Not identity and policy: to read JSON of a hundred machines takes as
+#: long as to find them.
+_COLUMNS = tuple(name for name in Line.model_fields if name not in ("held", "told"))
+_THESE: BindParameter[list[str]] = bindparam("ids", expanding=True)
+_LINES = select(*(machine.c[name] for name in _COLUMNS)).where(machine.c.id.in_(_THESE)).order_by(machine.c.name)
+_HOLDING = select(claim).where(claim.c.machine_id.in_(_THESE), claim.c.state.in_(("preparing", "active")))
+
+
+def _lines(index: Index, connection: Connection, ids: Sequence[str]) -> list[Line]:
+    these = {"ids": list(ids)}
+    held = {row.machine_id: machines.held_of(row) for row in connection.execute(_HOLDING, these)}
+    told = index.told(ids)
     # Rows of our own tables were checked when they were written.
     return [
-        Line.model_construct(
-            id=row.id,
-            name=row.name,
-            site=row.site,
-            owner=row.owner,
-            team=row.team,
-            state=row.state,
-            state_since_ns=row.state_since_ns,
-            state_reason=row.state_reason,
-            held=held.get(row.id),
-            told=told[row.id],
-        )
-        for row in rows
+        Line.model_construct(**dict(zip(_COLUMNS, row, strict=True)), held=held.get(row[0]), told=told[row[0]])
+        for row in connection.execute(_LINES, these)
     ]
 
 
-def _facets(lab: Lab, connection: Connection, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
+def _facets(index: Index, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
     """Those that tell machines apart, and those that were asked about; ``ids`` None: of all but the retired."""
-    counts = index_of(lab).counts(connection, ids)
+    counts = index.counts(ids)
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 
