@@ -29,7 +29,7 @@ from tests.lab.test_agent import until
 pytestmark = marks
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[Postgres]:
     with running() as made:
         yield made
