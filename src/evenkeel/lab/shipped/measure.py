@@ -23,6 +23,8 @@ def machine() -> Iterator[str]:
     if claimed := os.environ.get("MACHINE_ADDRESS"):
         yield claimed
         return
+    if wanted := os.environ["SET_MACHINE"]:
+        raise WrongInput(f"there is no machine for {wanted!r} here", hint="a lab gives one that ssh reaches")
     name = f"step-{os.getpid()}"
     lifecycle.create(name, BUILT_IN[os.environ["SET_TOPOLOGY"]])
     try:

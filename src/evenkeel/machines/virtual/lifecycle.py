@@ -420,9 +420,9 @@ def _keep(host: HostFile, qemu: qemus.Qemu, picture: images.Image, on_progress: 
         on_progress(0, 0, f"{host.name}: keeping this boot for the next time")
     try:
         booted.keep(picture, host.name, host.uuid, host.spec, qemu, folder)
-    except NotAsWanted as error:  # the next start boots again; that is all
+    except (NotAsWanted, OSError) as error:  # the next start boots again; that is all
         if on_progress is not None:
-            on_progress(0, 0, f"{host.name}: this boot is not kept: {error.message}")
+            on_progress(0, 0, f"{host.name}: this boot is not kept: {error}")
     _plug_late(host)
 
 
