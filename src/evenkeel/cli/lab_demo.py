@@ -57,7 +57,7 @@ def demo(
         url = demos.need_here(lab)
         wanted = spec.read_spec(topology)
         names = []
-        with terminated_like_ctrl_c(), demos.whole_or_nothing(lab) as begun:
+        with terminated_like_ctrl_c(), demos.whole_or_nothing(lab, output.note) as begun:
             for number in range(1, (hosts or demos.usual_hosts()) + 1):
                 name = demos.name_of(number)
                 with output.progress(f"booting {name}") as on_progress:

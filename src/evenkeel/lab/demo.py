@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,13 @@ class Begun:
 
 
 @contextlib.contextmanager
-def whole_or_nothing(lab: Client) -> Iterator[Begun]:
+def whole_or_nothing(lab: Client, say: Callable[[str], None] = lambda what: None) -> Iterator[Begun]:
     """What is begun within stays only when all of it came about."""
     begun = Begun(lab)
     try:
         yield begun
     except BaseException:
+        say("removing what this run began")
         begun.undo()
         raise
 
