@@ -104,7 +104,7 @@ MOMENTS: dict[str, Callable[[Running], object]] = {
 }
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_demo_that_is_stopped_leaves_nothing(lab_up: Running, moment: str, how: signal.Signals) -> None:
     assert (left(), machines(lab_up)) == ([], {})
