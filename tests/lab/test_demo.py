@@ -96,7 +96,7 @@ def test_a_machine_that_somebody_reserved_is_not_taken_away(lab: Client) -> None
     with pytest.raises(Conflict, match="reserved lab-demo-4"):
         demo.leave_pool(lab)
     assert demo.hosts() == [name]
-    lab.post(f"/claims/{claim['id']}/release")
+    lab.post(f"/claims/{claim['id']}/release", {"reason": ""})
     demo.leave_pool(lab)
     assert name not in states(lab)
 
