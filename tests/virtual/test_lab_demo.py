@@ -65,7 +65,7 @@ def until(true: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 def test_the_demo_fills_a_fresh_lab_and_the_second_one_goes_on_from_its_boot(lab_up: Running) -> None:
-    done = run("demo")
+    done = run("demo", "--hosts", "1")
     assert done["machines"][0] == NAME
     with lab_up.client() as client:
         end = time.monotonic() + 120
@@ -78,14 +78,14 @@ def test_the_demo_fills_a_fresh_lab_and_the_second_one_goes_on_from_its_boot(lab
     assert f"I have {NAME} for myself" in log.communicate(timeout=60)[0]
 
     boot = lifecycle.read_boot_id(lifecycle.ssh_target(NAME))
-    assert run("demo")["machines"] == done["machines"]
+    assert run("demo", "--hosts", "1")["machines"] == done["machines"]
     assert lifecycle.read_boot_id(lifecycle.ssh_target(NAME)) == boot  # it goes on where it was
     on_host(VirtualMachine(NAME), "echo mine >/root/left-behind; sync")
 
     assert run("demo", "--rm") == {"removed": done["machines"]}
     assert (left(), machines(lab_up)) == ([], {})
 
-    assert run("demo")["machines"] == done["machines"]
+    assert run("demo", "--hosts", "1")["machines"] == done["machines"]
     assert machines(lab_up)[NAME] in ("ready", "claimed")
     on_host(VirtualMachine(NAME), "test ! -e /root/left-behind")
     running = lifecycle.read_run(NAME)
@@ -108,7 +108,7 @@ MOMENTS: dict[str, Callable[[Running], object]] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_demo_that_is_stopped_leaves_nothing(lab_up: Running, moment: str, how: signal.Signals) -> None:
     assert (left(), machines(lab_up)) == ([], {})
-    process = begin("demo")
+    process = begin("demo", "--hosts", "2")  # the second one boots while the first one is in the pool
     assert process.stderr is not None
     if moment == "at once":
         process.stderr.readline()  # "booting": before that there is nothing to clean up
@@ -120,7 +120,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(lab_up: Running, moment: str, how
 
 
 def test_a_demo_that_is_stopped_leaves_the_hosts_of_an_earlier_one(lab_up: Running) -> None:
-    run("demo")
+    run("demo", "--hosts", "1")
     process = begin("demo", "--hosts", "2")
     until(lambda: (lifecycle.folder_of("lab-demo-2") / "qemu.pid").exists(), process)
     process.send_signal(signal.SIGINT)
