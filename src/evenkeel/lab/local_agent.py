@@ -18,7 +18,6 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from evenkeel.lab import scope
 from evenkeel.lab.lab import Lab
 
 log = logging.getLogger("evenkeel.lab")
@@ -105,7 +104,7 @@ def _start(lab: Lab, folder: Path) -> subprocess.Popen[bytes]:
         words += ["--slots", str(lab.settings.agent_slots)]
     with (folder / "agent.log").open("ab") as out:
         return subprocess.Popen(
-            [*scope.words(), sys.executable, "-m", "evenkeel", *words],
+            [sys.executable, "-m", "evenkeel", *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
