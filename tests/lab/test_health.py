@@ -78,6 +78,8 @@ def test_a_bmc_that_says_off_while_we_are_logged_in_is_told_once(lab: Lab, clock
     for bmc in ("power on", "power off", "power off", "power on", "power off"):
         keep(lab, clock, bmc=bmc, login="boot 12345678")
     assert events(lab) == ["power.lied", "power.honest", "power.lied"]
+    keep(lab, clock, bmc="power on", login=False)  # nobody can tell whether that is true
+    assert events(lab) == ["power.lied", "power.honest", "power.lied"]
 
 
 def test_hours_are_rolled_up_and_the_history_stays_the_same(lab: Lab, clock: Any) -> None:
