@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -165,6 +164,7 @@ def _alone() -> Iterator[None]:
 def _host(demo: Demo, name: str, keep: bool) -> Iterator[None]:
     """A new, untuned virtual host that runs.  Afterwards it is gone, unless the demo succeeded and it shall be kept."""
     from evenkeel.machines.virtual import image, lifecycle, qemu, spec
+    from evenkeel.machines.virtual.interrupt import undisturbed
 
     if lifecycle.exists(name) and not (lifecycle.folder_of(name) / MARK).exists():
         raise WrongInput(
@@ -190,7 +190,7 @@ def _host(demo: Demo, name: str, keep: bool) -> Iterator[None]:
         raise
     finally:
         if not keep:
-            with _undisturbed(), contextlib.suppress(EvenkeelError):
+            with undisturbed(), contextlib.suppress(EvenkeelError):
                 lifecycle.remove(name)
 
 
@@ -210,19 +210,6 @@ def _forget_image() -> None:
             hint=f"evenkeel virtual rm {users[0]}, or leave out --fresh",
         )
     shutil.rmtree(found.folder)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No second Ctrl-C while the host is removed: it takes a moment, and half of it would leave a process behind."""
-    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in held:
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
 
 
 # -- the river --------------------------------------------------------------------------------------------------------

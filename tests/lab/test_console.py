@@ -12,6 +12,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,22 @@ def test_what_happens_on_it_is_an_event_and_a_mark_in_the_recording(lab: Lab, se
     for name in ("../lab.db", "1.cast", "x"):
         with pytest.raises(NotFound):
             console.recording_file(lab, ANN, "host1", name)
+
+
+def _ends_with(lab: Lab, text: str) -> bool:
+    return console.text(lab, ANN, "host1", lab.now()).endswith(text)
+
+
+def test_a_boot_is_seen_of_a_quiet_kernel_too_and_of_a_loud_one_once(lab: Lab, serial: Serial, clock: Any) -> None:
+    """As GRUB 2.06 of Debian 12 prints it, on a virtual host with ``quiet``."""
+    grub = b"\x1b[1;1H  Booting `Debian GNU/Linux'\r\n\r\nLoading Linux 6.12.117+deb12-rt-amd64 ...\r\n"
+    quiet, loud = b"Loading initial ramdisk ...\r\nroot@h:~# ", b"[    0.0] Linux version 6.12.117\r\n"
+    for said in (grub, quiet, grub, loud, grub):
+        clock.move(30)
+        serial.says(said)
+        wait_for(partial(_ends_with, lab, said[-12:].decode()))
+    wait_for(lambda: len(events(lab, "console.boot")) == 3)
+    assert {event["line"] for event in events(lab, "console.boot")} == {"Loading Linux 6.12.117+deb12-rt-amd64"}
 
 
 def test_a_reset_without_ssh_is_proved_by_the_console(lab: Lab, serial: Serial) -> None:

@@ -298,6 +298,8 @@ def test_the_order_is_learned_by_what_worked() -> None:
     assert power.order_of(None, {"ssh": (9, 10), "bmc": (10, 10), "pdu": (10, 10)}, have) == ("ssh", "bmc", "pdu")
     assert power.order_of(None, {"bmc": (0, 3)}, have) == ("ssh", "pdu", "bmc")
     assert power.order_of(None, {"ssh": (0, 9), "bmc": (9, 9)}, have)[0] == "bmc"
+    # Cycled by others, because ssh cannot: no reason to reset it less gently.
+    assert power.order_of(None, {"hypervisor": (1, 1), "bmc": (9, 9)}, ("ssh", "hypervisor", "bmc"))[0] == "ssh"
     assert power.order_of(("pdu", "bmc"), {"bmc": (0, 9)}, have) == ("pdu", "bmc")
 
 

@@ -20,6 +20,7 @@ from evenkeel.machines.virtual import VirtualMachine, lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN, HostSpec
 
 if TYPE_CHECKING:
+    from tests.lab.service import Running
     from tests.virtual.tuned import TunedHost
 
 #: What a test can do nothing about: an emulated host that went away, stands still, or does not come up twice.
@@ -95,6 +96,23 @@ def tuned_host() -> Iterator[TunedHost]:
     remove_orphans()
     with _TUNED:
         yield _TUNED.enter_context(tuned())
+
+
+@pytest.fixture(scope="module")
+def lab_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A lab that runs, with virtual hosts that are nobody else's: `evenkeel lab ...` is asked to it."""
+    from tests.lab.service import up
+
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("EVENKEEL_LAB", str(folder / "lab"))
+        with up(folder / "lab") as running:
+            try:
+                yield running
+            finally:
+                for host in lifecycle.listing():
+                    lifecycle.remove(host.name)
 
 
 def on_host(machine: VirtualMachine, script: str, *, timeout_s: float = 300.0) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,6 +45,7 @@ def demo(
     from evenkeel.cli.report import verdict_data
     from evenkeel.demo import Demo, play, virtual_name
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
+    from evenkeel.machines.virtual.interrupt import terminated_like_ctrl_c
     from evenkeel.report.folder import REPORT
     from evenkeel.report.verdict import judge
 
@@ -56,7 +55,7 @@ def demo(
     except OSError as error:
         raise WrongInput(f"cannot make the folder {output}: {error.strerror}") from None
     played = Demo(site=wanted, folder=output, stage=_Screen(as_json), fresh=fresh)
-    with _terminated_like_ctrl_c():
+    with terminated_like_ctrl_c():
         play(played, keep_host=keep)
     _print_seconds(played)
     if played.error is not None:
@@ -92,21 +91,6 @@ def _example() -> Path:
         if (base / "examples/plc/site.yaml").is_file():
             return base / "examples/plc/site.yaml"
     raise WrongInput("there is no examples/plc/site.yaml here", hint="run it in the source tree, or give --site FILE")
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """A `kill`, or a terminal that is closed, cleans up as Ctrl-C does; without this the virtual host would stay."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Screen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,31 +11,23 @@ from evenkeel.cli.lab_options import At, Json
 if TYPE_CHECKING:
     from evenkeel.lab.client import Client
 
-_TAG = "demo"
-#: Two steps, of which the second takes a machine of the pool.
-_GRAPH: dict[str, Any] = {
-    "version": 1,
-    "name": "demo",
-    "steps": {
-        "greet": {"step": {"kind": "demo-greet", "command": 'echo "hello from $(uname -n)"'}},
-        "look": {
-            "needs": ["greet"],
-            "step": {
-                "kind": "demo-look",
-                "machine": f"tag:{_TAG}",
-                "command": 'echo "I have $MACHINE_NAME for myself"',
-            },
-        },
-    },
-}
-
 
 def register(app: typer.Typer) -> None:
     app.command(name="demo")(demo)
 
 
 def demo(
-    hosts: Annotated[int, typer.Option("--hosts", metavar="N", min=1, max=8, help="How many virtual hosts.")] = 2,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            "--hosts",
+            metavar="N",
+            min=1,
+            max=8,
+            help="How many virtual hosts; left out: one on a machine of two cores, else two.",
+            show_default=False,
+        ),
+    ] = None,
     topology: Annotated[
         str, typer.Option("--topology", "-t", metavar="FILE", help="A topology file, or default, small, tiny.")
     ] = "tiny",
@@ -45,62 +37,64 @@ def demo(
 ) -> None:
     """Fill the lab on this machine with virtual hosts as machines of its pool, and submit two steps.
 
-    The lab must run (`evenkeel lab up` in another terminal). Run again, it goes on where it was.
+    The lab must run (`evenkeel lab up` in another terminal). The first run boots each host; later ones go on from that
+    boot within seconds. Run again, it goes on where it was. Ctrl-C removes what this run began.
 
     evenkeel lab demo
     evenkeel lab demo --rm
     """
     from evenkeel.cli import output
+    from evenkeel.cli.lab_machines import probed
+    from evenkeel.lab import demo as demos
     from evenkeel.lab.client import connect
+    from evenkeel.machines.virtual import spec
+    from evenkeel.machines.virtual.interrupt import terminated_like_ctrl_c
 
     with connect(at) as lab:
-        url = lab.get("/service")["url"]
         if remove:
-            gone = _remove(lab)
-            if as_json:
-                output.emit_json({"removed": gone})
-            else:
-                output.out().print(f"removed {', '.join(gone)}" if gone else "there is no virtual host of a demo")
+            _remove(lab, as_json)
             return
-        names = [_machine(lab, f"lab-demo-{number}", topology) for number in range(1, hosts + 1)]
-        submission = lab.post("/submissions", {"graph": _GRAPH})["id"]
+        url = demos.need_here(lab)
+        wanted = spec.read_spec(topology)
+        names = []
+        with terminated_like_ctrl_c(), demos.whole_or_nothing(lab, output.note) as begun:
+            for number in range(1, (hosts or demos.usual_hosts()) + 1):
+                name = demos.name_of(number)
+                with output.progress(f"booting {name}") as on_progress:
+                    begun.boot(name, wanted, on_progress)
+                names.append(begun.enrol(name, *probed(f"virtual:{name}")))
+            submission = begun.submit()
     if as_json:
         output.emit_json({"machines": names, "submission": submission, "url": url})
         return
-    output.out().print(f"in the pool: {', '.join(names)}", soft_wrap=True)
-    output.out().print(f"submitted: {url}/submissions/{submission}", soft_wrap=True)
-    output.out().print(f"reserve one: evenkeel lab reserve tag:{_TAG} --for 1h --reason 'to try it'", soft_wrap=True)
-    output.out().print("remove them: evenkeel lab demo --rm", soft_wrap=True)
+    rows = [(f"{name} is in the pool", f"{url}/machines/{name}") for name in names]
+    rows += [
+        ("its console, live", f"{url}/machines/{names[0]}/console"),
+        ("two steps, of which one takes a machine", f"{url}/submissions/{submission}"),
+        ("the same here", f"evenkeel lab show {submission}"),
+        ("log in to the pages", "evenkeel lab open"),
+        ("reserve a machine", f"evenkeel lab reserve tag:{demos.TAG} --for 1h --reason 'to try it'"),
+        ("remove the machines", "evenkeel lab demo --rm"),
+    ]
+    output.out().print(output.table(("", ""), rows), soft_wrap=True)
 
 
-def _machine(lab: Client, name: str, topology: str) -> str:
-    """Boot the virtual host and have the lab know it; gives its name in the pool."""
+def _remove(lab: Client, as_json: bool) -> None:
+    """From the pool and from this machine; without a lab from this machine only."""
     from evenkeel.cli import output
-    from evenkeel.cli.lab_machines import probed
-    from evenkeel.machines.virtual import lifecycle, spec
+    from evenkeel.errors import Unreachable
+    from evenkeel.lab import demo as demos
 
-    with output.progress(f"booting {name}") as on_progress:
-        if not lifecycle.exists(name):
-            lifecycle.create(name, spec.read_spec(topology), on_progress=on_progress)
-        lifecycle.start(name, on_progress=on_progress)
-    facts, inventory = probed(f"virtual:{name}")
-    wanted = {"name": name, "facts": facts, "inventory": inventory, "address": f"virtual:{name}", "site": "demo"}
-    done = lab.post(
-        "/machines", wanted | {"policy": {"tags": [_TAG]}, "note": "A virtual host of `evenkeel lab demo`."}
-    )
-    known = str(done["machine"]["name"])
-    lab.post(f"/machines/{known}/endpoints", {"kind": "hypervisor", "driver": "virtual", "address": f"virtual:{name}"})
-    return known
-
-
-def _remove(lab: Client) -> list[str]:
-    """Only those that a demo made: by their names here, and by tag and address in the pool."""
-    from evenkeel.machines.virtual import lifecycle
-
-    gone = [host.name for host in lifecycle.listing() if host.name.startswith("lab-demo-")]
-    for one in lab.pages("/machines", q=f"tag:{_TAG}"):
-        if one["state"] != "retired":
-            lab.post(f"/machines/{one['name']}/retire", {"reason": "the demo is over"})
+    try:
+        demos.need_here(lab)
+        demos.leave_pool(lab)
+    except Unreachable:
+        output.note("no lab runs here, so its pool still knows them; the next demo in it has them again")
+    gone = demos.hosts()
     for name in gone:
-        lifecycle.remove(name)
-    return gone
+        with output.progress(f"removing {name}"):
+            demos.remove(name)
+    if as_json:
+        output.emit_json({"removed": gone})
+    else:
+        output.out().print(f"removed {', '.join(gone)}" if gone else "there is no virtual host of a demo")

@@ -37,7 +37,8 @@ T = TypeVar("T")
 LineState = Literal["up", "down", "off"]
 #: What is looked for in the last line or lines; the first group of each is told.
 PATTERNS: dict[str, str] = {
-    "boot": r"(Linux version \d\S*)",
+    # The second is GRUB's (/etc/grub.d/10_linux), and all that a kernel that was told to be quiet lets one see.
+    "boot": r"((?:Linux version|Loading Linux) \d\S*)",
     "panic": r"(Kernel panic - not syncing.*)",
     "oops": r"((?:BUG|Oops|Unable to handle kernel|general protection fault|Internal error)[: ].*)",
     "stall": r"(watchdog: BUG: soft lockup.*|rcu: INFO: rcu_\w+ \S*detected .*stall.*|INFO: task \S+ blocked .*)",
@@ -281,6 +282,7 @@ class _Console:
         self._backlog = bytearray()
         self._last_line = b""
         self._told: dict[str, int] = {}
+        self._loader_told = False  # of a boot whose kernel has said nothing so far
         self._freed = self._in_vain = 0
         self._quiet = 0.0  # doubles while a quiet line answers
         self._last_byte = self._returned = 0.0
@@ -451,6 +453,10 @@ class _Console:
             found = self._patterns[kind].search(line)
             if found is None:
                 continue
+            if kind == "boot":
+                loader_told, self._loader_told = self._loader_told, found[0].startswith("Loading")
+                if loader_told and not self._loader_told:
+                    continue  # of this boot its loader told already
             # A reboot at once after another is news; the same panic in many lines is not.
             key = f"{kind} {found[0]}" if kind == "boot" else kind
             if self._last_byte_ns is None or self._last_byte_ns - self._told.get(key, -_TOLD_AGAIN_NS) < (

@@ -179,8 +179,9 @@ def order_of(
 ) -> tuple[Method, ...]:
     """Ways in the order to try them.  ``success``: worked and tried, by way.  Pure.
 
-    A way starts as good as its place; it falls behind another when its share of successes, with one of each assumed
-    before anything is known, is worse by more than the places between them.
+    A way starts as good as its place; it falls behind another when its share of successes, with one assumed before
+    anything is known, is worse by more than the places between them.  So only its own failures move it: another way
+    that was used because this one cannot do everything (ssh switches nothing on) does not pass it.
     """
     ways = list(have)
     if wanted is not None:
@@ -188,7 +189,7 @@ def order_of(
 
     def worth(method: Method) -> float:
         worked, tried = success.get(method, (0, 0))
-        return (worked + 1) / (tried + 2) - _PLACE * METHODS.index(method)
+        return (worked + 1) / (tried + 1) - _PLACE * METHODS.index(method)
 
     return tuple(sorted(ways, key=worth, reverse=True))
 

@@ -354,12 +354,19 @@ class Run:
             "JOBS": str(max(1, math.floor(jobs))),
             # What all steps of a machine share to be quicker (headers, images): it must not change what comes out.
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+            **self._virtual_hosts(),
             # The Python that has evenkeel, for steps that are written in it.
             "PYTHON": sys.executable,
             **{f"SET_{name.upper()}": value for name, value in self.use.set.items()},
             **{f"MACHINE_{name.upper()}": value for name, value in self.machine.items()},
             **step.environment,
         }
+
+    def _virtual_hosts(self) -> dict[str, str]:
+        """Where virtual hosts are, for a step that has one of the pool; else it makes its own in its HOME."""
+        if not self.machine.get("address", "").startswith("virtual:"):
+            return {}
+        return {"XDG_STATE_HOME": os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")}
 
     def _follow(self, ended: threading.Event) -> None:
         """Hand on what the log gains, as it comes."""

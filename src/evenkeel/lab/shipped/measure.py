@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
+from evenkeel.documents.facts import Facts
 from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.machines.address import resolve
 from evenkeel.machines.virtual import lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN
 from evenkeel.plan.sitefile import find_place, parse_site
@@ -23,6 +25,8 @@ def machine() -> Iterator[str]:
     if claimed := os.environ.get("MACHINE_ADDRESS"):
         yield claimed
         return
+    if wanted := os.environ["SET_MACHINE"]:
+        raise WrongInput(f"there is no machine for {wanted!r} here", hint="a lab gives one that ssh reaches")
     name = f"step-{os.getpid()}"
     lifecycle.create(name, BUILT_IN[os.environ["SET_TOPOLOGY"]])
     try:
@@ -31,6 +35,18 @@ def machine() -> Iterator[str]:
     finally:
         with contextlib.suppress(EvenkeelError):
             lifecycle.remove(name)
+
+
+def our_site(lib: Path, address: str) -> str:
+    """The site that comes along; where the machine has one node only, its guest has one vCPU."""
+    text = (lib / "measure.site").read_text()
+    found = resolve(address)
+    try:
+        with found.probe() as probe:
+            facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
+    finally:
+        found.close()
+    return text if len(facts.nodes) > 1 else text.replace("vcpus: 2", "vcpus: 1").replace("numa: 2", "numa: 1")
 
 
 def readdressed(text: str, address: str) -> str:
@@ -68,12 +84,13 @@ def told(evidence: Evidence) -> dict[str, object]:
 
 def main() -> int:
     given, lib, out = (Path(os.environ[name]) for name in ("IN", "LIB", "OUT"))
-    source = given / "site" if (given / "site").exists() else lib / "measure.site"
     evidence = out / "evidence.json"
     try:
         with machine() as address:
             site = Path("site.yaml")
-            site.write_text(readdressed(source.read_text(), address))
+            source = given / "site"
+            text = source.read_text() if source.exists() else our_site(lib, address)
+            site.write_text(readdressed(text, address))
             words = [sys.executable, "-m", "evenkeel", "measure", str(site), "-o", str(evidence)]
             for option, name in (("--for", "TIME"), ("--tools", "TOOLS"), ("--load", "LOAD")):
                 words += [option, os.environ[f"SET_{name}"]]

@@ -351,6 +351,7 @@ def remove(name: str, *, on_progress: OnProgress | None = None) -> None:
     folder = folder_of(name)
     if not folder.exists():
         read_host(name)
+    _kill(folder)  # a command that waits for its boot ends now, and lets go of the lock
     with _lock(name, on_progress):
         _kill(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -419,9 +420,9 @@ def _keep(host: HostFile, qemu: qemus.Qemu, picture: images.Image, on_progress: 
         on_progress(0, 0, f"{host.name}: keeping this boot for the next time")
     try:
         booted.keep(picture, host.name, host.uuid, host.spec, qemu, folder)
-    except NotAsWanted as error:  # the next start boots again; that is all
+    except (NotAsWanted, OSError) as error:  # the next start boots again; that is all
         if on_progress is not None:
-            on_progress(0, 0, f"{host.name}: this boot is not kept: {error.message}")
+            on_progress(0, 0, f"{host.name}: this boot is not kept: {error}")
     _plug_late(host)
 
 
@@ -802,6 +803,7 @@ def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float =
 def power_cut(name: str) -> None:
     """End QEMU as a power cut would: nothing in the host gets a say.  The disks keep what was written to them."""
     read_host(name)
+    _kill(folder_of(name))  # as in remove
     with _lock(name):
         _kill(folder_of(name))
 
