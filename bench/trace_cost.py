@@ -2,9 +2,11 @@
 bench/trace_cost.py``.
 
 The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
-way to ask, in turns.  Shown is the speed as a share of the base's; a chunk counts by its quickest tenth, because what
-disturbs a chunk can only make it slower, and the base is taken anew before each way.  ``nothing`` is a BPF program
-that only returns: no raw tracepoint can be cheaper.
+way to ask, in turns.  Shown is the speed as a share of the base's, each by the base taken just before it: in the middle
+of the rounds, and from the least to the most of them.  What is taken is the CPU time of the thread, in the quickest
+tenth of many chunks, because what disturbs can only make it slower.
+``nothing`` is a BPF program that only returns, on the raw tracepoint: nothing that counts there can be cheaper.  The
+last column is the speed as a share of the speed with it, in the same round; 1 is the most that a kernel gives.
 Root and x86 are needed.  What is missing is said and is no failure of the benchmark.
 """
 
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -29,9 +31,11 @@ from bench.peers import seen_by
 
 from evenkeel.probe.trace import question, sources
 from evenkeel.probe.trace.assembler import R0, Assembler
-from evenkeel.probe.trace.calibrate import EVENT, getuid_loop
+from evenkeel.probe.trace.loops import GETUID as EVENT
+from evenkeel.probe.trace.loops import getuid_loop
 
 CHUNKS, CALLS = 60, 2000
+NOTHING = "nothing, raw_tp"
 
 
 class Way(NamedTuple):
@@ -68,7 +72,7 @@ def nothing() -> Iterator[None]:
 
 def ways() -> list[Way]:
     found = [
-        Way("nothing, raw_tp", nothing),
+        Way(NOTHING, nothing),
         Way("count, raw_tp", lambda: ours("raw_tp", "count"), "bpftrace count()", 0.72),
         Way("count, tp_btf", lambda: ours("tp_btf", "count"), "bpftrace count()"),
         Way("count, perf", lambda: ours("perf", "count"), "perf stat -a"),
@@ -93,27 +97,65 @@ def chunk_ns(loop: Callable[[int], None]) -> float:
     """Nanoseconds of a call: the first tenth of the chunks."""
     found = []
     for _ in range(CHUNKS):
-        start = time.perf_counter_ns()
+        start = time.thread_time_ns()
         loop(CALLS)
-        found.append((time.perf_counter_ns() - start) / CALLS)
+        found.append((time.thread_time_ns() - start) / CALLS)
         if question._run is not None and question._run.question["kind"] == "record":
             question.trace_wait(0)  # so that there is room for the next
     return statistics.quantiles(found, n=10)[0]
 
 
-def measure(rounds: int) -> tuple[float, dict[str, tuple[float, float]]]:
-    """The base, and of each way (share of the base, ns added), each by its quietest round; a base before each way."""
+class Round(NamedTuple):
+    """Nanoseconds of a call in one round: without tracing just before, and with it."""
+
+    base: float
+    ns: float
+
+
+def measure(rounds: int) -> dict[str, list[Round | None]]:
+    """Of each way each round; None where it was refused."""
     loop = getuid_loop()
-    base, found = float("inf"), dict[str, float]()
+    found: dict[str, list[Round | None]] = {way.name: [] for way in ways()}
     for _ in range(rounds):
         for way in ways():
-            base = min(base, chunk_ns(loop))
+            base, one = chunk_ns(loop), None
             try:
                 with way.attached():
-                    found[way.name] = min(found.get(way.name, float("inf")), chunk_ns(loop))
+                    one = Round(base, chunk_ns(loop))
             except OSError as error:
                 print(f"missing: {way.name}: {error}", file=sys.stderr)
-    return base, {name: (base / one, one - base) for name, one in found.items()}
+            found[way.name].append(one)
+    return found
+
+
+def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
+    def shares(name: str | None) -> list[float]:
+        return [one.base / one.ns for one in found.get(name or "", ()) if one]
+
+    made = []
+    for way in ways():
+        if not (each := shares(way.name)):
+            continue
+        beside = shares(way.peer)
+        least = [
+            (one.base / one.ns) / (nothing.base / nothing.ns)
+            for one, nothing in zip(found[way.name], found[NOTHING], strict=True)
+            if one and nothing
+        ]
+        made.append(
+            {
+                "way": way.name,
+                "of_base": round(statistics.median(each), 3),
+                "from": round(min(each), 3),
+                "to": round(max(each), 3),
+                "added_ns": round(statistics.median(one.ns - one.base for one in found[way.name] if one), 1),
+                "of_nothing": round(statistics.median(least), 3) if least else None,
+                "goal": way.goal,
+                "peer": way.peer if beside else None,
+                "peer_of_base": round(statistics.median(beside), 3) if beside else None,
+            }
+        )
+    return made
 
 
 def main() -> int:
@@ -123,25 +165,21 @@ def main() -> int:
     wish = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with ThreadPoolExecutor(1) as thread:  # pages of records leave out the thread that reads, which is the first
-        base, found = thread.submit(measure, wish.rounds).result()
-    rows = []
-    for way in ways():
-        if way.name not in found:
-            continue
-        share, added = found[way.name]
-        beside = found.get(way.peer or "")
-        row = {"way": way.name, "of_base": round(share, 3), "added_ns": round(added, 1), "goal": way.goal}
-        rows.append(
-            {**row, "peer": way.peer if beside else None, "peer_of_base": round(beside[0], 3) if beside else None}
-        )
+        found = thread.submit(measure, wish.rounds).result()
+    base = statistics.median(one.base for each in found.values() for one in each if one)
+    table = rows(found)
     if wish.json:
-        print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": rows}, indent=2))
+        print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": table}, indent=2))
         return 0
-    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns")
-    for row in rows:
+    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns; {wish.rounds} rounds")
+    for row in table:
         peer = f"   {row['peer']}: {row['peer_of_base']:.2f}" if row["peer"] else ""
         goal = f"   goal {row['goal']}" if row["goal"] else ""
-        print(f"{row['way']:28} {row['of_base']:.3f} of base, + {row['added_ns']:6.1f} ns{goal}{peer}")
+        least = f"   {row['of_nothing']:.2f} of nothing" if row["of_nothing"] else ""
+        print(
+            f"{row['way']:28} {row['of_base']:.3f} ({row['from']:.3f} to {row['to']:.3f}) of base, "
+            f"+ {row['added_ns']:6.1f} ns{least}{goal}{peer}"
+        )
     return 0
 
 

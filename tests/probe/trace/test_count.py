@@ -266,11 +266,41 @@ def test_the_numbers_of_system_calls_are_those_of_this_kernel() -> None:
 def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> None:
     """A source that saw nothing would cost nothing, and be taken."""
     found = calibrate.calibrate(source, kind, loop)
-    least = calibrate.ROUNDS * calibrate.CALLS * calibrate.CHUNKS
+    least = calibrate.ROUNDS * calibrate.TURNS[loop] * calibrate.CHUNKS
     assert found["events"] >= least - calibrate.ROUNDS, "the first event ends no duration"
-    assert found["ns"] > 0
     assert found["base_ns"] > 0
-    assert loop == "call" or found["other_ns"] == 0, "an event that is no system call slows none"
+    back_to_back, *_, far = found["at"]
+    assert back_to_back["ns"] > 0
+    assert 20 * back_to_back["gap_ns"] < far["gap_ns"], "with other work in between"
+    assert all(loop == "call" or at["other_ns"] == 0 for at in found["at"]), "no system call: it slows none"
+    assert all((at["timed_ns"] is None) == (source == "ring") for at in found["at"]), "the kernel times programs only"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "loop", "like"),
+    [
+        ("tp_btf", "wakeups", "switch", ""),
+        ("sampling", "profile", "profile", ""),
+        ("uprobe", "count", "uprobe", "uprobe:{libc}:getpgid"),
+    ],
+)
+def test_calibration_of_what_needs_more_than_a_system_call(source: str, kind: str, loop: str, like: str) -> None:
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    libc = next(line.split()[-1] for line in maps if "/libc.so" in line)
+    found = calibrate.calibrate(source, kind, loop, like=like.format(libc=libc))
+    if loop != "profile":
+        assert found["events"] >= calibrate.ROUNDS * calibrate.TURNS[loop] * calibrate.CHUNKS - calibrate.ROUNDS
+    assert found["events"] > 0
+    assert all(at["timed_ns"] > 0 and at["gap_ns"] > 0 for at in found["at"])
+
+
+def test_a_uprobe_is_calibrated_as_its_function_begins(tmp_path: Path) -> None:
+    """A breakpoint on an instruction that the kernel does itself is one trap, any other is two."""
+    file = tmp_path / "functions"
+    file.write_bytes(b"\x55\xc3" + b"\xf3\x0f\x1e\xfa\xc3")
+    push, endbr64 = (f"uprobe:{file}:0x{place:x}" for place in (0, 2))
+    cheap, dear = (calibrate.calibrate("uprobe", "count", "uprobe", like=one)["at"][0]["ns"] for one in (push, endbr64))
+    assert cheap < dear
 
 
 def test_no_instance_of_tracefs_outlives_a_killed_process() -> None:

@@ -1,16 +1,23 @@
 """What events cost on one machine: measured at the first question of a kind after its boot, and kept in the cache.
 
-The loop that measures has everything in the processor's caches.  What happens seldom finds them cold, and was seen to
-cost up to ten times as much; so what the kernel timed of an answer is kept, too, as a factor for the next question
-about the same events.  A file for each boot, which names the machine and its kernel well enough; deleting it only makes
-the next question a second or two longer.  Must not decide which source is used.
+What comes back to back finds everything in the processor's caches, what is seldom does not and costs up to ten times
+as much.  So a cost is a curve: over the time from one event to the next.  Where on it the events of a question lie is
+first told by their rate.  Events that come in bursts, or among much or little other work, are dearer or cheaper than
+that; so what the kernel timed of an answer is looked up in the curve, and kept as a factor for the next question about
+the same events.  A machine that is slower than when it was calibrated is dearer by as much.
+A file for each boot, which names the machine and its kernel well enough; deleting it only makes the next question a few
+seconds longer.  Must not decide which source is used.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from evenkeel.documents.answer import Question
@@ -26,6 +33,75 @@ _SAME = {"tp_btf": "raw_tp"}
 _FACTORS = "times as dear as in a loop"
 
 
+#: Of a run that the kernel timed, so much is the timing (measured).
+TIMING_NS = 15.0
+#: No machine is slower or faster than this by itself; what looks like it was measured at a bad moment.
+_SPEEDS = (0.4, 4.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """At one distance between events: what an event costs, what each other system call, what the kernel times of it."""
+
+    gap_ns: float
+    ns: float
+    other_ns: float = 0.0
+    timed_ns: float | None = None
+
+
+def curve(raw: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
+    """From what was measured, the shortest distance first.
+
+    Nothing gets cheaper by being seldom, and nothing costs less than its program alone: that is noise.
+
+    Raises TypeError for something else.
+    """
+    found: list[Point] = []
+    for one in sorted((Point(**one) for one in raw), key=lambda one: one.gap_ns):
+        last = found[-1] if found else one
+        timed = one.timed_ns if last.timed_ns is None or one.timed_ns is None else max(last.timed_ns, one.timed_ns)
+        ns = max(last.ns, one.ns, (timed or 0.0) - TIMING_NS)
+        found.append(Point(one.gap_ns, ns, max(last.other_ns, one.other_ns), timed))
+    return tuple(found)
+
+
+def at(points: Sequence[Point], gap_ns: float) -> Point:
+    """Between two points straight by the logarithm of the distance; before the first and behind the last as there."""
+    for left, right in itertools.pairwise(points):
+        if left.gap_ns < gap_ns < right.gap_ns:
+            share = math.log(gap_ns / left.gap_ns) / math.log(right.gap_ns / left.gap_ns)
+            return _between(left, right, share)
+    return points[0] if gap_ns <= points[0].gap_ns else points[-1]
+
+
+def _between(left: Point, right: Point, share: float) -> Point:
+    def mixed(one: float, other: float) -> float:
+        return one + share * (other - one)
+
+    timed = None
+    if left.timed_ns is not None and right.timed_ns is not None:
+        timed = mixed(left.timed_ns, right.timed_ns)
+    gap = math.exp(mixed(math.log(left.gap_ns), math.log(right.gap_ns)))
+    return Point(gap, mixed(left.ns, right.ns), mixed(left.other_ns, right.other_ns), timed)
+
+
+def dearer(points: Sequence[Point], timed_ns: float) -> float | None:
+    """How many times as much as back to back an event costs of which the kernel timed ``timed_ns``.
+
+    None where that cannot be told.  What is behind the curve goes on as its last point does.
+    """
+    first, last = points[0], points[-1]
+    if not first.ns or not first.timed_ns or not last.timed_ns:
+        return None
+    if timed_ns <= first.timed_ns:
+        return 1.0
+    for left, right in itertools.pairwise(points):
+        if left.timed_ns is not None and right.timed_ns is not None and left.timed_ns < timed_ns < right.timed_ns:
+            share = (timed_ns - left.timed_ns) / (right.timed_ns - left.timed_ns)
+            return max(1.0, _between(left, right, share).ns / first.ns)
+    return max(1.0, last.ns / first.ns * timed_ns / last.timed_ns)
+
+
 class Calibration:
     """What is known of the machine behind ``probe`` since it was booted."""
 
@@ -33,29 +109,70 @@ class Calibration:
         self._probe = probe
         self._file = cache_dir() / "calibration" / f"{probe.call('hello')['boot_id']}.json"
         self._kept: dict[str, Any] = {}
+        self._now_ns: float | None = None
         with suppress(OSError, ValueError):
             found = json.loads(self._file.read_text())
             if isinstance(found, dict):
                 self._kept = found
 
-    def each(self, question: Question, *, anew: bool = False) -> dict[str, Each]:
-        """Source -> what an event costs there, in a loop.  Empty where that cannot be measured.  ``anew``: again."""
+    def each(self, question: Question, gap_ns: float = 0.0, *, anew: bool = False) -> dict[str, Each]:
+        """Source -> what an event costs there.  Empty where that cannot be measured.  ``anew``: again.
+
+        ``gap_ns``: from one event to the next; 0, and where :meth:`factor` is known: back to back.
+        """
+        kept = self._measured(question, anew)
+        with suppress(TypeError, KeyError, ValueError):
+            if self._factor(question) is not None:
+                gap_ns = 0.0
+            slower = self._slower(kept)
+            found = {}
+            for source, one in kept.items():
+                here = at(curve(one["at"]), gap_ns)
+                found[source] = Each(here.ns * slower, here.other_ns * slower, _how(here, gap_ns, slower))
+            return found
+        return {}
+
+    def learn(self, question: Question, source: str, timed_ns: float) -> None:
+        """Keep how much dearer such events are than back to back, by what the kernel timed of one."""
+        kept = self._kept.get(_name(question, planner.loop_of(question) or ""), {})
+        with suppress(TypeError, KeyError, ValueError):
+            if source in kept:
+                found = dearer(curve(kept[source]["at"]), timed_ns / self._slower(kept))
+            else:
+                table = planner.SOURCES[source].ns[question.kind]
+                found = timed_ns / table if table else None
+            if found is not None:
+                self.remember(question, found)
+
+    def _measured(self, question: Question, anew: bool) -> dict[str, Any]:
         loop = planner.loop_of(question)
         if loop is None:
             return {}
-        name = f"{question.kind} {loop}"
+        name = _name(question, loop)
         if name not in self._kept or anew:
             self._kept[name] = _measure(self._probe, question, loop)
             self._write()
-        with suppress(TypeError):
-            return {source: Each(**one) for source, one in self._kept[name].items()}
-        return {}
+        found = self._kept[name]
+        return found if isinstance(found, dict) else {}
+
+    def _slower(self, kept: Mapping[str, Any]) -> float:
+        """How many times as slow the machine is now as when this was measured."""
+        if not kept:
+            return 1.0
+        if self._now_ns is None:
+            self._now_ns = float(self._probe.call("trace_speed")["ns"])
+        then = float(next(iter(kept.values()))["speed_ns"])
+        return min(max(self._now_ns / then, _SPEEDS[0]), _SPEEDS[1]) if then > 0 else 1.0
 
     def factor(self, question: Question) -> float:
-        """How many times as much as in a loop such an event did cost when it was asked for the last time."""
+        """How many times as much as back to back such an event did cost when it was asked for the last time."""
+        return self._factor(question) or 1.0
+
+    def _factor(self, question: Question) -> float | None:
+        """None: nobody has asked."""
         found = self._kept.get(_FACTORS)
         factor = found.get(_events(question)) if isinstance(found, dict) else None
-        return factor if isinstance(factor, float) and factor >= 1 else 1.0
+        return factor if isinstance(factor, float) and factor >= 1 else None
 
     def remember(self, question: Question, factor: float) -> None:
         if not isinstance(self._kept.get(_FACTORS), dict):
@@ -79,17 +196,28 @@ def _events(question: Question) -> str:
     return " ".join((question.kind, *question.events))
 
 
-def _measure(probe: Probe, question: Question, loop: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for source in planner.TO_CALIBRATE:
-        if question.kind not in planner.SOURCES[source].ns:
-            continue
+def _name(question: Question, loop: str) -> str:
+    """Of a uprobe it depends on the function's first instruction: each is measured by itself."""
+    return " ".join((question.kind, loop, *(question.events if loop == "uprobe" else ())))
+
+
+def _how(here: Point, gap_ns: float, slower: float) -> str:
+    said = f", where events are {here.gap_ns / 1e3:.3g} us apart" if gap_ns and here.gap_ns >= 1000 else ""
+    return said + (f", times {slower:.2g} as the machine is now" if abs(slower - 1) > 0.1 else "")
+
+
+def _measure(probe: Probe, question: Question, loop: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    like = question.events[0] if loop == "uprobe" else ""
+    for source in planner.calibrated(question):
         if _SAME.get(source) in found:
             found[source] = found[_SAME[source]]
             continue
         try:
-            one = probe.call("trace_calibrate", source=source, kind=question.kind, loop=loop, timeout_s=120.0)
+            one = probe.call(
+                "trace_calibrate", source=source, kind=question.kind, loop=loop, like=like, timeout_s=120.0
+            )
         except ProbeError:
             continue  # refused here, as it will be for the question itself
-        found[source] = {"ns": one["ns"], "other_ns": one["other_ns"]}
+        found[source] = {"at": one["at"], "speed_ns": one["speed_ns"]}
     return found

@@ -160,6 +160,11 @@ class Run:
             return sum(int(one.total()) for one in self.counters)
         return templates.total(self.numbers, templates.EVENTS)
 
+    def on_cpus(self) -> float | None:
+        """On how many CPUs they happen, as many as would share them equally; None where that is not counted."""
+        each = [float(number) for one in self.counters if hasattr(one, "counts") for number in one.counts()]
+        return sum(each) ** 2 / sum(number * number for number in each) if any(each) else None
+
     def progress(self) -> int:
         """Events so far, to be shown while it goes on; may be a little old."""
         return self.events()
@@ -222,7 +227,7 @@ class Count(Run):
             self.counter(counter, event)
         else:
             hook = self.hook(event)
-            hook.load(templates.count(self.numbers, hook.select), event)
+            hook.load(templates.count(self.numbers, hook.select, hook.alone), event)
 
 
 class Top(Run):
@@ -503,14 +508,14 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def trace_wait(within_s: float) -> dict[str, Any]:
-    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds", "full"}``.
+    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds", "full", "on_cpus"}``.
 
-    ``full``: it has stopped, because no more can be kept.
+    ``full``: it has stopped, because no more can be kept.  ``on_cpus``: see :meth:`Run.on_cpus`.
     """
     run = _running()
     run.wait(within_s)
     found = {"events": run.progress(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
-    return {**found, "full": isinstance(run, Record) and run.full}
+    return {**found, "full": isinstance(run, Record) and run.full, "on_cpus": run.on_cpus()}
 
 
 def trace_pace(share: float) -> None:

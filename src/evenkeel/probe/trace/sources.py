@@ -57,6 +57,14 @@ class Hook:
         self.program: bpf.Program | None = None
         self._held: list[Any] = []
 
+    @property
+    def alone(self) -> bool:
+        """Whether no second run of the program can begin on a CPU before the first has ended.
+
+        A tracepoint runs its programs with preemption off, and no interrupt makes a system call.
+        """
+        return self.event.startswith("syscalls:")
+
     def select(self, asm: Assembler) -> None:
         """Code that jumps to "out" when it is not this event, not on one of the CPUs, or somebody else."""
         asm.result = self.result
@@ -318,8 +326,12 @@ class PerfCounter:
         for event in self._events.values():
             event.disable()
 
+    def counts(self) -> list[int]:
+        """Of each CPU."""
+        return [event.count() for event in self._events.values()]
+
     def total(self) -> int:
-        return sum(event.count() for event in self._events.values())
+        return sum(self.counts())
 
     def lost(self) -> int:
         return 0
