@@ -2,9 +2,10 @@
 bench/trace_cost.py``.
 
 The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
-way to ask, in turns.  Shown is the speed as a share of the base's, each by the base taken just before it: in the middle
-of the rounds, and from the least to the most of them.  What is taken is the CPU time of the thread, in the quickest
-tenth of many chunks, because what disturbs can only make it slower.
+way to ask, in turns.  Shown is the speed as a share of the base's, each by the base taken just before and just after
+it: in the middle of the quieter half of the rounds, and in brackets the middle half of those.  What is taken is the
+CPU time of the thread, in the quickest tenth of many chunks, because what disturbs can only make it slower.
+The tools beside it take seconds to attach, so they have fewer rounds, each of which is longer.
 ``nothing`` is a BPF program that only returns, on the raw tracepoint: nothing that counts there can be cheaper.  The
 last column is the speed as a share of the speed with it, in the same round; 1 is the most that a kernel gives.
 Root and x86 are needed.  What is missing is said and is no failure of the benchmark.
@@ -34,7 +35,8 @@ from evenkeel.probe.trace.assembler import R0, Assembler
 from evenkeel.probe.trace.loops import GETUID as EVENT
 from evenkeel.probe.trace.loops import getuid_loop
 
-CHUNKS, CALLS = 60, 2000
+#: Of a phase; of the tools beside, which take their time to come and go.
+CHUNKS, TOOL_CHUNKS, CALLS = 20, 60, 2000
 NOTHING = "nothing, raw_tp"
 
 
@@ -45,6 +47,7 @@ class Way(NamedTuple):
     attached: Callable[[], contextlib.AbstractContextManager[None]]
     peer: str | None = None
     goal: float | None = None
+    tool: bool = False
 
 
 @contextlib.contextmanager
@@ -85,18 +88,20 @@ def ways() -> list[Way]:
         Way("record, ring", lambda: ours("ring", "record")),
     ]
     if shutil.which("perf"):
-        found.append(Way("perf stat -a", lambda: seen_by("perf", "stat", "-a", "-e", EVENT)))
+        found.append(Way("perf stat -a", lambda: seen_by("perf", "stat", "-a", "-e", EVENT), tool=True))
     if shutil.which("bpftrace"):
         probe = f"tracepoint:{EVENT}"
-        found.append(Way("bpftrace count()", lambda: seen_by("bpftrace", "-e", probe + " { @ = count(); }")))
-        found.append(Way("bpftrace @[pid]", lambda: seen_by("bpftrace", "-e", probe + " { @[pid] = count(); }")))
+        found.append(Way("bpftrace count()", lambda: seen_by("bpftrace", "-e", probe + " { @ = count(); }"), tool=True))
+        found.append(
+            Way("bpftrace @[pid]", lambda: seen_by("bpftrace", "-e", probe + " { @[pid] = count(); }"), tool=True)
+        )
     return found
 
 
-def chunk_ns(loop: Callable[[int], None]) -> float:
+def chunk_ns(loop: Callable[[int], None], chunks: int) -> float:
     """Nanoseconds of a call: the first tenth of the chunks."""
     found = []
-    for _ in range(CHUNKS):
+    for _ in range(chunks):
         start = time.thread_time_ns()
         loop(CALLS)
         found.append((time.thread_time_ns() - start) / CALLS)
@@ -106,53 +111,62 @@ def chunk_ns(loop: Callable[[int], None]) -> float:
 
 
 class Round(NamedTuple):
-    """Nanoseconds of a call in one round: without tracing just before, and with it."""
+    """Nanoseconds of a call in one round: without tracing, and with it."""
 
     base: float
     ns: float
 
+    @property
+    def share(self) -> float:
+        return self.base / self.ns
 
-def measure(rounds: int) -> dict[str, list[Round | None]]:
+
+def measure(rounds: int, peer_rounds: int) -> dict[str, list[Round | None]]:
     """Of each way each round; None where it was refused."""
     loop = getuid_loop()
     found: dict[str, list[Round | None]] = {way.name: [] for way in ways()}
-    for _ in range(rounds):
+    for number in range(rounds):
         for way in ways():
-            base, one = chunk_ns(loop), None
+            if way.tool and number >= peer_rounds:
+                continue
+            chunks = TOOL_CHUNKS if way.tool else CHUNKS
+            before, one = chunk_ns(loop, chunks), None
             try:
                 with way.attached():
-                    one = Round(base, chunk_ns(loop))
+                    with_it = chunk_ns(loop, chunks)
+                one = Round((before + chunk_ns(loop, chunks)) / 2, with_it)
             except OSError as error:
                 print(f"missing: {way.name}: {error}", file=sys.stderr)
             found[way.name].append(one)
     return found
 
 
-def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
-    def shares(name: str | None) -> list[float]:
-        return [one.base / one.ns for one in found.get(name or "", ()) if one]
+def quiet(found: list[Round | None]) -> list[Round]:
+    there = sorted((one for one in found if one), key=lambda one: one.base + one.ns)
+    return there[: (len(there) + 1) // 2]
 
+
+def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
     made = []
     for way in ways():
-        if not (each := shares(way.name)):
+        if not (each := quiet(found[way.name])):
             continue
-        beside = shares(way.peer)
-        least = [
-            (one.base / one.ns) / (nothing.base / nothing.ns)
-            for one, nothing in zip(found[way.name], found[NOTHING], strict=True)
-            if one and nothing
-        ]
+        shares = sorted(one.share for one in each)
+        beside = quiet(found.get(way.peer or "", []))
+        together = zip(found[way.name], found[NOTHING], strict=False)
+        least = [one.share / nothing.share for one, nothing in together if one and nothing]
+        low, *_, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 2
         made.append(
             {
                 "way": way.name,
-                "of_base": round(statistics.median(each), 3),
-                "from": round(min(each), 3),
-                "to": round(max(each), 3),
-                "added_ns": round(statistics.median(one.ns - one.base for one in found[way.name] if one), 1),
+                "of_base": round(statistics.median(shares), 3),
+                "from": round(low, 3),
+                "to": round(high, 3),
+                "added_ns": round(statistics.median(one.ns - one.base for one in each), 1),
                 "of_nothing": round(statistics.median(least), 3) if least else None,
                 "goal": way.goal,
                 "peer": way.peer if beside else None,
-                "peer_of_base": round(statistics.median(beside), 3) if beside else None,
+                "peer_of_base": round(statistics.median(one.share for one in beside), 3) if beside else None,
             }
         )
     return made
@@ -160,12 +174,13 @@ def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turns (default 5)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of each way of ours, in turns (default 40)")
+    parser.add_argument("--tool-rounds", type=int, default=4, help="rounds of each other tool (default 4)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wish = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with ThreadPoolExecutor(1) as thread:  # pages of records leave out the thread that reads, which is the first
-        found = thread.submit(measure, wish.rounds).result()
+        found = thread.submit(measure, wish.rounds, wish.tool_rounds).result()
     base = statistics.median(one.base for each in found.values() for one in each if one)
     table = rows(found)
     if wish.json:
