@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, calibrate, capabilities, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import bpf, calibrate, capabilities, kinds, question, sources, syscalls, tracefs
 from tests.probe.trace.load import caller, with_tracefs
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -164,7 +164,7 @@ def test_by_cgroup_has_its_path() -> None:
 def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evenkeel.probe.trace.templates._MOST_ROWS", 8)
     monkeypatch.setattr("evenkeel.probe.trace.templates._FEWEST_ROWS", 8)
-    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
+    monkeypatch.setattr("evenkeel.probe.trace.tables._SLOTS", 1)
     ask("top", "raw_tp", by="thread")
     begin, end = threading.Barrier(41), threading.Barrier(41)
 
@@ -188,7 +188,7 @@ def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: p
 
 def test_keys_that_push_each_other_out_of_their_slot_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One slot a CPU and twelve threads that take turns: nearly each call moves another one's count to the table."""
-    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
+    monkeypatch.setattr("evenkeel.probe.trace.tables._SLOTS", 1)
     ask("top", "raw_tp", by="thread")
     turns = [threading.Semaphore(0) for _ in range(12)]
     known: dict[int, int] = {}
@@ -217,7 +217,7 @@ def test_a_program_that_was_interrupted_by_its_own_event_counts_in_the_table() -
     """The slots are marked as in use on every CPU, as the interrupted program leaves them."""
     ask("top", "raw_tp", by="process")
     run = question._run
-    assert isinstance(run, question.Top) and run.rows.slots is not None
+    assert isinstance(run, kinds.Top) and run.rows.slots is not None
     used = (1).to_bytes(8, "little") + bytes(run.rows.slots.value - 8)
     run.rows.slots.update(bytes(4), used * bpf.possible_cpus())
     for _ in range(300):
@@ -341,7 +341,7 @@ def test_a_costly_look_is_taken_seldom() -> None:
         time.sleep(0.01)
         return len(looks)
 
-    seldom = question.Seldom(look)
+    seldom = kinds.Seldom(look)
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         last = seldom()
