@@ -2,9 +2,9 @@
 
 The prediction is that of `evenkeel trace` and comes to be as it does there: the loop runs, its events are counted for a
 moment, and the planner says what they will cost by a source, as calibrated on this machine.  The truth is how much
-slower the loop becomes while the question is asked: pairs of the CPU time of a turn without, with and without it again
-(of what two processes or an interrupt do the time that passes), and the difference in the middle of the quieter half.
-What that is worth is said, too: from which to which 95 of 100 such middles would be (by resampling the pairs).
+slower the loop becomes while the question is asked: the CPU time of short chunks of it (of what two processes or an
+interrupt do, the time that passes), without and with the question in turns, and the quickest few of each compared.
+What that is worth is said, too: from which to which 95 of 100 such truths would be (by resampling the turns).
 No loop is that of the calibration: system calls that it does not make, from machine code and from Python, signals,
 page faults, files, wake-ups of another process, a function of the C library.  What the kernel times is asked twice:
 the second prediction (``again``) has learnt from an answer.
@@ -22,14 +22,13 @@ import mmap
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +42,11 @@ from evenkeel.measure.trace.ask import ask, pilot
 from evenkeel.measure.trace.calibration import Calibration
 from evenkeel.measure.trace.questions import WAKEUP, joined_by
 from evenkeel.probe.trace import question
+from evenkeel.probe.trace.calibrate import quickest
 from evenkeel.probe.trace.loops import call_loop, compute
 
 CONDITIONS = Conditions(kernel="this one", preempt_rt=False, command_line="")
-#: Of each phase of a pair.
+#: Without and with, each time.
 PHASE_S = 0.012
 LOW, HIGH = 0.7, 1.3
 
@@ -200,8 +200,14 @@ class Truth(NamedTuple):
         return self.ns > 0 and self.high - self.low < 0.6 * self.ns
 
 
-def phase_ns(case: Case) -> float:
-    """Nanoseconds of a turn, in the middle of the chunks."""
+class Turn(NamedTuple):
+    """Nanoseconds of chunks, by the turn of the loop: without the question, and with it."""
+
+    without: list[float]
+    with_it: list[float]
+
+
+def phase(case: Case) -> list[float]:
     clock = time.perf_counter_ns if case.passing else time.thread_time_ns
     found: list[float] = []
     end = time.perf_counter() + PHASE_S
@@ -209,31 +215,29 @@ def phase_ns(case: Case) -> float:
         start = clock()
         case.loop()
         found.append((clock() - start) / case.turns)
-    return statistics.median(found)
+    return found
 
 
-def pair(case: Case, asked: Question, source: str) -> tuple[float, float]:
-    """(the turn without it, what the question adds)."""
-    before = phase_ns(case)
-    raw = asked.model_dump(mode="json")
-    question.trace_start({**raw, "ring_bytes": 1 << 23}, source)
+def turn(case: Case, asked: Question, source: str) -> Turn:
+    without = phase(case)
+    question.trace_start({**asked.model_dump(mode="json"), "ring_bytes": 1 << 23}, source)
     try:
-        with_it = phase_ns(case)
+        return Turn(without, phase(case))
     finally:
         question.trace_close()
-    base = (before + phase_ns(case)) / 2
-    return base, with_it - base
 
 
-def middle(pairs: list[tuple[float, float]]) -> float:
-    quiet = sorted(pairs, key=lambda one: one[0] + one[1])[: (len(pairs) + 1) // 2]
-    return statistics.median(added for _, added in quiet)
+def difference(turns: Sequence[Turn]) -> tuple[float, float]:
+    """(the loop without it, what the question adds)."""
+    without = quickest([one for taken in turns for one in taken.without])
+    return without, quickest([one for taken in turns for one in taken.with_it]) - without
 
 
-def truth(pairs: list[tuple[float, float]]) -> Truth:
+def truth(turns: list[Turn]) -> Truth:
     draw = random.Random(1)
-    again = sorted(middle(draw.choices(pairs, k=len(pairs))) for _ in range(400))
-    return Truth(middle(pairs), again[10], again[-11], statistics.median(base for base, _ in pairs))
+    again = sorted(difference(draw.choices(turns, k=len(turns)))[1] for _ in range(200))
+    base, added = difference(turns)
+    return Truth(added, again[5], again[-6], base)
 
 
 # -- the prediction ---------------------------------------------------------------------------------------------------
@@ -289,13 +293,13 @@ def per_turn(probe: Probe, case: Case, asked: Question, turn_ns: float) -> float
     return max(1.0, round(events / 20 / case.turns))
 
 
-def measure(probe: Probe, case: Case, pairs: int) -> list[dict[str, Any]]:
+def measure(probe: Probe, case: Case, turns: int) -> list[dict[str, Any]]:
     rows = []
     for kind, sources in case.asked:
         asked = asked_of(case, kind)
         for source in sources:
             try:
-                taken = [pair(case, asked, source) for _ in range(pairs)]
+                taken = [turn(case, asked, source) for _ in range(turns)]
             except OSError as error:
                 print(f"missing: {case.name}, {kind}, {source}: {error}", file=sys.stderr)
                 continue
@@ -337,7 +341,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=24, help="of each question (default 24)")
+    parser.add_argument("--turns", type=int, default=24, help="without and with each question (default 24)")
     parser.add_argument("--case", help="only what has this in its name")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wish = parser.parse_args()
@@ -349,7 +353,7 @@ def main() -> int:
         rows: list[dict[str, Any]] = []
         for case in stack.enter_context(cases()):
             if wish.case is None or wish.case in case.name:
-                rows += measure(probe, case, wish.pairs)
+                rows += measure(probe, case, wish.turns)
     sure = [row for row in rows if row["known"]]
     summary: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in sure:
@@ -357,7 +361,7 @@ def main() -> int:
         summary["learnt" if ", again" in row["case"] else "first"].append(row)
     within = {name: (sum(row["within"] for row in some), len(some)) for name, some in sorted(summary.items())}
     if wish.json:
-        print(json.dumps({"pairs": wish.pairs, "within": within, "of": len(sure), "rows": rows}, indent=2))
+        print(json.dumps({"turns": wish.turns, "within": within, "of": len(sure), "rows": rows}, indent=2))
         return 0
     for name, (good, all_) in within.items():
         print(f"{name:12} {good} of {all_} within 30 %")

@@ -6,6 +6,6 @@ next one finds and removes it (:mod:`evenkeel.probe.trace.tracefs`).
 
 One module a noun: ``bpf`` and ``assembler`` (the kernel's interface), ``templates`` (what our programs are made of),
 ``tables``, ``spans``, ``stacks``, ``records`` (programs, and what comes out of them), ``btf``, ``perf``, ``tracefs``
-(where things are), ``sources`` (one class for each way to ask), ``question`` (the operations), ``kinds`` (of questions).
+(where things are), ``sources`` (one class for each way to ask), ``question`` (operations), ``kinds`` (of questions).
 Which source is used, and at what cost, is decided by `evenkeel.measure.trace`, never here.
 """

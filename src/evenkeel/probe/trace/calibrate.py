@@ -3,8 +3,9 @@
 What comes back to back finds everything in the processor's caches; what is seldom finds nothing there, and costs
 several times as much.  So each cost is measured at several distances, with other work in between, and the side that
 asks takes it from between those where its own events lie.
-In each round it is taken before, with, and after, and the difference in the middle of the quieter rounds counts: what
-disturbs for longer slows all three.  Everybody's system calls are slower by as much meanwhile.
+It is taken without and with the source in many short turns, and the quickest few of all that was taken each way are
+compared: what disturbs can only make a turn slower, and what disturbs for longer disturbs both.  Everybody's system
+calls are slower by as much meanwhile.
 Must not decide when to calibrate, and keeps nothing.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple
@@ -21,6 +21,8 @@ from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, loops, question
 
 ROUNDS = 6
+#: Of all chunks the share that counts.
+QUICKEST = 0.05
 #: Of each phase of a round: so many chunks, each of so many turns.
 CHUNKS = 16
 TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
@@ -68,8 +70,13 @@ def speed() -> dict[str, float]:
     return {"ns": _speed()}
 
 
-def _speed(chunks: int = 24, turns: int = 2) -> float:
-    return statistics.median(_spent(loops.compute, turns) for _ in range(chunks))
+def _speed(chunks: int = 40, turns: int = 2) -> float:
+    """Over a time in which a machine that is shared is nobody else's for a moment."""
+    found = []
+    for _ in range(chunks):
+        found.append(_spent(loops.compute, turns))
+        time.sleep(0.001)
+    return quickest(found)
 
 
 def _calibrate(source: str, kind: str, loop: str, by: str, like: str) -> dict[str, Any]:
@@ -79,6 +86,15 @@ def _calibrate(source: str, kind: str, loop: str, by: str, like: str) -> dict[st
             return _Measured(source, kind, loop, made, by).result()
     except OSError as error:
         raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
+
+
+#: Distance, and "event" or "other" -> nanoseconds of turns.
+_Taken = dict[tuple[Distance, str], list[float]]
+
+
+def quickest(taken: list[float]) -> float:
+    """What counts of many: where the quickest few end."""
+    return sorted(taken)[int(QUICKEST * len(taken))]
 
 
 class _Measured:
@@ -97,71 +113,64 @@ class _Measured:
         self._other = loops.call_loop("getppid") if name == "call" else None
 
     def result(self) -> dict[str, Any]:
-        rounds: list[tuple[list[float], list[float], list[float]]] = []
-        seen = 0
+        rounds, seen = 0, 0
+        without, with_it = self._nothing(), self._nothing()
         end = time.monotonic() + LONG_S
-        while len(rounds) < ROUNDS or time.monotonic() < end:
-            before = self._phase()
+        while rounds < ROUNDS or time.monotonic() < end:
+            self._phase(without)
             # From the beginning each time: a counter that is only switched off costs something, too.
             question.trace_start(self._asked, self._source)
             try:
-                with_it = self._phase()
+                self._phase(with_it)
                 seen += question.trace_wait(0)["events"]
             finally:
                 question.trace_close()
-            rounds.append((before, with_it, self._phase()))
-        timed = self._timed()
-        gaps = self._gaps()
-        found = []
-        for place, distance in enumerate(self._distances):
-            turn, base = self._added(rounds, 2 * place)
-            if place == 0:
-                back_to_back = base
-            other = self._added(rounds, 2 * place + 1)[0] if self._other else 0.0
+            rounds += 1
+        self._phase(without)
+        timed, gaps, found = self._timed(), self._gaps(), []
+        for distance, gap in zip(self._distances, gaps):  # noqa: B905 - Python 3.9
+            base = quickest(without[distance, "event"])
+            turn = max(0.0, quickest(with_it[distance, "event"]) - base)
+            other = quickest(with_it[distance, "other"]) - quickest(without[distance, "other"]) if self._other else 0.0
             in_turn = self._in_turn(turn + base)
             found.append(
                 {
-                    "gap_ns": round(gaps[place] / in_turn, 1),
+                    "gap_ns": round(gap / in_turn, 1),
                     "ns": round(turn / in_turn, 1),
-                    "other_ns": round(other, 1),
+                    "other_ns": round(max(0.0, other), 1),
                     "timed_ns": timed[distance],
                 }
             )
-        return {"at": found, "base_ns": round(back_to_back, 1), "speed_ns": round(_speed(), 1), "events": seen}
+        base = quickest(without[BACK_TO_BACK, "event"])
+        return {"at": found, "base_ns": round(base, 1), "speed_ns": round(_speed(), 1), "events": seen}
 
     def _in_turn(self, turn_ns: float) -> float:
         if self._kind == "profile":
             return turn_ns * PROFILE_HZ / 1e9
         return _IN_TURN.get((self._name, self._kind), len(self._asked["events"]))
 
-    def _phase(self) -> list[float]:
-        """At each distance: nanoseconds of a turn, and of a system call that is another one."""
-        found = []
-        for distance in self._distances:
-            for run in (self._run, self._other):
-                found.append(self._turn_ns(run, distance) if run else 0.0)
-        return found
+    def _nothing(self) -> _Taken:
+        return {(distance, what): [] for distance in self._distances for what in ("event", "other")}
 
-    def _turn_ns(self, run: loops.Run, distance: Distance) -> float:
+    def _phase(self, taken: _Taken) -> None:
+        """At each distance: nanoseconds of turns, and of system calls that are another one."""
+        for distance in self._distances:
+            self._turns(self._run, distance, taken[distance, "event"])
+            if self._other is not None:
+                self._turns(self._other, distance, taken[distance, "other"])
+
+    def _turns(self, run: loops.Run, distance: Distance, taken: list[float]) -> None:
         between = self._between.get(distance)
         if between is None:
-            turns = TURNS[self._name]
-            return statistics.median(_spent(run, turns, _CLOCKS.get(self._name, _CPU)) for _ in range(CHUNKS))
-        clock, spent = time.perf_counter_ns, []
+            turns, clock = TURNS[self._name], _CLOCKS.get(self._name, _CPU)
+            taken += [_spent(run, turns, clock) for _ in range(CHUNKS)]
+            return
+        clock = time.perf_counter_ns
         for _ in itertools.repeat(None, distance.turns):
             between()
             start = clock()
             run(1)
-            spent.append(clock() - start)
-        return statistics.median(spent)
-
-    @staticmethod
-    def _added(rounds: list[tuple[list[float], list[float], list[float]]], place: int) -> tuple[float, float]:
-        """(what it adds, the turn without it): of the quieter half of the rounds the difference in the middle."""
-        each = [(before[place], with_it[place], after[place]) for before, with_it, after in rounds]
-        quiet = sorted(each, key=sum)[: (len(rounds) + 1) // 2]
-        middle = statistics.median(with_it - (before + after) / 2 for before, with_it, after in quiet)
-        return max(0.0, middle), statistics.median((before + after) / 2 for before, _, after in quiet)
+            taken.append(clock() - start)
 
     def _gaps(self) -> list[float]:
         """From one turn to the next at each distance, without tracing."""
@@ -187,20 +196,20 @@ class _Measured:
             if not programs:
                 return found
             try:
-                statistics_ = bpf.enable_stats()
+                timing = bpf.enable_stats()
             except OSError:
                 return found  # before 5.8
             try:
                 for distance in self._distances:
                     before = [program.runs() for program in programs]
                     for _ in range(3):
-                        self._turn_ns(self._run, distance)
+                        self._turns(self._run, distance, [])
                     after = [program.runs() for program in programs]
                     runs = sum(new[1] - old[1] for old, new in zip(before, after))  # noqa: B905
                     spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
                     found[distance] = round(spent / runs, 1) if runs else None
             finally:
-                statistics_.close()
+                timing.close()
         finally:
             question.trace_close()
         return found
