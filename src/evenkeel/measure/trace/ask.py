@@ -56,7 +56,8 @@ def ask(
     if question.kind == "profile":
         rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
     known = Calibration(probe)
-    each, factor = known.each(question, planner.gap_ns(question, rates, on_cpus)), known.factor(question)
+    gap_ns = planner.gap_ns(question, rates, on_cpus)
+    each, factor = known.each(question, gap_ns), known.factor(question)
     candidates, unable = planner.ladder(question, rates, each, factor)
     if source is not None:
         candidates = tuple(one for one in candidates if one.source == source)
@@ -74,7 +75,7 @@ def ask(
         take(records(found["records"], fetch(probe, found["records"], "the records", on_progress), question.field))
     cost = chosen.cost
     if (ns := _event_ns(question, chosen.source, found)) is not None:
-        known.learn(question, chosen.source, ns)
+        known.learn(question, chosen.source, gap_ns, ns)
     if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
         share = cost.ns_per_event * rate / 1e9
         how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"

@@ -30,11 +30,15 @@ from evenkeel.measure.trace.planner import Each
 _MOST = 50
 #: A BTF tracepoint is a raw tracepoint whose arguments have types: it costs the same.
 _SAME = {"tp_btf": "raw_tp"}
-_FACTORS = "times as dear as in a loop"
+_FACTORS = "times what their rate tells"
 
 
 #: Of a run that the kernel timed, so much is the timing (measured).
 TIMING_NS = 15.0
+#: What the kernel timed, in times of what was expected: between these nothing is learnt.
+_AS_EXPECTED = (0.6, 1.6)
+#: What was measured to be a smaller part of what the table has was disturbed.
+_LEAST = 0.25
 #: No machine is slower or faster than this by itself; what looks like it was measured at a bad moment.
 _SPEEDS = (0.4, 4.0)
 
@@ -68,7 +72,7 @@ def curve(raw: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
 def at(points: Sequence[Point], gap_ns: float) -> Point:
     """Between two points straight by the logarithm of the distance; before the first and behind the last as there."""
     for left, right in itertools.pairwise(points):
-        if left.gap_ns < gap_ns < right.gap_ns:
+        if left.gap_ns <= gap_ns < right.gap_ns:
             share = math.log(gap_ns / left.gap_ns) / math.log(right.gap_ns / left.gap_ns)
             return _between(left, right, share)
     return points[0] if gap_ns <= points[0].gap_ns else points[-1]
@@ -85,21 +89,27 @@ def _between(left: Point, right: Point, share: float) -> Point:
     return Point(gap, mixed(left.ns, right.ns), mixed(left.other_ns, right.other_ns), timed)
 
 
-def dearer(points: Sequence[Point], timed_ns: float) -> float | None:
-    """How many times as much as back to back an event costs of which the kernel timed ``timed_ns``.
+def correction(points: Sequence[Point], gap_ns: float, timed_ns: float) -> float | None:
+    """What an event of which the kernel timed ``timed_ns`` costs, in times of what the curve has at ``gap_ns``.
 
-    None where that cannot be told.  What is behind the curve goes on as its last point does.
+    It is taken from where the curve has that time; behind its end it goes on as the last point does.  1 where the time
+    is about as expected: of one program some ten nanoseconds are timed, and that well.  None where it cannot be told.
     """
+    here = at(points, gap_ns)
+    if not here.ns or not here.timed_ns:
+        return None
+    if _AS_EXPECTED[0] <= timed_ns / here.timed_ns <= _AS_EXPECTED[1]:
+        return 1.0
     first, last = points[0], points[-1]
-    if not first.ns or not first.timed_ns or not last.timed_ns:
+    if first.timed_ns is None or last.timed_ns is None:
         return None
     if timed_ns <= first.timed_ns:
-        return 1.0
+        return first.ns / here.ns
     for left, right in itertools.pairwise(points):
-        if left.timed_ns is not None and right.timed_ns is not None and left.timed_ns < timed_ns < right.timed_ns:
+        if left.timed_ns is not None and right.timed_ns is not None and left.timed_ns < timed_ns <= right.timed_ns:
             share = (timed_ns - left.timed_ns) / (right.timed_ns - left.timed_ns)
-            return max(1.0, _between(left, right, share).ns / first.ns)
-    return max(1.0, last.ns / first.ns * timed_ns / last.timed_ns)
+            return _between(left, right, share).ns / here.ns
+    return last.ns / here.ns * timed_ns / last.timed_ns
 
 
 class Calibration:
@@ -118,29 +128,29 @@ class Calibration:
     def each(self, question: Question, gap_ns: float = 0.0, *, anew: bool = False) -> dict[str, Each]:
         """Source -> what an event costs there.  Empty where that cannot be measured.  ``anew``: again.
 
-        ``gap_ns``: from one event to the next; 0, and where :meth:`factor` is known: back to back.
+        ``gap_ns``: from one event to the next; 0: back to back.
         """
         kept = self._measured(question, anew)
         with suppress(TypeError, KeyError, ValueError):
-            if self._factor(question) is not None:
-                gap_ns = 0.0
             slower = self._slower(kept)
             found = {}
             for source, one in kept.items():
-                here = at(curve(one["at"]), gap_ns)
-                found[source] = Each(here.ns * slower, here.other_ns * slower, _how(here, gap_ns, slower))
+                here, table = at(curve(one["at"]), gap_ns), planner.SOURCES[source]
+                ns = max(here.ns, table.ns[question.kind] * _LEAST)
+                other_ns = max(here.other_ns, table.other_ns * _LEAST) if planner.loop_of(question) == "call" else 0.0
+                found[source] = Each(ns * slower, other_ns * slower, _how(here, gap_ns, slower))
             return found
         return {}
 
-    def learn(self, question: Question, source: str, timed_ns: float) -> None:
-        """Keep how much dearer such events are than back to back, by what the kernel timed of one."""
+    def learn(self, question: Question, source: str, gap_ns: float, timed_ns: float) -> None:
+        """Keep how much dearer such events are than their rate tells, by what the kernel timed of one."""
         kept = self._kept.get(_name(question, planner.loop_of(question) or ""), {})
         with suppress(TypeError, KeyError, ValueError):
             if source in kept:
-                found = dearer(curve(kept[source]["at"]), timed_ns / self._slower(kept))
+                found = correction(curve(kept[source]["at"]), gap_ns, timed_ns / self._slower(kept))
             else:
                 table = planner.SOURCES[source].ns[question.kind]
-                found = timed_ns / table if table else None
+                found = max(1.0, timed_ns / table) if table else None
             if found is not None:
                 self.remember(question, found)
 
@@ -165,19 +175,15 @@ class Calibration:
         return min(max(self._now_ns / then, _SPEEDS[0]), _SPEEDS[1]) if then > 0 else 1.0
 
     def factor(self, question: Question) -> float:
-        """How many times as much as back to back such an event did cost when it was asked for the last time."""
-        return self._factor(question) or 1.0
-
-    def _factor(self, question: Question) -> float | None:
-        """None: nobody has asked."""
+        """How many times as much as their rate tells such events did cost when they were asked for the last time."""
         found = self._kept.get(_FACTORS)
         factor = found.get(_events(question)) if isinstance(found, dict) else None
-        return factor if isinstance(factor, float) and factor >= 1 else None
+        return factor if isinstance(factor, float) and factor > 0 else 1.0
 
     def remember(self, question: Question, factor: float) -> None:
         if not isinstance(self._kept.get(_FACTORS), dict):
             self._kept[_FACTORS] = {}
-        self._kept[_FACTORS][_events(question)] = round(max(1.0, factor), 2)
+        self._kept[_FACTORS][_events(question)] = round(factor, 2)
         self._write()
 
     def _write(self) -> None:

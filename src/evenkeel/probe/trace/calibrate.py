@@ -30,7 +30,7 @@ TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
 _CPU = time.process_time_ns
 _CLOCKS = {"switch": time.perf_counter_ns, "profile": time.perf_counter_ns}
 #: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.
-LONG_S = 0.5
+LONG_S = 0.4
 #: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
 PROFILE_HZ = 4000
 #: Events in a turn of the loop by the kind of question, where it is not one for each event that is asked about.
@@ -38,15 +38,18 @@ _IN_TURN = {("switch", "wakeups"): 4}
 
 
 class Distance(NamedTuple):
-    """How far apart turns are: bytes that are moved in between (None: nothing is done), and how many turns."""
+    """How far apart turns are: bytes that are moved in between (None: nothing is done), how many chunks in a phase, of
+    how many turns each.  Of a chunk the mean is taken: by chance a single turn finds much in the caches, or nothing.
+    """
 
     between: int | None
+    chunks: int
     turns: int
 
 
-BACK_TO_BACK = Distance(None, 0)
+BACK_TO_BACK = Distance(None, 0, 0)
 #: With some of Python's own code in between, and with all of the second level of caches used by something else.
-FURTHER = (Distance(0, 300), Distance(1 << 20, 24))
+FURTHER = (Distance(0, 12, 25), Distance(1 << 20, 4, 6))
 FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "profile": ()}
 
 
@@ -166,17 +169,20 @@ class _Measured:
             taken += [_spent(run, turns, clock) for _ in range(CHUNKS)]
             return
         clock = time.perf_counter_ns
-        for _ in itertools.repeat(None, distance.turns):
-            between()
-            start = clock()
-            run(1)
-            taken.append(clock() - start)
+        for _ in itertools.repeat(None, distance.chunks):
+            spent = 0
+            for _ in itertools.repeat(None, distance.turns):
+                between()
+                start = clock()
+                run(1)
+                spent += clock() - start
+            taken.append(spent / distance.turns)
 
     def _gaps(self) -> list[float]:
         """From one turn to the next at each distance, without tracing."""
         found = []
         for distance in self._distances:
-            between, turns = self._between.get(distance), distance.turns or TURNS[self._name]
+            between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
             start = time.perf_counter_ns()
             if between is None:
                 self._run(turns)
