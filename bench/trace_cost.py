@@ -2,10 +2,9 @@
 bench/trace_cost.py``.
 
 The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
-way to ask, in turns.  Shown is the speed as a share of the base's, each by the base taken just before and just after
-it: in the middle of the quieter half of the rounds, and in brackets the middle half of those.  What is taken is the
-CPU time of the thread, in the quickest tenth of many chunks, because what disturbs can only make it slower.
-The tools beside it take seconds to attach, so they have fewer rounds, each of which is longer.
+way to ask, in turns.  Shown is the speed as a share of the base's, by the CPU time of the thread in the quickest few
+of many short chunks, because what disturbs can only make it slower; and in brackets from which to which 95 of 100 such
+numbers would be.  The tools beside it take seconds to attach, so they have fewer turns, and longer ones.
 ``nothing`` is a BPF program that only returns, on the raw tracepoint: nothing that counts there can be cheaper.  The
 last column is the speed as a share of the speed with it, in the same round; 1 is the most that a kernel gives.
 Root and x86 are needed.  What is missing is said and is no failure of the benchmark.
@@ -18,9 +17,7 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,15 +25,18 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.peers import seen_by
+from bench.peers import seen_by, turns
+from bench.peers.turns import Turn
 
 from evenkeel.probe.trace import question, sources
 from evenkeel.probe.trace.assembler import R0, Assembler
 from evenkeel.probe.trace.loops import GETUID as EVENT
 from evenkeel.probe.trace.loops import getuid_loop
 
-#: Of a phase; of the tools beside, which take their time to come and go.
-CHUNKS, TOOL_CHUNKS, CALLS = 20, 60, 2000
+#: Without and with, each time; of the tools beside, which take their time to come and go.
+PHASE_S, TOOL_S = 0.005, 0.05
+#: Of a chunk.
+CALLS = 1000
 NOTHING = "nothing, raw_tp"
 
 
@@ -98,75 +98,50 @@ def ways() -> list[Way]:
     return found
 
 
-def chunk_ns(loop: Callable[[int], None], chunks: int) -> float:
-    """Nanoseconds of a call: the first tenth of the chunks."""
-    found = []
-    for _ in range(chunks):
-        start = time.thread_time_ns()
-        loop(CALLS)
-        found.append((time.thread_time_ns() - start) / CALLS)
-        if question._run is not None and question._run.question["kind"] == "record":
-            question.trace_wait(0)  # so that there is room for the next
-    return statistics.quantiles(found, n=10)[0]
+def drain() -> None:
+    if question._run is not None and question._run.question["kind"] == "record":
+        question.trace_wait(0)  # so that there is room for the next
 
 
-class Round(NamedTuple):
-    """Nanoseconds of a call in one round: without tracing, and with it."""
-
-    base: float
-    ns: float
-
-    @property
-    def share(self) -> float:
-        return self.base / self.ns
-
-
-def measure(rounds: int, peer_rounds: int) -> dict[str, list[Round | None]]:
-    """Of each way each round; None where it was refused."""
+def measure(rounds: int, tool_rounds: int) -> dict[str, list[Turn]]:
+    """Of each way its turns; none where it was refused."""
     loop = getuid_loop()
-    found: dict[str, list[Round | None]] = {way.name: [] for way in ways()}
+    found: dict[str, list[Turn]] = {way.name: [] for way in ways()}
     for number in range(rounds):
         for way in ways():
-            if way.tool and number >= peer_rounds:
+            if way.tool and number >= tool_rounds:
                 continue
-            chunks = TOOL_CHUNKS if way.tool else CHUNKS
-            before, one = chunk_ns(loop, chunks), None
+            seconds = TOOL_S if way.tool else PHASE_S
+            without = turns.chunks(lambda: loop(CALLS), CALLS, seconds)
             try:
                 with way.attached():
-                    with_it = chunk_ns(loop, chunks)
-                one = Round((before + chunk_ns(loop, chunks)) / 2, with_it)
+                    with_it = turns.chunks(lambda: loop(CALLS), CALLS, seconds, after=drain)
             except OSError as error:
                 print(f"missing: {way.name}: {error}", file=sys.stderr)
-            found[way.name].append(one)
+            else:
+                found[way.name].append(Turn(without, with_it))
     return found
 
 
-def quiet(found: list[Round | None]) -> list[Round]:
-    there = sorted((one for one in found if one), key=lambda one: one.base + one.ns)
-    return there[: (len(there) + 1) // 2]
-
-
-def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
-    made = []
+def rows(found: dict[str, list[Turn]]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    nothing = turns.share(found[NOTHING]) if found[NOTHING] else None
     for way in ways():
-        if not (each := quiet(found[way.name])):
+        if not (taken := found[way.name]):
             continue
-        shares = sorted(one.share for one in each)
-        beside = quiet(found.get(way.peer or "", []))
-        together = zip(found[way.name], found[NOTHING], strict=False)
-        least = [one.share / nothing.share for one, nothing in together if one and nothing]
-        low, *_, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 2
+        share = turns.known(taken, turns.share)
+        beside = found.get(way.peer or "")
         made.append(
             {
                 "way": way.name,
-                "of_base": round(statistics.median(shares), 3),
-                "from": round(low, 3),
-                "to": round(high, 3),
-                "added_ns": round(statistics.median(one.ns - one.base for one in each), 1),
-                "of_nothing": round(statistics.median(least), 3) if least else None,
+                "of_base": round(share.value, 3),
+                "from": round(share.low, 3),
+                "to": round(share.high, 3),
+                "added_ns": round(turns.added(taken), 1),
+                "of_nothing": round(share.value / nothing, 3) if nothing else None,
                 "goal": way.goal,
                 "peer": way.peer if beside else None,
-                "peer_of_base": round(statistics.median(one.share for one in beside), 3) if beside else None,
+                "peer_of_base": round(turns.share(beside), 3) if beside else None,
             }
         )
     return made
@@ -174,19 +149,19 @@ def rows(found: dict[str, list[Round | None]]) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of each way of ours, in turns (default 40)")
-    parser.add_argument("--tool-rounds", type=int, default=4, help="rounds of each other tool (default 4)")
+    parser.add_argument("--rounds", type=int, default=60, help="turns of each way of ours (default 60)")
+    parser.add_argument("--tool-rounds", type=int, default=4, help="turns of each other tool (default 4)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wish = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with ThreadPoolExecutor(1) as thread:  # pages of records leave out the thread that reads, which is the first
         found = thread.submit(measure, wish.rounds, wish.tool_rounds).result()
-    base = statistics.median(one.base for each in found.values() for one in each if one)
+    base = turns.without([one for taken in found.values() for one in taken])
     table = rows(found)
     if wish.json:
         print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": table}, indent=2))
         return 0
-    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns; {wish.rounds} rounds")
+    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns; {wish.rounds} turns")
     for row in table:
         peer = f"   {row['peer']}: {row['peer_of_base']:.2f}" if row["peer"] else ""
         goal = f"   goal {row['goal']}" if row["goal"] else ""

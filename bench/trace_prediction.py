@@ -20,7 +20,6 @@ import ctypes
 import json
 import mmap
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -28,10 +27,15 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.peers import turns
+from bench.peers.turns import Turn
 
 from evenkeel.documents.answer import Question
 from evenkeel.documents.evidence import Conditions
@@ -42,7 +46,6 @@ from evenkeel.measure.trace.ask import ask, pilot
 from evenkeel.measure.trace.calibration import Calibration
 from evenkeel.measure.trace.questions import WAKEUP, joined_by
 from evenkeel.probe.trace import question
-from evenkeel.probe.trace.calibrate import quickest
 from evenkeel.probe.trace.loops import call_loop, compute
 
 CONDITIONS = Conditions(kernel="this one", preempt_rt=False, command_line="")
@@ -186,58 +189,14 @@ def asked_of(case: Case, kind: str) -> Question:
 # -- the truth --------------------------------------------------------------------------------------------------------
 
 
-class Truth(NamedTuple):
-    """Nanoseconds of a turn that the question adds, from which to which it may be, and the turn without it."""
-
-    ns: float
-    low: float
-    high: float
-    base: float
-
-    @property
-    def known(self) -> bool:
-        """To 30 %."""
-        return self.ns > 0 and self.high - self.low < 0.6 * self.ns
-
-
-class Turn(NamedTuple):
-    """Nanoseconds of chunks, by the turn of the loop: without the question, and with it."""
-
-    without: list[float]
-    with_it: list[float]
-
-
-def phase(case: Case) -> list[float]:
-    clock = time.perf_counter_ns if case.passing else time.thread_time_ns
-    found: list[float] = []
-    end = time.perf_counter() + PHASE_S
-    while time.perf_counter() < end or len(found) < 3:
-        start = clock()
-        case.loop()
-        found.append((clock() - start) / case.turns)
-    return found
-
-
 def turn(case: Case, asked: Question, source: str) -> Turn:
-    without = phase(case)
+    clock = time.perf_counter_ns if case.passing else time.thread_time_ns
+    without = turns.chunks(case.loop, case.turns, PHASE_S, clock)
     question.trace_start({**asked.model_dump(mode="json"), "ring_bytes": 1 << 23}, source)
     try:
-        return Turn(without, phase(case))
+        return Turn(without, turns.chunks(case.loop, case.turns, PHASE_S, clock))
     finally:
         question.trace_close()
-
-
-def difference(turns: Sequence[Turn]) -> tuple[float, float]:
-    """(the loop without it, what the question adds)."""
-    without = quickest([one for taken in turns for one in taken.without])
-    return without, quickest([one for taken in turns for one in taken.with_it]) - without
-
-
-def truth(turns: list[Turn]) -> Truth:
-    draw = random.Random(1)
-    again = sorted(difference(draw.choices(turns, k=len(turns)))[1] for _ in range(200))
-    base, added = difference(turns)
-    return Truth(added, again[5], again[-6], base)
 
 
 # -- the prediction ---------------------------------------------------------------------------------------------------
@@ -293,18 +252,18 @@ def per_turn(probe: Probe, case: Case, asked: Question, turn_ns: float) -> float
     return max(1.0, round(events / 20 / case.turns))
 
 
-def measure(probe: Probe, case: Case, turns: int) -> list[dict[str, Any]]:
+def measure(probe: Probe, case: Case, times: int) -> list[dict[str, Any]]:
     rows = []
     for kind, sources in case.asked:
         asked = asked_of(case, kind)
         for source in sources:
             try:
-                taken = [turn(case, asked, source) for _ in range(turns)]
+                taken = [turn(case, asked, source) for _ in range(times)]
             except OSError as error:
                 print(f"missing: {case.name}, {kind}, {source}: {error}", file=sys.stderr)
                 continue
-            found = truth(taken)
-            in_turn = per_turn(probe, case, asked, found.base)
+            base, truth = turns.without(taken), turns.known(taken, turns.added)
+            in_turn = per_turn(probe, case, asked, base)
             guesses = {"": predicted(probe, case, asked, source)}
             if not case.others and (source == "tracepoint" or not case.event.startswith("syscalls:")):
                 with busy(case):
@@ -312,15 +271,15 @@ def measure(probe: Probe, case: Case, turns: int) -> list[dict[str, Any]]:
                 if answer.events and source not in ("perf", "ring"):
                     guesses[", again"] = predicted(probe, case, asked, source)
             for which, guess in guesses.items():
-                ratio = guess * in_turn / found.ns if found.ns > 0 else float("inf")
+                ratio = guess * in_turn / truth.value if truth.value > 0 else float("inf")
                 row = {"case": case.name + which, "kind": kind, "source": source, "predicted_ns": round(guess, 1)}
                 row |= {
-                    "measured_ns": round(found.ns / in_turn, 1),
-                    "low_ns": round(found.low / in_turn, 1),
-                    "high_ns": round(found.high / in_turn, 1),
-                    "turn_ns": round(found.base, 1),
+                    "measured_ns": round(truth.value / in_turn, 1),
+                    "low_ns": round(truth.low / in_turn, 1),
+                    "high_ns": round(truth.high / in_turn, 1),
+                    "turn_ns": round(base, 1),
                     "ratio": round(ratio, 2),
-                    "known": found.known,
+                    "known": truth.value > 0 and truth.high - truth.low < 0.6 * truth.value,
                     "within": LOW <= ratio <= HIGH,
                 }
                 rows.append(row)
