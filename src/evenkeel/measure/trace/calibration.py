@@ -39,6 +39,8 @@ TIMING_NS = 15.0
 _AS_EXPECTED = (0.6, 1.6)
 #: What was measured to be a smaller part of what the table has was disturbed.
 _LEAST = 0.25
+#: Between these a machine is as fast as it was: both were timed for a tenth of a second only.
+_AS_FAST = (0.67, 1.5)
 #: No machine is slower or faster than this by itself; what looks like it was measured at a bad moment.
 _SPEEDS = (0.4, 4.0)
 
@@ -172,7 +174,8 @@ class Calibration:
         if self._now_ns is None:
             self._now_ns = float(self._probe.call("trace_speed")["ns"])
         then = float(next(iter(kept.values()))["speed_ns"])
-        return min(max(self._now_ns / then, _SPEEDS[0]), _SPEEDS[1]) if then > 0 else 1.0
+        ratio = self._now_ns / then if then > 0 else 1.0
+        return 1.0 if _AS_FAST[0] < ratio < _AS_FAST[1] else min(max(ratio, _SPEEDS[0]), _SPEEDS[1])
 
     def factor(self, question: Question) -> float:
         """How many times as much as their rate tells such events did cost when they were asked for the last time."""
@@ -209,7 +212,7 @@ def _name(question: Question, loop: str) -> str:
 
 def _how(here: Point, gap_ns: float, slower: float) -> str:
     said = f", where events are {here.gap_ns / 1e3:.3g} us apart" if gap_ns and here.gap_ns >= 1000 else ""
-    return said + (f", times {slower:.2g} as the machine is now" if abs(slower - 1) > 0.1 else "")
+    return said + (f", times {slower:.2g} as the machine is now" if slower != 1 else "")
 
 
 def _measure(probe: Probe, question: Question, loop: str) -> dict[str, Any]:

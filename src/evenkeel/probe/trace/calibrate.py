@@ -73,7 +73,7 @@ def speed() -> dict[str, float]:
     return {"ns": _speed()}
 
 
-def _speed(chunks: int = 40, turns: int = 2) -> float:
+def _speed(chunks: int = 60, turns: int = 2) -> float:
     """Over a time in which a machine that is shared is nobody else's for a moment."""
     found = []
     for _ in range(chunks):
