@@ -32,6 +32,17 @@ class Running:
     def client(self) -> Client:
         return Client(str(self.folder / "lab.sock"))
 
+    def said(self) -> str:
+        """All that it told, on one line: it wraps its lines."""
+        return " ".join(self.told.read_text().split())
+
+    def says(self, what: str, seconds: float = 60) -> None:
+        """Wait until it has said so."""
+        end = time.monotonic() + seconds
+        while what not in self.said():
+            assert self.process.poll() is None and time.monotonic() < end, self.said()
+            time.sleep(0.05)
+
     def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
         """Send it and wait; the exit code."""
         self.process.send_signal(sign)

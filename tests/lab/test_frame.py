@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
 
 from evenkeel.errors import EvenkeelError, Unreachable, Where, WrongInput
 from evenkeel.lab import problem as problems
 from evenkeel.lab.actor import Conflict, Forbidden, NotFound, NotLoggedIn, Stale, need_version
 from evenkeel.lab.api import problem
+from evenkeel.lab.api.app import create_app
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import NeededVersion, Version
+from evenkeel.lab.api.who import Identify
+from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import key_of, page
+from evenkeel.lab.store import Store
 
 ROOT = Path(__file__).parents[2]
 Ask = Callable[..., TestClient]
@@ -44,6 +49,27 @@ def test_an_error_goes_there_and_back(error: EvenkeelError, status: int) -> None
 def test_what_is_no_problem_document_is_told(ask: Ask) -> None:
     with pytest.raises(EvenkeelError, match="proxy answered 502"):
         problems.raise_problem(502, None, "proxy")
+
+
+def test_a_database_that_is_away_is_no_defect_and_refuses_no_agent(lab: Lab) -> None:
+    """A PostgreSQL that is not there, asked by the real service's own way of finding out who asks."""
+    with Store("postgresql://nobody@/none?host=/nowhere") as store:
+        client = TestClient(create_app(Lab(lab.folder, store), who=Identify(Lab(lab.folder, store))))
+        known = {"Authorization": "Bearer x"}
+        answer = client.get("/api/v1/machines", headers=known)
+        assert answer.status_code == 503 and answer.headers["Retry-After"] == "2"
+        assert "systemctl status postgresql" in answer.json()["hint"], answer.text
+        with pytest.raises(Unreachable, match="the database does not answer"):
+            problems.raise_problem(503, answer.json(), "here")
+        page = client.get("/machines", headers=known)
+        assert page.status_code == 503 and "systemctl status postgresql" in page.text and "Not now" in page.text
+        # 403 would tell an agent that its token is worth nothing, and it would end with all that it runs.
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            client.websocket_connect("/api/v1/agents/line", headers=known),
+        ):
+            pass
+        assert denied.value.status_code == 503
 
 
 def test_nothing_there_is_a_problem_for_programs_and_a_page_for_people(ask: Ask) -> None:

@@ -18,7 +18,8 @@ from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.store import Store
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, GIB, ROOT, add
-from tests.lab.test_postgres import BIN, server
+from tests.lab.postgres import BIN
+from tests.lab.test_postgres import server
 
 __all__ = ["server"]
 pytestmark = [

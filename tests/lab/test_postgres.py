@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,58 +19,20 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.schema import metadata
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import LostHold, Store, create
+from tests.lab.postgres import marks, running
 from tests.lab.service import Running, up
 
-BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 ROOT = with_roles("root", ["admin"], via="socket")
+ANN = with_roles("ann", ["user"])
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(BIN is None, reason="no PostgreSQL (Debian package postgresql)"),
-]
+pytestmark = marks
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A server of its own on a socket; calling it gives the URL of a new, empty database."""
-    assert BIN is not None
-    # A short path that the user postgres reaches; the kernel takes 107 characters for a socket.
-    folder = Path(f"/tmp/evenkeel-pg-{os.getpid()}")
-    folder.mkdir()
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    user = "postgres" if as_user else pwd.getpwuid(os.geteuid()).pw_name
-    data = folder / "data"
-    initdb = [str(BIN / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "--no-sync"]
-    subprocess.run([*as_user, *initdb], check=True, capture_output=True)
-    options = ["-c", f"unix_socket_directories={folder}", "-c", "listen_addresses=", "-c", "fsync=off"]
-    process = subprocess.Popen([*as_user, str(BIN / "postgres"), "-D", str(data), *options], stderr=-3)
-    number = 0
-
-    def new() -> str:
-        nonlocal number
-        number += 1
-        subprocess.run(
-            [str(BIN / "createdb"), "-h", str(folder), "-U", user, f"lab{number}"], check=True, capture_output=True
-        )
-        return f"postgresql://{user}@/lab{number}?host={folder}"
-
-    try:
-        end = time.monotonic() + 60
-        while (
-            not list(folder.glob(".s.PGSQL.*"))
-            or subprocess.run([str(BIN / "pg_isready"), "-q", "-h", str(folder)], check=False).returncode
-        ):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
-        yield new
-    finally:
-        stop = [str(BIN / "pg_ctl"), "-D", str(data), "-m", "immediate", "-s", "stop"]
-        subprocess.run([*as_user, *stop], check=False, timeout=30)
-        process.wait(30)
-        shutil.rmtree(folder)
+def server() -> Iterator[Callable[[], str]]:
+    """A server of its own; calling it gives the URL of a new, empty database."""
+    with running("-c", "fsync=off") as made:
+        yield made.database
 
 
 def test_the_migration_makes_the_same_tables(server: Callable[[], str]) -> None:
@@ -160,15 +118,35 @@ def test_one_is_active_the_other_stands_by_and_takes_over(server: Callable[[], s
                 assert {one["name"] for one in client.pages("/people")} >= {"one", "two"}
 
 
-def test_a_service_whose_database_went_away_ends_and_says_why(server: Callable[[], str], tmp_path: Path) -> None:
+_CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lab http%'"
+
+
+def test_a_service_whose_connection_was_cut_gets_the_right_to_write_back(
+    server: Callable[[], str], tmp_path: Path
+) -> None:
     url = server()
     with up(tmp_path / "a", "--database", url) as running, Store(url) as other:
         with other.engine.begin() as connection:
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lab http%'"
-            assert connection.execute(text(query)).scalar() is True
+            assert connection.execute(text(_CUT)).scalar() is True
+        running.says("and the right to write with it; asking for it again")
+        running.says("going on")
+        post(running, "afterwards")
+        assert other.holder() == f"lab {running.url}" and not other.try_hold("other")
+        assert running.end() == 0, running.told.read_text()
+        assert "Traceback" not in running.told.read_text()
+
+
+def test_a_service_whose_place_was_taken_meanwhile_ends_and_says_why(server: Callable[[], str], tmp_path: Path) -> None:
+    url = server()
+    with up(tmp_path / "a", "--database", url) as running, Store(url) as other:
+        with other.engine.begin() as connection:
+            assert connection.execute(text(_CUT)).scalar() is True
+        end = time.monotonic() + 5
+        while not other.try_hold("other"):
+            assert time.monotonic() < end
         assert running.process.wait(30) == 1
-        assert "the right to write" in running.told.read_text()
-        assert "Traceback" not in running.told.read_text().rpartition("error: ")[2]
+        assert "the right to write with it: other has it now" in running.said()
+        assert "Traceback" not in running.said().rpartition("error: ")[2]
 
 
 def test_backup_and_restore(server: Callable[[], str], tmp_path: Path) -> None:

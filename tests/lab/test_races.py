@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import claims, protocol, steps, submissions
+from evenkeel.lab import active, claims, protocol, steps, submissions
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.claims import Request
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.store import Away, LostHold, Store
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, BOB, Player, dispatcher, machine_of, run, send, states
 
@@ -76,6 +79,101 @@ def test_a_step_that_is_tried_again_while_the_last_one_ends_is_done(
     assert submissions.show(lab, ANN, sent.id).state == "open"
 
 
+def _full(*_: object) -> None:
+    raise OperationalError("full", {}, Exception("disk full"))
+
+
+def _stops(agent: Player) -> list[int]:
+    return [said.attempt for said in agent.line.said if isinstance(said, protocol.Stop)]
+
+
+def test_a_stop_whose_commit_failed_is_said_when_the_next_one_is_done(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    agent.hello()
+    sent = send(lab, one={})
+    run(dispatcher)
+    submissions.cancel(lab, ANN, sent.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatching, "write", _full)
+        dispatcher.turn()
+        assert _stops(agent) == []
+    clock.move(30)
+    run(dispatcher)
+    assert _stops(agent) == [agent.starts()[0].attempt]
+
+
+def test_agents_are_not_forgotten_while_the_database_cannot_be_read(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    agent.hello()
+    sent = send(lab, one={})
+    run(dispatcher)
+    read = lab.store.read
+
+    def away() -> None:
+        raise Away("it does not answer")
+
+    monkeypatch.setattr(dispatching, "write", _full)
+    send(lab, two={})
+    dispatcher.turn()
+    monkeypatch.setattr(lab.store, "read", away)
+    for _ in range(3):
+        clock.move(30)
+        dispatcher.turn()
+        assert dispatcher.owns(agent.line, agent.starts()[0].attempt), "its log is nobody's"
+    monkeypatch.undo()
+    assert lab.store.read == read
+    clock.move(30)
+    dispatcher.hear(agent.line, protocol.Beat())
+    run(dispatcher)
+    clock.move(5)  # longer than an agent on this machine is waited for
+    run(dispatcher)
+    agent.end(agent.starts()[0])
+    assert states(lab, sent.id) == {"one": "passed"} and len(agent.taken()) == 1
+
+
+def test_who_gets_the_right_to_write_back_asks_the_agents_and_takes_nothing_for_granted(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    agent.hello(gone=False)
+    sent = send(lab, one={}, two={})
+    run(dispatcher)
+    (start,) = agent.starts()
+    assert dispatcher.begin() is None
+    dispatcher.hear(agent.line, protocol.Ended(attempt=start.attempt, state="passed"))
+    began = dispatcher.begin()
+    assert began is not None
+    began[1].result()
+    lab.store.holds += 1  # as if the answer to that commit was lost with the connection, and another one made
+    run(dispatcher)
+    assert agent.line.closed and agent.taken() == []
+    agent.hello(finished=(start.attempt,))
+    dispatcher.hear(agent.line, protocol.Ended(attempt=start.attempt, state="passed"))
+    run(dispatcher)
+    assert agent.taken() == [False], "it was taken before, once"
+    assert [again.attempt for again in agent.starts()] == [start.attempt + 1], "committed, and never said"
+    agent.end(agent.starts()[0])
+    assert states(lab, sent.id) == {"one": "passed", "two": "passed"}
+
+
+def test_a_turn_of_a_right_to_write_that_was_lost_meanwhile_is_not_written(
+    lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    agent.hello()
+    sent = send(lab, one={})
+    _meanwhile(dispatcher, monkeypatch, lambda: setattr(lab.store, "holds", lab.store.holds + 1))
+    run(dispatcher)
+    assert agent.starts() == [] and states(lab, sent.id) == {"one": "ready"}
+    agent.hello()
+    run(dispatcher)
+    assert len(agent.starts()) == 1
+
+
 def test_a_loss_whose_commit_failed_is_not_forgotten(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,12 +182,8 @@ def test_a_loss_whose_commit_failed_is_not_forgotten(
     sent = send(lab, one={})
     run(dispatcher)
     write = getattr(dispatching, "write")  # noqa: B009  it is the turn's own, which this module only calls
-
-    def full(*_: object) -> None:
-        raise OperationalError("full", {}, Exception("disk full"))
-
     dispatcher.hear(agent.line, None)
-    monkeypatch.setattr(dispatching, "write", full)
+    monkeypatch.setattr(dispatching, "write", _full)
     dispatcher.turn()
     monkeypatch.setattr(dispatching, "write", write)
     other = Player(dispatcher, "b1")
@@ -100,3 +194,61 @@ def test_a_loss_whose_commit_failed_is_not_forgotten(
         dispatcher.hear(other.line, protocol.Beat())
         run(dispatcher)
     assert [start.step for start in other.starts()] == ["one"], states(lab, sent.id)
+
+
+def test_who_takes_over_waits_for_agents_that_are_local_to_another_machine(lab: Lab, clock: Clock) -> None:
+    before = Dispatcher(lab)
+    agent = Player(before, slots=1)
+    agent.hello()
+    sent = send(lab, one={})
+    run(before)
+    lab.took_over = True
+    after = Dispatcher(lab)
+    other = Player(after, "b1")
+    other.hello()
+    for _ in range(5):
+        clock.move(11)  # 55 s: the other service ends its own agent after 45
+        after.hear(other.line, protocol.Beat())
+        run(after)
+    assert other.starts() == [] and states(lab, sent.id) == {"one": "running"}
+    clock.move(10)
+    after.hear(other.line, protocol.Beat())
+    run(after)
+    assert [start.step for start in other.starts()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("url", "elsewhere"),
+    [
+        *(("sqlite:///x.db", False), ("postgresql://a@/b?host=/run", False), ("postgresql:///b", False)),
+        *(("postgresql://a@localhost/b", False), ("postgresql://a@db.example.org/b", True)),
+    ],
+)
+def test_a_database_elsewhere_may_be_reached_by_another_service(url: str, elsewhere: bool) -> None:
+    with Store(url) as store:
+        assert store.elsewhere == elsewhere
+
+
+def test_a_service_that_cannot_know_whether_another_one_is_active_ends(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Away("it does not answer")
+
+    def lost() -> None:
+        raise lab.store.hold_lost()
+
+    monkeypatch.setattr(active, "_LOOK_S", 0.01)
+    monkeypatch.setattr(active, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(protocol, "LEASE_NS", 10**8)
+    monkeypatch.setattr(lab.store, "check_hold", lost)
+    monkeypatch.setattr(lab.store, "try_hold", away)
+    monkeypatch.setattr(Store, "elsewhere", True)
+    may, told = threading.Event(), list[str]()
+    may.set()
+    with pytest.raises(LostHold, match="another service may be the active one"):
+        active.keep(lab, "x", told.append, lambda: None, may)
+    assert not may.is_set() and len(told) == 1
+    monkeypatch.setattr(Store, "elsewhere", False)
+    threading.Timer(0.3, lab.stopping.set).start()
+    active.keep(lab, "x", told.append, lambda: None, may)

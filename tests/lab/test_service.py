@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from evenkeel.lab import settings, unit
 from evenkeel.lab.actor import Forbidden
 from evenkeel.lab.client import Client
 from tests.lab.service import Running, evenkeel, up
+from tests.lab.test_agent import until
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,35 @@ def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream
 def test_it_ends_cleanly_by_ctrl_c(tmp_path: Path) -> None:
     with up(tmp_path / "s") as running:
         with_stream(running, lambda: running.end(signal.SIGINT))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whom", ["the command", "all of the terminal"])
+def test_ctrl_c_ends_lab_run_and_all_that_it_started(tmp_path: Path, whom: str) -> None:
+    file = tmp_path / "step.yaml"
+    file.write_text(f"kind: slow\ncommand: 'sleep 1234.5 & echo $$ > {tmp_path}/pid; sleep 1234.5'\n")
+    command = [sys.executable, "-m", "evenkeel", "lab", "run", str(file), "-o", str(tmp_path / "out")]
+    pid, home = tmp_path / "pid", f"HOME={tmp_path}/out/".encode()
+
+    def left() -> list[str]:
+        found = []
+        for one in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if home in (one / "environ").read_bytes():
+                    found.append((one / "cmdline").read_text())
+        return found
+
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
+        try:
+            until(lambda: pid.exists() and pid.read_text().strip(), 60)
+            assert len(left()) >= 2, "two of its processes"
+            (os.killpg if whom.startswith("all") else os.kill)(process.pid, signal.SIGINT)
+            _, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert told.endswith("interrupted\n") and "Traceback" not in told
+    assert left() == []
 
 
 def test_settings_that_are_wrong_are_told_with_their_line(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from evenkeel.lab.order import DAY_NS, MINUTE_NS
 from evenkeel.lab.protocol import Beat
 from evenkeel.lab.store import Store, create
 from tests.lab.conftest import Clock
+from tests.lab.postgres import BIN
 from tests.lab.test_dispatcher import ANN, BOB, Player, run, send
 from tests.lab.test_forecasts import Asked, dispatcher, forecaster
-from tests.lab.test_postgres import BIN, server
+from tests.lab.test_postgres import server
 
 __all__ = ["dispatcher", "forecaster", "server"]  # fixtures
 Ask = Callable[..., TestClient]

@@ -181,6 +181,9 @@ class Agent:
 
     def _adopt(self) -> None:
         """What was taken before this process began."""
+        for kind in ("starts", "results"):
+            for half in (self.folder / kind).glob("*.new"):  # killed while it wrote
+                half.unlink()
         for path in sorted((self.folder / "starts").glob("*.json")):
             start = protocol.from_lab(path.read_bytes())
             assert isinstance(start, Start)
@@ -198,11 +201,13 @@ class Agent:
     def _start(self, start: Start) -> None:
         if start.attempt in self._attempts:  # it was said twice, because the line was cut
             return
-        _write(self.folder / "starts" / f"{start.attempt}.json", protocol.encode(start).decode())
         attempt = self._attempts[start.attempt] = _Attempt(self._job(start), sent=0)
         try:
+            _write(self.folder / "starts" / f"{start.attempt}.json", protocol.encode(start).decode())
             self._executor.submit(attempt.job, self._on_end)
-        except Exception as error:  # noqa: BLE001  a step of a newer lab, a full disk: this one fails, others go on
+        except OSError as error:  # a full disk of this agent; another one may do it
+            self._end(Ended(attempt=start.attempt, state="lost", cause=f"agent {self.name}: {error}"))
+        except Exception as error:  # noqa: BLE001  a step of a newer lab: this one fails, others go on
             self._end(Ended(attempt=start.attempt, state="failed", cause=f"agent {self.name}: {error}"))
 
     def _on_end(self, ended: Ended) -> None:
@@ -214,7 +219,11 @@ class Agent:
         attempt = self._attempts.get(ended.attempt)
         if attempt is None or attempt.ended is not None:
             return
-        _write(self.folder / "results" / f"{ended.attempt}.json", protocol.encode(ended).decode())
+        try:
+            _write(self.folder / "results" / f"{ended.attempt}.json", protocol.encode(ended).decode())
+        except OSError as error:
+            # The lab may have it all the same; only an agent that dies before that has lost it, and says so.
+            log.error("the result of attempt %d is kept in memory only: %s", ended.attempt, error)
         attempt.ended = ended
         self._changed.set()
 

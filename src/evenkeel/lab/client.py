@@ -79,7 +79,7 @@ class Client:
                     self.refuse(answer)
                 yield from answer.iter_lines()
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
 
     def socket(self, path: str) -> AbstractAsyncContextManager[ClientConnection]:
         """A WebSocket, to be entered in an event loop.  Raises Unreachable, and what the lab answered."""
@@ -98,7 +98,7 @@ class Client:
             else:
                 line = await unix_connect(self.at, f"ws://lab{path}")
         except (OSError, InvalidHandshake) as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
         async with line:
             yield line
 
@@ -115,7 +115,7 @@ class Client:
         try:
             answer = self.http.request(method, PREFIX + path, params=_given(parameters), json=body, headers=headers)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
         if answer.is_error:
             self.refuse(answer)
         return answer
@@ -127,7 +127,7 @@ class Client:
             body = None
         problem.raise_problem(answer.status_code, body, self.at)
 
-    def _unreachable(self, error: Exception) -> EvenkeelError:
+    def unreachable(self, error: Exception) -> EvenkeelError:
         return Unreachable(
             f"no lab answers at {self.at}: {error}",
             hint="`evenkeel lab up` starts one here; --lab URL names another",

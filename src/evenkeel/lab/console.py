@@ -31,7 +31,7 @@ from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.console_lines import Line, LineFailed, line_for
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.recording import Recorded, Recorder
-from evenkeel.lab.store import StoreClosed
+from evenkeel.lab.store import Away, StoreClosed
 
 T = TypeVar("T")
 LineState = Literal["up", "down", "off"]
@@ -200,7 +200,7 @@ class Consoles:
         """Follow the endpoints: begin new ones, end those that are gone or changed."""
         try:
             wanted = await asyncio.to_thread(_endpoints, self.lab)
-        except StoreClosed:
+        except (StoreClosed, Away):  # those that are open stay
             return
         for machine_id, console in list(self._all.items()):
             if machine_id not in wanted or wanted[machine_id].line != console.what.line:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
 from evenkeel.lab import artifacts, durations, protocol, schema
@@ -33,6 +33,7 @@ from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.step import holds
 from evenkeel.lab.step_machines import StepMachines
+from evenkeel.lab.store import Away
 from evenkeel.lab.turn import Outcome, Overtaken, Turn, messages, write
 
 log = logging.getLogger("evenkeel.lab")
@@ -77,6 +78,7 @@ class Dispatcher:
         self._paused_until_ns = 0
         self._pause_ns = PAUSE_NS
         self._loaded = False
+        self._holds = lab.store.holds
         self._clear()
 
     def _clear(self) -> None:
@@ -114,6 +116,12 @@ class Dispatcher:
         agent = self._owner.get(link)
         return agent is not None and attempt in agent.runs
 
+    def put_off(self, attempt: int) -> None:
+        """Its time is not over while it waits for the lab's own disk."""
+        run = self.runs.get(attempt)
+        if run is not None and run.deadline_ns is not None:
+            run.deadline_ns = max(run.deadline_ns, self.lab.now() + STOP_GRACE_NS)
+
     # -- a turn ---------------------------------------------------------------------------------------------------
 
     def turn(self) -> bool:
@@ -128,12 +136,18 @@ class Dispatcher:
     def begin(self) -> tuple[Turn, Future[Outcome]] | None:
         """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
         now = self.lab.now()
+        if self.lab.store.lost:
+            return None
+        turn = Turn(holds=self.lab.store.holds)
+        if turn.holds != self._holds:
+            self._begin_anew(now)
+            self._holds = turn.holds
         if now < self._paused_until_ns:
             return None
-        turn = Turn()
         try:
             if not self._loaded:
                 self._load()
+                self._stop_again(turn)
             self._read_events(turn)
             turn.seq = self._seq
             self._settle(turn, now)
@@ -141,7 +155,7 @@ class Dispatcher:
             self._watch_time(turn, now)
             self._choose(turn, now)
             self._measure_idle(turn, now)
-        except OperationalError as error:  # reading fails too when the disk does
+        except (Away, DBAPIError) as error:  # reading fails too when the disk does
             self._hear_again(turn)
             self._pause(error)
             return None
@@ -171,6 +185,22 @@ class Dispatcher:
             if agent.link is not None and run.id in agent.runs:
                 agent.link.send(start)
 
+    def _begin_anew(self, now: int) -> None:
+        """The right to write was lost and got back: what others wrote meanwhile is not known, nor whether the last
+        commit was done.  So all is read anew, and agents are asked what they run, as after a restart."""
+        for agent in self.agents.values():
+            if (link := agent.link) is not None:
+                link.close()
+                self._closed(link, now)
+        self._loaded = False
+        self._paused_until_ns, self._pause_ns = 0, PAUSE_NS
+
+    def _stop_again(self, turn: Turn) -> None:
+        """After a commit that failed: what was to be said with it was not said."""
+        for run in self.runs.values():
+            if run.stopping and self.agents[run.agent].link is not None:
+                self._stop(turn, run, run.stopping, run.stop_cause)
+
     def _hear_again(self, turn: Turn) -> None:
         self._inbox.extendleft(reversed(turn.end_messages))
 
@@ -192,8 +222,11 @@ class Dispatcher:
         if run.node.machine:
             self._refused |= 1 << self.group_for(run.node)
             self._again_ns = self.lab.now() + REFUSED_NS
-        with self.lab.store.read() as connection:
-            self._load_submissions(connection, [run.node.sub.id])
+        try:
+            with self.lab.store.read() as connection:
+                self._load_submissions(connection, [run.node.sub.id])
+        except (Away, DBAPIError):
+            self._loaded = False
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
@@ -660,6 +693,17 @@ class Dispatcher:
 
     def _load(self) -> None:
         """Forget everything but the connections, and read it anew."""
+        agents = self.agents
+        try:
+            self._load_all()
+        except (Away, DBAPIError):
+            # Their connections are in no database: an agent whose line is forgotten is taken for lost.
+            self.agents = agents
+            self._owner = {agent.link: agent for agent in agents.values() if agent.link is not None}
+            raise
+        self._loaded = True
+
+    def _load_all(self) -> None:
         now = self.lab.now()
         links = {agent.name: (agent.link, agent.lost_ns, agent.seen_ns) for agent in self.agents.values()}
         self._clear()
@@ -679,7 +723,8 @@ class Dispatcher:
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:
-                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if agent.local else protocol.REMOTE_GRACE_NS)
+                    here = agent.local and not self.lab.took_over and self._holds <= 1
+                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if here else protocol.REMOTE_GRACE_NS)
             self._charge_history(connection, now)
             self.durations = durations.load(connection)
             self._load_submissions(connection, None)
@@ -689,7 +734,6 @@ class Dispatcher:
             elif agent.link is None and agent.lost_ns is None and agent.runs:
                 agent.lost_ns = now  # it was lost, or said good-bye, and that could not be written
         self._fresh_agents = set(self.agents)
-        self._loaded = True
 
     def _charge_history(self, connection: Connection, now: int) -> None:
         since = now - _HISTORY_HALF_LIVES * self.ready.shares.half_life_ns

@@ -25,11 +25,14 @@ from fastapi import FastAPI
 from evenkeel.lab import protocol
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.logs import NO_ROOM
 
 log = logging.getLogger("evenkeel.lab")
 T = TypeVar("T")
 #: Time limits and leases are looked at so often.
 _LOOK_S = 0.25
+#: A full disk is tried again after so long.
+_NO_ROOM_S = 1.0
 #: Between the end of a line and the end of the process that held it, for one that was killed.
 _DYING_S = 0.5
 
@@ -158,7 +161,13 @@ class Dispatching:
                 size = self.lab.logs.write(message.attempt, message.offset, message.data.encode("latin-1"))
             except (OSError, UnicodeEncodeError) as error:
                 log.error("log of attempt %d: %s", message.attempt, error)
-        # A log that is nobody's any more is taken and dropped, so that its agent can go on.
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    # The agent has it still, and its result waits for it as it waits for the database.
+                    self.dispatcher.put_off(message.attempt)
+                    size = self.lab.logs.size(message.attempt)
+                    self.loop.call_later(_NO_ROOM_S, link.send, protocol.LogTaken(attempt=message.attempt, size=size))
+                    return
+        # A log that is nobody's any more, or on a disk that is broken, is taken and dropped: its agent can go on.
         link.send(protocol.LogTaken(attempt=message.attempt, size=size))
 
 

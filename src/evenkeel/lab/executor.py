@@ -6,6 +6,8 @@ The agent talks to the lab and keeps results; an executor knows processes or job
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -14,10 +16,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evenkeel.documents.result import Result
+from evenkeel.errors import Unreachable
 from evenkeel.lab import runner
 from evenkeel.lab.leftovers import end_attempt
+from evenkeel.lab.logs import NO_ROOM
 from evenkeel.lab.protocol import Ended, Start
 from evenkeel.lab.step import Use
+
+log = logging.getLogger("evenkeel.lab.agent")
+#: Pauses between tries to bring artifacts.
+_BRING_AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class _Running:
     on_end: OnEnd
     state: str = ""
     cause: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -117,7 +126,7 @@ class Processes:
         try:
             ran = running.run.run()
             if ran.files and self.bring is not None:
-                self.bring(ran.files, ran.result)
+                self._bring(running, self.bring, ran)
             ended = _ended(job.attempt, ran.result)
         except Exception as error:  # noqa: BLE001  a full disk, a lab that is away for too long: the step has no result
             ended = Ended(attempt=job.attempt, state="lost", cause=f"agent: {error}")
@@ -127,11 +136,26 @@ class Processes:
             ended = ended.model_copy(update={"state": running.state, "cause": running.cause})
         running.on_end(ended)
 
+    @staticmethod
+    def _bring(running: _Running, bring: Bring, ran: runner.Ran) -> None:
+        """The work is done: a lab that is away, or whose disk is full, is waited for, unless somebody cancels."""
+        for pause_s in itertools.chain(_BRING_AGAIN_S, itertools.repeat(_BRING_AGAIN_S[-1])):
+            try:
+                return bring(ran.files, ran.result)
+            except (Unreachable, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                    raise
+                log.warning("artifacts cannot be brought, tried again in %g s: %s", pause_s, error)
+                if running.cancelled.wait(pause_s):
+                    raise
+        return None
+
     def cancel(self, attempt: int, state: str, cause: str) -> None:
         with self._lock:
             running = self._running.get(attempt)
         if running is not None:
             running.state, running.cause = state, cause
+            running.cancelled.set()
             running.run.cancel()
 
     def adopt(self, job: Job, on_end: OnEnd) -> bool:
@@ -148,6 +172,7 @@ class Processes:
         with self._lock:
             running = list(self._running.values())
         for one in running:
+            one.cancelled.set()
             one.run.cancel()
 
 

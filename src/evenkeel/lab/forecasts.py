@@ -27,6 +27,7 @@ from evenkeel.lab.forecast import CALIBRATED_BY, Agent, Band, Calibration, Forec
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.live import Node, Sub
 from evenkeel.lab.step import parse_when
+from evenkeel.lab.store import Away
 
 log = logging.getLogger("evenkeel.lab")
 #: With more open steps than this nothing is foretold: it would cost seconds, and be worth little.
@@ -256,6 +257,8 @@ class Forecaster:
             began = time.monotonic()
             try:
                 self.look()
+            except Away as error:
+                log.warning("forecasts: %s", error)
             except Exception:
                 log.exception("forecasts: something went wrong; the next event is tried again")
             took = time.monotonic() - began

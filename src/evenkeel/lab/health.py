@@ -8,6 +8,7 @@ Asks and keeps; switches nothing (:mod:`evenkeel.lab.energy` does).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import socket
@@ -29,7 +30,7 @@ from evenkeel.lab.actor import SERVICE, Actor
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Driver, PowerFailed, driver_for
 from evenkeel.lab.power_drivers.ssh import Ssh
-from evenkeel.lab.store import StoreClosed
+from evenkeel.lab.store import Away, StoreClosed
 
 Probe = Literal["v4", "v6", "ssh", "login", "bmc", "pdu", "console"]
 PROBES: tuple[Probe, ...] = ("v4", "v6", "ssh", "login", "bmc", "pdu", "console")
@@ -431,6 +432,8 @@ class Monitor:
                     energy.tend(self.lab, self._pool.submit)
             except (StoreClosed, RuntimeError):  # RuntimeError: the pool is shut down
                 return
+            except Away as error:
+                logging.getLogger("evenkeel.lab").warning("health: %s", error)
 
     def _begin(self, now: float) -> None:
         table = schema.machine

@@ -20,7 +20,7 @@ from evenkeel.lab import claims, health, machines
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, judge, reason_of
 from evenkeel.lab.schema import machine
-from evenkeel.lab.store import StoreClosed
+from evenkeel.lab.store import Away, StoreClosed
 
 #: Asked after a machine was prepared; returns why it is not well, or None.
 Check = Callable[[Lab, str], str | None]
@@ -67,6 +67,9 @@ class Keeper:
                     wait_s = max(_OFTEN_S, min(_SELDOM_S, (due - self.lab.now()) / 1e9))
             except StoreClosed:
                 return
+            except Away as error:
+                _log.warning("claims: %s", error)
+                wait_s = 1.0
             except Exception:  # noqa: BLE001  a thread that ends would leave everybody waiting
                 _log.exception("claims: a look at what is due failed; the next one is in %.0f s", wait_s)
             self._end.wait(_OFTEN_S)
@@ -96,7 +99,7 @@ class Keeper:
 
     def _run(self, row: Any) -> None:
         try:
-            with contextlib.suppress(StoreClosed):
+            with contextlib.suppress(StoreClosed, Away):
                 self.prepare(row)
         finally:
             with self._lock:
@@ -108,7 +111,7 @@ class Keeper:
         failed: str | None = None
         try:
             self._prepare(row)
-        except StoreClosed:
+        except (StoreClosed, Away):  # it is not the machine's fault: it begins again
             raise
         except Exception as error:  # noqa: BLE001  whatever keeps a machine from being offered is its reason
             if not isinstance(error, EvenkeelError):

@@ -32,6 +32,8 @@ class Lab:
     store: Store
     settings: Settings = field(default_factory=Settings)
     stopping: threading.Event = field(default_factory=threading.Event)
+    #: Another service was the active one before, perhaps on another machine: what is local to it is not local here.
+    took_over: bool = False
     #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
     consoles: Consoles | None = None

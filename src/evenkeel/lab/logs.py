@@ -5,11 +5,14 @@ An agent sends bytes with their offset, so that what was sent twice is written o
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 #: A log that is longer says so at its end, and the rest is dropped.
 MOST = 256 << 20
+#: Of a disk that is full: it may have room again later.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 CUT = b"\n[the log is longer than 256 MiB; the rest was not kept]\n"
 
 
@@ -30,7 +33,9 @@ class Logs:
             return 0
 
     def write(self, attempt: int, offset: int, data: bytes) -> int:
-        """Bytes from ``offset`` on; returns how many there are now.  What would leave a gap is not taken."""
+        """Bytes from ``offset`` on; returns how many there are now.  What would leave a gap is not taken.
+
+        Raises OSError; on a full disk what there was room for is kept."""
         path = self.path(attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -39,7 +44,10 @@ class Logs:
             if offset > size or offset + len(data) <= size or size >= MOST:
                 return size if size < MOST else max(size, offset + len(data))
             fresh = data[size - offset :]
-            os.pwrite(descriptor, fresh if size + len(fresh) <= MOST else fresh[: MOST - size] + CUT, size)
+            kept = fresh if size + len(fresh) <= MOST else fresh[: MOST - size] + CUT
+            done = 0
+            while done < len(kept):  # a disk that is nearly full takes a part, and says so by the number alone
+                done += os.pwrite(descriptor, kept[done:], size + done)
             return size + len(fresh)
         finally:
             os.close(descriptor)

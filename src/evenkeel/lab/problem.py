@@ -24,10 +24,18 @@ STATUS: dict[type[EvenkeelError], int] = {
     EvenkeelError: 500,
 }
 _CLASSES = {class_.__name__: class_ for class_ in STATUS}
+
+
+class NotNow(Unreachable):
+    """The lab answers, and cannot do it now: its database is away, its disk is full.  It may in a while."""
+
+
 #: What a status means that comes without a class of ours.
-OF_STATUS = {400: WrongInput, 405: WrongInput, 413: WrongInput, 428: WrongInput, 429: Conflict} | {
-    status: class_ for class_, status in STATUS.items() if class_ is not NotAsWanted
-}
+OF_STATUS = (
+    {400: WrongInput, 405: WrongInput, 413: WrongInput, 428: WrongInput, 429: Conflict}
+    | {status: class_ for class_, status in STATUS.items() if class_ is not NotAsWanted}
+    | {503: NotNow, 507: NotNow}
+)
 
 
 def status_of(error: EvenkeelError) -> int:

@@ -2,7 +2,7 @@
 
 Order up: folder and lock, database and its migration, the right to write, parts, sockets.  Down is the same backwards,
 on Ctrl-C, SIGTERM and errors alike.  On PostgreSQL a second service stands by: it answers readers, refuses writers, and
-takes over when the first one's right to write ends.
+takes over when the first one's right to write ends (:mod:`evenkeel.lab.active`).
 Prints nothing; what happens is told to ``say``.
 """
 
@@ -19,21 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
-from sqlalchemy.exc import DBAPIError
 
-from evenkeel.errors import Unreachable, WrongInput
+from evenkeel.errors import WrongInput
+from evenkeel.lab import active, migrate, people, place, settings
 from evenkeel.lab import folder as folders
-from evenkeel.lab import migrate, people, place, settings
 from evenkeel.lab.api.app import create_app
 from evenkeel.lab.api.server import Server
 from evenkeel.lab.api.who import Identify
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.parts import running
 from evenkeel.lab.settings import Settings
-from evenkeel.lab.store import Store, sqlite_url
+from evenkeel.lab.store import Away, Store, sqlite_url, telling
 
 Say = Callable[[str], None]
-_STANDBY_S = 1.0
 
 
 def session_key(folder: Path) -> str:
@@ -53,14 +51,14 @@ def session_key(folder: Path) -> str:
 
 @contextlib.contextmanager
 def opened(folder: Path, chosen: Settings) -> Iterator[Store]:
-    """The store of a folder.  Raises Unreachable when its database does not answer."""
+    """The store of a folder.  Raises Away when its database does not answer."""
     url = chosen.database or sqlite_url(folder / "lab.db")
     with Store(url) as store:
         try:
             with store.read():
                 pass
-        except DBAPIError as error:
-            raise Unreachable(f"the database does not answer: {error.orig}", hint="is its URL right?") from None
+        except Away as error:
+            raise Away(error.message, hint="is its URL right, and does its server run?") from None
         yield store
 
 
@@ -168,37 +166,22 @@ def _guard_signals(stack: contextlib.ExitStack, server: Server) -> None:
 
 
 def _work(service: Up, say: Say, ended: list[Exception]) -> None:
-    """Wait for the right to write, migrate, run the parts; end the server when that right is lost."""
-    lab = service.lab
+    """Wait for the right to write, migrate, run the parts; end the server when that right is another's."""
+    lab, name = service.lab, f"lab {service.url}"
     try:
-        if not _hold(service, say):
+        if not active.wait_for(lab, name, say, waits=service.settled.set):
             return
-        if (before := migrate.migrate(lab.store)) not in (None, migrate.known()[-1]):
+        with telling():
+            before = migrate.migrate(lab.store)
+        if before not in (None, migrate.known()[-1]):
             say(f"database migrated from version {before}")
         with running(lab, service.app) as check_parts:
             service.active.set()
             service.settled.set()
-            while not lab.stopping.wait(2):
-                lab.store.check_hold()
-                check_parts()
+            active.keep(lab, name, say, check_parts, service.active)
     except Exception as error:  # noqa: BLE001  told when the server has ended
         ended.append(error)
     finally:
         service.active.clear()
         service.settled.set()
         service.server.stop()
-
-
-def _hold(service: Up, say: Say) -> bool:
-    """False: it stopped before."""
-    told = False
-    while not service.lab.store.try_hold(f"lab {service.url}"):
-        if not told:
-            say(f"another service is active ({service.lab.store.holder() or 'unknown'}); standing by, for readers only")
-            told = True
-            service.settled.set()
-        if service.lab.stopping.wait(_STANDBY_S):
-            return False
-    if told:
-        say("the other service is gone; this one is active now")
-    return True

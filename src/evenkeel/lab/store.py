@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, func, insert, select, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
-from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
 from evenkeel.lab import schema
 
 T = TypeVar("T")
@@ -43,10 +44,17 @@ def now_ns() -> int:
     return time.time_ns()
 
 
-class LostHold(EvenkeelError):
-    """Another service may be the active one by now, so nothing is written any more."""
+class Away(Unreachable):
+    """The database does not answer, or cannot write now.  What was asked was not acknowledged; try again later.
+
+    Of a commit whose connection broke it is not known whether it was done: who must know sends an Idempotency-Key.
+    """
 
     http_status = 503
+
+
+class LostHold(Away):
+    """Another service may be the active one by now, so nothing is written any more."""
 
 
 #: The advisory lock of PostgreSQL that the active service holds: "evenkeel" as a number.
@@ -63,6 +71,8 @@ class Store:
         self._told = threading.Condition()
         self._listeners: list[Callable[[int], None]] = []
         self._held: Connection | None = None
+        #: How often the right to write was got: whoever keeps in memory what is in the database reads it anew then.
+        self.holds = 0
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
@@ -89,8 +99,8 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent view; never waits for the writer."""
-        with self.engine.connect() as connection:
+        """One consistent view; never waits for the writer.  Raises Away."""
+        with telling(), self.engine.connect() as connection:
             yield connection
 
     def write(self, change: Callable[[Connection], T]) -> T:
@@ -139,18 +149,47 @@ class Store:
         other, so that two can never write.  SQLite: always True; the folder's lock file keeps others away.
         ``name``: told to those who stand by.
         """
-        if self.engine.dialect.name != "postgresql" or self._held is not None:
+        if self.engine.dialect.name != "postgresql" or (self._held is not None and not self._held.invalidated):
             return True
-        connection = self.engine.connect()
-        connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]})
-        held = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _HOLD}).scalar())
-        connection.commit()
+        with telling():
+            connection = self.engine.connect()
+            try:
+                connection.execute(_SESSION, {"name": name[:63]})
+                held = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _HOLD}).scalar())
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
         if held:
-            self._held = connection
+            self.holds += 1
+            before, self._held = self._held, connection
+            if before is not None:
+                before.close()
         else:
             connection.invalidate()  # its name must not stay in the pool
             connection.close()
         return held
+
+    @property
+    def elsewhere(self) -> bool:
+        """On another machine: while it does not answer here, another service may reach it."""
+        if self.engine.dialect.name != "postgresql":
+            return False
+        url = self.engine.url
+        host = url.host or str(url.query.get("host", ""))
+        return not (host.startswith("/") or host in ("", "localhost", "127.0.0.1", "::1"))
+
+    @property
+    def lost(self) -> bool:
+        """The right to write was held, and is lost; see :meth:`try_hold`."""
+        return self._held is not None and self._held.invalidated
+
+    @staticmethod
+    def hold_lost() -> LostHold:
+        return LostHold(
+            "the connection to the database was lost, and the right to write with it",
+            hint="the service asks for it again by itself; does PostgreSQL run? `systemctl status postgresql`",
+        )
 
     def check_hold(self) -> None:
         """Raises LostHold when another service could be active by now."""
@@ -161,11 +200,10 @@ class Store:
 
             try:
                 self.write(ask)
-            except (DBAPIError, LostHold):
-                raise LostHold(
-                    "the connection to the database was lost, and the right to write with it",
-                    hint="start the service again; systemd does so by itself",
-                ) from None
+            except Away:
+                if not self.lost:  # a commit that failed for another reason: the next one will show
+                    return
+                raise self.hold_lost() from None
 
     def holder(self) -> str | None:
         """Name of the active service on this database; None: none, or SQLite."""
@@ -181,21 +219,22 @@ class Store:
         return None if name is None else str(name)
 
     def _cause(self, error: Exception) -> Exception:
-        """Of a commit that failed, as its callers should know it."""
-        if self._held is not None and self._held.invalidated and isinstance(error, DBAPIError):
-            return LostHold("the connection to the database was lost, and the right to write with it")
-        return error
+        """Of a change or a commit that failed, as its callers should know it."""
+        if isinstance(error, SQLAlchemyError) and self.lost:
+            return self.hold_lost()
+        return (away(error) if isinstance(error, DBAPIError) else None) or error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
-        if self._held is None:
+        held = self._held
+        if held is None:
             with self.engine.connect() as connection, connection.begin():
                 yield connection
             return
-        if self._held.invalidated:  # SQLAlchemy would connect anew by itself, without the lock
-            raise LostHold("the connection to the database was lost, and the right to write with it")
-        with self._held.begin():
-            yield self._held
+        if held.invalidated:  # SQLAlchemy would connect anew by itself, without the lock
+            raise self.hold_lost()
+        with held.begin():
+            yield held
 
     # -- who waits for events -------------------------------------------------------------------------------------
 
@@ -258,8 +297,50 @@ class Store:
                 told(seq)
 
 
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Errors of a database that is away, or of its disk, as :class:`Away`."""
+    try:
+        yield
+    except DBAPIError as error:
+        told = away(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def away(error: DBAPIError) -> Away | None:
+    """What to tell of an error of the database or its disk; None: it is about the question, and a defect of ours."""
+    cause = error.orig
+    if isinstance(cause, sqlite3.OperationalError):
+        known = _OF_SQLITE.get(cause.sqlite_errorcode & 0xFF)  # the primary code: https://sqlite.org/rescode.html
+        return None if known is None else Away(f"the lab's database: {cause}", hint=known)
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        first = (str(cause).strip().splitlines() or ["it does not answer"])[0]
+        return Away(
+            f"the database does not answer: {first}",
+            hint="does PostgreSQL run? `systemctl status postgresql`; the lab goes on by itself when it does",
+        )
+    return None
+
+
+MAKE_ROOM = "make room on the disk of the lab's folder (`df`); it goes on by itself"
+_LOOK_AT_DISK = "look at the disk of the lab's folder (`dmesg`, `df`)"
+#: Hints for what SQLite says of its files; what it says of statements is not among them.
+_OF_SQLITE = {
+    sqlite3.SQLITE_FULL: MAKE_ROOM,
+    sqlite3.SQLITE_IOERR: _LOOK_AT_DISK,
+    sqlite3.SQLITE_CANTOPEN: _LOOK_AT_DISK,
+    sqlite3.SQLITE_READONLY: _LOOK_AT_DISK,
+    sqlite3.SQLITE_BUSY: "somebody else writes to the lab's database: only its service should",
+}
+
+
 def _lives(connection: Connection) -> bool:
-    """False: SQLite took the whole transaction back (a full disk), with what the changes before had written."""
+    """False: SQLite took the whole transaction back (a full disk), with what the changes before had written; or the
+    connection is gone."""
+    if connection.invalidated:
+        return False
     driver: Any = connection.connection.dbapi_connection
     return connection.dialect.name != "sqlite" or bool(driver.in_transaction)
 
@@ -296,8 +377,24 @@ def _engine(url: str | URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if kind == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=_POSTGRES)
     raise WrongInput(f"no database of the lab: {kind}", hint="sqlite:///lab.db or postgresql://user@host/name")
+
+
+#: A server or a network that vanished without a word is noticed within half a minute, at both ends: the lock of a
+#: service that is cut off must not keep for hours the one that stands by from taking over.  (libpq's connection
+#: parameters, and the server's tcp_keepalives_*; sockets of Unix ignore them.)
+_POSTGRES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+_SESSION = text(
+    "SELECT set_config('application_name', :name, false), set_config('tcp_keepalives_idle', '10', false), "
+    "set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
+)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -62,7 +62,12 @@ def upload(client: Client, files: Mapping[str, Path]) -> int:
     for start in range(0, len(names), 1000):
         absent = client.post("/contents/missing", {"sha256": names[start : start + 1000]})["sha256"]
         for sha256 in absent:
-            answer = client.http.put(f"{PREFIX}/contents/{sha256}", content=_pieces(files[sha256]), timeout=_TIMEOUT)
+            try:
+                answer = client.http.put(
+                    f"{PREFIX}/contents/{sha256}", content=_pieces(files[sha256]), timeout=_TIMEOUT
+                )
+            except httpx.TransportError as error:
+                raise client.unreachable(error) from None
             if answer.is_error:
                 client.refuse(answer)
             sent += answer.json()["size"]

@@ -43,6 +43,7 @@ class Turn:
     idle: list[dict[str, Any]] = field(default_factory=list)
     say: list[tuple[Link, protocol.FromLab]] = field(default_factory=list)
     seq: int = 0  # of the last event that was known when it was made
+    holds: int = 0  # of the store then
 
     def empty(self) -> bool:
         parts = (self.starts, self.ends, self.step_states, self.submissions, self.agents, self.events, self.idle)
@@ -76,11 +77,15 @@ class Turn:
 
 
 class Overtaken(Exception):
-    """Somebody changed a submission since the turn was made, so it may say the opposite of what was acknowledged."""
+    """Somebody changed a submission since the turn was made, so it may say the opposite of what was acknowledged.
+
+    Or the right to write was another's meanwhile."""
 
 
 def write(connection: Connection, lab: Lab, turn: Turn) -> Outcome:
     now = lab.now()
+    if turn.holds != lab.store.holds:
+        raise Overtaken
     if (turn.step_states or turn.submissions) and connection.execute(_CHANGED_SINCE, {"seq": turn.seq}).first():
         raise Overtaken
     if turn.ends:

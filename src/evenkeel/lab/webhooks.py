@@ -28,6 +28,7 @@ from evenkeel.lab.actor import SERVICE, Actor, NotFound
 from evenkeel.lab.events import Event
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.schema import webhook as _table
+from evenkeel.lab.store import Away
 
 _S = 10**9
 #: Wait after the first failure; twice as long after each further one, up to the longest.
@@ -220,7 +221,8 @@ class Teller:
         while not self._ended:
             now = self._lab.now()
             query = select(_table.c.id, _table.c.next_ns).where(_table.c.off.is_(False))
-            with self._lab.store.read() as connection:
+            # A database that is away has nothing to tell; when it is back, all that was missed is told.
+            with contextlib.suppress(Away), self._lab.store.read() as connection:
                 for number, next_ns in connection.execute(query).all():
                     if next_ns <= now and number not in self._busy:
                         self._busy.add(number)

@@ -19,6 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from evenkeel import __version__
 from evenkeel.errors import EvenkeelError
@@ -29,6 +30,8 @@ from evenkeel.lab.api.once import Once
 from evenkeel.lab.api.who import SAFE, SESSION, SameOrigin, SecurityHeaders
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.login import Devices, Links
+from evenkeel.lab.logs import NO_ROOM
+from evenkeel.lab.store import MAKE_ROOM
 
 #: Finds out who asks; None: nobody known.  May read the database: it is called in a thread.
 Who = Callable[[HTTPConnection], Actor | None]
@@ -60,6 +63,7 @@ def create_app(lab: Lab, *, who: Who, key: str | None = None) -> FastAPI:
     app.add_exception_handler(EvenkeelError, _ours)
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(OSError, _of_the_disk)
     app.add_exception_handler(Exception, _defect)
     app.add_middleware(_Bounded)
     app.add_middleware(_Standby)
@@ -96,6 +100,12 @@ class StandingBy(EvenkeelError):
     http_status = 503
 
 
+class NoRoom(EvenkeelError):
+    """HTTP 507."""
+
+    http_status = 507
+
+
 class _Bounded:
     """What is read into memory whole is of a size; contents go to disk as they come.  HTTP 413."""
 
@@ -129,7 +139,11 @@ class _Who:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope.setdefault("state", {})["actor"] = await run_in_threadpool(self.who, HTTPConnection(scope))
+            try:
+                scope.setdefault("state", {})["actor"] = await run_in_threadpool(self.who, HTTPConnection(scope))
+            except EvenkeelError as error:  # the database is away
+                await _turn_away(scope, receive, send, error)
+                return
         await self.app(scope, receive, send)
 
 
@@ -142,18 +156,34 @@ class _Standby:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = getattr(scope["app"].state, "service", None) if scope["type"] == "http" else None
         if service is not None and scope["method"] not in SAFE and not service.active.is_set():
-            error = StandingBy("this service stands by; another one is active", hint="ask that one")
-            answer = problem.response(error)
-            answer.headers["Retry-After"] = "2"
-            await answer(scope, receive, send)
+            error: EvenkeelError = StandingBy("this service stands by; another one is active", hint="ask that one")
+            if service.lab.store.lost:
+                error = service.lab.store.hold_lost()
+            await _turn_away(scope, receive, send, error)
             return
         await self.app(scope, receive, send)
+
+
+async def _turn_away(scope: Scope, receive: Receive, send: Send, error: EvenkeelError) -> None:
+    """Answer before any handler is asked."""
+    if scope["type"] == "websocket":
+        # Not a close, which a client reads as 403: an agent that is refused ends, and its steps with it.
+        await WebSocket(scope, receive, send).send_denial_response(problem.response(error))
+        return
+    await _answer(Request(scope, receive), error)(scope, receive, send)
 
 
 def _answer(request: Request, error: EvenkeelError) -> Response:
     if request.url.path.startswith("/api/") or request.url.path == "/metrics":
         return problem.response(error)
     return pages.error(request, error)
+
+
+def _of_the_disk(request: Request, error: Exception) -> Response:
+    """A disk that is full is no defect; anything else is."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return _answer(request, NoRoom(f"the disk of the lab is full: {error.strerror}", hint=MAKE_ROOM))
+    raise error
 
 
 def _ours(request: Request, error: Exception) -> Response:

@@ -10,11 +10,12 @@ from evenkeel.errors import EvenkeelError, Where, WrongInput
 from evenkeel.lab.problem import OF_STATUS, body_of, status_of
 
 MEDIA = "application/problem+json"
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}, 507: {"Retry-After": "30"}}
 
 
 def response(error: EvenkeelError) -> JSONResponse:
     status = status_of(error)
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = _HEADERS.get(status)
     return JSONResponse(body_of(error), status, headers, media_type=MEDIA)
 
 

@@ -1,0 +1,97 @@
+"""The right to write: one service is the active one on a database.  Waits for it, keeps it, gets it back.
+
+On PostgreSQL the right ends with the connection that holds it.  When the database was only away, the same service asks
+for it again and goes on, with all that runs on its agents; when another service took over meanwhile, this one ends.
+Decides nothing else, and knows no web server.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from evenkeel.errors import EvenkeelError
+from evenkeel.lab import protocol
+from evenkeel.lab.lab import Lab
+from evenkeel.lab.store import Away, LostHold
+
+Say = Callable[[str], None]
+#: Between two looks whether the right is still there, and between two tries to get it.
+_LOOK_S = 2.0
+_STANDBY_S = 1.0
+_AGAIN_S = 0.5
+
+
+class TakenOver(EvenkeelError):
+    """Another service became the active one while the database was away for this one."""
+
+
+def wait_for(lab: Lab, name: str, say: Say, waits: Callable[[], None] = lambda: None) -> bool:
+    """Until this service may write.  False: it stopped before.
+
+    ``name``: told to the others; ``waits``: called once it is known that this one has to wait.
+    """
+    told = ""
+    while True:
+        try:
+            if lab.store.try_hold(name):
+                break
+            holder = lab.store.holder()
+            # What was killed here a moment ago may have left its session in the server.
+            lab.took_over |= holder != name[:63]
+            why = f"another service is active ({holder or 'unknown'}); standing by, for readers only"
+        except Away as error:
+            why = f"{error.message}; waiting for it"
+        if why != told:
+            say(why)
+            waits()
+            told = why
+        if lab.stopping.wait(_STANDBY_S):
+            return False
+    if told:
+        say("the other service is gone; this one is active now" if lab.took_over else "the database answers")
+    return True
+
+
+def keep(lab: Lab, name: str, say: Say, check: Callable[[], None], may_write: threading.Event) -> None:
+    """Until the service stops.  ``check``: called at each look; ``may_write``: cleared while the right is lost.
+
+    Raises TakenOver when another service is the active one, and LostHold when one may be: the database is on another
+    machine, and was away for the time of a lease.  Then the service's own agent has to end what it runs.
+    """
+    while not lab.stopping.wait(_LOOK_S):
+        check()
+        try:
+            lab.store.check_hold()
+        except LostHold as error:
+            may_write.clear()
+            say(f"{error.message}; asking for it again, what runs goes on")
+            if not _again(lab, name):
+                return
+            may_write.set()
+            say("the database answers again, and this service is the active one; going on")
+
+
+def _again(lab: Lab, name: str) -> bool:
+    """False: the service stopped before."""
+    until = time.monotonic() + protocol.LEASE_NS / 1e9
+    while True:
+        try:
+            if lab.store.try_hold(name):
+                return True
+            # Its own session may live on in the server for a while, which has not noticed that the line was cut.
+            if (holder := lab.store.holder()) not in (None, name[:63]):
+                raise TakenOver(
+                    f"the connection to the database was lost, and the right to write with it: {holder} has it now",
+                    hint="start this service again, and it stands by; systemd does so by itself",
+                )
+        except Away:
+            if lab.store.elsewhere and time.monotonic() > until:
+                raise LostHold(
+                    "the connection to the database was lost, and the right to write with it; so long that another "
+                    "service may be the active one",
+                    hint="start this service again, and it waits for the database; systemd does so by itself",
+                ) from None
+        if lab.stopping.wait(_AGAIN_S):
+            return False
