@@ -28,6 +28,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -298,21 +299,25 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
+def every(only: str | None, times: int) -> list[dict[str, Any]]:
+    """The rows of all cases, or of those that have this in their names."""
+    with ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        os.environ["XDG_CACHE_HOME"] = cache  # a calibration of its own, of now
+        probe = stack.enter_context(LocalMachine().probe())
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        there = stack.enter_context(cases())
+        return [row for case in there if only is None or only in case.name for row in measure(probe, case, times)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=24, help="without and with each question (default 24)")
     parser.add_argument("--case", help="only what has this in its name")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wish = parser.parse_args()
-    with ExitStack() as stack:
-        cache = stack.enter_context(tempfile.TemporaryDirectory())
-        os.environ["XDG_CACHE_HOME"] = cache  # a calibration of its own, of now
-        probe = stack.enter_context(LocalMachine().probe())
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        rows: list[dict[str, Any]] = []
-        for case in stack.enter_context(cases()):
-            if wish.case is None or wish.case in case.name:
-                rows += measure(probe, case, wish.turns)
+    with ThreadPoolExecutor(1) as thread:  # pages of records leave out the thread that reads, which is the first
+        rows = thread.submit(every, wish.case, wish.turns).result()
     sure = [row for row in rows if row["known"]]
     summary: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in sure:

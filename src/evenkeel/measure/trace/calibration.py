@@ -39,10 +39,10 @@ TIMING_NS = 15.0
 _AS_EXPECTED = (0.6, 1.6)
 #: What was measured to be a smaller part of what the table has was disturbed.
 _LEAST = 0.25
-#: Between these a machine is as fast as it was: both were timed for a tenth of a second only.
+#: Between these a machine is as fast as it was: both were timed for a moment only.
 _AS_FAST = (0.67, 1.5)
 #: No machine is slower or faster than this by itself; what looks like it was measured at a bad moment.
-_SPEEDS = (0.4, 4.0)
+_SPEEDS = (0.4, 3.0)
 
 
 @dataclass(frozen=True)
