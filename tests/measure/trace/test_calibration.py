@@ -125,10 +125,10 @@ def test_noise_makes_nothing_cheaper_by_being_seldom_nor_than_its_program() -> N
 
 def test_what_the_kernel_timed_says_where_on_the_curve_events_lie() -> None:
     """The kernel times the program only; the way to it gets dearer by more, and that is in the curve."""
-    assert correction(POINTS, 100.0, 22.0) == correction(POINTS, 100.0, 31.0) == 1, "about as expected"
-    assert correction(POINTS, 100.0, 40.0) == pytest.approx(3)
-    assert correction(POINTS, 10_000.0, 90.0) == pytest.approx(195 / 90)
-    assert correction(POINTS, 1e6, 280.0) == pytest.approx(2), "behind the curve as its last point"
+    assert correction(POINTS, 100.0, 22.0) == correction(POINTS, 100.0, 49.0) == 1, "about as expected"
+    assert correction(POINTS, 100.0, 60.0) == pytest.approx(132 / 30)
+    assert correction(POINTS, 10_000.0, 110.0) == pytest.approx(237 / 90)
+    assert correction(POINTS, 1e6, 420.0) == pytest.approx(3), "behind the curve as its last point"
     assert correction(POINTS, 1e6, 40.0) == pytest.approx(90 / 300), "in bursts"
     assert correction(POINTS, 1e6, 10.0) == pytest.approx(30 / 300), "not cheaper than back to back"
     assert correction(curve([{"gap_ns": 100.0, "ns": 30.0}]), 100.0, 90.0) is None, "nothing is timed there"

@@ -35,8 +35,9 @@ _FACTORS = "times what their rate tells"
 
 #: Of a run that the kernel timed, so much is the timing (measured).
 TIMING_NS = 15.0
-#: What the kernel timed, in times of what was expected: between these nothing is learnt.
-_AS_EXPECTED = (0.6, 1.6)
+#: What the kernel timed, in times of what was expected: between these nothing is learnt, because it times a mean with
+#: all that disturbed.  Corrections by less made more predictions worse than better.
+_AS_EXPECTED = (0.4, 2.5)
 #: What was measured to be a smaller part of what the table has was disturbed.
 _LEAST = 0.25
 #: Between these a machine is as fast as it was: both were timed for a moment only.

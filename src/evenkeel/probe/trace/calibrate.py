@@ -49,7 +49,7 @@ class Distance(NamedTuple):
 
 BACK_TO_BACK = Distance(None, 0, 0)
 #: With some of Python's own code in between, and with all of the second level of caches used by something else.
-FURTHER = (Distance(0, 12, 25), Distance(1 << 20, 4, 6))
+FURTHER = (Distance(0, 40, 25), Distance(1 << 20, 6, 5))
 FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "profile": ()}
 
 
