@@ -60,5 +60,6 @@ reference: ## write the generated pages of docs/reference anew: the help of the 
 
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)
-	@rm -rf .venv .venv-nova .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-report
+	@rm -rf .venv .venv-nova .venv-bmc .venv-procrastinate .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+		demo-report
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,13 +4,16 @@ Durable all the way (SQLite, synchronous=FULL).  Agents speak the real protocol 
 their own, and do nothing with a step but answer that it passed: what is measured is the queue, not bash.
 
 * steps/s: submissions of 8 steps (a merge, four builds, two checks, a report), until the last one has passed;
-* start: from the moment a submission is acknowledged (and from the call) until an idle agent was told, one by one;
+* start: from the moment a submission is acknowledged (and from the call) until an idle agent was told, one by one; and
+  until the process of the step has run its first line, by a real agent in a process of its own;
 * pending: 100,000 steps that wait, of 40 people, for 630 kinds of agents: best step for a freed one, and a restart.
 
 Beside each time that a busy machine makes longer stands the CPU time of the process that has the queue.
 
-``--peer procrastinate`` runs the same number of steps as jobs that do nothing, without their order, which it cannot
-keep, on the PostgreSQL of ``--database``, in a virtual environment that it makes in ``~/.cache/evenkeel/bench``.
+Then one trace of 2,000 jobs runs on three queues, one after the other: ours as `evenkeel lab up` starts it,
+Procrastinate on a PostgreSQL of its own, and a Slurm of one controller and four nodes, all on this machine and gone
+afterwards.  Each job is a real process that sleeps; the jobs have no order among themselves, since Procrastinate could
+not keep one.  A job takes 0.6 s, so what a queue adds to each shows more than it would on builds of minutes.
 """
 
 from __future__ import annotations
@@ -21,16 +24,22 @@ import json
 import multiprocessing
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import queues
+from bench.queues import ours, procrastinate, slurm
 
 from evenkeel.lab import dispatching, protocol, schema, submissions
 from evenkeel.lab.actor import with_roles
@@ -143,11 +152,40 @@ def start(folder: Path, times: int) -> dict[str, float]:
                 from_call.append((at - called) / 1e6)
                 time.sleep(0.02)
             agents.end()
+            until_run = _until_it_runs(lab, times)
     found = {}
-    for what, values in (("from the acknowledgement", from_ack), ("from the call", from_call)):
+    for what, values in (
+        ("from the acknowledgement", from_ack),
+        ("from the call", from_call),
+        ("from the call to its process", until_run),
+    ):
         values.sort()
         found[f"start {what}, p50 ms"] = statistics.median(values)
         found[f"start {what}, p99 ms"] = values[int(0.99 * (len(values) - 1))]
+    return found
+
+
+def _until_it_runs(lab: Lab, times: int) -> list[float]:
+    """Milliseconds from the call of submit to the first line of the step's script, as bash's own clock says it."""
+    told, found = lab.folder / "told", []
+    command = f"echo $EPOCHREALTIME > {told}.new; mv {told}.new {told}"
+    graph = graph_of({"name": "one", "steps": {"one": {"step": {"kind": "real", "command": command}}}})
+    words = ["--lab", str(lab.folder), "--name", "real", "--slots", "1", "--folder", str(lab.folder / "real")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "lab", "agent", *words], stderr=subprocess.DEVNULL
+    ) as agent:
+        try:
+            for number in range(times + 1):
+                called = time.time()
+                submissions.submit(lab, ANN, graph)
+                while not told.exists():
+                    time.sleep(0.005)
+                if number:  # the first waits for the agent
+                    found.append((float(told.read_text()) - called) * 1e3)
+                told.unlink()
+                time.sleep(1.2 if not number else 0.1)  # until the agent has settled, and has said that it is over
+        finally:
+            agent.terminate()
     return found
 
 
@@ -233,69 +271,119 @@ def pending(folder: Path) -> dict[str, float]:
     }
 
 
-# -- a peer -------------------------------------------------------------------------------------------------------
-
-_PEER = """
-import asyncio, sys, time
-import procrastinate
-app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=sys.argv[1], max_size=12))
-@app.task(queue="bench")
-async def nothing(n): pass
-async def main(jobs):
-    async with app.open_async():
-        await app.schema_manager.apply_schema_async()
-        began = time.monotonic()
-        await nothing.batch_defer_async(*({"n": n} for n in range(jobs)))
-        submitted = time.monotonic() - began
-        began = time.monotonic()
-        await app.run_worker_async(queues=["bench"], concurrency=12, wait=False, listen_notify=False,
-                                   install_signal_handlers=False)
-        print(jobs / submitted, jobs / (time.monotonic() - began))
-asyncio.run(main(int(sys.argv[2])))
-"""
+# -- beside peers -------------------------------------------------------------------------------------------------
 
 
-def procrastinate(database: str, jobs: int) -> dict[str, float]:
-    home = Path.home() / ".cache" / "evenkeel" / "bench" / "procrastinate"
-    python = home / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "procrastinate==3.*", "psycopg[binary]"], check=True)
-    done = subprocess.run(
-        [str(python), "-c", _PEER, database, str(jobs)], capture_output=True, text=True, check=False, timeout=600
+def beside_peers(only: Sequence[str], jobs: int, slots: int, seconds: float, limit_s: float, where: Path | None) -> Any:
+    """The same trace for each queue, one after the other.  A queue that is not here is said, and is no failure."""
+    what = queues.trace(jobs, slots, seconds)
+    rows: list[dict[str, Any]] = [_row("no queue, by age", what, what.ideal(), "")]
+    missing: dict[str, str] = {}
+    for name in only:
+        peer = _QUEUES[name]
+        if why := getattr(peer, "missing", lambda: None)():
+            missing[name] = why
+            continue
+        print(f"{name}: {len(what.jobs)} jobs, some {what.bound_s():.0f} s", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="evenkeel-bench-", dir=where) as made:
+            folder = Path(made)
+            folder.chmod(0o755)  # PostgreSQL runs as its own user
+            queues.prepare(folder)
+            with peer.running(folder, slots) as queue:
+                times = queues.replay(queue, what, folder, limit_s)
+            rows.append(_row(name, what, times, queue.durable))
+    base = next((row for row in rows if row["queue"] == "ours"), None)
+    for row in rows:
+        for key in ("jobs/s", "wait p50 s", "wait p95 s"):
+            row[f"{key}, of ours"] = row[key] / base[key] if base and base[key] else None
+    work = sum(job.takes_s for job in what.jobs)
+    found = {"jobs": len(what.jobs), "submissions": len(what.submissions), "over s": what.submissions[-1].at_s}
+    return found | {"slots": slots, "slot-seconds": work, "bound s": what.bound_s(), "rows": rows, "missing": missing}
+
+
+def _row(name: str, what: queues.Trace, times: queues.Times, durable: str) -> dict[str, Any]:
+    waits = times.waits(what)
+    return {
+        "queue": name,
+        "durable": durable,
+        "ended": len(times.ended),
+        "jobs/s": len(times.ended) / times.makespan_s,
+        "wait p50 s": waits[len(waits) // 2],
+        "wait p95 s": waits[int(0.95 * (len(waits) - 1))],
+        "makespan s": times.makespan_s,
+        "makespan, of bound": times.makespan_s / what.bound_s(),
+        "acknowledged in ms, p50": 1e3 * times.acknowledged_s,
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    print(
+        f"\n{found['jobs']} jobs in {found['submissions']} submissions over {found['over s']:.1f} s, "
+        f"{found['slots']} slots, {found['slot-seconds']:.0f} slot-seconds of work; "
+        f"no queue can have ended it before {found['bound s']:.1f} s"
     )
-    if done.returncode:
-        raise SystemExit(f"procrastinate: {done.stderr.strip()[-500:]}")
-    submitted, ran = done.stdout.split()
-    return {"procrastinate: jobs/s deferred in one batch": float(submitted), "procrastinate: jobs/s": float(ran)}
+    print(f"{'':17}{'':>6}{'jobs/s':>16}{'wait p50 s':>18}{'wait p95 s':>18}{'makespan s':>19}{'acknow-':>9}")
+    print(f"{'':17}{'ended':>6}{'of ours':>16}{'of ours':>18}{'of ours':>18}{'of bound':>19}{'ledged':>9}")
+    for row in found["rows"]:
+        line = f"{row['queue']:17}{row['ended']:6}"
+        for key, width in (("jobs/s", 8), ("wait p50 s", 10), ("wait p95 s", 10)):
+            ratio = row[f"{key}, of ours"]
+            line += f"{row[key]:{width}.2f}" + (f"{ratio:8.2f}" if ratio is not None else f"{'-':>8}")
+        line += f"{row['makespan s']:11.1f}{row['makespan, of bound']:8.2f}"
+        line += f"{row['acknowledged in ms, p50']:6.0f} ms" if row["durable"] else ""
+        print(line)
+    print("what of an acknowledged submission is on disk:")
+    for row in found["rows"]:
+        if row["durable"]:
+            print(f"  {row['queue']}: {row['durable']}")
+    for name, why in found["missing"].items():
+        print(f"{name} was not run: {why}")
+
+
+_QUEUES: dict[str, Any] = {"ours": ours, "procrastinate": procrastinate, "slurm": slurm}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["throughput", "start", "pending", "peers"], action="append")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--starts", type=int, default=300)
-    parser.add_argument("--folder", type=Path, help="on the disk that counts; its fsync is half of the answer")
-    parser.add_argument("--peer", choices=["procrastinate"])
-    parser.add_argument("--database", default="postgresql:///bench", help="of the peer; its tables are made in it")
+    parser.add_argument("--folder", type=Path, help="on the disk that counts; its fsync is a part of the answer")
+    parser.add_argument("--queue", choices=list(_QUEUES), action="append", help="of those beside each other; all")
+    parser.add_argument("--jobs", type=int, default=2000, help="of the trace")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=90, help="in which they are submitted")
+    parser.add_argument("--limit", type=float, default=600, help="seconds after which a queue is not waited for longer")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    found: dict[str, float] = {}
-    measures: tuple[Callable[[Path], dict[str, float]], ...] = (
-        lambda folder: throughput(folder, chosen.steps),
-        lambda folder: start(folder, chosen.starts),
-        pending,
-    )
-    for measure in measures:
-        with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-            found |= measure(Path(folder))
-    if chosen.peer:
-        found |= procrastinate(chosen.database, chosen.steps)
+    # So that whoever ends it ends PostgreSQL and Slurm too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    found: dict[str, Any] = {}
+    measures: dict[str, Callable[[Path], dict[str, float]]] = {
+        "throughput": lambda folder: throughput(folder, chosen.steps),
+        "start": lambda folder: start(folder, chosen.starts),
+        "pending": pending,
+    }
+    for name, measure in measures.items():
+        if name in (chosen.only or measures):
+            with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+                found |= measure(Path(folder))
+    beside: dict[str, Any] | None = None
+    if "peers" in (chosen.only or ["peers"]):
+        beside = beside_peers(
+            chosen.queue or list(_QUEUES), chosen.jobs, chosen.slots, chosen.seconds, chosen.limit, chosen.folder
+        )
     if chosen.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found | ({"beside peers": beside} if beside else {}), indent=2))
         return
     for what, value in found.items():
         print(f"{what:55} {value:10.2f}")
+    if beside:
+        _show(beside)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -19,15 +19,25 @@ from evenkeel.lab.store import Store, create, sqlite_url
 
 
 class Clock:
-    """Nanoseconds since 1970; starts on 2026-11-29 10:00 UTC."""
+    """The wall clock, nanoseconds since 1970, from 2026-11-29 10:00 UTC; and a steady one, which never jumps."""
 
     def __init__(self) -> None:
         self.at_ns = 1_795_946_400 * 10**9
+        self.steady_ns = 3 * 10**9  # of a machine that has just booted: nothing may take it for a date
 
     def __call__(self) -> int:
         return self.at_ns
 
+    def steady(self) -> int:
+        return self.steady_ns
+
     def move(self, seconds: float) -> None:
+        """Time passes."""
+        self.at_ns += round(seconds * 1e9)
+        self.steady_ns += round(seconds * 1e9)
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock; no time passes."""
         self.at_ns += round(seconds * 1e9)
 
 
@@ -50,7 +60,7 @@ def _empty() -> bytes:
 def a_lab(folder: Path, clock: Clock) -> Iterator[Lab]:
     """A lab in ``folder``, for tests that need more than one."""
     (folder / "lab.db").write_bytes(_empty())
-    with Store(sqlite_url(folder / "lab.db"), clock=clock) as store:
+    with Store(sqlite_url(folder / "lab.db"), clock=clock, steady=clock.steady) as store:
         yield Lab(folder, store, Settings(local_role="user"))
 
 

@@ -65,7 +65,7 @@ esac
 """
 #: The command line of an APC rack PDU, firmware 6, of one outlet; what fence_apc (4.12) needs of it.
 _OUTLET = """
-import pathlib, subprocess, sys
+import pathlib, subprocess, sys, time
 folder = pathlib.Path(sys.argv[1])
 print("\\r\\nAPC OS v6.4.0\\r\\n", end="")
 while True:
@@ -79,6 +79,8 @@ while True:
         on = words[0] == "olOn"
         (folder / "outlet").write_text("On" if on else "Off")
         subprocess.run([folder / "chassis", folder, "-", "set", "power", "1" if on else "0"], check=True)
+        if not on and (folder / "slow-outlet").exists():
+            time.sleep(20)
         print("E000: Success")
     elif words[:1] == ["olStatus"]:
         print("E000: Success")
@@ -89,19 +91,25 @@ while True:
 
 
 class EmulatedMachine:
-    """One chassis.  ``folder``: short, for sockets.  ``address``: what the BMC listens on, IPv4 or IPv6."""
+    """One chassis.  ``folder``: short, for sockets.  ``address``: what the BMC listens on, IPv4 or IPv6.
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+    ``chassis`` and ``serial_port``: another chassis' script and the TCP port of its serial line, instead of our own.
+    """
+
+    def __init__(
+        self, folder: Path, address: str = "127.0.0.1", chassis: str = _CHASSIS, serial_port: int | None = None
+    ) -> None:
         self.folder = folder
         self.address = address
-        self.bmc_port = _free_udp_port(address)
+        self.bmc_port = free_port(address, socket.SOCK_DGRAM)
         self._bmc: subprocess.Popen[bytes] | None = None
         self._sshds: list[Sshd] = []
         self._ended = threading.Event()
         self._clients: list[socket.socket] = []
-        self._serial = socket.create_server(("127.0.0.1", 0))
+        self._serial = None if serial_port else socket.create_server(("127.0.0.1", 0))
+        self._serial_port = serial_port or self._serial.getsockname()[1]  # type: ignore[union-attr]
         self.echo = True
-        for name, text in (("chassis", _CHASSIS), ("shell", _SHELL)):
+        for name, text in (("chassis", chassis), ("shell", _SHELL)):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         (folder / "outlet.py").write_text(_OUTLET)
@@ -113,7 +121,7 @@ class EmulatedMachine:
     # -- faults ---------------------------------------------------------------------------------------------------
 
     def fault(self, name: str, on: bool = True) -> None:
-        """``hung`` (host), ``no-reboot`` (its systemd), ``deaf`` (chassis), ``lies-off`` (BMC)."""
+        """``hung`` (host), ``no-reboot`` (its systemd), ``deaf`` (chassis), ``lies-off`` (BMC), ``slow-outlet``."""
         if on:
             (self.folder / name).touch()
         else:
@@ -148,7 +156,7 @@ set_working_mc 0x20
     guid a123456789abcdefa123456789abcdef
   endlan
   chassis_control "{self.folder}/chassis {self.folder} 0x20"
-  sol "tcp:127.0.0.1:{self._serial.getsockname()[1]}" 115200
+  sol "tcp:127.0.0.1:{self._serial_port}" 115200
   user 1 true "" "{PASSWORD}" user 10 {auth}
   user 2 true "admin" "{PASSWORD}" admin 10 {auth}
 """
@@ -163,7 +171,8 @@ set_working_mc 0x20
                 stdout=log,
                 stderr=log,
             )
-        threading.Thread(target=self._serve_serial, daemon=True).start()
+        if self._serial is not None:
+            threading.Thread(target=self._serve_serial, args=(self._serial,), daemon=True).start()
         from evenkeel.lab.power_drivers.ipmi import hello
 
         hello(self.address, self.bmc_port, 10.0)
@@ -173,7 +182,12 @@ set_working_mc 0x20
         return sshd
 
     def start_outlet(self) -> Sshd:
-        return self._sshd("pdu-ssh", f"ForceCommand {sys.executable} {self.folder}/outlet.py {self.folder}")
+        """On 127.0.0.1 and ::1."""
+        command = f"ForceCommand {sys.executable} {self.folder}/outlet.py {self.folder}"
+        sshd = self._sshd("pdu-ssh", "ListenAddress ::1", command)
+        known = sshd.folder / "known_hosts"
+        known.write_text(known.read_text() + known.read_text().replace("127.0.0.1", "::1"))
+        return sshd
 
     def _sshd(self, name: str, *more: str) -> Sshd:
         (self.folder / name).mkdir()
@@ -189,7 +203,8 @@ set_working_mc 0x20
         if self._bmc is not None:
             self._bmc.send_signal(signal.SIGKILL)
             self._bmc.wait()
-        self._serial.close()
+        if self._serial is not None:
+            self._serial.close()
         for client in self._clients:
             client.close()
 
@@ -200,15 +215,15 @@ set_working_mc 0x20
             with contextlib.suppress(OSError):
                 client.sendall(text)
 
-    def _serve_serial(self) -> None:
+    def _serve_serial(self, serial: socket.socket) -> None:
         """A getty that echoes, and a kernel that says hello at each boot."""
         boot_id = (self.folder / "boot_id").read_text()
         while not self._ended.is_set():
             try:
-                ready, _, _ = select.select([self._serial, *self._clients], [], [], 0.05)
+                ready, _, _ = select.select([serial, *self._clients], [], [], 0.05)
                 for line in ready:
-                    if line is self._serial:
-                        self._clients.append(self._serial.accept()[0])
+                    if line is serial:
+                        self._clients.append(serial.accept()[0])
                     elif data := line.recv(4096):
                         if self.echo:
                             line.sendall(data.replace(b"\r", b"\r\nhost1 login: "))
@@ -271,8 +286,9 @@ class Relay:
                     line.sendto(packet, to)
 
 
-def _free_udp_port(address: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def free_port(address: str, kind: int) -> int:
+    """Of this kind of socket, on this address."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
@@ -308,8 +324,8 @@ def ssh_endpoint(lab: Lab, machine: str, sshd: Sshd) -> None:
     add_endpoint(lab, machine, "ssh", "ssh", f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}", **files)
 
 
-def pdu_endpoint(lab: Lab, machine: str, sshd: Sshd) -> None:
+def pdu_endpoint(lab: Lab, machine: str, sshd: Sshd, host: str = "127.0.0.1") -> None:
     options = {"agent": "fence_apc", "plug": "3", "ssh": "1", "identity_file": str(sshd.folder / "user")}
     options |= {"username": getpass.getuser(), "power_wait": "0"}
     options["ssh_options"] = f"-o UserKnownHostsFile={sshd.folder}/known_hosts"
-    add_endpoint(lab, machine, "pdu", "pdu", f"127.0.0.1:{sshd.port}", **options)
+    add_endpoint(lab, machine, "pdu", "pdu", f"{host}:{sshd.port}", **options)

@@ -259,9 +259,11 @@ class Team:
         self.processes[name] = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=self.log, stderr=self.log)
 
     def kill(self, name: str) -> None:
-        """``name``: service, an agent, postmaster, or backend: a process of the database that works for the lab."""
+        """As soon as commands run, of that very agent if it is one.
+
+        ``name``: service, an agent, postmaster, or backend: the process of the database that works for the lab."""
         backend = until(self._backend, 60) if name == "backend" else 0
-        hit = frozenset(number for number, agent in self.busy().items() if name in (agent, *_CENTRAL))
+        hit = until(lambda: frozenset(n for n, agent in self.busy().items() if name in (agent, *_CENTRAL)), 60)
         self.history.kills.append(Kill(name, time.time_ns(), hit))
         if name in self.processes:
             self.processes[name].send_signal(signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""A real PostgreSQL from Debian, of a test's own, on a socket: started, stopped, and its processes killed."""
+"""A real PostgreSQL from Debian, of a test's own, on a socket: started, stopped, and its processes killed.
+
+The benchmark of the queue runs its peer on one, too.  Must not touch the machine's own server.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,13 @@ marks = [
 
 
 class Postgres:
-    """``options``: of the server."""
+    """``options``: of the server; ``folder``: made for it, and removed with all in it.
 
-    def __init__(self, *options: str) -> None:
+    A short path that the user postgres reaches: the kernel takes 107 characters for a socket."""
+
+    def __init__(self, *options: str, folder: Path | None = None) -> None:
         assert BIN is not None
-        # A short path that the user postgres reaches; the kernel takes 107 characters for a socket.
-        self.folder = Path(f"/tmp/evenkeel-pg-{os.getpid()}-{time.monotonic_ns() % 10**6}")
+        self.folder = folder or Path(f"/tmp/evenkeel-pg-{os.getpid()}-{time.monotonic_ns() % 10**6}")
         self.folder.mkdir()
         self._as: list[str] = []
         if os.geteuid() == 0:
@@ -50,7 +54,8 @@ class Postgres:
             if self._process is None or self._process.poll() is not None:
                 # After its postmaster was killed, the last of its backends may still be on the way out.
                 with (self.folder / "log").open("ab") as log:
-                    self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+                    # In a session of its own: Ctrl-C in a terminal is for who runs this, who ends it in order.
+                    self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
             time.sleep(0.1)
 
     def _answers(self) -> bool:
@@ -114,8 +119,8 @@ def _bin() -> Path:
 
 
 @contextlib.contextmanager
-def running(*options: str) -> Iterator[Postgres]:
-    server = Postgres(*options)
+def running(*options: str, folder: Path | None = None) -> Iterator[Postgres]:
+    server = Postgres(*options, folder=folder)
     try:
         server.start()
         yield server

@@ -12,8 +12,10 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -195,7 +197,7 @@ def test_submit_watch_result_and_a_second_user_can_see_but_not_touch(root: Page,
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_fit_and_say_where_one_is(root: Page, width: int) -> None:
     root.set_viewport_size({"width": width, "height": 800})
-    for entry in ("/", "/machines", "/reservations", "/queue", "/submissions", "/people", "/me", "/log"):
+    for entry in ("/", "/machines", "/reservations", "/queue", "/submissions", "/people", "/webhooks", "/me", "/log"):
         root.goto(entry)
         assert root.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, entry
         assert root.locator("h1").count() == 1, entry
@@ -204,6 +206,41 @@ def test_pages_fit_and_say_where_one_is(root: Page, width: int) -> None:
         names = "[...document.querySelectorAll('main input:not([type=hidden]), main select, main textarea')]"
         unnamed = root.evaluate(f"{names}.filter((e) => !e.labels.length && !e.ariaLabel).map((e) => e.name)")
         assert unnamed == [], entry
+
+
+def test_what_is_behind_more_is_reached_by_keyboard_and_closes(root: Page) -> None:
+    root.set_viewport_size({"width": 375, "height": 800})
+    root.goto("/log")
+    expect(root.locator(".more summary")).to_have_text("More: Log")
+    root.locator(".more summary").focus()
+    root.keyboard.press("Enter")
+    expect(root.get_by_role("link", name="Webhooks")).to_be_visible()
+    root.keyboard.press("Escape")
+    expect(root.get_by_role("link", name="Webhooks")).to_be_hidden()
+    assert root.evaluate("document.activeElement.tagName") == "SUMMARY"
+    for page, entry in (("/calendar", "Reservations"), ("/use", "Machines")):
+        root.goto(page)
+        assert root.locator("nav [aria-current=page]").all_text_contents() == [entry]
+
+
+def test_a_time_is_taken_in_the_zone_of_the_reader(lab_up: Running, browser: Browser, root_state: Any) -> None:
+    zone = "Pacific/Auckland"
+    context = browser.new_context(base_url=lab_up.url, storage_state=root_state, timezone_id=zone)
+    page = watched(context.new_page())
+    page.goto("/reservations")
+    year = datetime.now(UTC).year + 1
+    page.get_by_label("From (your time").fill(f"{year}-01-02T09:00")
+    page.get_by_label("Which").fill("host1")
+    page.get_by_label("What for").fill("in the morning of there")
+    page.get_by_label("How long").fill("1h")
+    page.get_by_role("button", name="Reserve").click()
+    page.wait_for_url(re.compile(r"/reservations/\d+"))
+    number = int(page.url.rpartition("/")[2])
+    expect(page.locator("main")).to_contain_text(f"{year}-01-02 09:00")
+    at_ns = page.request.get(f"/api/v1/claims/{number}").json()["not_before_ns"]
+    assert datetime.fromtimestamp(at_ns / 1e9, ZoneInfo(zone)).strftime("%m-%d %H:%M") == "01-02 09:00"
+    page.request.post(f"/api/v1/claims/{number}/release", data={"reason": ""})
+    context.close()
 
 
 def test_by_keyboard_the_content_is_one_key_away(root: Page) -> None:

@@ -155,7 +155,7 @@ def test_what_no_machine_is_and_which_term_it_is(lab: Lab) -> None:
     add(lab, "host1")
     with pytest.raises(NotFound) as raised:
         ask(lab, ANN, "cpu.flag:sse2 nic.driver:ixgbe")
-    assert raised.value.hint == "nic.driver:ixgbe alone finds none"
+    assert raised.value.hint == "nic.driver:ixgbe alone finds none: nic.driver is mlx5_core here"
     with pytest.raises(WrongInput, match="no such key"):
         ask(lab, ANN, "cpu.flags:sse2")
     with pytest.raises(WrongInput, match="what is it for"):
@@ -271,9 +271,13 @@ def test_limits_of_number_and_length(lab: Lab) -> None:
     with pytest.raises(Conflict, match="more than 10 days ahead"):
         ask(lab, ANN, "host0", not_before_ns=lab.now() + 11 * DAY)
     ask(lab, ANN, "host0")
-    ask(lab, ANN, "host0")
+    with pytest.raises(Conflict, match="host0 is yours already: reservation 1"):
+        ask(lab, ANN, "host0")
+    with pytest.raises(WrongInput, match="that time is past"):
+        ask(lab, ANN, "host1", not_before_ns=lab.now() - HOUR)
+    ask(lab, ANN, "host1")
     with pytest.raises(Conflict, match="ann has 2 reservations, of 2 at most"):
-        ask(lab, ANN, "host1")
+        ask(lab, ANN, "host2")
     for _ in range(3):
         ask(lab, ROOT, "host*", 72)
 

@@ -21,6 +21,7 @@ from sqlalchemy import select, update
 from evenkeel.lab import console, power, recording, schema, secrets
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, with_roles
 from evenkeel.lab.console import Consoles, Times
+from evenkeel.lab.events import last_seq
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Credentials, Way
 from evenkeel.lab.power_drivers.ipmi import Ipmitool
@@ -214,7 +215,7 @@ def test_a_reset_without_ssh_is_proved_by_the_console(lab: Lab, serial: Serial) 
     assert not power._booted_on_console(lab, machine, 0)
     serial.says(b"Linux version 6.1.0\r\n")
     wait_for(lambda: power._booted_on_console(lab, machine, 0))
-    assert not power._booted_on_console(lab, machine, lab.now() + 1)
+    assert not power._booted_on_console(lab, machine, last_seq(lab))
 
 
 def test_a_stuck_line_is_found_by_a_newline_but_only_after_a_prompt(lab: Lab, serial: Serial) -> None:
@@ -228,6 +229,16 @@ def test_a_stuck_line_is_found_by_a_newline_but_only_after_a_prompt(lab: Lab, se
     assert serial.got == b"\r\r"
     assert events(lab, "console.freed")[0]["why"] == "a newline at a prompt brought nothing back in 1 s"
     ann.hears("state", line="up", freed=1)
+
+
+def test_a_machine_that_is_switched_has_no_prompt_any_more(lab: Lab, serial: Serial) -> None:
+    ann = Client(lab, ANN)
+    serial.says(b"host1 login: ")
+    ann.sees(b"login: ")
+    assert lab.consoles
+    lab.consoles.forget_prompt("host1")
+    time.sleep(QUICK.probe_s + 2 * QUICK.answer_s)
+    assert serial.got == b"" and not events(lab, "console.freed")
 
 
 def test_a_return_without_an_answer_frees_the_line(lab: Lab, serial: Serial) -> None:

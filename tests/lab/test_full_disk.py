@@ -207,11 +207,13 @@ def test_the_agents_own_disk_is_full(tmp_path: Path, small_disk: Path) -> None:
     with Store(sqlite_url(tmp_path / "lab" / "lab.db")) as store:
         create(store)
         lab = Lab(tmp_path / "lab", store)
-        with dispatching.running(lab), agent_of(lab, name="a1", slots=1, folder=small_disk), full(small_disk):
-            number = send(lab, "echo x")
-            until(lambda: "lost" in attempts(lab, number))
-            (first, *_) = steps.by_name(lab, ANN, number, "one").attempts
-            assert "No space" in first.cause, first.cause
+        with dispatching.running(lab) as part, agent_of(lab, name="a1", slots=1, folder=small_disk):
+            until(lambda: "a1" in part.dispatcher.agents)
+            with full(small_disk):
+                number = send(lab, "echo x")
+                until(lambda: "lost" in attempts(lab, number))
+                (first, *_) = steps.by_name(lab, ANN, number, "one").attempts
+                assert "No space" in first.cause, first.cause
 
 
 # -- errors of the disk -------------------------------------------------------------------------------------------

@@ -148,25 +148,23 @@ def test_what_went_wrong_is_seen(quiet: History, what: str) -> None:
 
 # -- 200 kills ----------------------------------------------------------------------------------------------------
 
-#: Of one part; four of them are 200: 64 of the dispatcher, 96 of agents, 40 of the database.
-ON_SQLITE = {"service": 20, "agent": 30}
-ON_POSTGRES = {"service": 12, "agent": 18, "backend": 10, "postmaster": 10}
+#: Of one part; eight of them are 200: 64 of the dispatcher, 96 of agents, 40 of the database.
+ON_SQLITE = {"service": 10, "agent": 15}
+ON_POSTGRES = {"service": 6, "agent": 9, "backend": 5, "postmaster": 5}
 AGENTS, SLOTS, MACHINES, OPEN, LONGEST_S = 4, 2, 3, 12, 3.0
+_NO_POSTGRES = pytest.mark.skipif(postgres.BIN is None, reason="no PostgreSQL (Debian package postgresql)")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     "part",
     [
-        *("sqlite-1", "sqlite-2"),
-        *(
-            pytest.param(f"postgresql-{n}", marks=pytest.mark.skipif(postgres.BIN is None, reason="no PostgreSQL"))
-            for n in (1, 2)
-        ),
+        *(f"sqlite-{number}" for number in range(1, 5)),
+        *(pytest.param(f"postgresql-{number}", marks=_NO_POSTGRES) for number in range(1, 5)),
     ],
 )
 def test_200_kills_of_dispatcher_agents_and_database(part: str, tmp_path: Path) -> None:
-    """Fifty of them; each comes while commands run, and for an agent while its own do."""
+    """Twenty-five of them; each comes while commands run, and for an agent while its own do."""
     with contextlib.ExitStack() as stack:
         server, url, kinds = None, None, ON_SQLITE
         if part.startswith("postgresql"):

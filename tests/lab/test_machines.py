@@ -70,7 +70,7 @@ def test_a_machine_is_known_again_whatever_it_is_called_and_wherever_it_stands(l
     told = [(entry.type, entry.data) for entry in machines.history(lab, ROOT, "host9").items]
     assert (
         "machine.edited",
-        {"fields": {"name": {"old": "host1", "new": "host9"}, "site": {"old": "prg", "new": "nue"}}},
+        {"name": "host9", "fields": {"name": {"old": "host1", "new": "host9"}, "site": {"old": "prg", "new": "nue"}}},
     ) in told
 
 
@@ -110,8 +110,9 @@ def test_a_name_is_used_once(lab: Lab) -> None:
 
 
 def test_a_machine_without_facts_needs_a_name(lab: Lab) -> None:
-    with pytest.raises(WrongInput, match="cannot be the name"):
+    with pytest.raises(WrongInput, match="needs facts or a name") as found:
         machines.register(lab, ROOT, Registration())
+    assert "--name" in (found.value.hint or "")
     chassis = machines.register(lab, ROOT, Registration(name="chassis1"))
     blade = machines.register(lab, ROOT, Registration(name="blade1", enclosure="chassis1"))
     assert blade.machine.enclosure == "chassis1" and chassis.machine.told == {}

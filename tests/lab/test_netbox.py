@@ -287,6 +287,11 @@ def test_syncs_come_when_they_are_due(both: Both, clock: Clock) -> None:
     assert sync.due(both.lab) == "incremental"
     clock.move(24 * 3600)
     assert sync.due(both.lab) == "full"
+    both.full()
+    clock.jump(-30 * 86400)
+    assert sync.due(both.lab) == "full", "a clock that was set back does not put it off for a month"
+    both.full()
+    assert sync.due(both.lab) is None
     (both.lab.folder / settings.FILE).unlink()
     assert sync.due(both.lab) is None
     assert sync.tick(both.lab) is None

@@ -19,9 +19,9 @@ from fastapi.testclient import TestClient
 from evenkeel.cli.root import run as evenkeel
 from evenkeel.lab.actor import with_roles
 from evenkeel.lab.api.app import create_app
+from evenkeel.lab.clocks import now_ns
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import settings
-from evenkeel.lab.store import now_ns
 from tests.lab.netbox_stand_in import V2, Stand, serve
 
 Ask = Callable[..., TestClient]

@@ -19,7 +19,7 @@ __all__ = ["both", "pytestmark", "server"]
 
 @pytest.fixture
 def lab(server: Callable[[], str], tmp_path: Path, clock: Clock) -> Iterator[Lab]:
-    with Store(server(), clock=clock) as store:
+    with Store(server(), clock=clock, steady=clock.steady) as store:
         create(store)
         yield Lab(tmp_path, store)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evenkeel.lab.order import DAY_NS, MINUTE_NS, Ready, Shares, rank, team_of
+from evenkeel.lab import order
+from evenkeel.lab.order import ANY, DAY_NS, MINUTE_NS, Ready, Shares, rank, team_of
 
 HOUR_NS = 60 * MINUTE_NS
 
@@ -111,9 +112,13 @@ _action = st.one_of(
 _TEAM = {"a": "t", "b": "t", "c": "u", "d": ""}
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(_action, max_size=80))
-def test_the_index_agrees_with_a_plain_sort(actions: list[tuple[object, ...]]) -> None:
+@pytest.mark.parametrize("few", [order._FEW, -1000])  # the other one: heaps are made anew each time
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=st.lists(_action, max_size=80))
+def test_the_index_agrees_with_a_plain_sort(
+    few: int, actions: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "_FEW", few)
     ready = Ready()
     for number in range(5):
         assert ready.group(number) == number
@@ -145,6 +150,20 @@ def test_the_index_agrees_with_a_plain_sort(actions: list[tuple[object, ...]]) -
                 assert ready.best(mask, now_ns) == min(fitting, key=key, default=None)
         assert len(ready) == len(plain)
     assert list(ready.in_order(now_ns)) == sorted(plain, key=key)
+
+
+def test_what_is_stale_never_becomes_much() -> None:
+    ready = Ready()
+    people = [f"p{number}" for number in range(40)]
+    for number, person in enumerate(people):
+        ready.add(number, ready.group("x"), person=person, submitted_ns=number)
+    for _ in range(20):  # all change their level again and again, and nobody looks
+        for person in people:
+            ready.charge(person, "", HOUR_NS, 0)
+        for person in people:
+            ready.charge(person, "", -HOUR_NS, 0)
+    assert len(ready._heads[0]) <= 2 * len(people) + order._FEW + 1
+    assert ready.best(ANY, 0) == 0
 
 
 @pytest.mark.parametrize(("person", "team", "name"), [("ann", "", "~ann"), ("ann", "core", "core")])

@@ -19,7 +19,8 @@ def test_an_empty_lab_says_so(ask: Ask) -> None:
     assert found["machines"] == {} and found["idle"]["share"] is None
     page = ask("ann").get("/")
     assert page.status_code == 200
-    assert "Register the first one" in page.text and "Nothing to do" in page.text
+    assert "None yet" in page.text and "Nothing to do" in page.text
+    assert "Add the first one" in ask("root", "admin").get("/").text, "for who may"
 
 
 def test_it_counts_what_is_there(ask: Ask, lab: Lab, clock: Clock) -> None:

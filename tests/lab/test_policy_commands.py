@@ -1,4 +1,4 @@
-"""Credits, times and statistics as commands of a lab that really runs, with its own local agent or none."""
+"""Credits, times, statistics and webhooks as commands of a lab that really runs, with its own local agent or none."""
 
 from __future__ import annotations
 
@@ -31,3 +31,22 @@ def test_commands_say_what_rest_says(lab_up: Running) -> None:
     assert "idle while something waited" in evenkeel("lab", "statistics", *at).stdout or not found["idle"]["share"]
     with lab_up.client() as client:
         assert "forecasts" in client.get("/service")["parts"]
+
+
+def test_webhooks_are_added_tried_shown_and_removed(lab_up: Running) -> None:
+    at = ("--lab", str(lab_up.folder))
+    assert "no webhooks yet" in evenkeel("lab", "webhook", "list", *at).stderr
+    wrong = evenkeel("lab", "webhook", "add", "https://x.example", "step.ended", *at)
+    assert wrong.returncode == 2 and "step.passed" in wrong.stderr
+    added = evenkeel("lab", "webhook", "add", "http://127.0.0.1:1/hook", "claim.*", "step.failed", *at)
+    assert "evenkeel lab webhook test 1" in added.stderr and len(added.stdout.strip()) == 64
+    listed = evenkeel("lab", "webhook", "list", *at).stdout
+    assert "http://127.0.0.1:1/hook" in listed and "claim.*, step.failed" in listed
+    tried = evenkeel("lab", "webhook", "test", "1", *at)
+    assert tried.returncode == 1 and tried.stdout.startswith("not taken:")
+    [sent] = json.loads(evenkeel("lab", "webhook", "deliveries", "1", *at, "--json").stdout)
+    assert (sent["type"], sent["seq"], sent["status"]) == ("webhook.test", 0, None) and sent["wrong"]
+    assert "goes on after event" in evenkeel("lab", "webhook", "resume", "1", *at).stdout
+    assert evenkeel("lab", "webhook", "remove", "1", *at).stdout == "removed webhook 1\n"
+    gone = evenkeel("lab", "webhook", "deliveries", "1", *at)
+    assert gone.returncode == 1 and "there is no webhook 1" in gone.stderr

@@ -70,6 +70,19 @@ def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
     assert evenkeel("lab", "machine", "retire", "host1").returncode == 1  # somebody booked it
 
 
+def test_what_a_command_shows_is_in_words(service: None) -> None:
+    assert "mem.usable" in lab("search", "--keys")
+    lab("machine", "add", str(RECORDED), "--name", "host2", "--new")
+    lab("machine", "mark", "host2", "broken", "--reason", "fan 4")
+    assert "ready → broken: fan 4" in lab("machine", "show", "host2")
+    told = lab("events", "--type", "machine.state", "--limit", "1")
+    assert "machine host2" in told and "new: broken" in told and "_ns" not in told
+    assert "was never asked" in evenkeel("lab", "health", "host2").stderr
+    assert evenkeel("lab", "token", "list").stderr.startswith("no tokens")
+    lab("program", "ci-kernel")
+    assert "token 1" in evenkeel("lab", "token", "make", "n", "--of", "ci-kernel", "--may", "read").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -82,6 +95,14 @@ def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
         (("machine", "show", "no-such-host"), "no machine 'no-such-host'"),
         (("machine", "mark", "no-such-host", "odd"), "state"),
         (("machine", "add", "/no/such/tree"), "is neither a machine nor a recorded tree"),
+        (("machine", "add"), "--name NAME"),
+        (("machines", "ram>=4GiB"), "did you mean mem?"),
+        (("machines", "foo:bar"), "evenkeel lab search --keys"),
+        (("reserve", "host1", "--for", "soon", "-m", "x"), "length: 'soon' is not a duration"),
+        (("extend", "host1"), "evenkeel lab extend [OPTIONS] {ID|NAME} {DURATION}"),
+        (("power", "host1", "on"), "evenkeel lab power on host1"),
+        (("token", "make", "x", "--of", "ci", "--may", "read"), "evenkeel lab program ci"),
+        (("log", "77", "build"), "there is no submission 77"),
         (("search", "--saved", "nothing"), "no search 'nothing' is kept"),
     ],
 )

@@ -79,6 +79,24 @@ def test_reserve_look_extend_hand_over_release(ask: Ask, lab: Lab, clock: Clock)
     assert claims.get(lab, BOB, 2).holder == "root"
 
 
+def test_only_who_owns_the_machine_is_offered_to_take_it_back(ask: Ask, lab: Lab) -> None:
+    add(lab, "host1", owner="carl")
+    claims.request(lab, ANN, claims.Request(predicate="host1", reason="x"))
+    assert "Take back" not in ask("bob").get("/reservations/1").text
+    assert "Take back" in ask("carl").get("/reservations/1").text
+    assert "Release" in ask("ann").get("/reservations/1").text
+
+
+def test_the_log_leads_to_what_it_tells_of(ask: Ask, lab: Lab) -> None:
+    made = add(lab, "host1")
+    claims.request(lab, ANN, claims.Request(predicate="host1", reason="x", length_ns=2 * HOUR))
+    page = ask("ann").get("/log").text
+    assert f'<a href="/machines/{made.id}">machine host1</a>' in page
+    assert '<a href="/reservations/1">reservation 1</a>' in page
+    assert "length: 2 h" in words(page) and "_ns" not in page
+    assert ask("ann").get(f"/machines/{made.id}").status_code == 200
+
+
 def test_later_and_the_calendar(ask: Ask, lab: Lab) -> None:
     add(lab, "host1")
     ann = ask("ann")

@@ -31,7 +31,7 @@ pytestmark = [
 @pytest.fixture
 def team(server: Callable[[], str], tmp_path: Path, clock: Clock) -> Iterator[Lab]:
     """A lab on PostgreSQL."""
-    with Store(server(), clock=clock) as store:
+    with Store(server(), clock=clock, steady=clock.steady) as store:
         migrate.migrate(store)
         yield Lab(tmp_path, store)
 

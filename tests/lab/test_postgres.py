@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,19 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import backup, events, migrate, people
+from evenkeel.lab import backup, events, migrate, people, protocol, submissions
 from evenkeel.lab.actor import Actor, with_roles
+from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.schema import metadata
 from evenkeel.lab.settings import Settings
+from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import LostHold, Store, create
+from tests.lab.conftest import Clock
 from tests.lab.postgres import marks, running
 from tests.lab.service import Running, up
+from tests.lab.test_dispatcher import Player
+from tests.lab.test_dispatcher import run as play
 
 ROOT = with_roles("root", ["admin"], via="socket")
 ANN = with_roles("ann", ["user"])
@@ -73,7 +79,7 @@ def test_whoever_loses_the_connection_writes_no_more(server: Callable[[], str]) 
         first.check_hold()
         with second.engine.begin() as connection:
             found = connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'first'")
+                text("SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity WHERE application_name = 'first'")
             )
             assert found.scalar() is True
         assert second.try_hold("second") and second.holder() == "second"
@@ -82,6 +88,80 @@ def test_whoever_loses_the_connection_writes_no_more(server: Callable[[], str]) 
         with pytest.raises(LostHold):
             first.write(lambda connection: first.event(connection, "x", "x", "x", "x"))
         assert second.write(lambda connection: second.event(connection, "x", "x", "x", "x")) == 1
+
+
+@contextmanager
+def two_services(url: str, clock: Clock, folder: Path) -> Iterator[tuple[Lab, Lab]]:
+    """The active one, and one that stands by, on the clock of the test."""
+    with Store(url, clock=clock, steady=clock.steady) as one, Store(url, clock=clock, steady=clock.steady) as two:
+        migrate.migrate(one)
+        assert one.try_hold("first") and not two.try_hold("second")
+        yield Lab(folder / "one", one), Lab(folder / "two", two)
+
+
+def cut(lab: Lab) -> None:
+    """The server finds the connection of the active service dead; the service does not know."""
+    with lab.store.engine.begin() as connection:
+        query = "SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity WHERE application_name = 'first'"
+        assert connection.execute(text(query)).scalar() is True
+
+
+def test_a_service_that_may_have_lost_the_lock_renews_no_lease(
+    server: Callable[[], str], clock: Clock, tmp_path: Path
+) -> None:
+    """Else an agent that still reaches it would go on with what the next service gives to others."""
+    with two_services(server(), clock, tmp_path) as (first, second):
+        dispatcher = Dispatcher(first)
+        far = Player(dispatcher, "far")
+        far.hello(local=False)
+
+        def answers() -> int:
+            before = len(far.line.said)
+            dispatcher.hear(far.line, protocol.Beat(number=1))
+            play(dispatcher)
+            return len(far.line.said) - before
+
+        for _ in range(10):
+            clock.move(10)
+            first.store.check_hold()
+            assert answers() == 1
+        cut(second)
+        clock.move(4)
+        assert answers() == 1, "it was the active one less than 5 s ago, and who takes over waits 60"
+        assert second.store.try_hold("second")
+        clock.move(2)
+        assert answers() == 0
+        clock.jump(-3600)
+        assert answers() == 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 61.0, -61.0])
+def test_who_takes_over_waits_a_whole_lease_for_the_first_services_own_agent_too(
+    server: Callable[[], str], clock: Clock, tmp_path: Path, seconds: float
+) -> None:
+    """Its processes may be on another machine, where nobody here can end them."""
+    with two_services(server(), clock, tmp_path) as (first, second):
+        agent = Player(Dispatcher(first), "local")
+        assert agent.hello(local=True).lease_ns == protocol.LEASE_NS
+        graph = graph_of({"name": "test", "steps": {"one": {"step": {"kind": "one", "command": ["true"]}}}})
+        sent = submissions.submit(first, ROOT, graph)
+        play(agent.dispatcher)
+        assert len(agent.starts()) == 1
+        cut(second)
+        assert second.store.try_hold("second")
+        clock.jump(seconds)
+        clock.steady_ns = 1  # of another machine
+        other = Player(Dispatcher(second), "other")
+        other.hello(local=True)
+        for _ in range(2):
+            clock.move(29)
+            other.dispatcher.hear(other.line, protocol.Beat())
+            play(other.dispatcher)
+        assert submissions.show(second, ROOT, sent.id).steps == {"running": 1}
+        assert other.starts() == []
+        clock.move(3)
+        play(other.dispatcher)
+        assert len(other.starts()) == 1
 
 
 def post(running: Running, name: str) -> None:

@@ -17,6 +17,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Method, PowerFailed
 from evenkeel.lab.power_drivers.ipmi import hello, watts_of
 from evenkeel.lab.power_drivers.redfish import watts_of as redfish_watts_of
+from tests.lab.conftest import Clock
 from tests.lab.emulated import (
     PASSWORD,
     EmulatedMachine,
@@ -46,7 +47,7 @@ def chassis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedMachin
 @pytest.fixture
 def host(chassis: EmulatedMachine, lab: Lab) -> Iterator[EmulatedMachine]:
     """host1 of ann, with ssh and BMC, switched on and without faults."""
-    for name in ("hung", "no-reboot", "deaf", "lies-off"):
+    for name in ("hung", "no-reboot", "deaf", "lies-off", "slow-outlet"):
         chassis.fault(name, False)
     (chassis.folder / "power").write_text("1\n")
     (chassis.folder / "commands").write_text("")
@@ -136,6 +137,25 @@ def test_a_bmc_that_says_off_while_the_host_answers_is_told_and_believed_by_nobo
     assert done.tried[0].detail.endswith("bmc says off, and the host answers")
     assert state_of(lab) == "suspect"
     assert "power.lied" in events(lab) and "machine.suspect" in events(lab)
+
+
+@pytest.mark.long
+def test_a_bmc_that_lied_is_not_believed_of_a_machine_that_nobody_can_log_in_to(
+    lab: Lab, host: EmulatedMachine
+) -> None:
+    host.fault("lies-off")
+    host.fault("deaf")
+    assert tried(power.switch(lab, ANN, "host1", "off", method="bmc")) == ["bmc lied"]
+    host.fault("hung")
+    now = power.status(lab, ANN, "host1")
+    assert (now.power, now.said[0].reading, now.said[0].detail) == ("unknown", "off", "not believed: it lied before")
+    off = power.switch(lab, ANN, "host1", "off", method="bmc")
+    assert (off.result, tried(off)) == ("unknown", ["bmc unverified"]) and host.powered
+    for fault in ("lies-off", "deaf", "hung"):
+        host.fault(fault, False)
+    assert power.switch(lab, ANN, "host1", "cycle", method="bmc").result == "done"
+    assert events(lab).count("power.honest") == 1
+    assert power.switch(lab, ANN, "host1", "off", method="bmc").verified_by == "two readings of bmc"
 
 
 @pytest.mark.long
@@ -240,6 +260,28 @@ def test_an_outlet_by_a_fence_agent_is_the_last_rung(lab: Lab, host: EmulatedMac
     assert power.status(lab, ANN, "host1").power == "on"
 
 
+@pytest.mark.long
+def test_an_outlet_does_not_stay_off_because_its_agent_was_ended(lab: Lab, host: EmulatedMachine) -> None:
+    outlet = host.start_outlet() if len(host._sshds) == 1 else host._sshds[1]
+    pdu_endpoint(lab, "host1", outlet)
+    policy = {"power": QUICK["power"] | {"pdu_s": 6.0, "boot_s": 30.0}}
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(policy=policy)))
+    host.fault("slow-outlet")
+    done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
+    first, *then = host.commands()
+    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})  # a slow agent says on twice
+    assert (done.result, tried(done)) == ("done", ["pdu done"]), done
+    assert "no answer within 6 s: boot id" in done.tried[0].detail
+
+
+@pytest.mark.long
+def test_an_outlet_that_only_has_ipv6(lab: Lab, host: EmulatedMachine) -> None:
+    outlet = host.start_outlet() if len(host._sshds) == 1 else host._sshds[1]
+    pdu_endpoint(lab, "host1", outlet, "[::1]")
+    said = {said.method: said for said in power.status(lab, ANN, "host1").said}
+    assert said["pdu"].reading == "on", said
+
+
 def test_who_may_switch_it(lab: Lab, host: EmulatedMachine) -> None:
     with pytest.raises(Forbidden, match="it is not reserved"):
         power.switch(lab, BOB, "host1", "off")
@@ -257,6 +299,19 @@ def test_the_order_is_learned_by_what_worked() -> None:
     assert power.order_of(None, {"bmc": (0, 3)}, have) == ("ssh", "pdu", "bmc")
     assert power.order_of(None, {"ssh": (0, 9), "bmc": (9, 9)}, have)[0] == "bmc"
     assert power.order_of(("pdu", "bmc"), {"bmc": (0, 9)}, have) == ("pdu", "bmc")
+
+
+def test_what_failed_long_ago_is_forgotten(lab: Lab, clock: Clock) -> None:
+    add_machine(lab)
+    for kind, driver in (("bmc", "ipmi"), ("pdu", "pdu")):
+        add_endpoint(lab, "host1", kind, driver, "192.0.2.1", agent="fence_apc")
+    tries = [{"method": "bmc", "outcome": "silent"}, {"method": "pdu", "outcome": "done"}]
+    row = {"machine_id": "host1", "action": "cycle", "actor": "ann", "at_ns": lab.now(), "result": "done"}
+    lab.store.write(lambda c: c.execute(insert(schema.power_event).values(row | {"tried": tries})))
+    assert power.plan(lab, ANN, "host1").order == ("pdu", "bmc")
+    clock.move(31 * 86400)
+    now = power.plan(lab, ANN, "host1")
+    assert (now.order, now.success) == (("bmc", "pdu"), {})
 
 
 def test_the_boot_time_out_is_learned_by_type(lab: Lab) -> None:

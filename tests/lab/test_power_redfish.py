@@ -1,14 +1,11 @@
-"""Redfish against the real emulator of OpenStack (sushy-tools), in an environment of its own, with its fake chassis."""
+"""Redfish against the real emulator of OpenStack (sushy-tools) with its fake chassis."""
 
 from __future__ import annotations
 
+import os
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,44 +13,21 @@ from evenkeel.lab import endpoints, power
 from evenkeel.lab.actor import with_roles
 from evenkeel.lab.lab import Lab
 from tests.lab.emulated import add_machine
+from tests.lab.emulators import redfish
 from tests.lab.test_power import tried
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.getuid() != 0, reason="the emulator is contained in namespaces, which needs root"),
+]
 ANN = with_roles("ann", ["user"])
-VERSION = "sushy-tools==2.2.0"
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL.  Its chassis takes some seconds to switch, as real ones do."""
-    folder = tmp_path_factory.mktemp("sushy")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    subprocess.run([folder / "venv/bin/pip", "install", "-q", VERSION], check=True, timeout=600)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    # Its state is a file in the temporary folder.
-    environment = {"TMPDIR": str(folder), "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
-    argv = [str(folder / "venv/bin/sushy-emulator"), "--fake", "-i", "127.0.0.1", "-p", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=folder)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_up(url, folder / "log")
+    with redfish(tmp_path_factory.mktemp("sushy"), "127.0.0.1", "--fake") as (url, _):
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_until_up(url: str, log: Path) -> None:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/redfish/v1/", timeout=5).close()
-            return
-        except OSError:
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
 
 
 def test_on_off_and_cycle_by_redfish(lab: Lab, emulator: str) -> None:

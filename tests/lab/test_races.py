@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import active, claims, protocol, steps, submissions
+from evenkeel.lab import claims, protocol, steps, submissions
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.claims import Request
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.store import Away, LostHold, Store
+from evenkeel.lab.store import Away
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, BOB, Player, dispatcher, machine_of, run, send, states
 
@@ -194,61 +192,3 @@ def test_a_loss_whose_commit_failed_is_not_forgotten(
         dispatcher.hear(other.line, protocol.Beat())
         run(dispatcher)
     assert [start.step for start in other.starts()] == ["one"], states(lab, sent.id)
-
-
-def test_who_takes_over_waits_for_agents_that_are_local_to_another_machine(lab: Lab, clock: Clock) -> None:
-    before = Dispatcher(lab)
-    agent = Player(before, slots=1)
-    agent.hello()
-    sent = send(lab, one={})
-    run(before)
-    lab.took_over = True
-    after = Dispatcher(lab)
-    other = Player(after, "b1")
-    other.hello()
-    for _ in range(5):
-        clock.move(11)  # 55 s: the other service ends its own agent after 45
-        after.hear(other.line, protocol.Beat())
-        run(after)
-    assert other.starts() == [] and states(lab, sent.id) == {"one": "running"}
-    clock.move(10)
-    after.hear(other.line, protocol.Beat())
-    run(after)
-    assert [start.step for start in other.starts()] == ["one"]
-
-
-@pytest.mark.parametrize(
-    ("url", "elsewhere"),
-    [
-        *(("sqlite:///x.db", False), ("postgresql://a@/b?host=/run", False), ("postgresql:///b", False)),
-        *(("postgresql://a@localhost/b", False), ("postgresql://a@db.example.org/b", True)),
-    ],
-)
-def test_a_database_elsewhere_may_be_reached_by_another_service(url: str, elsewhere: bool) -> None:
-    with Store(url) as store:
-        assert store.elsewhere == elsewhere
-
-
-def test_a_service_that_cannot_know_whether_another_one_is_active_ends(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object) -> None:
-        raise Away("it does not answer")
-
-    def lost() -> None:
-        raise lab.store.hold_lost()
-
-    monkeypatch.setattr(active, "_LOOK_S", 0.01)
-    monkeypatch.setattr(active, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(protocol, "LEASE_NS", 10**8)
-    monkeypatch.setattr(lab.store, "check_hold", lost)
-    monkeypatch.setattr(lab.store, "try_hold", away)
-    monkeypatch.setattr(Store, "elsewhere", True)
-    may, told = threading.Event(), list[str]()
-    may.set()
-    with pytest.raises(LostHold, match="another service may be the active one"):
-        active.keep(lab, "x", told.append, lambda: None, may)
-    assert not may.is_set() and len(told) == 1
-    monkeypatch.setattr(Store, "elsewhere", False)
-    threading.Timer(0.3, lab.stopping.set).start()
-    active.keep(lab, "x", told.append, lambda: None, may)

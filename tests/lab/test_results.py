@@ -341,6 +341,19 @@ def test_artifacts_and_comparison_from_a_running_lab(tmp_path: Path, monkeypatch
         assert "0 artifacts forgotten" in run("lab", "artifact", "collect")[1]
         code, out, _ = run("lab", "compare", str(later["attempt"]))
         assert code == 0 and out.startswith("same")
+        # What `compare` wants to be told is what `show` tells.
+        shown = json.loads(run("lab", "show", "2", "--json")[1])["lines"]
+        assert [(one["name"], one["attempt"]) for one in shown if one["name"] != "check"] == [
+            ("make", later["attempt"]), ("never", None),
+        ]  # fmt: skip
+        out = run("lab", "show", "2")[1]
+        assert "only after make with good:false, which it has not" in " ".join(out.split()), out
+        code, _, err = run("lab", "log", "2", "never")
+        assert code == 1 and "was skipped, and never ran" in err
+        listed = json.loads(run("lab", "submissions", "--mine", "--json")[1])
+        assert [(one["id"], one["state"]) for one in listed] == [(2, "passed"), (1, "passed")]
+        assert "1 skipped" in run("lab", "submissions")[1]
+        assert "none;" in run("lab", "submissions", "--state", "failed")[2]
         code, _, err = run("lab", "compare", str(first["attempt"]))
         assert code == 1 and "no result before" in err
 

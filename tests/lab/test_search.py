@@ -105,6 +105,25 @@ def test_a_word_that_is_no_name_is_looked_for_in_the_facts(pool: Lab) -> None:
     assert [(one.predicate, one.count) for one in found.instead] == [("nic.driver:mlx5_core", 4)]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mem>=9TiB", "mem>=9TiB alone finds none: mem is 16.0 GiB to 128 GiB here"),
+        ("nic.driver:tg3 mem>=1GiB", "nic.driver:tg3 alone finds none: nic.driver is ice, igb, mlx5_core here"),
+        ("site:brq", "site:brq alone finds none: site is nue, prg here"),
+        ("sriov.vfs>=9", "sriov.vfs is 8 here"),
+        ("cpu.flag:amx_tile", "others have other values"),
+        ("tool:sparse", "no machine has tool"),
+        ("host3", "did you mean host03"),
+        ("zebra", "a bare word is a name"),
+        ("name:host03 site:prg", "each term alone finds some"),
+    ],
+)
+def test_who_finds_nothing_is_told_what_there_is(pool: Lab, text: str, said: str) -> None:
+    found = search.find(pool, ANN, text)
+    assert found.total == 0 and said in found.nearest
+
+
 def test_kept_searches(pool: Lab) -> None:
     search.save(pool, ANN, "mine", Save(predicate="mem>=32GiB"))
     search.save(pool, ANN, "ours", Save(predicate="site:prg", shared=True))

@@ -226,6 +226,23 @@ def test_addresses() -> None:
             settings.address_of(wrong)
 
 
+def test_numbers_of_the_settings_are_read_and_judged(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("agent_slots: 0\ncredits: 5\nshares:\n  release: 2\n  docs: 0.5\n")
+    found = settings.read(file)
+    assert (found.agent_slots, found.credits, found.shares) == (0, 5, {"release": 2.0, "docs": 0.5})
+    for wrong, told in (
+        ("agent_slots: -1", "must be at least 0"),
+        ("agent_slots: two", "not a whole number"),
+        ("shares:\n  a: 1e3", "not a number"),
+        ("shares:\n  a: 0", "greater than 0"),
+    ):
+        file.write_text(f"{wrong}\n")
+        with pytest.raises(WrongInput, match=told) as error:
+            settings.read(file)
+        assert "lab.yaml:" in str(error.value.where)
+
+
 def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
     done = evenkeel("lab", "up", "--folder", str(tmp_path / ("x" * 120)), "--listen", "127.0.0.1:0")
     assert done.returncode == 2 and "too long for the kernel" in done.stderr

@@ -5,11 +5,7 @@ Long, because Slurm takes seconds for everything.  Needs root and Debian's slurm
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,91 +16,21 @@ from evenkeel.lab.artifacts import of_attempt
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.slurm import Slurm, reach_here
 from evenkeel.lab.step import graph_of
+from tests.lab import slurm_cluster
 from tests.lab.test_agent import ANN, Here, lab, until
 
 __all__ = ["lab"]
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not all(map(shutil.which, PROGRAMS)), reason="needs root, and apt install slurm-wlm"
-    ),
+    pytest.mark.skipif(not slurm_cluster.usable(), reason="needs root, and apt install slurm-wlm"),
 ]
-CONFIG = """
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-SlurmdUser=root
-SlurmctldPort={controller}
-AuthType=auth/none
-CredType=cred/none
-StateSaveLocation={folder}/state
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SchedulerParameters=sched_interval=1
-ReturnToService=2
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=500
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=500
-PartitionName=build Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
-"""
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("slurm")
-    host = socket.gethostname().partition(".")[0]
-    controller, first, second = free_ports(3)
-    (folder / "slurm.conf").write_text(
-        CONFIG.format(folder=folder, host=host, controller=controller, first=first, second=second)
-    )
-    (folder / "state").mkdir()
-    before = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    daemons = [["slurmctld", "-D", "-i"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]]
-    log = (folder / "out").open("wb")
-    running = [subprocess.Popen(words, stdout=log, stderr=log) for words in daemons]
-    try:
-
-        def idle() -> bool:
-            done = subprocess.run(["sinfo", "-h", "-o", "%D %t"], capture_output=True, text=True, check=False)
-            return "2 idle" in done.stdout
-
-        until(idle, 60)
+    with slurm_cluster.slurm(folder):
         yield folder
-    finally:
-        subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
-        time.sleep(1)
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:  # a step that hangs holds its slurmd
-                process.kill()
-                process.wait()
-        log.close()
-        os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
 
 
 def agent(lab: Lab) -> Here:

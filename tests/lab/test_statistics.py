@@ -30,7 +30,7 @@ Ask = Callable[..., TestClient]
 @pytest.mark.long
 @pytest.mark.skipif(BIN is None, reason="no PostgreSQL (Debian package postgresql)")
 def test_all_of_it_on_postgresql(server: Callable[[], str], tmp_path: Path, clock: Clock) -> None:
-    with Store(server(), clock=clock) as store:
+    with Store(server(), clock=clock, steady=clock.steady) as store:
         create(store)
         lab = Lab(tmp_path, store)
         dispatcher = Dispatcher(lab)

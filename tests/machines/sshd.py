@@ -73,7 +73,7 @@ class Sshd:
         if self._process is None:
             return
         # Sessions are in sessions of their own; find them by their parent before it is gone.
-        family = _descendants(self._process.pid)
+        family = descendants(self._process.pid)
         for number in (self._process.pid, *family):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
@@ -104,7 +104,8 @@ def is_of_this_test(number: int) -> bool:
         return False
 
 
-def _descendants(parent: int) -> list[int]:
+def descendants(parent: int) -> list[int]:
+    """Process ids of all that a process started, and of what they did."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

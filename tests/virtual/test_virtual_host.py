@@ -220,7 +220,8 @@ def traces(name: str) -> list[str]:
     """What of a host can be found from outside: processes, sockets and run files."""
     folder = lifecycle.folder_of(name)
     left = ("run.json", "qemu.pid")
-    found = [file.name for file in folder.iterdir() if file.is_socket() or file.name in left]
+    files = folder.iterdir() if folder.exists() else ()
+    found = [file.name for file in files if file.is_socket() or file.name in left]
     for process in Path("/proc").iterdir():
         try:
             if process.name.isdigit() and os.fsencode(folder) in (process / "cmdline").read_bytes():

@@ -27,9 +27,23 @@ app = typer.Typer(
 ORDER = (
     *("up", "demo", "down", "status", "open"),
     *("machines", "search", "reserve", "reservations", "waiting", "calendar", "extend", "release", "handover", "use"),
-    *("submit", "queue", "show", "log", "cancel", "retry", "eta", "urgent", "statistics", "run", "steps", "compare"),
+    *(
+        "submit",
+        "submissions",
+        "queue",
+        "show",
+        "log",
+        "cancel",
+        "retry",
+        "eta",
+        "urgent",
+        "statistics",
+        "run",
+        "steps",
+        "compare",
+    ),
     *("agents", "drain", "resume", "agent", "power", "console", "consoles", "health", "energy"),
-    *("login", "logout", "me", "people", "events", "backup", "restore"),
+    *("login", "logout", "me", "people", "program", "events", "backup", "restore"),
 )
 
 for _name in sorted(found.name for found in pkgutil.iter_modules(cli.__path__)):

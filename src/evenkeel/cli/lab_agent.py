@@ -105,7 +105,7 @@ def agents(at: At = None, json: Json = False) -> None:
          " ".join(f"{key}:{value}" for key, values in sorted(one["labels"].items()) for value in values))
         for one in found
     ]  # fmt: skip
-    output.out().print(output.table(("agent", "", "busy", "runs", "is"), rows))
+    output.out().print(output.table(("agent", "state", "busy", "runs", "is"), rows))
 
 
 def drain(name: Name, at: At = None, json: Json = False) -> None:
@@ -133,4 +133,6 @@ def _move(name: str, what: str, at: str | None, json: bool) -> None:
     if json:
         output.emit_json(found)
     else:
-        output.out().print(f"agent {name} is {found['state']}")
+        # Only the dispatcher knows whether a resumed one is connected; it says so at the next look.
+        state = found["state"] if what == "drain" else "no longer drained: it takes steps while it is connected"
+        output.out().print(f"agent {name} is {state}")

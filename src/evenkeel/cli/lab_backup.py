@@ -64,7 +64,8 @@ def restore(
     where, chosen = settled(folder, settings_file, database=database)
     with output.progress(f"restoring {file}"):
         made = backups.restore(where, chosen, file)
-    _tell(file, made.model_dump(), f"{where}: {len(made.files)} files restored; `evenkeel lab up` starts it", as_json)
+    up = "evenkeel lab up" + (f" --folder {folder}" if folder else "")
+    _tell(file, made.model_dump(), f"{where}: {len(made.files)} files restored; `{up}` starts it", as_json)
 
 
 def _tell(file: Path, made: dict[str, object], text: str, as_json: bool) -> None:

@@ -41,6 +41,8 @@ def consoles(lab: At = None, as_json: Json = False) -> int:
         found = asked.get("/consoles")
     if as_json:
         output.emit_json(found)
+    elif not found:
+        output.note("no machine has a console; `evenkeel lab endpoint set MACHINE console DRIVER ADDRESS` gives it one")
     else:
         rows = [
             (
@@ -229,8 +231,8 @@ async def _show(line: ClientConnection) -> int:
 
 
 def _tell(before: dict[str, Any], now: dict[str, Any]) -> None:
-    if now["line"] != before.get("line") or (now["line"] == "down" and now["why"] != before.get("why")):
-        output_note("line is up" if now["line"] == "up" else f"line is down: {now['why']}")
+    if now["line"] != before.get("line") or (now["why"] and now["why"] != before.get("why")):
+        output_note(f"line is {now['line']}" + (f": {now['why']}" if now["why"] else ""))
     if now["you_write"] != before.get("you_write") or now["writer"] != before.get("writer"):
         if now["you_write"]:
             output_note("you write")

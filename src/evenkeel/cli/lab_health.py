@@ -62,7 +62,11 @@ def health(
             )
             for one in found[0]["probes"]
         ]
-        output.out().print(output.table(("probe", "answer", "after", "when (UTC)", "said"), rows))
+        if rows:
+            output.out().print(output.table(("probe", "answer", "after", "when (UTC)", "said"), rows))
+        else:
+            output.note(f"{machine} was never asked: it has no address, BMC or console, or the lab has just begun")
+            output.note(f"`evenkeel lab machine edit {machine} --reach ssh://root@HOST` says where it is reached")
     return int(any(one["well"] is False for one in found))
 
 

@@ -89,21 +89,24 @@ def machines(predicate: Predicate = None, at: At = None, as_json: Json = False) 
     text = " ".join(predicate or ())
     with connect(at) as lab:
         found = list(lab.pages("/machines", q=text, facets=False, limit=1000))
-        instead = [] if found else lab.get("/machines", q=text)["instead"]
+        nothing = None if found else lab.get("/machines", q=text)
     if as_json:
         output.emit_json(found)
     elif found:
         _print_lines(found)
     else:
-        _say_instead(text, instead)
+        _say_instead(text, nothing)
 
 
-def _say_instead(text: str, instead: list[dict[str, Any]]) -> None:
+def _say_instead(text: str, found: Any) -> None:
     from evenkeel.cli import output
+    from evenkeel.lab.words import several
 
     output.note(f"no machine is {text!r}" if text else "there is no machine yet; evenkeel lab machine add ADDRESS")
-    for one in instead:
-        output.note(f"did you mean {one['predicate']} ({one['count']} machines)?")
+    if found["nearest"]:
+        output.note(found["nearest"])
+    for one in found["instead"]:
+        output.note(f"did you mean {one['predicate']} ({several(one['count'], 'machine')})?")
 
 
 def search(
@@ -113,6 +116,7 @@ def search(
     saved: Annotated[str | None, typer.Option("--saved", metavar="NAME", help="The search that was kept so.")] = None,
     forget: Annotated[str | None, typer.Option("--forget", metavar="NAME", help="Do not keep it any more.")] = None,
     kept: Annotated[bool, typer.Option("--list", help="List the searches that are kept.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List what can be asked, with its meaning.")] = False,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -121,13 +125,22 @@ def search(
     evenkeel lab search nic.driver:mlx5_core
     evenkeel lab search nic.driver:mlx5_core --save mellanox
     evenkeel lab search --saved mellanox
+    evenkeel lab search --keys
     """
     from urllib.parse import quote
 
     from evenkeel.cli import output
     from evenkeel.errors import WrongInput
+    from evenkeel.lab import flat
     from evenkeel.lab.client import connect
 
+    if keys:
+        if as_json:
+            output.emit_json([{"key": key, "kind": known.kind, "what": known.what} for key, known in flat.KEYS.items()])
+        else:
+            rows = [(key, known.kind, known.what.replace("`", "")) for key, known in flat.KEYS.items()]
+            output.out().print(output.table(("key", "kind", "what it is"), rows))
+        return
     text = " ".join(predicate or ())
     with connect(at) as lab:
         if forget is not None:
@@ -155,7 +168,7 @@ def search(
         output.emit_json(found)
         return
     if not found["items"]:
-        _say_instead(text, found["instead"])
+        _say_instead(text, found)
         return
     _print_lines(found["items"])
     if found["next"]:
@@ -209,7 +222,11 @@ def use(
         )
         for one in uses
     ]
-    output.out().print(output.table(("machine", "owner", "claimed", "idle for", "not green"), rows, right=("claimed",)))
+    if rows:
+        columns = ("machine", "owner", "claimed", "idle for", "not green")
+        output.out().print(output.table(columns, rows, right=("claimed",)))
+    elif mine:
+        output.note("all of yours, and of your teams, are well")
     if not mine:
         output.note(
             f"{pool['claimed']:.0%} of all their time; {pool['never']} never had a claim; {pool['not_green']} not green"
@@ -368,8 +385,21 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
             shown = ", ".join(fact(key, value) for value in values[:10])
             rows.append((key, shown + (f" ... ({len(values)})" if len(values) > 10 else "")))
     output.out().print(output.table((one["name"], ""), rows))
-    rows3 = [(moment(entry["at_ns"]), entry["actor"], entry["type"].removeprefix("machine.")) for entry in happened]
+    rows3 = [(moment(entry["at_ns"]), entry["actor"], _happened(entry)) for entry in happened]
     output.out().print(output.table(("when (UTC)", "who", "what"), rows3))
+
+
+def _happened(entry: dict[str, Any]) -> str:
+    from evenkeel.lab.words import details
+
+    said = {key: text for key, text in details(entry["data"]) if key not in ("name", "first", "machine", "machine id")}
+    what = entry["type"].removeprefix("machine.")
+    if {"old", "new"} <= said.keys():
+        what = f"{said.pop('old')} → {said.pop('new')}"
+    if "changes" in said:
+        said["changes"] = ", ".join(one["key"] for one in entry["data"]["changes"])
+    more = ", ".join(text if key in ("reason", "fields", "changes") else f"{key}: {text}" for key, text in said.items())
+    return f"{what}: {more}" if more else what
 
 
 @_machine.command()

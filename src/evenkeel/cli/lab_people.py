@@ -1,8 +1,8 @@
-"""`evenkeel lab login`, `logout`, `me`, `people`, `token ...`, `events`: who may do what, and who did."""
+"""`evenkeel lab login`, `logout`, `me`, `people`, `program`, `token ...`, `events`: who may do what, and who did."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="logout")(logout)
     app.command(name="me")(me)
     app.command(name="people")(people)
+    app.command(name="program")(program)
     app.command(name="events")(events)
     app.add_typer(_token, name="token")
 
@@ -118,6 +119,31 @@ def people(at: At = None, as_json: Json = False) -> None:
     output.out().print(output.table(("name", "kind", "roles", "teams", "known by"), rows))
 
 
+def program(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the program, as in ci-kernel.")],
+    roles: Annotated[
+        list[str] | None,
+        typer.Option("--role", metavar="ROLE", help="viewer, user, maintainer, agent or admin; user, if left out."),
+    ] = None,
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Add a program that acts in its own name, so that tokens can be made for it. For admins.
+
+    evenkeel lab program ci-kernel --role user
+    evenkeel lab token make nightly --of ci-kernel --may submit
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+
+    with connect(at) as lab:
+        made = lab.post("/people", {"name": name, "roles": roles or ["user"]})
+    if as_json:
+        output.emit_json(made)
+    else:
+        output.out().print(f"{name} may {', '.join(made['scopes'])}; `evenkeel lab token make NAME --of {name}`")
+
+
 def events(
     at: At = None,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only what this one did.")] = None,
@@ -135,11 +161,12 @@ def events(
 
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.words import moment
+    from evenkeel.lab.words import details, moment, subject
 
-    def show(one: dict[str, object]) -> None:
-        data = ", ".join(f"{key}={value}" for key, value in one["data"].items() if value)  # type: ignore[attr-defined]
-        line = f"{moment(one['at_ns'])}  {one['actor']}  {one['type']}  {one['object']} {one['object_id']}  {data}"  # type: ignore[arg-type]
+    def show(one: dict[str, Any]) -> None:
+        about = subject(one["object"], one["object_id"], one["data"])
+        data = ", ".join(f"{key}: {said}" for key, said in details(one["data"]) if key != "name")
+        line = f"{moment(one['at_ns'])}  {one['actor']}  {one['type']}  {about}  {data}"
         output.out().print(line.rstrip(), soft_wrap=True)
 
     with connect(at) as lab:
@@ -149,6 +176,8 @@ def events(
             return
         for one in found:
             show(one) if not as_json else print(json.dumps(one))
+        if not found and not follow:
+            output.note("nothing like that was done yet")
         if follow:
             after = found[-1]["seq"] if found else None
             for line in lab.lines("/events", after=after, type=type_):
@@ -199,6 +228,9 @@ def list_(
         found = lab.get("/tokens", principal=of)
     if as_json:
         output.emit_json(found)
+        return
+    if not found:
+        output.note("no tokens; `evenkeel lab token make NAME --may read` makes one")
         return
     rows = [
         (

@@ -70,7 +70,9 @@ def power(
     from evenkeel.lab.client import connect
 
     if action not in ("status", "on", "off", "reset", "cycle", "log"):
-        raise WrongInput(f"{action!r} is nothing that power can do", hint="status, on, off, reset, cycle or log")
+        turned = machine in ("status", "on", "off", "reset", "cycle", "log")
+        hint = f"evenkeel lab power {machine} {action}" if turned else "status, on, off, reset, cycle or log"
+        raise WrongInput(f"{action!r} is nothing that power can do", hint=hint)
     with connect(lab) as asked:
         if action == "status":
             return _status(asked, machine, as_json)
@@ -142,7 +144,10 @@ def _log(asked: Client, machine: str, as_json: bool) -> int:
         )
         for event in found["items"]
     ]
-    output.out().print(output.table(("when (UTC)", "what", "by", "result", "took", "attempts"), rows))
+    if rows:
+        output.out().print(output.table(("when (UTC)", "what", "by", "result", "took", "attempts"), rows))
+    else:
+        output.note(f"nobody switched {machine} yet")
     return 0
 
 
@@ -180,7 +185,12 @@ def endpoints(machine: Machine, lab: At = None, as_json: Json = False) -> int:
 def set_endpoint(
     machine: Machine,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="bmc, pdu or console.")],
-    driver: Annotated[str, typer.Argument(metavar="DRIVER", help="As in the how-to: ipmi, redfish, pdu, telnet ...")],
+    driver: Annotated[
+        str,
+        typer.Argument(
+            metavar="DRIVER", help="bmc: redfish, ipmi; pdu: pdu; console: ipmi, unix, tty, telnet, tcp, ssh, virtual."
+        ),
+    ],
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST[:PORT], a URL or a path, by the driver.")],
     secret: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of user and password.", show_default=False)
@@ -297,11 +307,12 @@ def rotate(lab: At = None, as_json: Json = False) -> int:
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
+    from evenkeel.lab.words import several
 
     with connect(lab) as asked:
         found = asked.post("/secrets/rotate")
     if as_json:
         output.emit_json(found)
     else:
-        output.out().print(f"{found['sealed']} secrets sealed anew")
+        output.out().print(f"{several(found['sealed'], 'secret')} sealed anew")
     return 0

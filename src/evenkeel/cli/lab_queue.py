@@ -1,4 +1,4 @@
-"""`evenkeel lab submit`, `queue`, `show`, `log`, `cancel`, `retry`: steps in a lab's queue."""
+"""`evenkeel lab submit`, `submissions`, `queue`, `show`, `log`, `cancel`, `retry`: steps in a lab's queue."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Step = Annotated[str, typer.Argument(metavar="STEP", help="Its name in the submi
 
 def register(app: typer.Typer) -> None:
     app.command(name="submit")(submit)
+    app.command(name="submissions")(submissions)
     app.command(name="queue")(queue)
     app.command(name="show")(show)
     app.command(name="log")(log)
@@ -47,6 +48,7 @@ def submit(
     from evenkeel.lab.client import connect
     from evenkeel.lab.sending import send
     from evenkeel.lab.step import find_step, graph_of_step, is_graph, parse_inputs, parse_settings, read_graph
+    from evenkeel.lab.words import several
 
     settings, inputs = parse_settings(set_ or ()), parse_inputs(given or ())
     if ("/" in step or step.endswith((".yaml", ".yml"))) and is_graph(step):
@@ -58,7 +60,8 @@ def submit(
     with connect(at) as lab:
         made = send(lab, graph, files_from, team=team, urgent=urgent, reason=reason)
         if not json:
-            output.note(f"submission {made['id']}, {len(made['lines'])} steps: evenkeel lab show {made['id']}")
+            steps = several(len(made["lines"]), "step")
+            output.note(f"submission {made['id']}, {steps}: evenkeel lab show {made['id']}")
         if urgent and not made["urgent"]:
             output.warn("no credit is left this month, so it waits like any other")
         if wait:
@@ -78,6 +81,41 @@ def _wait(lab: Any, number: int) -> Any:
     return found
 
 
+def submissions(
+    mine: Annotated[bool, typer.Option("--mine", help="Only yours.")] = False,
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="STATE", help="Only these: open, passed, failed or cancelled.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="So many.")] = 20,
+    at: At = None,
+    json: Json = False,
+) -> None:
+    """List submissions, the newest first.
+
+    evenkeel lab submissions --mine
+    evenkeel lab submissions --state failed
+    """
+    from evenkeel.cli import output
+    from evenkeel.lab.client import connect
+    from evenkeel.lab.words import moment
+
+    with connect(at) as lab:
+        who = lab.get("/me")["name"] if mine else None
+        found = lab.get("/submissions", submitter=who, state=state, limit=most)["items"]
+    if json:
+        output.emit_json(found)
+    elif not found:
+        output.note("none; `evenkeel lab submit STEP` sends one in")
+    else:
+        rows = [
+            (str(one["id"]), one["name"], one["submitter"], one["state"] + (", urgent" if one["urgent"] else ""),
+             ", ".join(f"{count} {what}" for what, count in one["steps"].items()), moment(one["submitted_ns"]))
+            for one in found
+        ]  # fmt: skip
+        columns = ("number", "name", "who", "state", "steps", "sent in (UTC)")
+        output.out().print(output.table(columns, rows, right=("number",)))
+
+
 def queue(
     mine: Annotated[bool, typer.Option("--mine", help="Only yours, with their places among all.")] = False,
     most: Annotated[int, typer.Option("--most", min=1, max=1000, help="So many of each.")] = 50,
@@ -91,7 +129,7 @@ def queue(
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.words import duration
+    from evenkeel.lab.words import duration, several
 
     with connect(at) as lab:
         who = lab.get("/me")["name"] if mine else None
@@ -105,17 +143,21 @@ def queue(
          _until(one["eta"], "end", now))
         for one in found["running"]
     ]  # fmt: skip
-    console.print(output.table(("runs", "step", "of", "on", "for", "ends in"), rows, right=("runs",)))
+    if rows:
+        columns = ("submission", "runs", "who", "on", "for", "ends in")
+        console.print(output.table(columns, rows, right=("submission",)))
     rows = [
         (f"{one['place']}", f"{one['submission']}", one["step"], one["submitter"] + (" !" if one["urgent"] else ""),
          _until(one["eta"], "start", now), one["why"]["text"])
         for one in found["waiting"]
     ]  # fmt: skip
     if rows:
-        console.print(output.table(("", "waits", "step", "of", "starts in", "why"), rows, right=("", "waits")))
+        columns = ("place", "submission", "waits", "who", "starts in", "why")
+        console.print(output.table(columns, rows, right=("place", "submission")))
     idle = found["idle"]["share"]
+    waits = several(found["ready"], "step waits", "steps wait")
     output.note(
-        f"{found['runs']} of {found['slots']} slots busy, {found['ready']} steps wait, {found['blocked']} come after "
+        f"{found['runs']} of {found['slots']} slots busy, {waits}, {several(found['blocked'], 'comes', 'come')} after "
         f"others; idle while something waited, last day: {'-' if idle is None else f'{100 * idle:.1f} %'}"
     )
 
@@ -133,6 +175,9 @@ def _until(eta: Any, what: str, now: int) -> str:
 
 def show(number: Number, at: At = None, json: Json = False) -> None:
     """Show a submission: its steps, what each waits for, and when it will probably end.
+
+    Its log: `evenkeel lab log 17 STEP`; what differs from the time before: `evenkeel lab compare ATTEMPT`; its files:
+    `evenkeel lab artifact list --attempt ATTEMPT`.
 
     evenkeel lab show 17
     """
@@ -157,10 +202,12 @@ def _print(found: Any, reasons: Any) -> None:
         took = line["ended_ns"] - line["started_ns"] if line["ended_ns"] and line["started_ns"] else None
         why = reasons.get(str(line["id"]))
         told = why["text"] if why else line["cause"]
-        rows.append((line["name"], line["state"], str(line["attempts"]), duration(took) if took else "", told))
+        result = str(line["attempt"]) if line["attempt"] else ""
+        rows.append((line["name"], line["state"], str(line["attempts"]), duration(took) if took else "", result, told))
     state = found["state"] + (", urgent" if found["urgent"] else "")
     output.out().print(f"{found['name']}, submission {found['id']} of {found['submitter']}: {state}")
-    output.out().print(output.table(("step", "", "tries", "took", ""), rows, right=("tries",)))
+    columns = ("step", "state", "tries", "took", "attempt", "why")
+    output.out().print(output.table(columns, rows, right=("tries", "attempt")))
 
 
 def log(
@@ -179,18 +226,19 @@ def log(
     import sys
     import time
 
-    from evenkeel.errors import NotAsWanted
+    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         while True:
-            attempts = lab.get(f"/submissions/{number}/steps/{step}")["attempts"]
+            found = lab.get(f"/submissions/{number}/steps/{step}")
+            attempts = found["attempts"]
             chosen = [one for one in attempts if attempt in (None, one["number"])]
-            if chosen or not follow:
+            if chosen or not follow or found["state"] in ("skipped", "cancelled"):
                 break
             time.sleep(0.3)
         if not chosen:
-            raise NotAsWanted(f"step {step} has no such try yet", hint="--follow waits for it")
+            raise _no_try(number, found, attempt)
         offset = 0
         while True:
             answer = lab.ask("GET", f"/attempts/{chosen[-1]['id']}/log", parameters={"offset": offset})
@@ -198,9 +246,21 @@ def log(
             sys.stdout.buffer.flush()
             offset += len(answer.content)
             if answer.headers["Lab-Log-More"] == "no" or (not answer.content and not follow):
+                if not offset:
+                    output.note(f"step {step} printed nothing")
                 return
             if not answer.content:
                 time.sleep(0.3)
+
+
+def _no_try(number: int, step: Any, attempt: int | None) -> Exception:
+    from evenkeel.errors import NotAsWanted
+
+    if step["attempts"]:
+        return NotAsWanted(f"step {step['name']} was not tried {attempt} times", hint=f"evenkeel lab show {number}")
+    if step["state"] in ("skipped", "cancelled"):
+        return NotAsWanted(f"step {step['name']} was {step['state']}, and never ran", hint=step["cause"] or None)
+    return NotAsWanted(f"step {step['name']} did not begin yet", hint="--follow waits for it")
 
 
 def cancel(

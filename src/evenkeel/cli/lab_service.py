@@ -116,8 +116,8 @@ def status(at: At = None, as_json: Json = False) -> None:
     evenkeel lab status
     """
     from evenkeel.cli import output
-    from evenkeel.documents.quantity import format_duration
     from evenkeel.lab.client import connect
+    from evenkeel.lab.words import duration
 
     with connect(at) as lab:
         found = lab.get("/service")
@@ -129,7 +129,7 @@ def status(at: At = None, as_json: Json = False) -> None:
         ("version", found["version"]),
         ("database", found["database"]),
         ("role", "active" if found["active"] else f"standby; active is {found['holder'] or 'nobody'}"),
-        ("up for", format_duration(found["up_ns"] // 10**9 * 10**9)),
+        ("up for", duration(found["up_ns"])),
         ("runs", ", ".join(found["parts"]) or "pages only"),
     ]
     output.out().print(output.table(("", ""), rows))

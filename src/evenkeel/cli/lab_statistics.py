@@ -67,7 +67,7 @@ def eta(
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
-    from evenkeel.lab.words import moment
+    from evenkeel.lab.words import moment, several
 
     with connect(at) as lab:
         found = lab.get(f"/submissions/{number}/eta")
@@ -85,7 +85,8 @@ def eta(
         return
     now = found["now"]
     out.print(f"as it looks now: {_end(now)}")
-    out.print(f"before it start {now['ahead']} steps: yours, and those of {now['people']} others")
+    of = f", of {several(now['people'], 'other person', 'other people')} or yours" if now["ahead"] else ""
+    out.print(f"{several(now['ahead'], 'step starts', 'steps start')} before it{of}")
     _table("steps", ("step", "starts", "ends"), [
         (name, _times(one["start"]) or one["unknown"], _times(one["end"]) or one["unknown"])
         for name, one in found["steps"].items()

@@ -209,7 +209,10 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> int:
         return EXIT_WRONG_INPUT
     hint = f"{context.command_path} --help" if context else None
     message = error.format_message().rstrip(".")
-    told = WrongInput(message[:1].lower() + message[1:], hint=f"see `{hint}`" if hint else None)
+    hint = f"see `{hint}`" if hint else None
+    if context and any(one.param_type_name == "argument" for one in context.command.params):
+        hint = f"{context.command_path} {' '.join(context.command.collect_usage_pieces(context))}; {hint}"
+    told = WrongInput(message[:1].lower() + message[1:], hint=hint)
     return _tell(told, arguments)
 
 

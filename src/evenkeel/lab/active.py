@@ -8,11 +8,9 @@ Decides nothing else, and knows no web server.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import protocol
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.store import Away, LostHold
 
@@ -38,8 +36,6 @@ def wait_for(lab: Lab, name: str, say: Say, waits: Callable[[], None] = lambda: 
             if lab.store.try_hold(name):
                 break
             holder = lab.store.holder()
-            # What was killed here a moment ago may have left its session in the server.
-            lab.took_over |= holder != name[:63]
             why = f"another service is active ({holder or 'unknown'}); standing by, for readers only"
         except Away as error:
             why = f"{error.message}; waiting for it"
@@ -50,15 +46,14 @@ def wait_for(lab: Lab, name: str, say: Say, waits: Callable[[], None] = lambda: 
         if lab.stopping.wait(_STANDBY_S):
             return False
     if told:
-        say("the other service is gone; this one is active now" if lab.took_over else "the database answers")
+        say("the other service is gone; this one is active now" if "standing by" in told else "the database answers")
     return True
 
 
 def keep(lab: Lab, name: str, say: Say, check: Callable[[], None], may_write: threading.Event) -> None:
     """Until the service stops.  ``check``: called at each look; ``may_write``: cleared while the right is lost.
 
-    Raises TakenOver when another service is the active one, and LostHold when one may be: the database is on another
-    machine, and was away for the time of a lease.  Then the service's own agent has to end what it runs.
+    Raises TakenOver when another service is the active one.
     """
     while not lab.stopping.wait(_LOOK_S):
         check()
@@ -75,7 +70,6 @@ def keep(lab: Lab, name: str, say: Say, check: Callable[[], None], may_write: th
 
 def _again(lab: Lab, name: str) -> bool:
     """False: the service stopped before."""
-    until = time.monotonic() + protocol.LEASE_NS / 1e9
     while True:
         try:
             if lab.store.try_hold(name):
@@ -87,11 +81,6 @@ def _again(lab: Lab, name: str) -> bool:
                     hint="start this service again, and it stands by; systemd does so by itself",
                 )
         except Away:
-            if lab.store.elsewhere and time.monotonic() > until:
-                raise LostHold(
-                    "the connection to the database was lost, and the right to write with it; so long that another "
-                    "service may be the active one",
-                    hint="start this service again, and it waits for the database; systemd does so by itself",
-                ) from None
+            pass
         if lab.stopping.wait(_AGAIN_S):
             return False

@@ -2,7 +2,7 @@
 
 It outlives the lab's service: while that is away, steps go on, and results wait on disk.  What the lab said is on disk
 before a step begins, so after a restart the agent knows what it had taken.  An agent elsewhere that has not heard of
-its lab for the time of its lease ends its steps, because the lab gives them to somebody else then.
+its lab for the time of its lease (:mod:`evenkeel.lab.lease`) ends its steps: the lab gives them to somebody else then.
 
 The folder: ``identity``, ``lock``, ``starts/N.json`` (taken), ``results/N.json`` (done, not acknowledged),
 ``run/IDENTITY-N/`` (of the step).  Knows no database.
@@ -25,7 +25,9 @@ from pathlib import Path
 
 from evenkeel.errors import Unreachable, WrongInput
 from evenkeel.lab import protocol
+from evenkeel.lab.clocks import since_boot_ns
 from evenkeel.lab.executor import Executor, Job
+from evenkeel.lab.lease import Lease
 from evenkeel.lab.leftovers import folder_name
 from evenkeel.lab.protocol import Ended, Start
 
@@ -103,10 +105,11 @@ async def remote_line(url: str, token: str) -> AsyncIterator[Line]:
 
 @dataclass
 class _Attempt:
-    """``sent``: bytes of its log that the lab has."""
+    """``sent``: bytes of its log that the lab has.  ``ended_at_ns``: None: before this process began."""
 
     job: Job
     ended: Ended | None = None
+    ended_at_ns: int | None = None
     sent: int | None = None
     waiting: bool = False  # a piece of the log is on its way
     told: bool = False  # the result is on its way
@@ -126,8 +129,13 @@ class Agent:
     #: Without its lab and with nothing to do for so long it ends: whoever started it is not coming back.
     leave_after_s: float | None = None
     say: Callable[[str], None] = log.info
+    clock: Callable[[], int] = since_boot_ns
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
     _connected: bool = False
+    _refused: str = ""
+
+    def __post_init__(self) -> None:
+        self.lease = Lease(None if self.local else protocol.LEASE_NS, self.clock)
 
     async def run(self) -> None:
         """Until it is cancelled.  Raises WrongInput when another agent uses the folder, Unreachable when refused."""
@@ -135,21 +143,19 @@ class Agent:
             self._loop = asyncio.get_running_loop()
             self.identity = self._identity()
             self._executor = self.executor(self.identity)
-            self._heard = time.monotonic()
-            self._lease_s = protocol.LEASE_NS / 1e9
+            self._left_s = time.monotonic()
             self._changed = asyncio.Event()
             self._adopt()
-            watch = asyncio.create_task(self._watch())
-            talk = asyncio.create_task(self._stay_connected())
+            tasks = {asyncio.create_task(work) for work in (self._watch(), self._poll(), self._stay_connected())}
             try:
-                await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
-                for task in (watch, talk):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
                     if task.done():
                         task.result()
             finally:
-                for task in (watch, talk):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(watch, talk, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 self._executor.close()
 
     # -- the folder -----------------------------------------------------------------------------------------------
@@ -224,31 +230,46 @@ class Agent:
         except OSError as error:
             # The lab may have it all the same; only an agent that dies before that has lost it, and says so.
             log.error("the result of attempt %d is kept in memory only: %s", ended.attempt, error)
-        attempt.ended = ended
+        attempt.ended, attempt.ended_at_ns = ended, self.clock()
         self._changed.set()
 
     def _forget(self, number: int) -> None:
         attempt = self._attempts.pop(number, None)
         if attempt is not None:
-            shutil.rmtree(attempt.job.folder, ignore_errors=True)
-            for kind in ("results", "starts"):
-                (self.folder / kind / f"{number}.json").unlink(missing_ok=True)
+            # Beside the line: the next start, which mostly comes right behind, does not wait for a folder to go.
+            self._loop.run_in_executor(None, self._remove, attempt.job)
+
+    def _remove(self, job: Job) -> None:
+        """The start goes last: an agent that is killed meanwhile finds it, and is told again to forget it."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        for kind in ("results", "starts"):
+            (self.folder / kind / f"{job.attempt}.json").unlink(missing_ok=True)
 
     async def _watch(self) -> None:
-        """The lease of an agent elsewhere, and executors that have to ask.  Returns when it is time to leave."""
+        """The lease.  Returns when it is time to leave."""
         while True:
             await asyncio.sleep(1)
-            away_s = 0.0 if self._connected else time.monotonic() - self._heard
+            away_s = 0.0 if self._connected else time.monotonic() - self._left_s
             if self.leave_after_s is not None and away_s > self.leave_after_s and not self._attempts:
                 self.say("the lab is gone, and nothing is left to do")
                 return
             if not self.folder.exists():
                 return
+            if self.lease.over:
+                await asyncio.to_thread(self._give_up, self._running())
+
+    def _give_up(self, running: tuple[int, ...]) -> None:
+        for number in running:
+            self._executor.cancel(number, "lost", "the lab could not be reached for the time of a lease")
+
+    async def _poll(self) -> None:
+        """For executors that have to ask.  By itself: one whose cluster does not answer must not hold up the lease."""
+        while True:
+            await asyncio.sleep(1)
             await asyncio.to_thread(self._executor.poll)
-            if not self.local and time.monotonic() - self._heard > self._lease_s:
-                for number, attempt in self._attempts.items():
-                    if attempt.ended is None:
-                        self._executor.cancel(number, "lost", "the lab could not be reached for the time of a lease")
+
+    def _running(self) -> tuple[int, ...]:
+        return tuple(number for number, attempt in self._attempts.items() if attempt.ended is None)
 
     # -- the line -------------------------------------------------------------------------------------------------
 
@@ -271,7 +292,7 @@ class Agent:
 
     async def _greet(self, line: Line) -> protocol.Welcome | None:
         done = tuple(number for number, attempt in self._attempts.items() if attempt.ended is not None)
-        running = tuple(number for number, attempt in self._attempts.items() if attempt.ended is None)
+        sent_ns = self.clock()
         await line.send(
             protocol.Hello(
                 name=self.name,
@@ -279,7 +300,7 @@ class Agent:
                 kind=self._executor.kind,
                 slots=self.slots,
                 labels=self.labels,
-                running=running,
+                running=self._running(),
                 finished=done,
             )
         )
@@ -287,25 +308,28 @@ class Agent:
         if isinstance(first, protocol.Refused):
             if not first.again:
                 raise Unreachable(f"the lab refuses this agent: {first.why}")
-            self.say(f"the lab says: {first.why}; trying on")
+            if first.why != self._refused:  # once, not each second
+                self.say(f"the lab says: {first.why}; trying on")
+            self._refused = first.why
             return None
-        return first if isinstance(first, protocol.Welcome) else None
+        if not isinstance(first, protocol.Welcome):
+            return None
+        self.lease.begin(sent_ns, first.lease_ns)
+        return first
 
     async def _talk(self, line: Line, welcome: protocol.Welcome) -> None:
-        self._heard = time.monotonic()
-        self._lease_s = welcome.lease_ns / 1e9
         for number in welcome.stop:
             self._executor.cancel(number, "lost", "the lab gave it to another agent")
         for number, attempt in self._attempts.items():
             attempt.sent, attempt.waiting, attempt.told = welcome.logs.get(number, 0), False, False
         self._connected = True
-        telling = asyncio.create_task(self._tell(line, welcome.beat_ns / 1e9))
+        telling = asyncio.create_task(self._tell(line, welcome.beat_ns))
         hearing = asyncio.create_task(self._hear(line))
         try:
             await asyncio.wait({telling, hearing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._connected = False
-            self._heard = time.monotonic()
+            self._left_s = time.monotonic()  # not the lease: the lab may have lost this line long before
             for task in (telling, hearing):
                 task.cancel()
             ended = await asyncio.gather(telling, hearing, return_exceptions=True)
@@ -315,7 +339,6 @@ class Agent:
 
     async def _hear(self, line: Line) -> None:
         async for message in line.messages:
-            self._heard = time.monotonic()
             if isinstance(message, Start):
                 self._start(message)
             elif isinstance(message, protocol.Stop):
@@ -325,18 +348,21 @@ class Agent:
             elif isinstance(message, protocol.LogTaken) and (attempt := self._attempts.get(message.attempt)):
                 attempt.sent, attempt.waiting = message.size, False
                 self._changed.set()
+            elif isinstance(message, protocol.Alive):
+                self.lease.answered(message.number)
             elif isinstance(message, protocol.Refused):
                 raise protocol.ProtocolError(message.why)
 
-    async def _tell(self, line: Line, beat_s: float) -> None:
-        beat_at = time.monotonic() + beat_s
+    async def _tell(self, line: Line, beat_ns: int) -> None:
+        beat_at = self.clock() + beat_ns
         while True:
             self._changed.clear()
-            for attempt in list(self._attempts.values()):
-                await self._tell_of(line, attempt)
-            if time.monotonic() >= beat_at:
-                await line.send(protocol.Beat())
-                beat_at = time.monotonic() + beat_s
+            for attempt in (*self._attempts.values(), None):
+                if attempt is not None:
+                    await self._tell_of(line, attempt)
+                if self.clock() >= beat_at:  # between any two: a slow line takes long for the logs of many steps
+                    await line.send(protocol.Beat(number=self.lease.ask()))
+                    beat_at = self.clock() + beat_ns
             busy = any(attempt.ended is None for attempt in self._attempts.values())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOG_LOOK_S if busy else 1.0)
@@ -355,7 +381,8 @@ class Agent:
             await line.send(protocol.Log(attempt=number, offset=attempt.sent, data=piece.decode("latin-1")))
         elif attempt.ended is not None:
             attempt.told = True
-            await line.send(attempt.ended)
+            ago_ns = 0 if attempt.ended_at_ns is None else self.clock() - attempt.ended_at_ns
+            await line.send(attempt.ended.model_copy(update={"ago_ns": ago_ns}))
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import credits, machines, people
+from evenkeel.lab import credits, machines, people, search
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
@@ -33,6 +33,8 @@ from evenkeel.lab.waiting import Place, Pool, Wish, forecast
 Kind = Literal["reservation", "step", "maintenance", "permanent"]
 State = Literal["waiting", "preparing", "active", "ended", "cancelled"]
 HELD = ("preparing", "active")
+#: Forms are filled in while time goes on; what was meant longer ago is a mistake.
+_PAST_NS = 300 * 10**9
 OPEN = ("waiting", *HELD)
 #: What a step without a limit is taken to need of a machine, when somebody booked that.
 STEP_NS = HOUR
@@ -170,16 +172,20 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
     def change(connection: Connection) -> int:
         rows = _matching(connection, predicate)
         if not rows:
-            raise NotFound(f"no machine is {wanted.predicate!r}", hint=_nearest(connection, predicate))
+            raise NotFound(f"no machine is {wanted.predicate!r}", hint=search.nearest(connection, predicate))
         length = _length(actor, wanted, limits, rows)
         if wanted.kind == "reservation":
             _need_few(connection, actor, limits)
         start = max(wanted.not_before_ns or 0, lab.now())
+        if wanted.not_before_ns is not None and wanted.not_before_ns < lab.now() - _PAST_NS:
+            raise WrongInput("that time is past", hint="leave it out to begin now")
         if start - lab.now() > limits.ahead and not actor.may("anything"):
             raise Conflict(f"that is more than {_days(limits.ahead)} ahead", hint="ask again when it is nearer")
         usable = [row for row in rows if _allowed(connection, row, wanted, actor, length)]
         if not usable:
             raise _why_not_allowed(rows, actor, wanted)
+        if predicate.machine_name and start <= lab.now() and wanted.kind == "reservation":
+            _need_not_have(connection, actor, usable[0])
         row = {
             "kind": wanted.kind,
             "state": "waiting",
@@ -250,6 +256,16 @@ def _need_few(connection: Connection, actor: Actor, limits: Limits) -> None:
         )
 
 
+def _need_not_have(connection: Connection, actor: Actor, row: Row[Any]) -> None:
+    """Who has a machine and asks for it again would wait for themselves.  Raises Conflict."""
+    mine = and_(claim.c.machine_id == row.id, claim.c.holder == actor.name, claim.c.state.in_(HELD))
+    held = connection.execute(select(claim).where(mine)).first()
+    if held is not None:
+        raise Conflict(
+            f"{row.name} is yours already: reservation {held.id}", hint=f"evenkeel lab extend {row.name} DURATION"
+        )
+
+
 def _allowed(
     connection: Connection, row: Row[Any], wanted: Request | Row[Any], holder: Actor | str, length: int | None
 ) -> bool:
@@ -279,15 +295,6 @@ def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) ->
         else f"{actor.name} may not reserve {names}",
         hint=f"ask {', '.join(owners)}" if owners else "ask an admin of the lab",
     )
-
-
-def _nearest(connection: Connection, predicate: Predicate) -> str:
-    """Which term of a search finds nothing by itself."""
-    for term in predicate.terms():
-        alone = select(func.count()).select_from(machine).where(term.where(), machine.c.state != "retired")
-        if not connection.scalar(alone):
-            return f"{term.shown} alone finds none"
-    return "each term alone finds some, but none is all of it"
 
 
 # -- which machine ----------------------------------------------------------------------------------------------------
@@ -482,7 +489,8 @@ def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, 
     connection.execute(update(claim).where(claim.c.id == row.id).values(new))
     if state == "cancelled" and row.urgent:
         credits.refund(connection, lab, SERVICE, "claim", row.id)
-    told = {"machine_id": row.machine_id, "holder": row.holder, "cause": cause}
+    name = row.machine_id and connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
+    told = {"machine": name, "machine_id": row.machine_id, "holder": row.holder, "cause": cause}
     lab.store.event(connection, who, f"claim.{state}", "claim", row.id, **told)
     if row.state in HELD and row.machine_id:
         now = connection.scalar(select(machine.c.state).where(machine.c.id == row.machine_id))

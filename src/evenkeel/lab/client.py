@@ -128,8 +128,10 @@ class Client:
         problem.raise_problem(answer.status_code, body, self.at)
 
     def unreachable(self, error: Exception) -> EvenkeelError:
+        from evenkeel.lab.words import cause
+
         return Unreachable(
-            f"no lab answers at {self.at}: {error}",
+            f"no lab answers at {self.at}: {cause(error)}",
             hint="`evenkeel lab up` starts one here; --lab URL names another",
         )
 

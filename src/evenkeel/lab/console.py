@@ -46,6 +46,8 @@ PATTERNS: dict[str, str] = {
 #: After which a newline does no harm: a getty or a shell that waits.
 _PROMPT = re.compile(rb"(?:login: ?|[#$%>] ?)$")
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
+#: Of a line that opens: a port that serves one at a time lets the next one connect, and leaves it waiting.
+_SILENT = "nothing came after it was freed: the machine is silent, or somebody else holds the line"
 #: A kind of pattern is told once in this time.
 _TOLD_AGAIN_NS = 60 * 10**9
 #: What a new reader is shown of what came before.
@@ -72,7 +74,10 @@ class Times:
 
 
 class ConsoleState(Model):
-    """``line``: up, down (``why``), or off: the machine has none.  ``freed``: how often it was stuck and freed."""
+    """``line``: up, down, or off: the machine has none.  ``why``: it is down, or seems dead though it is up.
+
+    ``freed``: how often it was stuck and freed.
+    """
 
     machine: str
     line: LineState
@@ -164,8 +169,21 @@ class Consoles:
         if machine_id not in self._all:
             await self._refresh()
         if machine_id not in self._all:
-            raise Conflict("that machine has no console", hint="give it an endpoint of kind console")
+            raise Conflict(
+                "that machine has no console",
+                hint="`evenkeel lab endpoint set MACHINE console DRIVER ADDRESS` says how it is reached",
+            )
         return self._all[machine_id]
+
+    def forget_prompt(self, machine_id: str) -> None:
+        """The machine is being switched: who waited at a prompt is gone, and a newline would reach its firmware."""
+
+        def forget() -> None:
+            if machine_id in self._all:
+                self._all[machine_id].forget_prompt()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self.loop.call_soon_threadsafe(forget)
 
     def states(self) -> list[ConsoleState]:
         async def read() -> list[ConsoleState]:
@@ -183,7 +201,7 @@ class Consoles:
 
     async def _main(self) -> None:
         self._ended = asyncio.Event()
-        pruned_ns = 0
+        pruned_ns: int | None = None
         await self._refresh()
         self._ready.set()
         while not self._ended.is_set():
@@ -191,8 +209,8 @@ class Consoles:
                 await asyncio.wait_for(self._ended.wait(), self.times.refresh_s)
             except TimeoutError:
                 await self._refresh()
-                if self.lab.now() - pruned_ns > 3600 * 10**9:
-                    pruned_ns = self.lab.now()
+                if pruned_ns is None or self.lab.steady() - pruned_ns > 3600 * 10**9:
+                    pruned_ns = self.lab.steady()
                     await asyncio.to_thread(prune, self.lab)
         await asyncio.gather(*(console.end() for console in self._all.values()))
 
@@ -312,7 +330,7 @@ class _Console:
                         raise
                     await self._free(error.message)
                     await self._line.open()
-                self._become("up", "")
+                self._become("up", _SILENT if self._in_vain else "")
                 opened = time.monotonic()
                 why, freed = await self._pump(self._line)
                 if time.monotonic() - opened > longest_s or freed:
@@ -351,6 +369,7 @@ class _Console:
                         return "the line ended", False
                     self._came(data)
                     self._in_vain = 0
+                    self._become("up", "")
                     reading = asyncio.ensure_future(line.read())
                     continue
                 if self._reset.is_set():
@@ -399,6 +418,9 @@ class _Console:
 
     def reset(self) -> None:
         self._reset.set()
+
+    def forget_prompt(self) -> None:
+        self._last_line = b""
 
     def _become(self, up: LineState, why: str) -> None:
         if (up, why) == (self._up, self._why):

@@ -20,6 +20,7 @@ from typing import Protocol
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab.power_drivers import PowerFailed, Way
 from evenkeel.lab.power_drivers.ipmi import Ipmitool
+from evenkeel.lab.words import cause
 
 #: A character that nobody types, instead of "~": ipmitool ends its session at "~.".
 SOL_ESCAPE = b"\x1e"
@@ -118,7 +119,7 @@ class Stream:
             client = await asyncio.wait_for(self._connect(), _OPEN_S)
             self._reader, self._writer = await asyncio.open_connection(sock=client)
         except (OSError, TimeoutError) as error:
-            raise LineFailed(str(error) or "no answer") from None
+            raise LineFailed(cause(error) if str(error) else "no answer") from None
         except EvenkeelError as error:
             raise LineFailed(error.message) from None
 

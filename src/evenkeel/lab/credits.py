@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
@@ -21,6 +21,12 @@ from evenkeel.lab.paging import Page, key_of, page
 
 Outcome = Literal["spent", "beyond", "refunded"]
 _credit, _use = schema.credit.c, schema.credit_use.c
+_ASKED = (
+    select(schema.credit_use)
+    .where(_use.object == bindparam("object"), _use.object_id == bindparam("object_id"))
+    .order_by(_use.id.desc())
+    .limit(1)
+)
 MOST = 1000
 
 
@@ -90,12 +96,7 @@ def refund(connection: Connection, lab: Lab, actor: Actor, object_: str, object_
 
 def asked(connection: Connection, object_: str, object_id: object) -> Use | None:
     """The last time that somebody asked for this to be urgent."""
-    row = connection.execute(
-        select(schema.credit_use)
-        .where(_use.object == object_, _use.object_id == str(object_id))
-        .order_by(_use.id.desc())
-        .limit(1)
-    ).one_or_none()
+    row = connection.execute(_ASKED, {"object": object_, "object_id": str(object_id)}).one_or_none()
     return Use(**row._mapping) if row else None
 
 

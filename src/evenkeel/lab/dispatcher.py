@@ -5,6 +5,8 @@ nothing else.  All state is in the database; what is kept in memory is an index 
 in turns (:meth:`Dispatcher.turn`): hear what came in, choose, write everything in one change, and only after the commit
 tell agents.  So whatever dies when, no agent runs what the lab does not know of, and nothing acknowledged is lost.
 
+Two clocks (:mod:`evenkeel.lab.clocks`): ``now`` is what people read, ``at`` what leases and time limits go by.
+
 Other modules never call in to change something: they write to the database with an event, and the dispatcher reads the
 event log.  It owns the tables ``attempt``, ``agent`` and ``idle``, and the states of steps from ready on.  Which step
 goes next is :mod:`evenkeel.lab.order`'s to say, which machine fits :mod:`evenkeel.lab.claims`'.
@@ -12,6 +14,7 @@ goes next is :mod:`evenkeel.lab.order`'s to say, which machine fits :mod:`evenke
 
 from __future__ import annotations
 
+import gc
 import heapq
 import logging
 from collections import deque
@@ -20,7 +23,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
@@ -53,6 +56,9 @@ PAUSE_NS = 10**9
 _STOPS = 3
 #: An agent ends its steps itself when it has lost its lease; the lab waits a little longer than that.
 _LEASE_MARGIN_NS = 15 * 10**9
+#: A lab on PostgreSQL renews leases only when it was the active one so lately: one that took over meanwhile waits
+#: REMOTE_GRACE_NS, and by then an agent must have ended its steps (1 s to see that its lease is over, 5 s to end them).
+_HELD_NS = 5 * 10**9
 #: The agent keeps the time limit too, and should be first.
 _AGENT_FIRST_NS = 5 * 10**9
 #: A step that was refused a machine that looked free asks again after so long, or when a machine or claim changed.
@@ -77,6 +83,7 @@ class Dispatcher:
         self._next_attempt = 1
         self._paused_until_ns = 0
         self._pause_ns = PAUSE_NS
+        self._timed: dict[int, Run] = {}  # what ran before all was read anew: when it began is in no table
         self._loaded = False
         self._holds = lab.store.holds
         self._clear()
@@ -120,7 +127,7 @@ class Dispatcher:
         """Its time is not over while it waits for the lab's own disk."""
         run = self.runs.get(attempt)
         if run is not None and run.deadline_ns is not None:
-            run.deadline_ns = max(run.deadline_ns, self.lab.now() + STOP_GRACE_NS)
+            run.deadline_ns = max(run.deadline_ns, self.lab.steady() + STOP_GRACE_NS)
 
     # -- a turn ---------------------------------------------------------------------------------------------------
 
@@ -135,14 +142,15 @@ class Dispatcher:
 
     def begin(self) -> tuple[Turn, Future[Outcome]] | None:
         """Hear, choose and hand the changes to the writer.  None: nothing to do.  To be followed by :meth:`finish`."""
-        now = self.lab.now()
+        # In this order, and a start the other way round: what ended must not seem to end after what followed it began.
+        at, now = self.lab.steady(), self.lab.now()
         if self.lab.store.lost:
             return None
         turn = Turn(holds=self.lab.store.holds)
         if turn.holds != self._holds:
-            self._begin_anew(now)
+            self._begin_anew(at)
             self._holds = turn.holds
-        if now < self._paused_until_ns:
+        if at < self._paused_until_ns:
             return None
         try:
             if not self._loaded:
@@ -151,10 +159,10 @@ class Dispatcher:
             self._read_events(turn)
             turn.seq = self._seq
             self._settle(turn, now)
-            self._hear_all(turn, now)
-            self._watch_time(turn, now)
+            self._hear_all(turn, now, at)
+            self._watch_time(turn, now, at)
             self._choose(turn, now)
-            self._measure_idle(turn, now)
+            self._measure_idle(turn, now, at)
         except (Away, DBAPIError) as error:  # reading fails too when the disk does
             self._hear_again(turn)
             self._pause(error)
@@ -185,13 +193,15 @@ class Dispatcher:
             if agent.link is not None and run.id in agent.runs:
                 agent.link.send(start)
 
-    def _begin_anew(self, now: int) -> None:
+    def _begin_anew(self, at: int) -> None:
         """The right to write was lost and got back: what others wrote meanwhile is not known, nor whether the last
         commit was done.  So all is read anew, and agents are asked what they run, as after a restart."""
         for agent in self.agents.values():
             if (link := agent.link) is not None:
                 link.close()
-                self._closed(link, now)
+                self._closed(link, at)
+            # Another service may have had them, and given them steps, up to this moment.
+            agent.lost_ns = at + self._grace(agent)
         self._loaded = False
         self._paused_until_ns, self._pause_ns = 0, PAUSE_NS
 
@@ -206,7 +216,7 @@ class Dispatcher:
 
     def _pause(self, error: Exception) -> None:
         log.error("the dispatcher could not write, tries again in %.0f s: %s", self._pause_ns / 1e9, error)
-        self._paused_until_ns = self.lab.now() + self._pause_ns
+        self._paused_until_ns = self.lab.steady() + self._pause_ns
         self._pause_ns = min(2 * self._pause_ns, 10 * PAUSE_NS)
         self._loaded = False
 
@@ -221,7 +231,7 @@ class Dispatcher:
         self._fresh_machines = True
         if run.node.machine:
             self._refused |= 1 << self.group_for(run.node)
-            self._again_ns = self.lab.now() + REFUSED_NS
+            self._again_ns = self.lab.steady() + REFUSED_NS
         try:
             with self.lab.store.read() as connection:
                 self._load_submissions(connection, [run.node.sub.id])
@@ -230,43 +240,45 @@ class Dispatcher:
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
-    def _hear_all(self, turn: Turn, now: int) -> None:
+    def _hear_all(self, turn: Turn, now: int, at: int) -> None:
         while self._inbox:
             link, message = self._inbox.popleft()
             if message is None:
-                self._closed(link, now)
+                self._closed(link, at)
             elif isinstance(message, protocol.Hello):
-                self._hello(turn, link, message, now)
+                self._hello(turn, link, message, now, at)
             elif (agent := self._owner.get(link)) is not None:
-                agent.seen_ns = now
+                agent.seen_ns, agent.heard_ns = now, at
                 if isinstance(message, protocol.Ended):
-                    self._ended(turn, agent, link, message, now)
+                    self._ended(turn, agent, link, message, at)
                 elif isinstance(message, protocol.Beat):
-                    link.send(protocol.Alive())
+                    if self.lab.store.held_within(_HELD_NS):
+                        link.send(protocol.Alive(number=message.number))
                 elif isinstance(message, protocol.Bye):
-                    self._bye(turn, agent, link, now)
+                    self._bye(turn, agent, link, now, at)
             else:
                 link.close()
 
-    def _hello(self, turn: Turn, link: Link, hello: protocol.Hello, now: int) -> None:
+    def _hello(self, turn: Turn, link: Link, hello: protocol.Hello, now: int, at: int) -> None:
         turn.end_messages.append((link, hello))
         agent = self.agents.get(hello.name)
         if agent is not None and agent.identity != hello.identity:
             if agent.link is not None or (agent.lost_ns is not None and agent.runs):
-                why = f"another agent is called {hello.name}"
+                why = f"another agent is called {hello.name} (--name gives this one another)"
                 turn.say.append((link, protocol.Refused(why=why, again=True)))
                 return
             agent = None
         if agent is None:
             known = self.agents.get(hello.name)
             state, fencing = (known.state, known.fencing) if known else ("online", 0)
-            agent = Agent(hello.name, hello.identity, "", 0, {}, state, fencing, now)
+            agent = Agent(hello.name, hello.identity, "", 0, {}, state, fencing, now, at)
             self.agents[hello.name] = agent
         if agent.link is not None and agent.link is not link:
             self._owner.pop(agent.link, None)
             agent.link.close()
         agent.kind, agent.slots, agent.labels = hello.kind, hello.slots, _labels(hello)
-        agent.local, agent.link, agent.lost_ns, agent.seen_ns = link.local, link, None, now
+        agent.local, agent.link, agent.lost_ns = link.local, link, None
+        agent.seen_ns, agent.heard_ns = now, at
         agent.fencing += 1
         agent.state = agent.state if agent.state == "drained" else "online"
         agent.mask = agent.groups_seen = 0
@@ -278,7 +290,8 @@ class Dispatcher:
         there = {*hello.running, *hello.finished}
         stop = tuple(number for number in hello.running if number not in agent.runs)
         sizes = {number: self.lab.logs.size(number) for number in there if number in agent.runs}
-        turn.say.append((link, protocol.Welcome(fencing=agent.fencing, stop=stop, logs=sizes)))
+        lease = protocol.LEASE_NS if self._leased(agent) else None
+        turn.say.append((link, protocol.Welcome(fencing=agent.fencing, lease_ns=lease, stop=stop, logs=sizes)))
         missing = [run for number, run in agent.runs.items() if number not in there]
         if missing:
             # Committed, but the agent died or the line was cut before it knew of them.
@@ -287,27 +300,36 @@ class Dispatcher:
             turn.say += [(link, starts[run.id]) for run in missing if run.id in starts]
         turn.say += [(link, _stop(run)) for run in agent.runs.values() if run.stopping]
 
-    def _closed(self, link: Link, now: int) -> None:
+    def _leased(self, agent: Agent) -> bool:
+        """Whether it has to end its steps when it hears nothing of a lab: unless every lab that can follow this one
+        sees its processes, and ends them itself."""
+        return not agent.local or self.lab.store.shared
+
+    def _grace(self, agent: Agent) -> int:
+        """How long it is waited for by who does not know when it was last heard."""
+        return protocol.REMOTE_GRACE_NS if self._leased(agent) else protocol.LOCAL_GRACE_NS
+
+    def _closed(self, link: Link, at: int) -> None:
         agent = self._owner.pop(link, None)
         if agent is None or agent.link is not link:
             return
         agent.link = None
         if agent.local and link.process_gone():
-            agent.lost_ns = now
+            agent.lost_ns = at
         else:
-            agent.lost_ns = max(now, agent.seen_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
+            agent.lost_ns = max(at, agent.heard_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
 
-    def _bye(self, turn: Turn, agent: Agent, link: Link, now: int) -> None:
+    def _bye(self, turn: Turn, agent: Agent, link: Link, now: int, at: int) -> None:
         self._owner.pop(link, None)
         link.close()
         agent.link = None
         for run in list(agent.runs.values()):
-            self._end(turn, run, now, state="lost", cause=f"agent {agent.name} ended")
+            self._end(turn, run, at, state="lost", cause=f"agent {agent.name} ended")
         agent.state = "drained" if agent.state == "drained" else "gone"
         turn.agents.append(self._agent_row(agent, now))
         turn.tell("agent.gone", "agent", agent.name)
 
-    def _ended(self, turn: Turn, agent: Agent, link: Link, message: protocol.Ended, now: int) -> None:
+    def _ended(self, turn: Turn, agent: Agent, link: Link, message: protocol.Ended, at: int) -> None:
         run = self.runs.get(message.attempt)
         if run is None or run.agent != agent.name:
             # Fencing: given up meanwhile, or said twice because the first acknowledgement was lost.
@@ -322,7 +344,7 @@ class Dispatcher:
         self._end(
             turn,
             run,
-            min(message.ended_ns or now, now),
+            max(run.began_ns, at - message.ago_ns),
             state=state,
             cause=cause,
             exit=message.exit,
@@ -374,19 +396,20 @@ class Dispatcher:
         self._fresh_groups |= self._refused
         self._refused = 0
 
-    def _watch_time(self, turn: Turn, now: int) -> None:
-        if self._refused and not now < self._again_ns <= now + REFUSED_NS:
+    def _watch_time(self, turn: Turn, now: int, at: int) -> None:
+        if self._refused and at >= self._again_ns:
             self._try_refused()
-        while self._deadlines and self._deadlines[0][0] <= now:
+        while self._deadlines and self._deadlines[0][0] <= at:
             _, number = heapq.heappop(self._deadlines)
             run = self.runs.get(number)
             if run is None:
                 continue
-            if run.deadline_ns is not None and run.deadline_ns > now:
+            if run.deadline_ns is not None and run.deadline_ns > at:
                 heapq.heappush(self._deadlines, (run.deadline_ns, number))
             elif run.stopping and self.agents[run.agent].link is not None and run.stops >= _STOPS:
                 agent = self.agents[run.agent]
-                self._end(turn, run, now, state="timed-out", cause=f"agent {agent.name} did not end it when told to")
+                cause = f"agent {agent.name} did not end it when told to"
+                self._end(turn, run, at, state="timed-out", cause=cause, may_run=True)
                 agent.state = "drained"
                 turn.agents.append(self._agent_row(agent, now))
                 turn.tell("agent.drained", "agent", agent.name, why="it does not end its steps")
@@ -396,32 +419,32 @@ class Dispatcher:
                 )
         for agent in self.agents.values():
             if agent.link is not None:
-                if now - agent.seen_ns > protocol.LEASE_NS + _LEASE_MARGIN_NS:
+                if at - agent.heard_ns > protocol.LEASE_NS + _LEASE_MARGIN_NS:
                     link = agent.link
                     self._owner.pop(link, None)
-                    agent.link, agent.lost_ns = None, now
+                    agent.link, agent.lost_ns = None, at
                     link.close()
                 else:
                     continue
-            if agent.lost_ns is not None and agent.lost_ns <= now:
-                self._lost(turn, agent, now)
+            if agent.lost_ns is not None and agent.lost_ns <= at:
+                self._lost(turn, agent, now, at)
 
     def _stop(self, turn: Turn, run: Run, state: str, cause: str) -> None:
         run.stopping, run.stop_cause = state, cause
         run.stops += 1
-        run.deadline_ns = self.lab.now() + STOP_GRACE_NS
+        run.deadline_ns = self.lab.steady() + STOP_GRACE_NS
         heapq.heappush(self._deadlines, (run.deadline_ns, run.id))
         link = self.agents[run.agent].link
         if link is not None:
             turn.say.append((link, _stop(run)))
 
-    def _lost(self, turn: Turn, agent: Agent, now: int) -> None:
+    def _lost(self, turn: Turn, agent: Agent, now: int, at: int) -> None:
         agent.lost_ns = None
         for run in list(agent.runs.values()):
             if agent.local:
                 # Its processes may live on without it; the step must not run twice at once.
                 end_attempt(agent.identity, run.id)
-            self._end(turn, run, now, state="cancelled" if run.stopping == "cancelled" else "lost",
+            self._end(turn, run, at, state="cancelled" if run.stopping == "cancelled" else "lost",
                       cause=f"agent {agent.name} was lost")  # fmt: skip
         if agent.state == "online":
             agent.state = "lost"
@@ -434,23 +457,27 @@ class Dispatcher:
         self,
         turn: Turn,
         run: Run,
-        now: int,
+        at: int,
         *,
         state: str,
         cause: str,
         exit: int | None = None,
         output: Mapping[str, Any] | None = None,
         result: Mapping[str, Any] | None = None,
+        may_run: bool = False,
     ) -> None:
+        """``at``: when it ended, by the steady clock; ``may_run``: nobody knows whether it did."""
         node, agent = run.node, self.agents[run.agent]
         sub = node.sub
         del self.runs[run.id]
         agent.runs.pop(run.id, None)
         node.run = None
         self._fresh_agents.add(agent.name)
-        took = max(0, now - run.started_ns)
+        took = max(0, at - run.began_ns)
+        ended_ns = run.started_ns + took  # so that its length is true, whatever was done to the wall clock meanwhile
+        now = self.lab.now() - (self.lab.steady() - at)
         self.ready.charge(sub.person, sub.team, took - run.expected_ns, run.started_ns)
-        turn.end_attempt(run, now, state, exit, cause, result)
+        turn.end_attempt(run, ended_ns, state, exit, cause, result)
         if run.claim_id is not None:
             turn.claimed.append((node.id, f"step {node.name} {state}"))
             self._fresh_machines = True
@@ -459,7 +486,7 @@ class Dispatcher:
             self.durations.learn(node.kind, node.expected, took)
         if state == "lost":
             node.losses += 1
-        again = not node.cancel_by and not sub.cancelled and self._again(node, state, cause, result)
+        again = not (node.cancel_by or sub.cancelled or may_run) and self._again(node, state, cause, result)
         if state == "passed":
             to = "passed"
         elif state == "cancelled" or node.cancel_by or sub.cancelled:
@@ -468,7 +495,7 @@ class Dispatcher:
             to = "ready" if again else "failed"
         told = {"step": node.name, "submission": sub.id, "attempt": run.id, "agent": run.agent}
         turn.tell(f"step.{'again' if again else to}", "step", node.id, **told, took_ns=took, cause=cause)
-        self._set(turn, node, to, now, cause=cause, output=dict(output or {}))
+        self._set(turn, node, to, now, ended_ns=ended_ns, cause=cause, output=dict(output or {}))
 
     def _again(self, node: Node, state: str, cause: str, result: Mapping[str, Any] | None) -> bool:
         if state == "passed" or state == "cancelled":
@@ -483,7 +510,15 @@ class Dispatcher:
         return why in ((spec or {}).get("step") or {}).get("retry", {}).get("causes", ())
 
     def _set(
-        self, turn: Turn, node: Node, state: str, now: int, *, cause: str = "", output: dict[str, Any] | None = None
+        self,
+        turn: Turn,
+        node: Node,
+        state: str,
+        now: int,
+        *,
+        ended_ns: int | None = None,
+        cause: str = "",
+        output: dict[str, Any] | None = None,
     ) -> None:
         """Move a step on, and whatever follows from it."""
         node.state = state
@@ -493,7 +528,7 @@ class Dispatcher:
             state,
             cause=cause,
             ready_ns=now if state == "ready" else node.ready_ns or None,
-            ended_ns=now if over else None,
+            ended_ns=(ended_ns or now) if over else None,
             output=output,
         )
         if state == "ready":
@@ -512,7 +547,7 @@ class Dispatcher:
                 if (to := _decided(child)) is not None:
                     if to == "skipped":
                         turn.tell("step.skipped", "step", child.id, step=child.name, submission=sub.id)
-                    self._set(turn, child, to, now, cause=f"after {node.name}" if to == "skipped" else "")
+                    self._set(turn, child, to, now, cause=_unwanted(node, state, condition) if to == "skipped" else "")
         if sub.left == 0 and self.subs.get(sub.id) is sub:
             self._over(turn, sub, now)
 
@@ -630,8 +665,9 @@ class Dispatcher:
         node.state = "running"
         node.attempts += 1
         # The agent ends it itself; the lab's own word comes later, for an agent that does not.
-        deadline = None if limit is None else now + limit + _AGENT_FIRST_NS
-        run = Run(self._next_attempt, node, agent.name, now, deadline, limit, expected)
+        at = self.lab.steady()
+        deadline = None if limit is None else at + limit + _AGENT_FIRST_NS
+        run = Run(self._next_attempt, node, agent.name, now, at, deadline, limit, expected)
         self._next_attempt += 1
         self.ready.charge(node.sub.person, node.sub.team, expected, now)
         node.run = self.runs[run.id] = agent.runs[run.id] = run
@@ -642,15 +678,15 @@ class Dispatcher:
             self._fresh_machines = True
         turn.starts.append(run)
         told = {"step": node.name, "submission": node.sub.id, "attempt": run.id, "agent": agent.name}
-        turn.tell("step.started", "step", node.id, **told, waited_ns=now - node.ready_ns)
+        turn.tell("step.started", "step", node.id, **told, waited_ns=max(0, now - node.ready_ns))
 
     def _limit(self, node: Node) -> tuple[int | None, int]:
         """Its time limit, given or learned, and how long it will probably take."""
         limit = node.timeout_ns or self.durations.timeout(node.kind, node.expected)
         return limit, self.durations.median(node.kind, node.expected) or QUANTUM_NS
 
-    def _measure_idle(self, turn: Turn, now: int) -> None:
-        if not self.meter.due(now):
+    def _measure_idle(self, turn: Turn, now: int, at: int) -> None:
+        if not self.meter.due(at):
             return
         waiting = self.ready.waiting
         someone = 0
@@ -672,8 +708,8 @@ class Dispatcher:
                 else:
                     cause = "machine" if agent.mask & waiting else "fit"
                 idle[cause] = idle.get(cause, 0) + agent.free
-        self.meter.note(now, slots, idle)
-        turn.idle = self.meter.rows(now)
+        self.meter.note(at, now, slots, idle)
+        turn.idle = self.meter.rows(at)
 
     def _agent_row(self, agent: Agent, now: int) -> dict[str, Any]:
         return {
@@ -694,6 +730,9 @@ class Dispatcher:
     def _load(self) -> None:
         """Forget everything but the connections, and read it anew."""
         agents = self.agents
+        collecting = gc.isenabled()
+        # A hundred thousand steps come to stay: looking them through again and again takes a third of the time.
+        gc.disable()
         try:
             self._load_all()
         except (Away, DBAPIError):
@@ -701,11 +740,15 @@ class Dispatcher:
             self.agents = agents
             self._owner = {agent.link: agent for agent in agents.values() if agent.link is not None}
             raise
+        finally:
+            if collecting:
+                gc.enable()
         self._loaded = True
 
     def _load_all(self) -> None:
-        now = self.lab.now()
-        links = {agent.name: (agent.link, agent.lost_ns, agent.seen_ns) for agent in self.agents.values()}
+        now, at = self.lab.now(), self.lab.steady()
+        links = {one.name: (one.link, one.lost_ns, one.seen_ns, one.heard_ns) for one in self.agents.values()}
+        self._timed |= self.runs
         self._clear()
         self.agents, self._owner = {}, {}
         with self.lab.store.read() as connection:
@@ -713,18 +756,15 @@ class Dispatcher:
             last = connection.scalar(select(func.max(schema.attempt.c.id))) or 0
             self._next_attempt = max(self._next_attempt, last + 1)
             for row in connection.execute(select(schema.agent)):
-                agent = Agent(
-                    row.name, row.identity, row.kind, row.slots, row.labels, row.state, row.fencing, row.seen_ns
-                )
-                agent.local = row.local
+                known = (row.name, row.identity, row.kind, row.slots, row.labels, row.state, row.fencing, row.seen_ns)
+                agent = Agent(*known, heard_ns=at, local=row.local)
                 self.agents[agent.name] = agent
                 if agent.name in links:
-                    agent.link, agent.lost_ns, agent.seen_ns = links[agent.name]
+                    agent.link, agent.lost_ns, agent.seen_ns, agent.heard_ns = links[agent.name]
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:
-                    here = agent.local and not self.lab.took_over and self._holds <= 1
-                    agent.lost_ns = now + (protocol.LOCAL_GRACE_NS if here else protocol.REMOTE_GRACE_NS)
+                    agent.lost_ns = at + self._grace(agent)
             self._charge_history(connection, now)
             self.durations = durations.load(connection)
             self._load_submissions(connection, None)
@@ -732,8 +772,9 @@ class Dispatcher:
             if agent.link is None and not agent.runs and agent.state in ("gone", "lost"):
                 agent.lost_ns = None
             elif agent.link is None and agent.lost_ns is None and agent.runs:
-                agent.lost_ns = now  # it was lost, or said good-bye, and that could not be written
+                agent.lost_ns = at  # it was lost, or said good-bye, and that could not be written
         self._fresh_agents = set(self.agents)
+        self._timed = {}
 
     def _charge_history(self, connection: Connection, now: int) -> None:
         since = now - _HISTORY_HALF_LIVES * self.ready.shares.half_life_ns
@@ -751,20 +792,20 @@ class Dispatcher:
 
     def _load_submissions(self, connection: Connection, only: list[int] | None) -> None:
         """Open submissions, or those of ``only`` that are open, in place of what was known of them."""
-        sub, step = schema.submission.c, schema.step.c
         for number in only or ():
             if number in self.subs:
                 self._forget(self.subs[number])
-        wanted = and_(sub.id.in_(only), _OPEN) if only is not None else _OPEN
-        within = step.submission_id.in_(select(sub.id).where(wanted))
         loaded: dict[int, Sub] = {}
-        for row in connection.execute(select(*_SUB_COLUMNS).where(wanted)):
+        for row in connection.execute(
+            _OPEN_SUBS if only is None else _THESE_SUBS, {} if only is None else {"ids": only}
+        ):
             loaded[row.id] = Sub(
                 row.id, row.name, row.kind, row.submitter, row.team, row.urgent, row.submitted_ns,
                 cancelled=row.state == "cancelled",
             )  # fmt: skip
+        asked, within = (_OF_OPEN, {}) if only is None else (_OF_THESE, {"ids": list(loaded)})
         nodes: dict[int, Node] = {}
-        for values in connection.execute(select(*_STEP_COLUMNS).where(within)):
+        for values in connection.execute(asked.steps, within):
             number, of, name, kind, expected, needs, machine, state, attempts, retries, limit, any_, since, by = values
             owner = loaded[of]
             node = Node(
@@ -779,8 +820,11 @@ class Dispatcher:
                 owner.failed = True
             elif node.state == "cancelled":
                 owner.cut = True
-        self._load_edges(connection, nodes, within)
-        self._load_runs(connection, nodes, within)
+        # Each statement takes its part of a start: one that can find nothing is left out.
+        if len(nodes) > len(loaded):
+            self._load_edges(connection, nodes, asked, within)
+        if any(node.attempts for node in nodes.values()):
+            self._load_runs(connection, nodes, asked, within)
         for sub_ in loaded.values():
             if sub_.left or not sub_.cancelled:
                 self.subs[sub_.id] = sub_
@@ -790,16 +834,13 @@ class Dispatcher:
             if node.state == "ready" and node.sub.left and not node.sub.cancelled:
                 self._queue(node)
 
-    def _load_edges(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, edge = schema.step.c, schema.edge.c
+    def _load_edges(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
         outputs: dict[int, dict[str, Any]] = {}
-        for row in connection.execute(
-            select(step.id, step.output).where(within, step.state.in_(("passed", "failed")), step.output.is_not(None))
-        ):
-            outputs[row.id] = row.output or {}
-        joined = schema.edge.join(schema.step, edge.after_id == step.id)
-        query = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(within)
-        for before_id, after_id, condition in connection.execute(query):
+        if any(node.state in ("passed", "failed") for node in nodes.values()):
+            outputs = {row.id: row.output or {} for row in connection.execute(asked.outputs, within)}
+        for before_id, after_id, condition in connection.execute(asked.edges, within):
             before, after = nodes[before_id], nodes[after_id]
             before.after.append((after, condition))
             after.edges_in += 1
@@ -808,19 +849,17 @@ class Dispatcher:
             else:
                 after.before += 1
 
-    def _load_runs(self, connection: Connection, nodes: dict[int, Node], within: Any) -> None:
-        step, attempt = schema.step.c, schema.attempt.c
-        joined = schema.attempt.join(schema.step, attempt.step_id == step.id)
-        for row in connection.execute(
-            select(schema.attempt).select_from(joined).where(within, attempt.state == "running")
-        ):
+    def _load_runs(
+        self, connection: Connection, nodes: dict[int, Node], asked: _Within, within: Mapping[str, Any]
+    ) -> None:
+        for row in connection.execute(asked.runs, within):
             node = nodes[row.step_id]
             run = self.runs.get(row.id)
             if run is None:
                 # The limit that its agent was told, that one keeps by itself.
                 limit, expected = self._limit(node)
-                deadline = None if limit is None else row.started_ns + limit + _AGENT_FIRST_NS
-                run = Run(row.id, node, row.agent, row.started_ns, deadline, limit, expected, row.claim_id)
+                began, deadline = self._began(row, limit)
+                run = Run(row.id, node, row.agent, row.started_ns, began, deadline, limit, expected, row.claim_id)
                 self.ready.charge(node.sub.person, node.sub.team, expected, row.started_ns)
                 if deadline is not None:
                     heapq.heappush(self._deadlines, (deadline, run.id))
@@ -829,12 +868,28 @@ class Dispatcher:
             run.node, node.run = node, run
             self.runs[run.id] = run
             self.agents[run.agent].runs[run.id] = run
-        lost = select(attempt.step_id, func.count()).select_from(joined).where(within, attempt.state == "lost")
-        for step_id, times in connection.execute(lost.group_by(attempt.step_id)):
+        for step_id, times in connection.execute(asked.losses, within):
             nodes[step_id].losses = times
+
+    def _began(self, row: Any, limit: int | None) -> tuple[int, int | None]:
+        """When an attempt of the database began and is to end, by the steady clock.
+
+        Of one that another process started only a date is known, which may be wrong by any jump since.  It serves for
+        numbers that people read; a step that runs is not ended by it, so here its limit begins anew."""
+        if (run := self._timed.get(row.id)) is not None:
+            return run.began_ns, run.deadline_ns
+        ran, at = max(0, self.lab.now() - row.started_ns), self.lab.steady()
+        return at - ran, None if limit is None else at + limit + _AGENT_FIRST_NS
 
 
 # -- small parts --------------------------------------------------------------------------------------------------
+
+
+def _unwanted(before: Node, state: str, condition: str) -> str:
+    """Why a step is skipped."""
+    if state == "passed":
+        return f"only after {before.name} with {condition}, which it has not"
+    return f"{before.name} {'was ' if state in ('skipped', 'cancelled') else ''}{state}"
 
 
 def _decided(node: Node) -> str | None:
@@ -867,6 +922,33 @@ _STEP_COLUMNS = (
     *(_step.id, _step.submission_id, _step.name, _step.kind, _step.expected, _step.needs, _step.machine, _step.state),
     *(_step.attempts, _step.retries, _step.timeout_ns, _step.any_path, _step.ready_ns, _step.cancel_by),
 )
+_OPEN_SUBS = select(*_SUB_COLUMNS).where(_OPEN)
+_THESE_SUBS = select(*_SUB_COLUMNS).where(_sub.id.in_(bindparam("ids", expanding=True)), _OPEN)
+
+
+class _Within:
+    """What is read of steps, and of what belongs to them, of the submissions that ``wanted`` means.
+
+    Made once: SQLAlchemy takes longer to see that it knows a statement than SQLite to run it."""
+
+    def __init__(self, wanted: Any) -> None:
+        edge, tries = schema.edge.c, schema.attempt.join(schema.step, _attempt.step_id == _step.id)
+        joined = schema.edge.join(schema.step, edge.after_id == _step.id)
+        ended = _step.state.in_(("passed", "failed")), _step.output.is_not(None)
+        self.steps = select(*_STEP_COLUMNS).where(wanted)
+        self.outputs = select(_step.id, _step.output).where(wanted, *ended)
+        self.edges = select(edge.before_id, edge.after_id, edge.condition).select_from(joined).where(wanted)
+        self.runs = (
+            select(_attempt.id, _attempt.step_id, _attempt.agent, _attempt.started_ns, _attempt.claim_id)
+            .select_from(tries)
+            .where(wanted, _attempt.state == "running")
+        )
+        lost = select(_attempt.step_id, func.count()).select_from(tries).where(wanted, _attempt.state == "lost")
+        self.losses = lost.group_by(_attempt.step_id)
+
+
+_OF_OPEN = _Within(_step.submission_id.in_(select(_sub.id).where(_OPEN)))
+_OF_THESE = _Within(_step.submission_id.in_(bindparam("ids", expanding=True)))
 _EVENTS_SINCE = (
     select(schema.event.c.seq, schema.event.c.type, schema.event.c.object, schema.event.c.object_id)
     .where(schema.event.c.seq > bindparam("seq"))

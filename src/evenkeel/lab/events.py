@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import difflib
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from sqlalchemy import RowMapping, Select, func, select
 
 from evenkeel.documents.base import Model
+from evenkeel.errors import WrongInput
 from evenkeel.lab.actor import Actor
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
@@ -20,6 +22,32 @@ from evenkeel.lab.schema import event as _event
 
 #: Events that a stream reads at once.
 _AT_ONCE = 500
+#: All types of events, by kind: ``claim.began``.  A test compares them with what the service writes.
+TYPES: dict[str, tuple[str, ...]] = {
+    "agent": ("hello", "gone", "lost", "drained", "resumed"),
+    "artifact": ("pinned", "unpinned", "collected"),
+    "attempt": ("incomplete",),
+    "claim": (
+        *("requested", "preparing", "began", "next", "extended", "handed-over", "ends-soon", "wanted", "step"),
+        *("ended", "cancelled"),
+    ),
+    "console": ("up", "down", "off", "freed", "reset", "writer", "boot", "panic", "oops", "stall", "login"),
+    "credit": ("spent", "beyond", "refunded", "granted"),
+    "endpoint": ("set", "removed"),
+    "health": ("up", "down"),
+    "login": ("refused",),
+    "machine": ("registered", "facts", "edited", "address", "linked", "state", "suspect"),
+    "netbox": ("done", "failed", "written", "undone", "gone", "back"),
+    "power": ("asked", "done", "failed", "unknown", "lied", "honest"),
+    "principal": ("added", "rights"),
+    "secret": ("set", "removed", "rotated"),
+    "step": ("started", "passed", "failed", "again", "cancelled", "skipped", "retried"),
+    "submission": ("submitted", "urgent", "passed", "failed", "cancelled"),
+    "token": ("made", "revoked"),
+    "webhook": ("added", "removed", "resumed", "tested", "off"),
+}
+#: Of these a site adds its own: what it has consoles watched for.
+_OPEN = "console"
 
 
 class Event(Model):
@@ -32,6 +60,31 @@ class Event(Model):
     object: str
     object_id: str
     data: dict[str, Any]
+
+
+def types() -> tuple[str, ...]:
+    """All that are, in the alphabet; ``login`` has no kind."""
+    return tuple(sorted({"login", *(f"{kind}.{what}" for kind, known in TYPES.items() for what in known)}))
+
+
+def wanted(type_: str, chosen: Iterable[str]) -> bool:
+    """Whether one of ``chosen`` (types; ``claim.*`` for all of a kind, ``*`` for all) asks for it."""
+    return any(type_ == one or (one.endswith("*") and type_.startswith(one[:-1])) for one in chosen)
+
+
+def check_type(chosen: str) -> None:
+    """Raises WrongInput when no event is of such a type: who waits for it would wait for ever."""
+    if any(wanted(type_, (chosen,)) for type_ in types()) or chosen.startswith(f"{_OPEN}."):
+        return
+    near = difflib.get_close_matches(chosen, [*types(), *(f"{kind}.*" for kind in TYPES)], 3)
+    kind = chosen.partition(".")[0]
+    if kind in TYPES:
+        hint = f"of this kind there are {', '.join(f'{kind}.{what}' for what in TYPES[kind])}; {kind}.* for all"
+    elif near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"kinds are {', '.join(TYPES)}; claim.* for all of a kind, * for all"
+    raise WrongInput(f"there are no events of type {chosen[:100]!r}", hint=hint)
 
 
 def events(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from evenkeel.documents.result import Result
 from evenkeel.errors import Unreachable
 from evenkeel.lab import runner
+from evenkeel.lab.keepers import Mother
 from evenkeel.lab.leftovers import end_attempt
 from evenkeel.lab.logs import NO_ROOM
 from evenkeel.lab.protocol import Ended, Start
@@ -99,6 +100,7 @@ class Processes:
     kind: str = "process"
     _running: dict[int, _Running] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _mother: Mother = field(default_factory=Mother)
 
     def submit(self, job: Job, on_end: OnEnd) -> None:
         self.begin(job, on_end)
@@ -114,6 +116,7 @@ class Processes:
             machine={key: str(value) for key, value in (start.machine or {}).items()},
             time_ns=start.timeout_ns,
             cgroup=self.cgroup,
+            keep=self._mother.keep,
         )
         with self._lock:
             self._running[job.attempt] = _Running(run, on_end)
@@ -166,7 +169,8 @@ class Processes:
         return False
 
     def poll(self) -> None:
-        pass
+        with contextlib.suppress(OSError):  # for now; the step that needs it will say so
+            self._mother.ready()  # before the first step needs it
 
     def close(self) -> None:
         with self._lock:
@@ -174,6 +178,7 @@ class Processes:
         for one in running:
             one.cancelled.set()
             one.run.cancel()
+        self._mother.close()
 
 
 def _ended(attempt: int, result: Result) -> Ended:
@@ -185,6 +190,4 @@ def _ended(attempt: int, result: Result) -> Ended:
         cause=result.cause if result.cause != "exit" or not result.detail else result.detail,
         output=result.output,
         result=document,
-        started_ns=result.times.started_ns,
-        ended_ns=result.times.ended_ns,
     )

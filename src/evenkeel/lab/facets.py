@@ -1,8 +1,8 @@
 """What the machines of a list are, counted: an index in memory beside table ``fact``, one bit a machine.
 
 Counting values over thousands of rows for each search takes SQLite longer than the search.  The index follows the
-event log: before each use it reads anew the machines that changed since.  It is only ever a copy: what it does not
-hold is asked of the database.
+event log: before each use it reads anew the machines that changed since, of those whose state changed only that.
+It is only ever a copy: what it does not hold is asked of the database.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from evenkeel.lab import flat
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.schema import event, fact
+from evenkeel.lab.schema import event, fact, machine
 from evenkeel.lab.store import Store
 
 #: Kept of each machine, for a line of a list.
@@ -31,11 +31,17 @@ TOLD = (
     "kernel.rt",
     "virtual",
 )
-#: Of all facets but those that are columns of table machine.
-COUNTED = tuple(key for key, known in flat.KEYS.items() if known.facet and key not in ("site", "state", "team"))
-_CHANGES = ("machine.registered", "machine.facts", "machine.edited")
+#: Facets that are columns of table machine; the others are facts.
+COLUMNS = ("site", "state", "team")
+COUNTED = tuple(key for key, known in flat.KEYS.items() if known.facet and key not in COLUMNS)
+_CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state")
 #: More machines than these changed: read all anew.
 _MANY = 200
+
+#: Made once: to put a statement together takes longer than SQLite takes to answer it.
+_SINCE = event.c.type.in_(_CHANGES), event.c.seq > bindparam("seq")
+_NEWEST = select(func.max(event.c.seq)).where(*_SINCE)
+_CHANGED = select(event.c.object_id, event.c.type).where(*_SINCE).distinct().limit(_MANY + 1)
 
 Told = dict[str, tuple[str | int | float, ...]]
 
@@ -49,33 +55,45 @@ def value_of(key: str, text: str, num: float | None) -> str | float:
 
 
 class Index:
-    """``bits``: key -> value -> machines that have it."""
+    """``bits``: key -> value -> machines that have it; ``columns``: machine -> what :data:`COLUMNS` hold of it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seq = -1
         self._place: dict[str, int] = {}
         self._bits: dict[str, dict[str, int]] = {}
+        self._columns: dict[str, tuple[str, ...]] = {}
         self._told: dict[str, Told] = {}
 
-    def counts(self, connection: Connection, ids: Iterable[str] | None) -> dict[str, list[tuple[str, int]]]:
-        """Values of the facets with how many of the machines have them; ``ids`` None: of all that are."""
+    def follow(self, connection: Connection) -> None:
+        """Read what changed since; before the rest is asked."""
         with self._lock:
             self._follow(connection)
-            mask = None if ids is None else self._mask(ids)
+
+    def counts(self, ids: Iterable[str] | None) -> dict[str, list[tuple[str, int]]]:
+        """Values of the facets with how many of the machines have them; ``ids`` None: of all but the retired."""
+        with self._lock:
+            mask = self._living() if ids is None else self._mask(ids)
             return {
-                key: [
-                    (text, count)
-                    for text, bits in values.items()
-                    if (count := (bits if mask is None else bits & mask).bit_count())
-                ]
+                key: [(text, count) for text, bits in values.items() if text and (count := (bits & mask).bit_count())]
                 for key, values in self._bits.items()
             }
 
-    def told(self, connection: Connection, ids: Iterable[str]) -> Mapping[str, Told]:
+    def living(self) -> int:
+        """How many machines are not retired."""
+        with self._lock:
+            return self._living().bit_count()
+
+    def _living(self) -> int:
+        states = self._bits.get("state", {})
+        living = 0
+        for state, bits in states.items():
+            living |= bits if state != "retired" else 0
+        return living
+
+    def told(self, ids: Iterable[str]) -> Mapping[str, Told]:
         """A few facts of each machine."""
         with self._lock:
-            self._follow(connection)
             return {machine_id: self._told.get(machine_id, {}) for machine_id in ids}
 
     def _mask(self, ids: Iterable[str]) -> int:
@@ -87,29 +105,49 @@ class Index:
         return int.from_bytes(packed, "little")
 
     def _follow(self, connection: Connection) -> None:
-        changes = event.c.type.in_(_CHANGES)
-        last = connection.scalar(select(func.max(event.c.seq)).where(changes)) or 0
-        if last == self._seq:
-            return
-        changed: set[str] | None = None
-        if 0 <= self._seq < last:
-            since = select(event.c.object_id).where(changes, event.c.seq > self._seq).distinct().limit(_MANY + 1)
-            changed = set(connection.scalars(since))
-        if changed is None or len(changed) > _MANY:
-            self._place, self._bits, self._told, changed = {}, {}, {}, None
-        else:
+        last = connection.scalar(_NEWEST, {"seq": self._seq})
+        if last is None:
+            if self._seq >= 0:
+                return
+            last = 0  # no machine was ever registered by an event
+        touched: set[str] | None = None
+        if self._seq >= 0:
+            changes = connection.execute(_CHANGED, {"seq": self._seq}).all()
+            if len(changes) <= _MANY:
+                touched = {machine_id for machine_id, _ in changes}
+                changed = {machine_id for machine_id, type_ in changes if type_ != "machine.state"}
+        if touched is None:
+            self._place, self._bits, self._columns, self._told = {}, {}, {}, {}
+            self._read(connection, None)
+        elif changed:
             for machine_id in changed:
                 self._forget(machine_id)
-        self._read(connection, changed)
+            self._read(connection, changed)
+        self._read_columns(connection, touched)
         self._seq = last
 
     def _forget(self, machine_id: str) -> None:
         self._told.pop(machine_id, None)
         place = self._place.get(machine_id)
         if place is not None:
-            for values in self._bits.values():
+            for key in COUNTED:
+                values = self._bits.get(key, {})
                 for text in values:
                     values[text] &= ~(1 << place)
+
+    def _read_columns(self, connection: Connection, ids: set[str] | None) -> None:
+        query = select(machine.c.id, *(machine.c[name] for name in COLUMNS))
+        members: dict[tuple[str, str], list[str]] = {}
+        for machine_id, *now in connection.execute(query if ids is None else query.where(machine.c.id.in_(ids))):
+            place = self._place.setdefault(machine_id, len(self._place))
+            for name, before in zip(COLUMNS, self._columns.get(machine_id, ()), strict=False):
+                self._bits[name][before] &= ~(1 << place)
+            self._columns[machine_id] = tuple(now)
+            for name, text in zip(COLUMNS, now, strict=True):
+                members.setdefault((name, text), []).append(machine_id)
+        for (name, text), having in members.items():
+            bits = self._bits.setdefault(name, {})
+            bits[text] = bits.get(text, 0) | self._mask(having)
 
     def _read(self, connection: Connection, ids: set[str] | None) -> None:
         wanted = select(fact.c.machine_id, fact.c.key, fact.c.text, fact.c.num).where(fact.c.key.in_({*TOLD, *COUNTED}))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.lab.words import cause
 
 
 class HeldElsewhere(EvenkeelError):
@@ -108,7 +109,8 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         mode = folder.stat()
     except OSError as error:
-        raise WrongInput(f"the lab's folder cannot be made: {error}", hint="--folder DIR names another") from None
+        what = f"the lab's folder cannot be made: {cause(error)}"
+        raise WrongInput(what, hint="--folder DIR names another") from None
     if mode.st_uid != os.geteuid():
         raise WrongInput(f"{folder} belongs to another user", hint="run the lab as that user, or name another folder")
     if stat.S_IMODE(mode.st_mode) & 0o077:

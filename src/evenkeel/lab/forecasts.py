@@ -168,7 +168,8 @@ def _job(dispatcher: Dispatcher, node: Node, after: tuple[int, ...]) -> Job:
         urgent=sub.urgent,
         after=after,
         agent=run.agent if run else None,
-        started_ns=run.started_ns if run else None,
+        # By what passed since, so that a clock that was set is no reason to expect another end.
+        started_ns=dispatcher.lab.now() - (dispatcher.lab.steady() - run.began_ns) if run else None,
     )
 
 

@@ -264,21 +264,19 @@ def _dead_module(connection: Connection, machine: touch.Touched) -> str:
 
 
 def _tell_lies(lab: Lab, connection: Connection, machine: touch.Touched, found: Sequence[_Found]) -> None:
-    """A BMC that says off while somebody could log in: told when it begins, like a probe that fails."""
-    lies = any(one.detail == "power off" for one in found if one.probe in ("bmc", "pdu")) and any(
-        one.ok for one in found if one.probe == "login"
-    )
-    table = schema.event
-    here = (table.c.object == "machine") & (table.c.object_id == machine.id)
-    kinds = ("power.lied", "power.honest")
-    last = connection.scalar(
-        select(table.c.type).where(here, table.c.type.in_(kinds)).order_by(table.c.seq.desc()).limit(1)
-    )
-    if lies and last != "power.lied":
-        told = {"name": machine.name, "method": "bmc", "detail": "it says off, and the machine lets us log in"}
-        lab.store.event(connection, SERVICE.name, "power.lied", "machine", machine.id, **told)
-    elif not lies and last == "power.lied" and any(one.probe == "bmc" and one.ok for one in found):
-        lab.store.event(connection, SERVICE.name, "power.honest", "machine", machine.id, name=machine.name)
+    """A BMC that says off while somebody could log in: told when it begins and ends, like a probe that fails."""
+    if not any(one.ok for one in found if one.probe == "login"):
+        return  # it cannot be seen
+    liars = power.caught(connection, machine.id)
+    for one in found:
+        if one.probe not in ("bmc", "pdu") or one.detail not in ("power on", "power off"):
+            continue
+        lies = one.detail == "power off"
+        if lies is (one.probe in liars):
+            continue
+        told = {"name": machine.name, "method": one.probe, "detail": f"it says {one.detail}, and we can log in"}
+        kind = "power.lied" if lies else "power.honest"
+        lab.store.event(connection, SERVICE.name, kind, "machine", machine.id, **told)
 
 
 def roll_up(lab: Lab) -> int:

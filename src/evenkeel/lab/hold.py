@@ -1,10 +1,12 @@
 """Hold one command: start it, keep it within its limits, and leave none of its processes behind.
 
 Runs as a process of its own (``python -I -S hold.py ORDERS``), so that a killed agent takes its step with it: the
-standard input is a pipe that only the agent holds open, and its end ends everything.  Standard library only, because
-each step pays for the start of it.
+standard input is a pipe that only the agent holds open, and its end ends everything.  Without orders it waits: each
+pair of pipes that comes over its standard input becomes the input and output of a keeper, split off, that reads its
+orders (after their length in four bytes) and says "+" before all else (:mod:`evenkeel.lab.keepers`).  Standard library
+only, because each agent, or each step, pays for the start of it.
 
-Orders (JSON in the one argument): ``argv``, ``env``, ``cwd``, ``log`` (file), ``folder`` (whose size counts),
+Orders (JSON): ``argv``, ``env``, ``cwd``, ``log`` (file), ``folder`` (whose size counts),
 ``time_s``, ``memory``, ``disk`` (bytes), ``cpus`` and ``cgroup`` (folder of a delegated cgroup v2), each or null;
 ``grace_s`` between the polite and the hard signal.
 Standard output: one JSON object when all is over: ``exit``, ``cause``, ``cpu_ns``, ``memory``, ``limits``,
@@ -126,6 +128,33 @@ def descendants() -> list[int]:
     return found
 
 
+def at_a_glance() -> list[int]:
+    """:func:`descendants` without looking at every process of the machine, ten times a second for each step.
+
+    One that just comes or goes may be missed (proc(5), /proc/pid/task/tid/children), so it is for measuring only."""
+    if not os.path.exists("/proc/thread-self/children"):  # a kernel without CONFIG_PROC_CHILDREN
+        return descendants()
+    found, todo = [], [os.getpid()]
+    while todo:
+        above = todo.pop()
+        with contextlib.suppress(OSError):  # it ended
+            for thread in os.listdir(f"/proc/{above}/task"):
+                with contextlib.suppress(OSError), open(f"/proc/{above}/task/{thread}/children", "rb") as stream:
+                    below = [int(word) for word in stream.read().split()]
+                    found += below
+                    todo += below
+    return found
+
+
+def childless() -> bool:
+    """Nothing is left: who outlives the command becomes a child of ours (subreaper)."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
 def resident(pids: list[int]) -> int:
     total = 0
     for pid in pids:
@@ -193,8 +222,53 @@ def start(orders: dict[str, Any], cgroup: Cgroup | None) -> int:
         os._exit(127)
 
 
-def main() -> None:
-    orders = json.loads(sys.argv[1])
+def read(number: int) -> bytes:
+    """So many bytes of the standard input.  Raises EOFError."""
+    data = b""
+    while len(data) < number:
+        piece = os.read(0, number - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data
+
+
+def wait_for_orders() -> None:
+    """Until the agent is gone: split off a keeper for each pair of pipes that it hands over."""
+    import socket  # 15 ms that a keeper of its own need not pay
+
+    line = socket.socket(fileno=0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a keeper ended
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        word, pipes, _, _ = socket.recv_fds(line, 1, 2)
+        if not word:
+            return
+        pid = -1
+        with contextlib.suppress(OSError):  # out of processes: the agent sees that the pipes are closed
+            pid = os.fork() if len(pipes) == 2 else -1  # else out of file descriptors
+        if pid == 0:
+            try:
+                os.setsid()
+                line.close()
+                for own, pipe in enumerate(pipes):
+                    os.dup2(pipe, own)
+                    os.close(pipe)
+                orders = json.loads(read(int.from_bytes(read(4), "big")))
+                os.write(1, b"+")
+                main(orders)
+            except EOFError:  # the agent was killed before it had said what
+                pass
+            except BaseException:  # noqa: BLE001  the agent gets no report; the words are for its log
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(0)
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def main(orders: dict[str, Any]) -> None:
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # A signal to the whole group, as from Ctrl-C in a terminal, must not end the keeper before what it keeps.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -236,7 +310,7 @@ def main() -> None:
                 cause, kill_at = "cancelled", now
         if orders["time_s"] and now - began > orders["time_s"]:
             wanted = "time"
-        used = resident(descendants())
+        used = resident(at_a_glance())
         most = max(most, used)
         if orders["memory"] and not cgroup and used > orders["memory"]:
             wanted, cause, kill_at = "memory", cause or "memory", now
@@ -256,6 +330,8 @@ def main() -> None:
     left = 0
     until = time.monotonic() + LAST_S
     while True:
+        if childless():
+            break
         if cgroup:
             cgroup.kill()
         remaining = signal_all(signal.SIGKILL)
@@ -287,4 +363,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(json.loads(sys.argv[1])) if len(sys.argv) > 1 else wait_for_orders()

@@ -24,31 +24,33 @@ ALL = "all"
 
 
 class IdleMeter:
-    """Adds up slot time by cause, between two looks as it was at the earlier one."""
+    """Adds up slot time by cause, between two looks as it was at the earlier one.
+
+    ``at_ns``: by the steady clock, for how long; ``now_ns``: by the wall clock, for which hour it is."""
 
     def __init__(self) -> None:
         self._looked_ns: int | None = None
-        self._written_ns = 0
+        self._written_ns: int | None = None
         self._slots = 0
         self._idle: dict[str, int] = {}
         self._sums: dict[tuple[int, str], int] = {}
 
-    def due(self, now_ns: int) -> bool:
-        return self._looked_ns is None or not 0 <= now_ns - self._looked_ns < _LOOK_NS
+    def due(self, at_ns: int) -> bool:
+        return self._looked_ns is None or at_ns - self._looked_ns >= _LOOK_NS
 
-    def note(self, now_ns: int, slots: int, idle: dict[str, int]) -> None:
+    def note(self, at_ns: int, now_ns: int, slots: int, idle: dict[str, int]) -> None:
         """From now on there are so many slots, and so many of them idle by cause."""
-        if self._looked_ns is not None and now_ns > self._looked_ns and self._slots:
-            took, hour = now_ns - self._looked_ns, now_ns - now_ns % HOUR_NS
+        if self._looked_ns is not None and at_ns > self._looked_ns and self._slots:
+            took, hour = at_ns - self._looked_ns, now_ns - now_ns % HOUR_NS
             for cause, number in ((ALL, self._slots), *self._idle.items()):
                 self._sums[hour, cause] = self._sums.get((hour, cause), 0) + number * took
-        self._looked_ns, self._slots, self._idle = now_ns, slots, dict(idle)
+        self._looked_ns, self._slots, self._idle = at_ns, slots, dict(idle)
 
-    def rows(self, now_ns: int) -> list[dict[str, int | str]]:
+    def rows(self, at_ns: int) -> list[dict[str, int | str]]:
         """What to add to table ``idle``, now and then; nothing in between."""
-        if not self._sums or 0 <= now_ns - self._written_ns < _WRITE_NS:
+        if not self._sums or (self._written_ns is not None and at_ns - self._written_ns < _WRITE_NS):
             return []
-        self._written_ns = now_ns
+        self._written_ns = at_ns
         rows: list[dict[str, int | str]] = [
             {
                 "hour_ns": hour,

@@ -78,7 +78,7 @@ def headers(architecture: str, release: str = "", flavour: str = "", cache: Path
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / ".lock", None, "waiting for another download of kernel headers"):
         newest = cache / f"{architecture}.{flavour}.newest"
-        fresh = newest.exists() and time.time() - newest.stat().st_mtime < _FRESH_S
+        fresh = newest.exists() and abs(time.time() - newest.stat().st_mtime) < _FRESH_S
         known = release or (newest.read_text().strip() if fresh else "")
         if known and (found := _cached(cache, known)):
             return found

@@ -32,8 +32,6 @@ class Lab:
     store: Store
     settings: Settings = field(default_factory=Settings)
     stopping: threading.Event = field(default_factory=threading.Event)
-    #: Another service was the active one before, perhaps on another machine: what is local to it is not local here.
-    took_over: bool = False
     #: While it runs in this process; None on a standby, in tools and in most tests.
     dispatching: Dispatching | None = None
     consoles: Consoles | None = None
@@ -44,5 +42,11 @@ class Lab:
         return Logs(self.folder / "logs")
 
     def now(self) -> int:
-        """Nanoseconds since 1970, by the clock of the store."""
+        """Nanoseconds since 1970, by the clock of the store: for people and for dates, as somebody may set it."""
         return self.store.clock()
+
+    def steady(self) -> int:
+        """Nanoseconds that passed since some moment of this machine's boot: for how long something takes.
+
+        Means nothing to another process, so it is never written to the database."""
+        return self.store.steady()

@@ -1,6 +1,7 @@
 """What the dispatcher holds in memory: open submissions, their steps, running attempts, agents.  Data only.
 
-All of it can be read from the database again at any time, but for the connections.
+All of it can be read from the database again at any time, but for the connections and for what the steady clock
+(:mod:`evenkeel.lab.clocks`) said: ``began_ns``, ``deadline_ns``, ``heard_ns``, ``lost_ns``.  Those are of this process.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A running attempt."""
+    """A running attempt.  ``began_ns``: what ``started_ns`` is by the steady clock."""
 
     id: int
     node: Node
     agent: str
     started_ns: int
+    began_ns: int
     deadline_ns: int | None
     timeout_ns: int | None = None
     expected_ns: int = 0
@@ -85,7 +87,9 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class Agent:
-    """``lost_ns``: when its attempts are given up, if it does not come back; None while it is connected."""
+    """``lost_ns``: when its attempts are given up, if it does not come back; None while it is connected.
+
+    ``seen_ns``: for people; ``heard_ns``: the same moment by the steady clock, by which its lease goes."""
 
     name: str
     identity: str
@@ -95,6 +99,7 @@ class Agent:
     state: str
     fencing: int
     seen_ns: int
+    heard_ns: int
     local: bool = False
     link: Link | None = None
     lost_ns: int | None = None

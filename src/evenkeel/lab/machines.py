@@ -341,6 +341,9 @@ def _register(lab: Lab, connection: Connection, actor: Actor, wanted: Registrati
     found = identity_of(wanted.facts, wanted.inventory) if wanted.facts else Identity()
     known, why = _recognise(connection, wanted, found)
     name = (wanted.name or (wanted.facts and wanted.facts.identity.hostname) or "").lower()
+    if known is None and not name:
+        what = "these facts do not tell a host name" if wanted.facts else "a machine needs facts or a name"
+        raise WrongInput(what, hint="give it one: --name NAME, or the field Name of the page")
     if known is None and (not _NAME.fullmatch(name) or name in _TAKEN):
         raise WrongInput(f"{name!r} cannot be the name of a machine", hint="give it one: letters, digits, - and .")
     if known is None:
@@ -467,6 +470,7 @@ def take_facts(
         "machine.facts",
         "machine",
         machine_id,
+        name=connection.scalar(select(machine.c.name).where(machine.c.id == machine_id)),
         first=last is None,
         changes=[change.model_dump(mode="json") for change in changes] if last is not None else [],
     )
@@ -555,14 +559,17 @@ def _edit(lab: Lab, connection: Connection, actor: Actor, row: Any, wanted: Edit
         values["policy"] = _policy(wanted.policy)
     if wanted.address is not None and _set_address(connection, row.id, wanted.address):
         actor.need("machines", "say where the lab logs in")
-        lab.store.event(connection, actor.name, "machine.address", "machine", row.id, address=wanted.address)
+        lab.store.event(
+            connection, actor.name, "machine.address", "machine", row.id, name=row.name, address=wanted.address
+        )
     changed = {key: value for key, value in values.items() if value != getattr(row, key)}
     if not changed:
         return
     new = {**changed, "version": row.version + 1}
     connection.execute(update(machine).where(machine.c.id == row.id).values(new))
     told = {key: {"old": getattr(row, key), "new": value} for key, value in changed.items()}
-    lab.store.event(connection, actor.name, "machine.edited", "machine", row.id, fields=told)
+    said = {"name": changed.get("name", row.name), "fields": told}
+    lab.store.event(connection, actor.name, "machine.edited", "machine", row.id, **said)
     if {"policy", "enclosure_id"} & set(changed):
         _keep_own_facts(connection, row.id)
     if "name" in changed:
@@ -656,7 +663,8 @@ def set_state(lab: Lab, connection: Connection, who: str, machine_id: str, state
     if row.state != state:
         new["state_since_ns"] = lab.now()
     connection.execute(update(machine).where(machine.c.id == machine_id).values(new))
-    lab.store.event(connection, who, "machine.state", "machine", machine_id, old=row.state, new=state, reason=reason)
+    said = {"name": row.name, "old": row.state, "new": state, "reason": reason}
+    lab.store.event(connection, who, "machine.state", "machine", machine_id, **said)
     return True
 
 
@@ -672,7 +680,10 @@ def retire(lab: Lab, actor: Actor, name: str, reason: str, version: int | None =
         )
         holders = sorted(set(connection.scalars(wanted)))
         if holders:
-            raise Conflict(f"{', '.join(holders)} reserved {row.name}", hint="release it first")
+            raise Conflict(
+                f"{', '.join(holders)} reserved {row.name}",
+                hint=f"`evenkeel lab release {row.name} --reason TEXT` takes it back",
+            )
         set_state(lab, connection, actor.name, row.id, "retired", reason)
         return one(connection, row.id)
 

@@ -23,6 +23,8 @@ from evenkeel.lab.login import NoLogin
 from evenkeel.lab.settings import Oidc
 
 with warnings.catch_warnings():
+    import authlib.deprecate  # type: ignore[import-untyped]  # noqa: F401  it asks for all its warnings to be shown
+
     warnings.simplefilter("ignore")  # it wants httpx2, and tells every user so
     from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
     from authlib.integrations.base_client.errors import MismatchingStateError, OAuthError  # type: ignore[import-untyped]

@@ -130,7 +130,9 @@ def _level(quanta: float) -> int:
 
 
 _Entry = tuple[int, int, int]
+_Head = tuple[tuple[int, int], _Entry, int]
 _URGENT = (-1, -1)
+_FEW = 8
 
 
 @dataclass(eq=False, slots=True)
@@ -163,7 +165,9 @@ class Ready:
         self._signatures: list[Hashable] = []
         self._counts: list[int] = []
         #: By group a heap of (levels, head of an owner's heap, number of the owner); stale ones go when they come up.
-        self._heads: list[list[tuple[tuple[int, int], _Entry, int]]] = []
+        self._heads: list[list[_Head]] = []
+        #: By group, who has something in it.
+        self._within: list[set[_Owner]] = []
         self._places: dict[int, _Place] = {}
         # Urgent work has no fair share: one owner for all of it.
         self._urgent = _Owner("", "", 0, _URGENT)
@@ -192,6 +196,7 @@ class Ready:
             self._signatures.append(signature)
             self._counts.append(0)
             self._heads.append([])
+            self._within.append(set())
         return number
 
     @property
@@ -224,10 +229,13 @@ class Ready:
         self._places[step] = _Place(owner, group, entry)
         self._counts[group] += 1
         self.waiting |= 1 << group
-        heap = owner.heaps.setdefault(group, [])
+        heap = owner.heaps.get(group)
+        if heap is None:
+            heap = owner.heaps[group] = []
+            self._within[group].add(owner)
         heapq.heappush(heap, entry)
         if heap[0] is entry:
-            heapq.heappush(self._heads[group], (owner.levels, entry, owner.number))
+            self._head(group, owner, entry)
 
     def drop(self, step: int) -> bool:
         """It started, or was cancelled.  False when it was not in."""
@@ -243,10 +251,21 @@ class Ready:
             while heap and not self._is_true(owner, group, heap[0]):
                 heapq.heappop(heap)
             if heap:
-                heapq.heappush(self._heads[group], (owner.levels, heap[0], owner.number))
+                self._head(group, owner, heap[0])
             else:
                 del owner.heaps[group]
+                self._within[group].discard(owner)
         return True
+
+    def _head(self, group: int, owner: _Owner, entry: _Entry) -> None:
+        """This is what the owner has first in the group now.  Before more of the heap is stale than true, it is made
+        anew: whoever chooses must not meet hundreds of stale ones at once."""
+        heads, within = self._heads[group], self._within[group]
+        if len(heads) <= 2 * len(within) + _FEW:
+            heapq.heappush(heads, (owner.levels, entry, owner.number))
+            return
+        heads[:] = [(one.levels, one.heaps[group][0], one.number) for one in within]
+        heapq.heapify(heads)
 
     def _is_true(self, owner: _Owner, group: int, entry: _Entry) -> bool:
         """Whether an entry of a heap still says where its step is."""
@@ -290,7 +309,7 @@ class Ready:
         if levels != owner.levels:
             owner.levels = levels
             for group, heap in owner.heaps.items():
-                heapq.heappush(self._heads[group], (levels, heap[0], owner.number))
+                self._head(group, owner, heap[0])
 
     def _advance(self, now_ns: int) -> None:
         """Levels fall as time passes."""
@@ -312,7 +331,7 @@ class Ready:
         if self._version != self.shares.version or (self._falls and self._falls[0][0] <= now_ns):
             self._advance(now_ns)
         mask &= self.waiting
-        found: tuple[tuple[int, int], _Entry, int] | None = None
+        found: _Head | None = None
         numbered, all_heads = self._numbered, self._heads
         # One loop, without calls: it runs at each start, for each group that the agent fits.
         while mask:

@@ -263,7 +263,9 @@ def make_token(
         row = _row(connection, whose)
         if row is None:
             if whose != actor.name:
-                raise NotFound(f"there is no principal {whose}", hint="add the service first")
+                raise NotFound(
+                    f"there is no principal {whose}", hint=f"`evenkeel lab program {whose}` adds a program of that name"
+                )
             roles = ["admin"] if actor.may("anything") else [lab.settings.local_role]
             values = {"name": whose, "kind": "person", "roles": roles, "teams": sorted(actor.teams), "seen_ns": now}
             connection.execute(insert(_principal).values(**values))

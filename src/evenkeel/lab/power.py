@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import machines, paging, schema, secrets, touch
+from evenkeel.lab import events, machines, paging, schema, secrets, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Driver, Method, PowerFailed, Reading, Way, driver_for
@@ -31,9 +31,12 @@ from evenkeel.lab.touch import Touched
 METHODS: tuple[Method, ...] = ("ssh", "hypervisor", "bmc", "pdu")
 #: How much worse than the next a way must have done to lose its place to it.
 _PLACE = 0.15
-#: Attempts that count, newest first; older firmware is another machine.
+#: Events that count, newest first, and for how long: a way that was mended would never be tried again otherwise, as the
+#: one in its place does it all.
 _REMEMBERED = 20
+_REMEMBERED_NS = 30 * 86400 * 10**9
 _BOOTS_KEPT = 30
+_LIED_BEFORE = "not believed: it lied before"
 #: Two readings are equal only when time has passed between them.
 _AGAIN_S = 0.5
 _POLL_S = 0.4
@@ -303,14 +306,23 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
         if method == "ssh" and before is None:
             continue  # not its fault: there is nobody to ask
         start = time.monotonic()
-        sent_ns = lab.now()
-        how = ""
+        before_seq = events.last_seq(lab)
+        how, late = "", None
         try:
-            how = rung.driver.act(action, policy.deadline_s(method))
+            _forget_prompt(lab, machine)
+            try:
+                how = rung.driver.act(action, policy.deadline_s(method))
+            except PowerFailed as error:
+                if not error.late:
+                    raise
+                how, late = error.message, error  # it may be obeyed yet, so look before the next way is tried
+            _forget_prompt(lab, machine)  # it may have been answered a moment before
             if action in ("on", "off"):
-                outcome, why = _see_power(lab, machine, policy, rungs, rung, action, start)
+                outcome, why = _see_power(lab, machine, policy, rungs, rung, action, time.monotonic())
             else:
-                outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, sent_ns)
+                outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, before_seq)
+            if late is not None and outcome == "lied":
+                outcome = "silent"  # it has never said that it would
         except PowerFailed as error:
             outcome, why = ("silent" if error.silent else "failed"), error.message
         detail = f"{how}: {why}" if how else why
@@ -325,6 +337,11 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
     return ("unknown" if doubtful else "failed"), "", None
 
 
+def _forget_prompt(lab: Lab, machine: Touched) -> None:
+    if lab.consoles is not None:
+        lab.consoles.forget_prompt(machine.id)
+
+
 def _see_boot(
     lab: Lab,
     machine: Touched,
@@ -334,7 +351,7 @@ def _see_boot(
     rung: _Rung,
     before: Boot | None,
     start: float,
-    sent_ns: int,
+    before_seq: int,
 ) -> tuple[Outcome, str]:
     """Wait for another boot id than ``before``; for a younger boot than the command where that was not known."""
     if ssh is None and not console:
@@ -356,12 +373,12 @@ def _see_boot(
         elif ssh is not None:
             went_down = True
         # Where ssh told the boot before, it tells it again; a console's words are for where it does not.
-        if console and (ssh is None or before is None) and _booted_on_console(lab, machine, sent_ns):
+        if console and (ssh is None or before is None) and _booted_on_console(lab, machine, before_seq):
             return "done", "the console showed a boot"
         if ssh is None and now - start > down_s and not console:
             break
         time.sleep(_POLL_S)
-    if console and _booted_on_console(lab, machine, sent_ns):
+    if console and _booted_on_console(lab, machine, before_seq):
         return "done", "the console showed a boot, ssh does not answer"
     return "failed", "it went down and did not come back in time" if went_down else "nothing happened in time"
 
@@ -397,8 +414,11 @@ def _status(lab: Lab, machine: Touched, policy: Policy, rungs: list[_Rung] | Non
         asked = pool.submit(_boot, ssh, policy.ssh_s)
         said = list(pool.map(lambda rung: _twice(rung, policy), others))
         boot = asked.result()
-    says_off = [rung for rung, words in zip(others, said, strict=True) if words.reading == "off"]
-    says_on = [r for r, words in zip(others, said, strict=True) if words.reading == "on" and r.driver.reads_machine]
+    with lab.store.read() as connection:
+        liars = caught(connection, machine.id)
+    believed = [(rung, words) for rung, words in zip(others, said, strict=True) if rung.method not in liars]
+    says_off = [rung for rung, words in believed if words.reading == "off"]
+    says_on = [rung for rung, words in believed if words.reading == "on" and rung.driver.reads_machine]
     power: Reading = "unknown"
     if boot is not None:
         power = "on"
@@ -411,10 +431,27 @@ def _status(lab: Lab, machine: Touched, policy: Policy, rungs: list[_Rung] | Non
         power=power,
         boot_id=boot.id if boot else None,
         uptime_ns=round(boot.uptime_s * 1e9) if boot else None,
-        said=tuple(said),
-        lies=tuple(rung.method for rung in says_off) if boot else (),
+        said=tuple(
+            words if words.method not in liars else words.model_copy(update={"detail": words.detail or _LIED_BEFORE})
+            for words in said
+        ),
+        lies=tuple(words.method for words in said if words.reading == "off") if boot else (),
         at_ns=lab.now(),
     )
+
+
+def caught(connection: Connection, machine_id: str) -> frozenset[str]:
+    """Ways that were caught in a lie on this machine, and were not seen to be right since.
+
+    What such a way says of a machine that nobody can log in to tells nothing.
+    """
+    table = schema.event
+    here = (table.c.object == "machine") & (table.c.object_id == machine_id)
+    kinds = table.c.type.in_(("power.lied", "power.honest"))
+    last: dict[str, str] = {}
+    for type_, data in connection.execute(select(table.c.type, table.c.data).where(here, kinds).order_by(table.c.seq)):
+        last[data.get("method", "bmc")] = type_
+    return frozenset(method for method, type_ in last.items() if type_ == "power.lied")
 
 
 def _twice(rung: _Rung, policy: Policy) -> Said:
@@ -470,10 +507,13 @@ def _end(
         told = {"name": machine.name, "action": begun.action, "event": begun.event_id, "by": verified_by}
         told["tried"] = [f"{a.method} {a.outcome}" for a in tried]
         lab.store.event(connection, begun.actor, f"power.{result}", "machine", machine.id, **told)
+        liars = caught(connection, machine.id)
         for attempt in tried:
+            what = {"name": machine.name, "method": attempt.method, "detail": attempt.detail}
             if attempt.outcome == "lied":
-                what = {"name": machine.name, "method": attempt.method, "detail": attempt.detail}
                 lab.store.event(connection, SERVICE.name, "power.lied", "machine", machine.id, **what)
+            elif attempt.outcome == "done" and begun.action in ("reset", "cycle") and attempt.method in liars:
+                lab.store.event(connection, SERVICE.name, "power.honest", "machine", machine.id, **what)
         if boot_s is not None:
             _learn_boot(connection, machine, boot_s)
         if why := _suspicious(connection, machine, result, tried, begun.action):
@@ -531,7 +571,8 @@ def _follow(connection: Connection, lab: Lab, machine: Touched, action: Action) 
 def _success(lab: Lab, machine_id: str) -> dict[str, tuple[int, int]]:
     """Worked and tried, by way, of the last attempts on this machine."""
     table = schema.power_event
-    asked = select(table.c.tried).where(table.c.machine_id == machine_id).order_by(table.c.id.desc()).limit(_REMEMBERED)
+    lately = (table.c.machine_id == machine_id) & (table.c.at_ns > lab.now() - _REMEMBERED_NS)
+    asked = select(table.c.tried).where(lately).order_by(table.c.id.desc()).limit(_REMEMBERED)
     found: dict[str, tuple[int, int]] = {}
     with lab.store.read() as connection:
         for tries in connection.scalars(asked):
@@ -634,14 +675,16 @@ def _has_console(lab: Lab, machine: Touched) -> bool:
         return any(row.kind == "console" or row.driver == "virtual" for row in _endpoints(connection, machine))
 
 
-def _booted_on_console(lab: Lab, machine: Touched, since_ns: int) -> bool:
-    """Whether the console's recorder saw a kernel begin (:mod:`evenkeel.lab.console`)."""
+def _booted_on_console(lab: Lab, machine: Touched, after: int) -> bool:
+    """Whether the console's recorder saw a kernel begin (:mod:`evenkeel.lab.console`), after the event ``after``.
+
+    By number: by date, a clock that was set back would make an old boot a new one."""
     table = schema.event
     asked = select(table.c.seq).where(
         table.c.object == "machine",
         table.c.object_id == machine.id,
         table.c.type == "console.boot",
-        table.c.at_ns >= since_ns,
+        table.c.seq > after,
     )
     with lab.store.read() as connection:
         return connection.execute(asked.limit(1)).first() is not None

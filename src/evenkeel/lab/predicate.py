@@ -36,6 +36,20 @@ _EXAMPLES = {"size": "256GiB", "speed": "25Gbps", "frequency": "3GHz"}
 _DECIMAL = {"kb": "KiB", "mb": "MiB", "gb": "GiB", "tb": "TiB", "k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
 _SPELLED = {"g": "Gbps", "m": "Mbps", "gb": "Gbps", "gbit": "Gbps", "gbe": "Gbps", "gbit/s": "Gbps", "mbit/s": "Mbps"}
 
+#: What people write for a key before they have seen the list.
+_SAID = {
+    **dict.fromkeys(("ram", "memory", "mem.gib"), "mem"),
+    **dict.fromkeys(("cpus", "threads", "cpu.count"), "cpu.threads"),
+    **dict.fromkeys(("cpu", "model", "processor"), "cpu.model"),
+    **dict.fromkeys(("nic", "driver", "network", "card"), "nic.driver"),
+    **dict.fromkeys(("flag", "flags", "cpu.flags"), "cpu.flag"),
+    **dict.fromkeys(("host", "hostname", "machine"), "name"),
+    **dict.fromkeys(("disk", "storage"), "disk.kind"),
+    **dict.fromkeys(("pci", "device"), "pci.id"),
+    **{"cores": "cpu.cores", "sockets": "cpu.sockets", "numa": "numa.nodes", "vfs": "sriov.vfs", "sriov": "sriov.vfs"},
+    **{"kernel": "kernel.version", "speed": "nic.speed", "cache": "cache.l3", "rt": "kernel.rt", "gpu": "pci.class"},
+}
+
 _TERM = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)\s*(!=|>=|<=|=|:|>|<)\s*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _BARE = re.compile(r'[^\s()",]+')
@@ -323,8 +337,8 @@ class _Parser:
         name, operator = flat.fold(match[1]), match[2]
         known = flat.key(name)
         if known is None:
-            near = difflib.get_close_matches(name, flat.KEYS, 1, 0.6)
-            hint = f"did you mean {near[0]}?" if near else "the keys are in docs/reference/lab-predicate.md"
+            near = [_SAID[name]] if name in _SAID else difflib.get_close_matches(name, flat.KEYS, 1, 0.75)
+            hint = f"did you mean {near[0]}?" if near else "`evenkeel lab search --keys` lists them"
             self._fail(f"no such key: {match[1]}", at=start, hint=hint)
         self.at = match.end()
         values: list[Node] = []

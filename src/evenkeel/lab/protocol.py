@@ -60,7 +60,9 @@ class Log(Model):
 
 
 class Ended(Model):
-    """``cause``: why it did not pass (documents.result.Cause, or a sentence).  ``result``: the whole document."""
+    """``cause``: why it did not pass (documents.result.Cause, or a sentence).  ``result``: the whole document.
+
+    ``ago_ns``: for how long it had waited at its agent when that said it; no date, as clocks of two machines differ."""
 
     type: Literal["ended"] = "ended"
     attempt: int
@@ -69,12 +71,14 @@ class Ended(Model):
     cause: str = ""
     output: dict[str, Any] = {}
     result: dict[str, Any] | None = None
-    started_ns: int | None = None
-    ended_ns: int | None = None
+    ago_ns: int = Field(default=0, ge=0)
 
 
 class Beat(Model):
+    """``number``: grows with each on a line."""
+
     type: Literal["beat"] = "beat"
+    number: int = 0
 
 
 class Bye(Model):
@@ -87,12 +91,15 @@ class Bye(Model):
 
 
 class Welcome(Model):
-    """``stop``: attempts that are not this agent's any more.  ``logs``: how many bytes of which log are here."""
+    """``stop``: attempts that are not this agent's any more.  ``logs``: how many bytes of which log are here.
+
+    ``lease_ns``: after so long without a word the agent ends its steps, and the lab gives them to others a little
+    later.  None: it need not, because the lab sees by itself whether it lives."""
 
     type: Literal["welcome"] = "welcome"
     fencing: int
     beat_ns: int = BEAT_NS
-    lease_ns: int = LEASE_NS
+    lease_ns: int | None = LEASE_NS
     stop: tuple[int, ...] = ()
     logs: dict[int, int] = {}
 
@@ -139,9 +146,10 @@ class LogTaken(Model):
 
 
 class Alive(Model):
-    """Answers a beat: the lease is good for another ``lease_ns``."""
+    """Answers a beat: the lease is good for another ``lease_ns`` since that was sent."""
 
     type: Literal["alive"] = "alive"
+    number: int = 0
 
 
 FromAgent = Hello | Log | Ended | Beat | Bye

@@ -31,7 +31,7 @@ from typing import IO, Any
 from evenkeel.documents.base import digest
 from evenkeel.documents.result import Artifact, Cause, Place, Result, State, Times, Warned
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import hold
+from evenkeel.lab import keepers
 from evenkeel.lab.step import ArtifactWish, Input, Step, Use
 from evenkeel.lab.warnings import warnings_in
 
@@ -98,6 +98,7 @@ class Run:
     on_log: Callable[[bytes], None] | None = None
     clock: Callable[[], int] = time.time_ns
     cgroup: str | None = None  # of the agent, delegated (hold.delegated_cgroup)
+    keep: keepers.Keep = keepers.alone
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -117,7 +118,7 @@ class Run:
         """Run it to its end.  What goes wrong with the step is in the result, never an exception.
 
         Raises OSError when the folder cannot be made at all."""
-        started = self.clock()
+        started, began_ns = self.clock(), time.monotonic_ns()
         step = self.use.definition()
         if limit := step.limits.time or self.time_ns:
             self._until = time.monotonic() + limit / 1e9
@@ -173,7 +174,12 @@ class Run:
             output=output,
             artifacts=tuple(artifacts),
             warnings=warned,
-            times=Times(started_ns=started, ended_ns=self.clock(), cpu=held.get("cpu_ns"), memory=held.get("memory")),
+            times=Times(
+                started_ns=started,
+                ended_ns=started + time.monotonic_ns() - began_ns,  # its length is true though the clock was set
+                cpu=held.get("cpu_ns"),
+                memory=held.get("memory"),
+            ),
             place=Place(
                 host=platform.node(),
                 agent=self.agent,
@@ -313,15 +319,8 @@ class Run:
             "cgroup": self.cgroup,
             "grace_s": GRACE_S,
         }
-        with subprocess.Popen(
-            [sys.executable, "-I", "-S", hold.__file__, json.dumps(orders)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-        ) as process:
-            assert process.stdin and process.stdout
-            self._order = process.stdin
+        with self.keep(json.dumps(orders)) as (order, report_from):
+            self._order = order
             if self._cancelled.is_set():  # it came between the look before and now
                 self.cancel()
             ended = threading.Event()
@@ -329,7 +328,7 @@ class Run:
             if self.on_log:
                 follower.start()
             try:
-                answer = process.stdout.read()
+                answer = report_from.read()
             finally:
                 self._order = None
                 ended.set()

@@ -141,6 +141,21 @@ webhook = Table(
     Column("off", Boolean, nullable=False, server_default=text("false")),
 )
 
+#: What was sent to a receiver lately; ``seq`` 0: only to try it.  ``status``: None when nothing was answered.
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    _id(),
+    Column("webhook_id", ForeignKey("webhook.id"), nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("type", String, nullable=False),
+    Column("status", Integer),
+    Column("took_ns", BigInteger, nullable=False),
+    Column("wrong", Text, nullable=False, server_default=""),
+    Index(None, "webhook_id", "id"),
+)
+
 # -- the pool -----------------------------------------------------------------------------------------------------
 
 #: ``id`` outlives renumbering, renaming and moves; facts tell it again by serial number, board and MAC addresses.

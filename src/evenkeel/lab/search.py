@@ -5,20 +5,31 @@ Retired machines are found only by who asks for ``state:retired``.
 
 from __future__ import annotations
 
-import bisect
+import difflib
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
-from evenkeel.lab import flat, machines
+from evenkeel.lab import flat, machines, words
 from evenkeel.lab.actor import Actor, NotFound
-from evenkeel.lab.facets import index_of
+from evenkeel.lab.facets import Index, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
@@ -59,13 +70,17 @@ class Line(Model):
 
 
 class Found(Model):
-    """``total`` machines; ``took_ns``: server time.  ``instead``: terms to try when a bare word found nothing."""
+    """``total`` machines; ``took_ns``: server time.  ``instead``: terms to try when a bare word found nothing.
+
+    ``nearest``: why nothing was found, and what there is.
+    """
 
     items: tuple[Line, ...]
     next: str | None
     total: int
     facets: tuple[Facet, ...] = ()
     instead: tuple[Value, ...] = ()
+    nearest: str = ""
     signature: str
     took_ns: int
 
@@ -93,23 +108,32 @@ def find(
     predicate = Predicate.parse(text)
     seen = key_of(after, str)
     matches = condition(predicate)
+    index = index_of(lab)
     with lab.store.read() as connection:
-        # Once, with all that is counted: a predicate over thousands of rows is what takes time.
-        columns = machine.c.id, machine.c.name, machine.c.site, machine.c.state, machine.c.team
-        rows = connection.execute(select(*columns).where(matches).order_by(machine.c.name)).all()
-        ids = [row[0] for row in rows]
-        begun = bisect.bisect_right([row[1] for row in rows], str(seen[0])) if seen else 0
-        items = _lines(lab, connection, ids[begun : begun + limit + 1])
+        index.follow(connection)
         asked = {term.key for term in predicate.terms()}
-        listed = _facets(lab, connection, ids, rows, asked) if facets and ids else ()
-        instead = _instead(connection, predicate) if not ids else ()
+        query = select(machine.c.id).where(matches).order_by(machine.c.name)
+        behind = machine.c.name > str(seen[0]) if seen else true()
+        ids: Sequence[str] | None = None
+        if asked:  # once, and only their ids: a predicate over thousands of rows is what takes time
+            ids = connection.scalars(query).all()
+            total = len(ids)
+            shown = ids[: limit + 1] if not seen else connection.scalars(query.where(behind).limit(limit + 1)).all()
+        else:
+            total = index.living()
+            shown = connection.scalars(query.where(behind).limit(limit + 1)).all()
+        items = _lines(index, connection, shown)
+        listed = _facets(index, ids, asked) if facets and total else ()
+        instead = _instead(connection, predicate) if not total else ()
+        near = nearest(connection, predicate) if not total and asked and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
     return Found.model_construct(
         items=found.items,
         next=found.next,
-        total=len(ids),
+        total=total,
         facets=listed,
         instead=instead,
+        nearest=near,
         signature=predicate.signature,
         took_ns=time.perf_counter_ns() - begin,
     )
@@ -122,39 +146,67 @@ def condition(predicate: Predicate) -> ColumnElement[bool]:
     return (machine.c.state != "retired") & predicate.where()
 
 
-def _lines(lab: Lab, connection: Connection, ids: list[str]) -> list[Line]:
-    # Not its identity and policy: reading JSON of a hundred machines takes as long as finding them.
-    columns = [machine.c[name] for name in Line.model_fields if name not in ("held", "told")]
-    rows = connection.execute(select(*columns).where(machine.c.id.in_(ids)).order_by(machine.c.name)).all()
-    holding = select(claim).where(claim.c.machine_id.in_(ids), claim.c.state.in_(("preparing", "active")))
-    held = {row.machine_id: machines.held_of(row) for row in connection.execute(holding)}
-    told = index_of(lab).told(connection, ids)
+def nearest(connection: Connection, predicate: Predicate) -> str:
+    """What a search that found nothing should have asked: which term finds none, and what there is instead."""
+    there = machine.c.state != "retired"
+    for term in predicate.terms():
+        if connection.scalar(select(machine.c.id).where(term.where(), there).limit(1)) is not None:
+            continue
+        if term.key == "name":
+            names = list(connection.scalars(select(machine.c.name).where(there)))
+            near = difflib.get_close_matches(term.equals or "", names, 3, 0.6)
+            if near:
+                return f"did you mean {' or '.join(near)}?"
+            return "a bare word is a name; anything else has a key, as in nic.driver:ice (`evenkeel lab search --keys`)"
+        return f"{term.shown} alone finds none: {_what_there_is(connection, term.key)}"
+    return "each term alone finds some, but none is all of it"
+
+
+def _what_there_is(connection: Connection, key: str) -> str:
+    """Of keys that are facets, or numbers: those have few values, or an index; a list of all flags helps nobody."""
+    known = flat.KEYS.get(key)
+    if known is not None and known.kind in ("count", "size", "speed", "frequency"):
+        range_ = select(func.min(fact.c.num), func.max(fact.c.num)).where(fact.c.key == key)
+        least, most = connection.execute(range_).one()
+        texts = [] if most is None else [words.fact(key, least)]
+        if most != least:
+            texts = [f"{texts[0]} to {words.fact(key, most)}"]
+    elif key in ("site", "state", "owner", "team"):
+        column = machine.c[key]
+        texts = list(connection.scalars(select(column).where(column != "").distinct().order_by(column).limit(9)))
+    elif known is not None and known.facet:
+        mine = select(fact.c.text).where(fact.c.key == key).group_by(fact.c.text)
+        texts = list(connection.scalars(mine.order_by(func.count().desc(), fact.c.text).limit(9)))
+    elif connection.scalar(select(fact.c.key).where(fact.c.key == key).limit(1)) is None:
+        texts = []
+    else:
+        return "others have other values"
+    more = " ..." if len(texts) > 8 else ""
+    return f"{key} is {', '.join(texts[:8])}{more} here" if texts else f"no machine has {key}"
+
+
+#: Made once, as in :mod:`evenkeel.lab.facets`.  Not identity and policy: to read JSON of a hundred machines takes as
+#: long as to find them.
+_COLUMNS = tuple(name for name in Line.model_fields if name not in ("held", "told"))
+_THESE: BindParameter[list[str]] = bindparam("ids", expanding=True)
+_LINES = select(*(machine.c[name] for name in _COLUMNS)).where(machine.c.id.in_(_THESE)).order_by(machine.c.name)
+_HOLDING = select(claim).where(claim.c.machine_id.in_(_THESE), claim.c.state.in_(("preparing", "active")))
+
+
+def _lines(index: Index, connection: Connection, ids: Sequence[str]) -> list[Line]:
+    these = {"ids": list(ids)}
+    held = {row.machine_id: machines.held_of(row) for row in connection.execute(_HOLDING, these)}
+    told = index.told(ids)
     # Rows of our own tables were checked when they were written.
     return [
-        Line.model_construct(
-            id=row.id,
-            name=row.name,
-            site=row.site,
-            owner=row.owner,
-            team=row.team,
-            state=row.state,
-            state_since_ns=row.state_since_ns,
-            state_reason=row.state_reason,
-            held=held.get(row.id),
-            told=told[row.id],
-        )
-        for row in rows
+        Line.model_construct(**dict(zip(_COLUMNS, row, strict=True)), held=held.get(row[0]), told=told[row[0]])
+        for row in connection.execute(_LINES, these)
     ]
 
 
-def _facets(
-    lab: Lab, connection: Connection, ids: list[str], rows: Sequence[Any], asked: set[str]
-) -> tuple[Facet, ...]:
-    """Those that tell machines apart, and those that were asked about."""
-    everything = connection.scalar(select(func.count()).select_from(machine)) == len(ids)
-    counts = index_of(lab).counts(connection, None if everything else ids)
-    for place, name in enumerate(("site", "state", "team"), 2):
-        counts[name] = [(text, count) for text, count in Counter(row[place] for row in rows).items() if text]
+def _facets(index: Index, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
+    """Those that tell machines apart, and those that were asked about; ``ids`` None: of all but the retired."""
+    counts = index.counts(ids)
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Away, Store, sqlite_url, telling
 
 Say = Callable[[str], None]
+_SWITCH_S = 0.0005
 
 
 def session_key(folder: Path) -> str:
@@ -108,7 +110,7 @@ def web_address(web: socket.socket) -> str:
 class Up:
     """A service that answers.  ``url``: of the pages; ``active``: set while this one may write.
 
-    ``settled``: set when it is known whether it is active or stands by.
+    ``settled``: set when it is known whether it is active or stands by; ``since_ns``: by the steady clock.
     """
 
     lab: Lab
@@ -130,6 +132,9 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
 
     ``ready``: called when the sockets are open.  Raises HeldElsewhere, WrongInput, Unreachable, LostHold.
     """
+    # A thread that computes (forecasts, pages) holds Python's lock for so long while others wait for it; a start takes
+    # the lock some twenty times, once after each statement, and 5 ms each, which is usual, would be its whole time.
+    sys.setswitchinterval(_SWITCH_S)
     folders.prepare(folder)
     ended: list[Exception] = []
     with folders.locked(folder, chosen.listen), contextlib.ExitStack() as stack:
@@ -138,7 +143,7 @@ def up(folder: Path, chosen: Settings, *, say: Say, ready: Callable[[Up], None] 
         lab = Lab(folder, store, chosen)
         app = create_app(lab, who=Identify(lab), key=session_key(folder))
         server = Server(app, lab.stopping)
-        service = Up(lab, app, chosen.url or web_address(sockets[1]), server, lab.now())
+        service = Up(lab, app, chosen.url or web_address(sockets[1]), server, lab.steady())
         app.state.service = service
         if store.engine.dialect.name == "sqlite":
             migrate.migrate(store)

@@ -519,7 +519,7 @@ def _resolve_use(use: Use, settings: Mapping[str, str], load: Callable[[str], St
             raise _Wrong(
                 ("inputs",),
                 f'step {step.kind} needs the input "{name}"' + (f": {wanted.help}" if wanted.help else ""),
-                "say where it comes from: file, git, artifact, output or baseline, under inputs",
+                f"--input {name}=PATH; in a graph, under inputs: file, git, artifact, output or baseline",
             )
         inputs[name] = taken
     made = {

@@ -69,6 +69,9 @@ def by_name(lab: Lab, actor: Actor, submission: int, name: str) -> StepInFull:
     actor.need("read", "see steps")
     with lab.store.read() as connection:
         number = connection.scalar(select(_step.id).where(_step.submission_id == submission, _step.name == name))
+        there = connection.scalar(select(schema.submission.c.id).where(schema.submission.c.id == submission))
+    if there is None:
+        raise NotFound(f"there is no submission {submission}")
     if number is None:
         raise NotFound(f"submission {submission} has no step {name!r}")
     return show(lab, actor, number)
@@ -119,7 +122,8 @@ def retry(lab: Lab, actor: Actor, number: int) -> StepInFull:
         _need_own(connection, actor, row)
         if row.state not in ("failed", "cancelled"):
             raise Conflict(
-                f"step {row.name} of submission {row.submission} is {row.state}", hint="wait until it failed"
+                f"step {row.name} of submission {row.submission} is {row.state}",
+                hint="what failed or was cancelled can be tried again; to do it anew, submit it again",
             )
         running = connection.scalar(
             select(_step.name).where(_step.id.in_(_below(connection, number)), _step.state == "running")

@@ -12,7 +12,6 @@ import contextlib
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -25,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 from evenkeel.errors import EvenkeelError, Unreachable, WrongInput
 from evenkeel.lab import schema
+from evenkeel.lab.clocks import now_ns, steady_ns
 
 T = TypeVar("T")
 #: Run within the next change of this context, in its transaction: notes that a request was carried out.
@@ -37,11 +37,6 @@ class StoreClosed(EvenkeelError):
     """The service is going down; nothing was changed."""
 
     http_status = 503
-
-
-def now_ns() -> int:
-    """Wall clock, nanoseconds since 1970.  Tests put a clock of their own into :class:`Store`."""
-    return time.time_ns()
 
 
 class Away(Unreachable):
@@ -62,10 +57,15 @@ _HOLD = 0x6576_656E_6B65_656C
 
 
 class Store:
-    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one."""
+    """``url``: ``sqlite:///path`` or ``postgresql://user@host/name``.  Raises WrongInput when it cannot be one.
 
-    def __init__(self, url: str | URL, *, clock: Callable[[], int] = now_ns) -> None:
-        self.clock = clock
+    ``clock``, ``steady``: wall time and time that passes, of the lab whose store it is (:mod:`evenkeel.lab.clocks`).
+    """
+
+    def __init__(
+        self, url: str | URL, *, clock: Callable[[], int] = now_ns, steady: Callable[[], int] = steady_ns
+    ) -> None:
+        self.clock, self.steady = clock, steady
         self.engine = _engine(url)
         self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._told = threading.Condition()
@@ -73,6 +73,7 @@ class Store:
         self._held: Connection | None = None
         #: How often the right to write was got: whoever keeps in memory what is in the database reads it anew then.
         self.holds = 0
+        self._held_ns = 0
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
@@ -130,15 +131,16 @@ class Store:
             "object_id": str(object_id),
             "data": data,
         }
-        done = connection.execute(insert(schema.event).values(row))
+        done = connection.execute(_INSERT_EVENT, row)
         seq = int(done.inserted_primary_key[0])  # type: ignore[index]
         connection.info["last_seq"] = max(seq, connection.info.get("last_seq", 0))
         return seq
 
     def events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         """Append many at once, as whole rows; for who has thousands a second."""
-        connection.execute(insert(schema.event), rows)
-        connection.info["last_seq"] = connection.scalar(select(func.max(schema.event.c.seq)))
+        done = connection.execute(_INSERT_EVENT, rows)
+        last = connection.scalar(_LAST_EVENT) if len(rows) > 1 else done.inserted_primary_key[0]  # type: ignore[index]
+        connection.info["last_seq"] = last
 
     # -- one active service on one database --------------------------------------------------------------------
 
@@ -149,8 +151,9 @@ class Store:
         other, so that two can never write.  SQLite: always True; the folder's lock file keeps others away.
         ``name``: told to those who stand by.
         """
-        if self.engine.dialect.name != "postgresql" or (self._held is not None and not self._held.invalidated):
+        if not self.shared or (self._held is not None and not self._held.invalidated):
             return True
+        began_ns = self.steady()
         with telling():
             connection = self.engine.connect()
             try:
@@ -162,22 +165,14 @@ class Store:
                 raise
         if held:
             self.holds += 1
-            before, self._held = self._held, connection
+            before = self._held
+            self._held, self._held_ns = connection, began_ns
             if before is not None:
                 before.close()
         else:
             connection.invalidate()  # its name must not stay in the pool
             connection.close()
         return held
-
-    @property
-    def elsewhere(self) -> bool:
-        """On another machine: while it does not answer here, another service may reach it."""
-        if self.engine.dialect.name != "postgresql":
-            return False
-        url = self.engine.url
-        host = url.host or str(url.query.get("host", ""))
-        return not (host.startswith("/") or host in ("", "localhost", "127.0.0.1", "::1"))
 
     @property
     def lost(self) -> bool:
@@ -190,6 +185,19 @@ class Store:
             "the connection to the database was lost, and the right to write with it",
             hint="the service asks for it again by itself; does PostgreSQL run? `systemctl status postgresql`",
         )
+
+    @property
+    def shared(self) -> bool:
+        """Whether a service on another machine can take over."""
+        return self.engine.dialect.name == "postgresql"
+
+    def held_within(self, length_ns: int) -> bool:
+        """Whether it is certain that this was the active service at some moment of the last ``length_ns``.
+
+        Certain is a commit through the connection that has the lock, from before it began.  The clock is this
+        process's own: the lock has no time in it, and PostgreSQL's ``now()`` is a wall clock that jumps like any other.
+        """
+        return self._held is None or self.steady() - self._held_ns <= length_ns
 
     def check_hold(self) -> None:
         """Raises LostHold when another service could be active by now."""
@@ -207,7 +215,7 @@ class Store:
 
     def holder(self) -> str | None:
         """Name of the active service on this database; None: none, or SQLite."""
-        if self.engine.dialect.name != "postgresql":
+        if not self.shared:
             return None
         query = text(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
@@ -265,19 +273,21 @@ class Store:
 
     def _commit(self, batch: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
-        seq = 0
+        seq, began_ns = 0, self.steady()
         try:
             with self._writing() as connection:
                 connection.info["last_seq"] = 0
+                # A change that is alone is taken back with the whole transaction.
+                part = connection.begin_nested if len(batch) > 1 else contextlib.nullcontext
                 for change, future in batch:
                     if not future.set_running_or_notify_cancel():
                         continue
                     try:
-                        with connection.begin_nested():
+                        with part():
                             result = change(connection)
                     except Exception as error:
                         future.set_exception(self._cause(error))
-                        if not _lives(connection):
+                        if len(batch) == 1 or not _lives(connection):
                             raise
                     else:
                         done.append((future, result))
@@ -290,11 +300,16 @@ class Store:
                 if not future.done():
                     future.set_exception(cause)
             return
+        self._held_ns = began_ns
         for future, result in done:
             future.set_result(result)
         if seq:
             for told in list(self._listeners):
                 told(seq)
+
+
+_INSERT_EVENT = insert(schema.event)
+_LAST_EVENT = select(func.max(schema.event.c.seq))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
@@ -26,7 +26,10 @@ MOST_STEPS = 2000
 
 
 class StepLine(Model):
-    """A step in its submission.  ``after``: names of the steps that it comes after, with the condition of the edge."""
+    """A step in its submission.  ``after``: names of the steps that it comes after, with the condition of the edge.
+
+    ``attempts``: how many; ``attempt``: the number of the last one, by which its result and artifacts are found.
+    """
 
     id: int
     name: str
@@ -35,6 +38,7 @@ class StepLine(Model):
     cause: str
     after: dict[str, str]
     attempts: int
+    attempt: int | None
     ready_ns: int | None
     started_ns: int | None
     ended_ns: int | None
@@ -114,7 +118,7 @@ def _insert(
 ) -> int:
     row: dict[str, Any] = {"name": graph.name, "kind": graph.kind, "submitter": actor.name, "team": team, "spec": spec}
     row |= {"reason": reason, "state": "open", "submitted_ns": now}
-    number = int(connection.execute(insert(schema.submission).values(row)).inserted_primary_key[0])  # type: ignore[index]
+    number = int(connection.execute(_INSERT_SUBMISSION, row).inserted_primary_key[0])  # type: ignore[index]
     rows = []
     for name, use in graph.steps.items():
         definition = use.definition()
@@ -135,8 +139,7 @@ def _insert(
                 "ready_ns": now if first else None,
             }
         )
-    returning = insert(schema.step).returning(_step.id, sort_by_parameter_order=True)
-    ids = dict(zip(graph.steps, connection.scalars(returning, rows), strict=True))
+    ids = dict(zip(graph.steps, connection.scalars(_INSERT_STEPS, rows), strict=True))
     edges = [
         {"before_id": ids[edge.step], "after_id": ids[name], "condition": edge.when}
         for name, use in graph.steps.items()
@@ -153,15 +156,18 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
     with lab.store.read() as connection:
         row = _row(connection, number)
         asked = credits.asked(connection, "submission", number)
-        steps = connection.execute(select(*_LINE).where(_step.submission_id == number).order_by(_step.id)).all()
+        steps = connection.execute(_LINES, {"number": number}).all()
         names = {step.id: step.name for step in steps}
         after: dict[int, dict[str, str]] = {}
-        edge = schema.edge.c
-        for before_id, after_id, condition in connection.execute(
-            select(edge.before_id, edge.after_id, edge.condition).where(edge.after_id.in_(list(names)))
-        ):
+        edges = connection.execute(_EDGES, {"ids": list(names)}) if len(names) > 1 else ()
+        for before_id, after_id, condition in edges:
             after.setdefault(after_id, {})[names[before_id]] = condition
-    lines = tuple(StepLine(**step._mapping, after=after.get(step.id, {})) for step in steps)
+        tried = schema.attempt.c
+        last = select(tried.step_id, func.max(tried.id)).where(tried.step_id.in_(list(names))).group_by(tried.step_id)
+        attempts: dict[int, int] = dict(connection.execute(last).tuples().all())
+    lines = tuple(
+        StepLine(**step._mapping, after=after.get(step.id, {}), attempt=attempts.get(step.id)) for step in steps
+    )
     counts: dict[str, int] = {}
     for line in lines:
         counts[line.state] = counts.get(line.state, 0) + 1
@@ -241,7 +247,7 @@ def _ended(state: str) -> str:
 
 
 def _row(connection: Connection, number: int) -> Any:
-    row = connection.execute(select(*_FIELDS).where(_sub.id == number)).one_or_none()
+    row = connection.execute(_ONE, {"number": number}).one_or_none()
     if row is None:
         raise NotFound(f"there is no submission {number}")
     return row
@@ -259,3 +265,12 @@ _LINE = (
     *(_step.id, _step.name, _step.kind, _step.state, _step.cause, _step.attempts),
     *(_step.ready_ns, _step.started_ns, _step.ended_ns),
 )
+# Made once: whoever is answered waits for what SQLAlchemy needs to see that it knows them.
+_ONE = select(*_FIELDS).where(_sub.id == bindparam("number"))
+_LINES = select(*_LINE).where(_step.submission_id == bindparam("number")).order_by(_step.id)
+_edge = schema.edge.c
+_EDGES = select(_edge.before_id, _edge.after_id, _edge.condition).where(
+    _edge.after_id.in_(bindparam("ids", expanding=True))
+)
+_INSERT_SUBMISSION = insert(schema.submission)
+_INSERT_STEPS = insert(schema.step).returning(_step.id, sort_by_parameter_order=True)

@@ -145,7 +145,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
                 run.claim_id = taken.claim_id
     going = [run for run in starts if run.node.id in still]
     if going:
-        connection.execute(insert(schema.attempt), [_row_of(run) for run in going])
+        connection.execute(_INSERT_ATTEMPT, [_row_of(run) for run in going])
         connection.execute(
             _START_STEP,
             [{"b_id": run.node.id, "b_started_ns": run.started_ns, "b_attempts": run.node.attempts} for run in going],
@@ -229,6 +229,7 @@ def _add_idle(connection: Connection, row: Mapping[str, Any]) -> None:
         connection.execute(insert(schema.idle).values(dict(row)))
 
 
+_INSERT_ATTEMPT = insert(schema.attempt)
 _STEPS_READY = select(_step.id).where(_step.id.in_(bindparam("ids", expanding=True)), _step.state == "ready")
 _SPECS = select(_step.id, _step.spec).where(_step.id.in_(bindparam("ids", expanding=True)))
 _CHANGED_SINCE = (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from evenkeel.lab import flat
 
@@ -41,6 +44,52 @@ def ago(at_ns: int | None, now_ns: int) -> str:
     if abs(apart) < _SECOND:
         return "now"
     return f"{duration(apart)} ago" if apart > 0 else f"in {duration(-apart)}"
+
+
+def cause(error: Exception) -> str:
+    """What went wrong in words: without the number that Python puts before them."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """``1 machine``, ``2 machines``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+#: Numbers of nanoseconds beyond are moments (1973), below are lengths of time (three years).
+_A_MOMENT = 10**17
+
+
+def details(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an event says besides, as a person reads it: ``("until", "2026-11-29 10:04 UTC")``; nothing empty."""
+    shown = []
+    for key, value in data.items():
+        if value in (None, "", [], {}) or (key == "machine_id" and data.get("machine")):
+            continue
+        if key.endswith("_ns") and isinstance(value, int) and not isinstance(value, bool):
+            said = f"{moment(value)} UTC" if value > _A_MOMENT else duration(value)
+            shown.append((key.removesuffix("_ns"), said))
+        else:
+            shown.append((key.replace("_", " "), _said(value)))
+    return shown
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Mapping):
+        if value.keys() == {"old", "new"}:
+            return f"{_said(value['old']) or '–'} → {_said(value['new']) or '–'}"
+        return "; ".join(f"{key} {_said(one)}" for key, one in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(_said(one) for one in value)
+    return "" if value is None else str(value)
+
+
+def subject(kind: str, id_: str, data: Mapping[str, Any]) -> str:
+    """What an event is about: ``machine host1`` rather than its number, where the event tells the name."""
+    name = data.get("name") if kind == "machine" else None
+    return f"{'reservation' if kind == 'claim' else kind} {name or id_}".rstrip()
 
 
 def size(count: int | None) -> str:

@@ -438,10 +438,14 @@ class _Reader:
                 return parse_size(text)
             if hint == Nanoseconds:
                 return parse_duration(text)
+            if typing.get_origin(hint) is typing.Annotated:  # its bounds are the model's to judge
+                hint = typing.get_args(hint)[0]
             if hint is bool:
                 return _parse_bool(text)
             if hint is int:
                 return _parse_int(text)
+            if hint is float:
+                return _parse_float(text)
         except ValueError as error:
             cure = (
                 "CPU numbers and ranges, as in 2-3,6; `evenkeel facts` shows which a host has"
@@ -525,6 +529,12 @@ def _parse_int(text: str) -> int:
     if re.fullmatch(r"-?0\d{1,17}", text, re.ASCII):
         raise ValueError(f"{text!r} is octal to some readers of YAML and decimal to others; leave out the first 0")
     raise ValueError(f"{text!r} is not a whole number")
+
+
+def _parse_float(text: str) -> float:
+    if re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.\d{1,18})?", text, re.ASCII):
+        return float(text)
+    raise ValueError(f"{text!r} is not a number")
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

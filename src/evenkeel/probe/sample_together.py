@@ -80,15 +80,16 @@ def together(
                 on_progress(int(min(spent, seconds) * 10), seconds * 10, what + shown)
             if started:
                 time.sleep(0.2)
-        for one in inside:
-            one.look(now=True)
-        return {
-            "load": running.text(),
-            "loads": running.report(),
-            "holders": holders.names(),
-            "guest_holders": {one.guest: one.names() for one in inside},
-            "jobs": answers,
-        }
+        loaded = {"load": running.text(), "loads": running.report()}
+    # The load has ended: beside it asking a guest takes many times as long.
+    for one in inside:
+        one.look(now=True)
+    return {
+        **loaded,
+        "holders": holders.names(),
+        "guest_holders": {one.guest: one.names() for one in inside},
+        "jobs": answers,
+    }
 
 
 def _failed(jobs: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[str]:

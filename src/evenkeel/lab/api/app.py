@@ -50,7 +50,7 @@ def create_app(lab: Lab, *, who: Who, key: str | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.lab = lab
-    app.state.links, app.state.devices = Links(lab.now), Devices(lab.now)
+    app.state.links, app.state.devices = Links(lab.steady), Devices(lab.steady)
     app.state.provider = None
     if lab.settings.oidc:
         from evenkeel.lab.oidc import Provider

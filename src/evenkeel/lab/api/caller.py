@@ -27,7 +27,11 @@ def asked(connection: HTTPConnection) -> Asked:
     """Raises NotLoggedIn (401)."""
     actor = actor_of(connection)
     if actor is None:
-        raise NotLoggedIn("who asks is not known", hint="log in, or send the header `Authorization: Bearer TOKEN`")
+        raise NotLoggedIn(
+            "who asks is not known",
+            hint="`evenkeel lab login URL` for people; programs have a token in EVENKEEL_LAB_TOKEN, or send it as"
+            " `Authorization: Bearer TOKEN`",
+        )
     return Asked(connection.app.state.lab, actor)
 
 

@@ -6,9 +6,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from evenkeel.errors import EvenkeelError, Where, WrongInput
+from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab.problem import OF_STATUS, body_of, status_of
 
+_PLACES = ("body", "query", "path", "header")
 MEDIA = "application/problem+json"
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}, 507: {"Retry-After": "30"}}
 
@@ -23,9 +24,11 @@ def from_validation(error: RequestValidationError) -> WrongInput:
     """What FastAPI found wrong with a request, as one of ours: the first, and the rest in ``others``."""
     found = []
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        message = str(problem["msg"])
-        found.append(WrongInput(f"{place}: {message[:1].lower()}{message[1:]}", where=Where(place)))
+        # Where in the request it stood, people need not know; its field they do, by the name that they gave it.
+        parts = [str(part) for part in problem["loc"]]
+        place = ".".join(parts[1:] if len(parts) > 1 and parts[0] in _PLACES else parts)
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        found.append(WrongInput(f"{place.removesuffix('_ns')}: {message[:1].lower()}{message[1:]}"))
     first = found[0] if found else WrongInput("the request cannot be read")
     if found[1:]:
         first.others = tuple(found[1:])  # type: ignore[attr-defined]

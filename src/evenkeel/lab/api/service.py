@@ -42,7 +42,7 @@ def service(request: Request, caller: Caller) -> Service:
         database=lab.store.engine.url.render_as_string(hide_password=True),
         active=up.active.is_set() if up else True,
         holder=lab.store.holder(),
-        up_ns=lab.now() - up.since_ns if up else 0,
+        up_ns=lab.steady() - up.since_ns if up else 0,
         events=events.last_seq(lab),
         parts=tuple(getattr(request.app.state, "parts", ())),
     )

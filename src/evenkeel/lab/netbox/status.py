@@ -60,6 +60,7 @@ def status(lab: Lab, actor: Actor) -> Status:
     config = settings.load(lab)
     full, incremental = _last(lab, "full"), _last(lab, "incremental")
     began = max(run.started_ns if run else 0 for run in (full, incremental))
+    now = lab.now()
     return Status(
         url=config.url,
         webhooks=config.webhook_secret is not None,
@@ -67,10 +68,15 @@ def status(lab: Lab, actor: Actor) -> Status:
         gone=tuple(gone),
         last_full=full,
         last_incremental=incremental,
-        next_full_ns=(full.started_ns if full else lab.now() - config.full_every) + config.full_every,
-        next_incremental_ns=(began or lab.now() - config.incremental_every) + config.incremental_every,
+        next_full_ns=_next(full.started_ns if full else 0, config.full_every, now),
+        next_incremental_ns=_next(began, config.incremental_every, now),
         fields=tuple(FieldOwner(field=f.name, owner=f.owner, netbox=f.netbox, what=f.what) for f in config.table()),
     )
+
+
+def _next(last_ns: int, every: int, now: int) -> int:
+    """At once after one that is yet to come: the clock was set back since."""
+    return last_ns + every if 0 < last_ns <= now else now
 
 
 def _last(lab: Lab, kind: str) -> Run | None:

@@ -78,10 +78,8 @@ class _Pen:
                 self.conflict(one, field, outcome.conflict, new, old, kept="netbox")
         self.connection.execute(update(schema.machine).where(schema.machine.c.id == one.row.id).values(values))
         told = {field.name: {"old": old, "new": new} for field, (old, new, _) in taken.items()}
-        by = self.report.actor.name
-        self.lab.store.event(
-            self.connection, by, "machine.edited", "machine", one.row.id, fields=told, netbox_run=self.report.run
-        )
+        said = {"name": one.row.name, "fields": told, "netbox_run": self.report.run}
+        self.lab.store.event(self.connection, self.report.actor.name, "machine.edited", "machine", one.row.id, **said)
         if {"name", "enclosure"} & told.keys():
             pool.follow(self.connection, one.row.id)
 

@@ -33,12 +33,22 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Nav:
-    """An entry of the navigation; ``place``: small numbers stand first.  ``scope``: who lacks it does not see it."""
+    """An entry of the navigation; ``place``: small numbers stand first.  ``scope``: who lacks it does not see it.
+
+    ``more``: behind *More*, for what few need every day; ``also``: other paths that belong to it.
+    """
 
     title: str
     path: str
     place: int
     scope: str = "read"
+    more: bool = False
+    also: tuple[str, ...] = ()
+
+    def holds(self, here: str) -> bool:
+        """Whether the page at ``here`` belongs to it."""
+        paths = (self.path, *self.also)
+        return any(here == path or (path != "/" and here.startswith(f"{path}/")) for path in paths)
 
 
 def mount(app: FastAPI, found: Sequence[APIRouter]) -> None:
@@ -81,7 +91,14 @@ def error(request: Request, found: EvenkeelError) -> Response:
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         there = f"/login?next={quote(here if request.method == 'GET' and not htmx else '/')}"
         return Response(status_code=401, headers={"HX-Redirect": there}) if htmx else RedirectResponse(there, 303)
-    answer = render(request, "notice.html" if htmx else "error.html", status=status, error=found, code=status)
+    answer = render(
+        request,
+        "notice.html" if htmx else "error.html",
+        status=status,
+        error=found,
+        code=status,
+        posted=request.method != "GET",
+    )
     if htmx:
         answer.headers.update({"HX-Retarget": "#notice", "HX-Reswap": "innerHTML"})
     return answer

@@ -10,7 +10,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter()
-NAV = Nav("Agents", "/agents", 45)
+NAV = Nav("Agents", "/agents", 45, more=True)
 
 
 @router.get("/agents")

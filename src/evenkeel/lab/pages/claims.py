@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from evenkeel.documents.quantity import parse_duration
 from evenkeel.errors import WrongInput
-from evenkeel.lab import claims
+from evenkeel.lab import claims, machines
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.claims import Lane, Span
 from evenkeel.lab.limits import DAY
@@ -19,7 +19,7 @@ from evenkeel.lab.pages.machines import Text, made
 from evenkeel.lab.predicate import PredicateError
 
 router = APIRouter()
-NAV = Nav("Reservations", "/reservations", 15)
+NAV = Nav("Reservations", "/reservations", 15, also=("/calendar",))
 
 
 @router.get("/reservations")
@@ -75,12 +75,14 @@ def _moment(text: str) -> int:
 @router.get("/reservations/{number}")
 def show(request: Request, caller: Caller, number: int) -> HTMLResponse:
     one = claims.get(caller.lab, caller.actor, number)
+    owner = machines.get(caller.lab, caller.actor, one.machine) if one.machine else None
     template = "claims/state.html" if request.headers.get("HX-Target") == "state" else "claims/show.html"
     return render(
         request,
         template,
         one=one,
         mine=caller.actor.owns(one.holder, one.team),
+        owns_machine=owner is not None and caller.actor.owns(owner.owner, owner.team),
         happened=claims.history(caller.lab, caller.actor, number),
     )
 
@@ -90,7 +92,7 @@ def extend(request: Request, caller: Caller, number: int, by: Text) -> Response:
     try:
         by_ns = parse_duration(by)
     except ValueError as error:
-        raise WrongInput(str(error)) from None
+        raise WrongInput(str(error), hint="as in 4h or 2d") from None
     claims.extend(caller.lab, caller.actor, number, by_ns)
     return back(request, f"/reservations/{number}")
 

@@ -22,9 +22,9 @@ def page(request: Request, caller: Caller, machine: str) -> HTMLResponse:
     with lab.store.read() as connection:
         found = touch.find(connection, machine)
     try:
-        state, why_not = console.state(lab, actor, machine), ""
+        state, why_not = console.state(lab, actor, machine), None
     except EvenkeelError as error:
-        state, why_not = None, error.message
+        state, why_not = None, error
     return render(
         request,
         "console/console.html",

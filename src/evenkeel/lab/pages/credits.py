@@ -12,7 +12,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter()
-NAV = Nav("Priority", "/priority", 50)
+NAV = Nav("Priority", "/priority", 50, more=True)
 
 
 @router.get("/priority")

@@ -5,15 +5,15 @@ Steps stand in columns, each one column after the last step that it comes after;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup, escape
 
 from evenkeel.lab.submissions import StepLine
 
-WIDE, HIGH = 168, 46
-_ACROSS, _DOWN, _EDGE = 70, 18, 8
-_LETTERS = 20
+WIDE, HIGH = 150, 46
+_ACROSS, _DOWN, _EDGE = 96, 18, 8
+_LETTERS = 18
 #: So that a state is not told by its colour alone.
 SIGNS = {
     "blocked": "◌", "ready": "○", "running": "▶", "passed": "✓", "failed": "✗", "cancelled": "⊘", "skipped": "–",
@@ -30,11 +30,24 @@ def drawn(lines: Sequence[StepLine]) -> Markup:
             width, height, f"{len(lines)} steps, in the order in which they come after each other"
         )
     ]
-    for line in lines:
-        for before, condition in line.after.items():
-            parts.append(_edge(places[before], places[line.name], condition))
+    edges = [(places[before], places[line.name], text) for line in lines for before, text in _said(line, lines)]
+    parts += [_edge(start, end) for start, end, _ in edges]
+    parts += [_when(start, end, text) for start, end, text in edges if text]
     parts += [_box(line, *places[line.name]) for line in lines]
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _said(line: StepLine, lines: Sequence[StepLine]) -> Iterator[tuple[str, str]]:
+    """What it comes after, without what follows from the rest: such lines would cross the boxes between."""
+    after = {one.name: set(one.after) for one in lines}
+    further: set[str] = set()
+    waiting = [name for before in line.after for name in after.get(before, ())]
+    while waiting:
+        name = waiting.pop()
+        if name not in further:
+            further.add(name)
+            waiting += after.get(name, ())
+    return ((before, text) for before, text in line.after.items() if text or before not in further)
 
 
 def _places(lines: Sequence[StepLine]) -> dict[str, tuple[int, int]]:
@@ -60,13 +73,18 @@ def _places(lines: Sequence[StepLine]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _edge(start: tuple[int, int], end: tuple[int, int], condition: str) -> Markup:
+def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:
     x1, y1, x2, y2 = start[0] + WIDE, start[1] + HIGH // 2, end[0], end[1] + HIGH // 2
     middle = (x1 + x2) // 2
-    path = Markup('<path d="M{0} {1}C{2} {1} {2} {3} {4} {3}"/>').format(x1, y1, middle, y2, x2)
-    if not condition:
-        return path
-    return path + Markup('<text class="when" x="{}" y="{}">{}</text>').format(x1 + 6, y1 - 5, _short(condition, 24))
+    return Markup('<path d="M{0} {1}C{2} {1} {2} {3} {4} {3}"/>').format(x1, y1, middle, y2, x2)
+
+
+def _when(start: tuple[int, int], end: tuple[int, int], condition: str) -> Markup:
+    """In the middle of its line: there those of one step that lead to several, or from several, stand apart."""
+    x, y = (start[0] + WIDE + end[0]) // 2, (start[1] + end[1] + HIGH) // 2
+    return Markup('<text class="when" x="{}" y="{}">{}<title>{}</title></text>').format(
+        x, y - 5 if start[1] == end[1] else y + 4, _short(condition, 16), condition
+    )
 
 
 def _box(line: StepLine, x: int, y: int) -> Markup:

@@ -12,7 +12,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter()
-NAV = Nav("Health", "/health", 40)
+NAV = Nav("Health", "/health", 40, more=True)
 _SHOWN_NS = 14 * energy.DAY_NS
 
 

@@ -12,7 +12,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, render
 
 router = APIRouter()
-NAV = Nav("Log", "/log", 90)
+NAV = Nav("Log", "/log", 90, more=True)
 Word = Annotated[str, Query(max_length=200)]
 
 
@@ -37,4 +37,4 @@ def log(
         object_=chosen["object"],
         object_id=chosen["id"],
     )
-    return render(request, "log/log.html", found=found, chosen=chosen)
+    return render(request, "log/log.html", found=found, chosen=chosen, types=events.types())

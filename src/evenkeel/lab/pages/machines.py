@@ -24,7 +24,7 @@ from evenkeel.lab.predicate import PredicateError
 from evenkeel.lab.words import fact
 
 router = APIRouter()
-NAV = Nav("Machines", "/machines", 10)
+NAV = Nav("Machines", "/machines", 10, also=("/use",))
 M = TypeVar("M", bound=Model)
 Text = Annotated[str, Form(max_length=10_000)]
 #: Groups of flat facts on the page of a machine, in this order.
@@ -65,6 +65,7 @@ def find(request: Request, caller: Caller, q: str = "", after: str | None = None
         request,
         "machines/found.html" if htmx else "machines/list.html",
         q=q,
+        keys=flat.KEYS,
         found=found,
         wrong=wrong,
         kept=kept,

@@ -16,7 +16,7 @@ from evenkeel.lab.netbox.status import status
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter(prefix="/netbox")
-NAV = Nav("NetBox", "/netbox", 70)
+NAV = Nav("NetBox", "/netbox", 70, more=True)
 
 
 @router.get("")

@@ -13,7 +13,7 @@ from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
 router = APIRouter()
-NAV = Nav("People", "/people", 80)
+NAV = Nav("People", "/people", 80, more=True)
 _DAY = 86_400 * 10**9
 
 

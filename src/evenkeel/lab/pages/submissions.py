@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
+from evenkeel.errors import WrongInput
 from evenkeel.lab import forecasts, submissions
 from evenkeel.lab import queue as queues
 from evenkeel.lab.api.caller import Caller
@@ -15,7 +16,7 @@ from evenkeel.lab.pages.graph import drawn
 from evenkeel.lab.step import read_graph_text, shipped
 
 router = APIRouter()
-NAV = Nav("Submissions", "/submissions", 25)
+NAV = Nav("Submissions", "/submissions", 25, also=("/steps",))
 _STATES = ("open", "passed", "failed", "cancelled")
 EXAMPLE = """version: 1
 name: hello
@@ -45,18 +46,21 @@ def listing(
 @router.get("/submissions/new")
 def new(request: Request, caller: Caller) -> Response:
     caller.actor.need("submit", "submit steps")
-    return render(request, "submissions/new.html", text=EXAMPLE, shipped=list(shipped()))
+    return render(request, "submissions/new.html", text=EXAMPLE, shipped=list(shipped()), error=None)
 
 
 @router.post("/submissions")
 def submit(
     request: Request,
     caller: Caller,
-    text: Annotated[str, Form(max_length=1 << 20)],
+    text: Annotated[str, Form(max_length=1 << 20)] = "",
     urgent: Annotated[bool, Form()] = False,
     reason: Annotated[str, Form(max_length=2000)] = "",
 ) -> Response:
-    made = submissions.submit(caller.lab, caller.actor, read_graph_text(text), urgent=urgent, reason=reason)
+    try:
+        made = submissions.submit(caller.lab, caller.actor, read_graph_text(text), urgent=urgent, reason=reason)
+    except WrongInput as error:  # beside the text that it is about
+        return render(request, "submissions/new.html", status=422, text=text, shipped=list(shipped()), error=error)
     return back(request, f"/submissions/{made.id}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -22,14 +23,20 @@ Reading = Literal["on", "off", "unknown"]
 Method = Literal["ssh", "hypervisor", "bmc", "pdu"]
 
 T = TypeVar("T")
+#: Between off and on of a chassis that knows no power cycle.
+_LOOK_S, _OFF_S, _ON_TRIES = 0.5, 15.0, 3
 
 
 class PowerFailed(EvenkeelError):
-    """A driver could not do it.  ``silent``: nothing answered at all, which tells nothing about the machine."""
+    """A driver could not do it.  ``silent``: nothing answered at all, which tells nothing about the machine.
 
-    def __init__(self, message: str, *, silent: bool = False, hint: str | None = None) -> None:
+    ``late``: the command went out and was not answered in time, so it may be obeyed yet.
+    """
+
+    def __init__(self, message: str, *, silent: bool = False, late: bool = False, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.silent = silent
+        self.late = late
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,40 @@ def driver_for(way: Way) -> Driver:
 
         return Virtual(way)
     raise WrongInput(f"no power driver {way.driver!r}", hint="ssh, redfish, ipmi, pdu or virtual")
+
+
+def off_and_on(driver: Driver, what: str, deadline_s: float) -> str:
+    """Cut the power of a chassis that knows no power cycle.  Raises PowerFailed.
+
+    Once ``off`` was sent, ``on`` is too, whatever is heard meanwhile: a machine is not left without power.
+    """
+    end = time.monotonic() + _OFF_S
+    try:
+        how = driver.act("off", deadline_s)
+    except PowerFailed as error:
+        if not error.late:
+            raise
+        how = error.message
+    while not (is_off := _says_off(driver, deadline_s)) and time.monotonic() < end:
+        time.sleep(_LOOK_S)
+    for tries in range(_ON_TRIES):
+        try:
+            how = f"{how}, then {driver.act('on', deadline_s)}"
+            break
+        except PowerFailed as error:
+            if error.late or tries == _ON_TRIES - 1:
+                raise
+        time.sleep(_LOOK_S)
+    if not is_off:
+        raise PowerFailed(f"{what}: not off {_OFF_S:g} s after {how}")
+    return how
+
+
+def _says_off(driver: Driver, deadline_s: float) -> bool:
+    try:
+        return driver.status(deadline_s) == "off"
+    except PowerFailed:
+        return False
 
 
 def within(deadline_s: float, what: str, function: Callable[[], T]) -> T:

@@ -16,13 +16,18 @@ import subprocess
 import time
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on
 
 #: SHA-256 as IPMI 2.0 has it since 2013, then SHA-1, which every BMC with RMCP+ has.
 CIPHERS = (17, 3)
 _PORT = 623
 _ASKED = 3
 _WATTS = re.compile(r"Instantaneous power reading:\s*([\d.]+)\s*Watts")
+#: ipmitool's words for the completion codes C1h, CCh and D5h (table 5-2).  virtualbmc 3.3.0 answers CCh.
+_KNOWS_NO_CYCLE = ("Invalid command", "Invalid data field in request", "not supported in present state")
+#: Its words for: a session, but no answer to the command; and what it says besides, for nobody hears the end either.
+_NO_ANSWER = ("Unable to set Chassis Power Control", "Unable to get Chassis Power Status")
+_NO_END = "Close Session command failed"
 #: ipmitool's own words for: no session.
 _NO_SESSION = "Unable to establish IPMI v2 / RMCP+ session"
 
@@ -76,6 +81,7 @@ class Ipmitool:
         self._way = way
         self.host, self.port = way.host_and_port(_PORT)
         self._kept: int | None = way.options.get("cipher")
+        self._trip_s = 0.0
 
     @property
     def cipher(self) -> int | None:
@@ -99,7 +105,8 @@ class Ipmitool:
         time: some 40 round trips, so 30 s for one that takes 0.75 s for each.
         """
         begin = time.monotonic()
-        trip_s = hello(self.host, self.port, min(deadline_s, 2.4))
+        # A slow one answers fast now and then: what was slow before gets time for a while.
+        self._trip_s = trip_s = max(self._trip_s / 2, hello(self.host, self.port, min(deadline_s, 2.4)))
         wait_s = 1 + math.ceil(2 * trip_s)
         end = begin + max(deadline_s, 40 * trip_s)
         ciphers = CIPHERS if self._kept is None else (self._kept, *(c for c in CIPHERS if c != self._kept))
@@ -116,14 +123,18 @@ class Ipmitool:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise PowerFailed(f"BMC {self.host}: no answer to {words[0]!r} in time", silent=True) from None
+                raise PowerFailed(
+                    f"BMC {self.host}: no answer to {' '.join(words)!r} in time", silent=True, late=True
+                ) from None
             if _NO_SESSION not in done.stderr:
                 if cipher != self._kept:
                     self._kept = cipher
                     self._way.learned("cipher", cipher)
                 if done.returncode:
-                    said = (done.stderr or done.stdout).strip().splitlines()
-                    raise PowerFailed(f"BMC {self.host}: {said[-1][:200] if said else 'refused'}")
+                    said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line != _NO_END]
+                    mute = any(line.startswith(_NO_ANSWER) for line in said)
+                    message = f"BMC {self.host}: {said[-1][:200] if said else 'refused'}"
+                    raise PowerFailed(message, silent=mute, late=mute)
                 return done.stdout
         raise PowerFailed(
             f"BMC {self.host} answers, but opens no session (cipher suites {', '.join(map(str, ciphers))} tried)",
@@ -145,7 +156,13 @@ class Ipmi:
         return "on" if "Power is on" in said else "off" if "Power is off" in said else "unknown"
 
     def act(self, action: Action, deadline_s: float) -> str:
-        self.tool.run("chassis", "power", action, deadline_s=deadline_s)
+        try:
+            self.tool.run("chassis", "power", action, deadline_s=deadline_s)
+        except PowerFailed as error:
+            # A power cycle is optional (28.3), and may be refused while the power is off.
+            if action != "cycle" or not any(words in error.message for words in _KNOWS_NO_CYCLE):
+                raise
+            return off_and_on(self, f"BMC {self.tool.host}", deadline_s)
         return f"ipmitool chassis power {action}, cipher suite {self.tool.cipher}"
 
     def watts(self, deadline_s: float) -> float | None:

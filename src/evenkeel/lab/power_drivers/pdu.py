@@ -6,6 +6,7 @@ exit code: 0 done or on, 2 off (FenceAgentAPI.md).  An outlet that is on says no
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -36,7 +37,14 @@ class Pdu:
         return "on" if code == 0 else "off" if code == 2 else "unknown"
 
     def act(self, action: Action, deadline_s: float) -> str:
-        code, said = self._run(_ACTIONS[action], deadline_s)
+        try:
+            code, said = self._run(_ACTIONS[action], deadline_s)
+        except PowerFailed as error:
+            if error.late and action == "cycle":
+                # The agent may have been ended between off and on, and no outlet stays off because of that.
+                with contextlib.suppress(PowerFailed):
+                    self._run("on", deadline_s)
+            raise
         if code:
             raise PowerFailed(f"PDU {self._way.address}: {self._agent} ended with {code}: {said}")
         return f"{self._agent} {_ACTIONS[action]}"
@@ -49,9 +57,7 @@ class Pdu:
         if program is None:
             raise PowerFailed(f"{self._agent} is not installed", hint="apt-get install fence-agents")
         more = {key: value for key, value in self._way.options.items() if key not in ("agent", "port")}
-        host, _, port = (
-            self._way.address.rpartition(":") if self._way.address.count(":") == 1 else (self._way.address, "", "")
-        )
+        host, port = self._way.host_and_port(0)
         lines = {"ip": host, **({"ipport": port} if port else {}), **more, "action": action}
         credentials = self._way.credentials
         lines |= {"username": credentials.user, "password": credentials.password} if credentials.user else {}
@@ -63,6 +69,8 @@ class Pdu:
                 [program], input=text, capture_output=True, text=True, errors="replace", timeout=deadline_s, check=False
             )
         except subprocess.TimeoutExpired:
-            raise PowerFailed(f"PDU {self._way.address}: no answer within {deadline_s:g} s", silent=True) from None
+            raise PowerFailed(
+                f"PDU {self._way.address}: no answer within {deadline_s:g} s", silent=True, late=True
+            ) from None
         said = (done.stderr or done.stdout).strip().splitlines()
         return done.returncode, said[-1][:200] if said else ""

@@ -7,13 +7,14 @@ ladder has the next rung.
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, within
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on, within
 
 T = TypeVar("T")
 #: ResetType of Redfish's ComputerSystem.Reset.
@@ -23,8 +24,6 @@ _RESETS: dict[str, tuple[str, ...]] = {
     "reset": ("ForceRestart",),
     "cycle": ("PowerCycle",),
 }
-#: Between off and on of a chassis that knows no power cycle.
-_LOOK_S, _OFF_S = 0.5, 15.0
 
 
 class Redfish:
@@ -49,13 +48,10 @@ class Redfish:
     def act(self, action: Action, deadline_s: float) -> str:
         if action == "cycle" and not self._ask(deadline_s, _knows_cycle):
             # A restart would not cut the power.
-            end = time.monotonic() + _OFF_S
-            how = self.act("off", deadline_s)
-            while self.status(deadline_s) != "off":
-                if time.monotonic() > end:
-                    raise PowerFailed(f"BMC {self._where[0]}: not off {_OFF_S:g} s after {how}")
-                time.sleep(_LOOK_S)
-            return f"{how}, then {self.act('on', deadline_s)}"
+            return off_and_on(self, f"BMC {self._where[0]}", deadline_s)
+
+        end = time.monotonic() + deadline_s
+        sent = threading.Event()
 
         def command(system: Any) -> str:
             reset = system.json["Actions"]["#ComputerSystem.Reset"]
@@ -63,10 +59,18 @@ class Redfish:
             kind = next((kind for kind in _RESETS[action] if kind in can), None)
             if kind is None:
                 raise PowerFailed(f"BMC {self._where[0]} knows no {action}, only {', '.join(can)}")
+            if time.monotonic() > end:
+                # Who asked has gone on: to another way, or to telling that it failed.
+                raise PowerFailed(f"BMC {self._where[0]}: too late to {action}", silent=True)
+            sent.set()
             system._conn.post(reset["target"], data={"ResetType": kind})
             return f"Redfish ResetType {kind}"
 
-        return self._ask(deadline_s, command)
+        try:
+            return self._ask(deadline_s, command)
+        except PowerFailed as error:
+            error.late = error.silent and sent.is_set()
+            raise
 
     def watts(self, deadline_s: float) -> float | None:
         def read(system: Any) -> float | None:
@@ -103,7 +107,8 @@ class Redfish:
                 )
                 return ask(root.get_system(self._way.options.get("system")))
             except (sushy.exceptions.SushyError, requests.exceptions.RequestException, KeyError) as error:
-                raise PowerFailed(f"BMC {self._where[0]}: {str(error)[:300]}") from None
+                mute = isinstance(error, sushy.exceptions.ConnectionError)  # a time-out as well
+                raise PowerFailed(f"BMC {self._where[0]}: {str(error)[:300]}", silent=mute) from None
 
         return within(deadline_s, f"BMC {self._where[0]}", talk)
 

@@ -16,6 +16,8 @@ from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
 from evenkeel.machines.ssh import SshTarget
 
 _LOOK = "cat /proc/sys/kernel/random/boot_id /proc/uptime /proc/loadavg"
+#: ssh's words for: it never came as far as the command.
+_NEVER_THERE = ("connect to host", "resolve hostname", "banner exchange", "kex_exchange_identification")
 _COMMANDS: dict[str, str] = {"off": "poweroff", "reset": "reboot"}
 
 
@@ -102,5 +104,8 @@ class Ssh:
             why = said[-1][:200] if said else f"ended with {done.returncode}"
             # 255 is ssh's own; a refused key still shows that somebody answers.
             refused = "Permission denied" in why or "Host key verification failed" in why
-            raise PowerFailed(f"ssh {self._way.address}: {why}", silent=done.returncode == 255 and not refused)
+            silent = done.returncode == 255 and not refused
+            # A host that goes down at once cuts off its own answer: seen with busybox' reboot.
+            late = silent and not any(words in why for words in _NEVER_THERE)
+            raise PowerFailed(f"ssh {self._way.address}: {why}", silent=silent, late=late)
         return done.stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 from evenkeel.documents.base import Model
 from evenkeel.errors import NotAsWanted
 from evenkeel.machines.virtual.image import Image
-from evenkeel.machines.virtual.qemu import OVERLAY, Qemu, Qmp
+from evenkeel.machines.virtual.qemu import EMULATED_CPU, OVERLAY, Qemu, Qmp
 from evenkeel.machines.virtual.run import disk_full
 from evenkeel.machines.virtual.spec import HostSpec
 
@@ -26,11 +26,12 @@ _SAVE_S = 120.0
 
 
 class Booted(Model):
-    """``booted.json``: which host it was, and by which QEMU."""
+    """``booted.json``: which host it was, by which QEMU, and with which CPU."""
 
     name: str
     uuid: str
     qemu: str
+    cpu: str
     spec: HostSpec
 
 
@@ -50,7 +51,8 @@ def find(image: Image, name: str, spec: HostSpec, qemu: Qemu) -> Booted | None:
         kept = Booted.model_validate_json((folder / META).read_text())
     except (OSError, ValueError):
         return None
-    return kept if (kept.name, kept.spec, kept.qemu) == (name, spec, qemu.text) else None
+    same = (kept.name, kept.spec, kept.qemu, kept.cpu) == (name, spec, qemu.text, EMULATED_CPU)
+    return kept if same else None
 
 
 def forget(image: Image, name: str) -> None:
@@ -77,7 +79,9 @@ def keep(image: Image, name: str, uuid: str, spec: HostSpec, qemu: Qemu, host: P
                 shutil.copyfile(host / OVERLAY, work / OVERLAY)
             finally:
                 qmp.call("cont")
-        (work / META).write_text(Booted(name=name, uuid=uuid, qemu=qemu.text, spec=spec).model_dump_json() + "\n")
+        (work / META).write_text(
+            Booted(name=name, uuid=uuid, qemu=qemu.text, cpu=EMULATED_CPU, spec=spec).model_dump_json() + "\n"
+        )
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     finally:

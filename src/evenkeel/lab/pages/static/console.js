@@ -27,7 +27,7 @@
     writes = told.you_write;
     const who = writes ? "you write" : told.writer ? `${told.writer} writes, you read` : "nobody writes";
     const others = told.readers.length > 1 ? `, ${told.readers.length} read` : "";
-    if (told.line === "up") chip("good", `${who}${others}`);
+    if (told.line === "up") chip(told.why ? "warn" : "good", `${who}${others}${told.why ? `; ${told.why}` : ""}`);
     else chip("warn", `line down: ${told.why}`);
     by("console-ask").hidden = writes;
     by("console-give").hidden = !writes;

@@ -10,8 +10,20 @@
     }
   };
   local(document);
-  // On a phone the navigation is wider than the page.
-  document.querySelector(".top nav [aria-current]")?.scrollIntoView({block: "nearest", inline: "center"});
+  // A moment that is chosen here is the reader's too, and is sent in UTC.
+  for (const zone of document.querySelectorAll(".zone")) zone.textContent = zone.textContent.replace("UTC", "your time");
+  document.addEventListener("formdata", (event) => {
+    for (const input of event.target.querySelectorAll("input[type=datetime-local][name]"))
+      if (input.value) event.formData.set(input.name, new Date(input.value).toISOString());
+  });
+  // The menu behind "More" closes by Escape, and by a click or a focus elsewhere.
+  const more = document.querySelector(".top .more");
+  const close = (event) => { if (more?.open && !more.contains(event.target)) more.open = false; };
+  document.addEventListener("click", close);
+  document.addEventListener("focusin", close);
+  more?.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { more.open = false; more.querySelector("summary").focus(); }
+  });
   document.addEventListener("htmx:load", (event) => local(event.detail.elt));
   document.addEventListener("htmx:beforeRequest", () => { document.getElementById("notice").replaceChildren(); });
   document.addEventListener("htmx:sendError", () => {
