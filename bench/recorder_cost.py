@@ -1,8 +1,11 @@
 """What recording costs a guest, beside cyclictest in the same guest: ``python bench/recorder_cost.py PLAN GUEST``.
 
 The recorder runs in the guest as `evenkeel spikes` runs it; then cyclictest with a timer of the same period, on the
-same vCPU.  Shown is CPU time as a share of one vCPU: of the recorder with all that it starts, of the kernel's timerlat
-thread, of cyclictest.  The guest must run, with its agent and cyclictest.  Without a plan nothing is measured.
+same vCPU; so in turns.  Shown is CPU time as a share of one vCPU, in the middle of the rounds and from the least to the
+most: of the recorder with all that it starts (the goal: 3 % at most), of the kernel's timerlat thread, of cyclictest.
+The guest must run, with its agent and cyclictest.  ``--virtual`` takes no plan: it makes a virtual host, tunes it as
+the tests do, and removes it in the end (about eight minutes; in emulation all three are dearer than on hardware).
+Without either nothing is measured.
 """
 
 from __future__ import annotations
@@ -10,9 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import statistics
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evenkeel.documents.plan import Plan
 from evenkeel.machines.address import resolve
@@ -20,6 +27,10 @@ from evenkeel.machines.protocol import Probe
 from evenkeel.measure.guest import guest_call, guest_exec
 
 PERIOD_US = 1000
+#: Share of a vCPU that the recorder may take.
+GOAL = 0.03
+#: A guest that still boots is waited for so long; in emulation it was seen to take a minute.
+BOOT_S = 200.0
 #: One look at the guest: its uptime, what a process and its ended children took, and what each thread of timerlat took.
 LOOK = r"""
 cat /proc/uptime
@@ -34,39 +45,62 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", nargs="?", type=Path)
     parser.add_argument("guest", nargs="?")
-    parser.add_argument("--for", dest="seconds", type=int, default=20)
+    parser.add_argument("--virtual", action="store_true", help="on a virtual host that is made for it")
+    parser.add_argument("--for", dest="seconds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each, in turns (default 3)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.plan or not arguments.guest:
-        print("not measured: say a plan that is applied and one of its guests, which runs")
-        return 0
-    plan = Plan.from_json(arguments.plan.read_text(), file=str(arguments.plan))
-    found = measure(plan, arguments.guest, arguments.seconds)
+    with ExitStack() as stack:
+        if arguments.virtual:
+            from tests.virtual.tuned import tuned
+
+            plan, guest = stack.enter_context(tuned("recorder-cost")).plan, "plc"
+        elif arguments.plan and arguments.guest:
+            plan = Plan.from_json(arguments.plan.read_text(), file=str(arguments.plan))
+            guest = arguments.guest
+        else:
+            print("not measured: say a plan that is applied and one of its guests, which runs; or --virtual")
+            return 0
+        found = measure(plan, guest, arguments.seconds, arguments.rounds)
+    middle = {name: statistics.median(shares) for name, shares in found.items()}
     if arguments.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(f"guest {arguments.guest}, {arguments.seconds} s each, a timer of {PERIOD_US} us; shares of one vCPU")
-        for name, share in found.items():
-            print(f"{name:10} {share:7.2%}")
-        print(f"ratio      {found['recorder'] / found['cyclictest']:7.2f}  (recorder / cyclictest)")
+        print(json.dumps({"rounds": found, "goal": GOAL, "met": middle["recorder"] <= GOAL}, indent=2))
+        return 0
+    print(f"guest {guest}, {arguments.rounds} times {arguments.seconds} s each, a timer of {PERIOD_US} us; of one vCPU")
+    for name, shares in found.items():
+        goal = f"   goal {GOAL:.0%}" if name == "recorder" else ""
+        print(f"{name:10} {middle[name]:7.2%}   ({min(shares):.2%} to {max(shares):.2%}){goal}")
+    print(f"ratio      {middle['recorder'] / middle['cyclictest']:7.2f}   (recorder / cyclictest)")
     return 0
 
 
-def measure(plan: Plan, guest: str, seconds: int) -> dict[str, float]:
+def measure(plan: Plan, guest: str, seconds: int, rounds: int) -> dict[str, list[float]]:
     host, wanted = next((host, one) for host in plan.hosts for one in host.guests if one.name == guest)
     vcpus = list(wanted.realtime_vcpus) or [0]
     machine = resolve(host.address)
+    found: dict[str, list[float]] = {"recorder": [], "timerlat": [], "cyclictest": []}
     try:
         with machine.probe() as probe:
-            recorder, timerlat = recording(probe, guest, vcpus, seconds)
-            return {"recorder": recorder, "timerlat": timerlat, "cyclictest": cyclictest(probe, guest, vcpus, seconds)}
+            for _ in range(rounds):
+                recorder, timerlat = recording(probe, guest, vcpus, seconds)
+                found["recorder"].append(recorder)
+                found["timerlat"].append(timerlat)
+                found["cyclictest"].append(cyclictest(probe, guest, vcpus, seconds))
+        return found
     finally:
         machine.close()
 
 
 def recording(probe: Probe, guest: str, vcpus: list[int], seconds: int) -> tuple[float, float]:
     started = guest_call(
-        probe, guest, "recording_guest_start", vcpus=vcpus, seconds=seconds + 300, period_us=PERIOD_US, timeout_s=180.0
+        probe,
+        guest,
+        "recording_guest_start",
+        vcpus=vcpus,
+        seconds=seconds + 300,
+        period_us=PERIOD_US,
+        limit_s=BOOT_S,
+        timeout_s=BOOT_S + 60,
     )
     try:
         first = look(probe, guest, started["pid"])

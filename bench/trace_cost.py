@@ -2,9 +2,11 @@
 bench/trace_cost.py``.
 
 The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
-way to ask, in turns.  Shown is the speed as a share of the base's; a chunk counts by its quickest tenth, because what
-disturbs a chunk can only make it slower, and the base is taken anew before each way.  ``nothing`` is a BPF program
-that only returns: no raw tracepoint can be cheaper.
+way to ask, in turns.  Shown is the speed as a share of the base's, by the CPU time of the thread in the quickest few
+of many short chunks, because what disturbs can only make it slower; and in brackets from which to which 95 of 100 such
+numbers would be.  The tools beside it take seconds to attach, so they have fewer turns, and longer ones.
+``nothing`` is a BPF program that only returns, on the raw tracepoint: nothing that counts there can be cheaper.  The
+last column is the speed as a share of the speed with it, in the same round; 1 is the most that a kernel gives.
 Root and x86 are needed.  What is missing is said and is no failure of the benchmark.
 """
 
@@ -15,23 +17,27 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.peers import seen_by
+from bench.peers import seen_by, turns
+from bench.peers.turns import Turn
 
 from evenkeel.probe.trace import question, sources
 from evenkeel.probe.trace.assembler import R0, Assembler
-from evenkeel.probe.trace.calibrate import EVENT, getuid_loop
+from evenkeel.probe.trace.loops import GETUID as EVENT
+from evenkeel.probe.trace.loops import getuid_loop
 
-CHUNKS, CALLS = 60, 2000
+#: Without and with, each time; of the tools beside, which take their time to come and go.
+PHASE_S, TOOL_S = 0.005, 0.05
+#: Of a chunk.
+CALLS = 1000
+NOTHING = "nothing, raw_tp"
 
 
 class Way(NamedTuple):
@@ -41,6 +47,7 @@ class Way(NamedTuple):
     attached: Callable[[], contextlib.AbstractContextManager[None]]
     peer: str | None = None
     goal: float | None = None
+    tool: bool = False
 
 
 @contextlib.contextmanager
@@ -68,7 +75,7 @@ def nothing() -> Iterator[None]:
 
 def ways() -> list[Way]:
     found = [
-        Way("nothing, raw_tp", nothing),
+        Way(NOTHING, nothing),
         Way("count, raw_tp", lambda: ours("raw_tp", "count"), "bpftrace count()", 0.72),
         Way("count, tp_btf", lambda: ours("tp_btf", "count"), "bpftrace count()"),
         Way("count, perf", lambda: ours("perf", "count"), "perf stat -a"),
@@ -81,67 +88,88 @@ def ways() -> list[Way]:
         Way("record, ring", lambda: ours("ring", "record")),
     ]
     if shutil.which("perf"):
-        found.append(Way("perf stat -a", lambda: seen_by("perf", "stat", "-a", "-e", EVENT)))
+        found.append(Way("perf stat -a", lambda: seen_by("perf", "stat", "-a", "-e", EVENT), tool=True))
     if shutil.which("bpftrace"):
         probe = f"tracepoint:{EVENT}"
-        found.append(Way("bpftrace count()", lambda: seen_by("bpftrace", "-e", probe + " { @ = count(); }")))
-        found.append(Way("bpftrace @[pid]", lambda: seen_by("bpftrace", "-e", probe + " { @[pid] = count(); }")))
+        found.append(Way("bpftrace count()", lambda: seen_by("bpftrace", "-e", probe + " { @ = count(); }"), tool=True))
+        found.append(
+            Way("bpftrace @[pid]", lambda: seen_by("bpftrace", "-e", probe + " { @[pid] = count(); }"), tool=True)
+        )
     return found
 
 
-def chunk_ns(loop: Callable[[int], None]) -> float:
-    """Nanoseconds of a call: the first tenth of the chunks."""
-    found = []
-    for _ in range(CHUNKS):
-        start = time.perf_counter_ns()
-        loop(CALLS)
-        found.append((time.perf_counter_ns() - start) / CALLS)
-        if question._run is not None and question._run.question["kind"] == "record":
-            question.trace_wait(0)  # so that there is room for the next
-    return statistics.quantiles(found, n=10)[0]
+def drain() -> None:
+    if question._run is not None and question._run.question["kind"] == "record":
+        question.trace_wait(0)  # so that there is room for the next
 
 
-def measure(rounds: int) -> tuple[float, dict[str, tuple[float, float]]]:
-    """The base, and of each way (share of the base, ns added), each by its quietest round; a base before each way."""
+def measure(rounds: int, tool_rounds: int) -> dict[str, list[Turn]]:
+    """Of each way its turns; none where it was refused."""
     loop = getuid_loop()
-    base, found = float("inf"), dict[str, float]()
-    for _ in range(rounds):
+    found: dict[str, list[Turn]] = {way.name: [] for way in ways()}
+    for number in range(rounds):
         for way in ways():
-            base = min(base, chunk_ns(loop))
+            if way.tool and number >= tool_rounds:
+                continue
+            seconds = TOOL_S if way.tool else PHASE_S
+            without = turns.chunks(lambda: loop(CALLS), CALLS, seconds)
             try:
                 with way.attached():
-                    found[way.name] = min(found.get(way.name, float("inf")), chunk_ns(loop))
+                    with_it = turns.chunks(lambda: loop(CALLS), CALLS, seconds, after=drain)
             except OSError as error:
                 print(f"missing: {way.name}: {error}", file=sys.stderr)
-    return base, {name: (base / one, one - base) for name, one in found.items()}
+            else:
+                found[way.name].append(Turn(without, with_it))
+    return found
+
+
+def rows(found: dict[str, list[Turn]]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    nothing = turns.share(found[NOTHING]) if found[NOTHING] else None
+    for way in ways():
+        if not (taken := found[way.name]):
+            continue
+        share = turns.known(taken, turns.share)
+        beside = found.get(way.peer or "")
+        made.append(
+            {
+                "way": way.name,
+                "of_base": round(share.value, 3),
+                "from": round(share.low, 3),
+                "to": round(share.high, 3),
+                "added_ns": round(turns.added(taken), 1),
+                "of_nothing": round(share.value / nothing, 3) if nothing else None,
+                "goal": way.goal,
+                "peer": way.peer if beside else None,
+                "peer_of_base": round(turns.share(beside), 3) if beside else None,
+            }
+        )
+    return made
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turns (default 5)")
+    parser.add_argument("--rounds", type=int, default=60, help="turns of each way of ours (default 60)")
+    parser.add_argument("--tool-rounds", type=int, default=4, help="turns of each other tool (default 4)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wish = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with ThreadPoolExecutor(1) as thread:  # pages of records leave out the thread that reads, which is the first
-        base, found = thread.submit(measure, wish.rounds).result()
-    rows = []
-    for way in ways():
-        if way.name not in found:
-            continue
-        share, added = found[way.name]
-        beside = found.get(way.peer or "")
-        row = {"way": way.name, "of_base": round(share, 3), "added_ns": round(added, 1), "goal": way.goal}
-        rows.append(
-            {**row, "peer": way.peer if beside else None, "peer_of_base": round(beside[0], 3) if beside else None}
-        )
+        found = thread.submit(measure, wish.rounds, wish.tool_rounds).result()
+    base = turns.without([one for taken in found.values() for one in taken])
+    table = rows(found)
     if wish.json:
-        print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": rows}, indent=2))
+        print(json.dumps({"base_ns": round(base, 1), "rounds": wish.rounds, "ways": table}, indent=2))
         return 0
-    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns")
-    for row in rows:
+    print(f"getuid without tracing: {1e3 / base:.2f} million a second, {base:.1f} ns; {wish.rounds} turns")
+    for row in table:
         peer = f"   {row['peer']}: {row['peer_of_base']:.2f}" if row["peer"] else ""
         goal = f"   goal {row['goal']}" if row["goal"] else ""
-        print(f"{row['way']:28} {row['of_base']:.3f} of base, + {row['added_ns']:6.1f} ns{goal}{peer}")
+        least = f"   {row['of_nothing']:.2f} of nothing" if row["of_nothing"] else ""
+        print(
+            f"{row['way']:28} {row['of_base']:.3f} ({row['from']:.3f} to {row['to']:.3f}) of base, "
+            f"+ {row['added_ns']:6.1f} ns{least}{goal}{peer}"
+        )
     return 0
 
 

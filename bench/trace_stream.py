@@ -30,7 +30,7 @@ from bench.peers import CallLoop, seen_by
 from evenkeel.measure.trace.records import records
 from evenkeel.probe import recording
 from evenkeel.probe.trace import question
-from evenkeel.probe.trace.calibrate import EVENT
+from evenkeel.probe.trace.loops import GETUID as EVENT
 from evenkeel.probe.trace.records import ring_bytes
 
 #: Calls a second that no tool reaches, so that our ring has the size for it.

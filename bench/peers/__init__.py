@@ -18,7 +18,7 @@ ATTACH_S = 3.0
 _CHILD = """
 import os, sys, time
 sys.path[:] = sys.argv[3:]
-from evenkeel.probe.trace.calibrate import getuid_loop
+from evenkeel.probe.trace.loops import getuid_loop
 loop, calls = getuid_loop(), int(sys.argv[1])
 os.sched_setaffinity(0, {int(sys.argv[2])})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

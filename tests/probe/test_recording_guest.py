@@ -193,6 +193,26 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
     assert compared > 50
 
 
+@pytest.mark.long
+def test_the_recorder_starts_no_program_for_each_page_that_comes(guest: Guest) -> None:
+    """A program is dear in a guest.  While one empties the ring new pages come, and they are not worth the next."""
+    started = guest.virsh.parent / "started"
+    dd = guest.virsh.parent / "dd"
+    dd.write_text(f'#!/bin/sh\necho >>{started}\nexec {shutil.which("dd")} "$@"\n')
+    dd.chmod(0o755)
+    switching = subprocess.Popen(["sh", "-c", "while :; do true | true; done"])
+    try:
+        begun = recording_guest.start("plc", seconds=30, vcpus=[1])
+        time.sleep(5)
+        recording_guest.stop("plc", begun["pid"])
+        recording_guest.clean("plc")
+    finally:
+        switching.kill()
+        switching.wait()
+    gone_soon()
+    assert 0 < len(started.read_text()) <= 5 * (os.cpu_count() or 1), "the last pages, and one or two before"
+
+
 def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
     threshold = guest.tracing / "osnoise/stop_tracing_total_us"
     seen = []

@@ -66,10 +66,11 @@ echo timerlat >$I/current_tracer || fail "timerlat does not start"
 for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
 for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
 cp $T/events/header_page $out/
-# What the shell does itself costs the vCPU next to nothing, each program that it starts a millisecond or more.
+# What the shell does itself costs the vCPU next to nothing, each program that it starts a millisecond or more: so a
+# ring is emptied when a quarter of it is full, and not for the pages that came while it was emptied.
 # A read of what is there never waits, and every dd knows how to count, not every one how not to wait.
-kept=0
-drain() {
+kept=0 quarter=$((ring / 16))
+drain() {  # $1: pages that are not worth a program; "all": take what there is
 	for c in $list; do
 		while :; do
 			entries=0 bytes=0
@@ -79,6 +80,7 @@ drain() {
 			pages=$((bytes / 4096))
 			[ "$1$pages" = all0 ] && [ $entries -gt 0 ] && pages=1
 			[ $pages -gt 0 ] || break
+			[ "$1" = all ] || [ $pages -ge $1 ] || break
 			dd if=$I/per_cpu/cpu$c/trace_pipe_raw bs=4096 count=$pages 2>/dev/null >>$out/cpu$c.raw || break
 			kept=$((kept + pages))
 		done
@@ -98,7 +100,7 @@ while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 		[ $on = 1 ] || { mv $out/started $out/late; break; }
 	else
 		sleep 2
-		drain full
+		drain $quarter
 		[ $((kept / 256)) -lt $most ] || { echo full >$out/full; break; }
 	fi
 	now

@@ -55,6 +55,7 @@ OPERATIONS = {
     # tracing (evenkeel.probe.trace): counts in the kernel, changes no setting, and is gone with this process
     "trace_sources": "evenkeel.probe.trace.capabilities:try_sources",
     "trace_calibrate": "evenkeel.probe.trace.calibrate:calibrate",
+    "trace_speed": "evenkeel.probe.trace.calibrate:speed",
     "trace_start": "evenkeel.probe.trace.question:trace_start",
     "trace_wait": "evenkeel.probe.trace.question:trace_wait",
     "trace_pace": "evenkeel.probe.trace.question:trace_pace",

@@ -13,7 +13,7 @@ from evenkeel.documents.evidence import Conditions
 from evenkeel.machines.local import LocalMachine
 from evenkeel.machines.protocol import Probe
 from evenkeel.measure.trace.ask import ask
-from evenkeel.measure.trace.calibration import Calibration
+from evenkeel.measure.trace.calibration import Calibration, at, correction, curve
 from evenkeel.measure.trace.planner import TO_CALIBRATE, Each, ladder
 from evenkeel.measure.trace.questions import WAKEUP, joined_by
 
@@ -35,10 +35,11 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, tmp_p
     (file,) = (tmp_path / "evenkeel" / "calibration").iterdir()
     assert file.stem == probe.call("hello")["boot_id"]
     kept = json.loads(file.read_text())
-    kept["count event"]["perf"]["ns"] = 12345.0
+    for at_ in kept["count event"]["perf"]["at"]:
+        at_["ns"] = 1e6
     file.write_text(json.dumps(kept))
-    assert Calibration(probe).each(SWITCHES)["perf"] == Each(12345.0), "taken from the file"
-    assert Calibration(probe).each(SWITCHES, anew=True)["perf"].ns < 12345.0
+    assert 4e5 <= Calibration(probe).each(SWITCHES)["perf"].ns <= 4e6, "taken from the file, for the speed of now"
+    assert Calibration(probe).each(SWITCHES, anew=True)["perf"].ns < 4e5
     calls = Calibration(probe).each(Question(kind="top", events=("syscalls:sys_enter_getuid",), by="process"))
     assert set(calls) == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
     assert all(each.other_ns > 0 for each in calls.values())
@@ -60,9 +61,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(probe: Probe, tmp_path: Path
 
 
 def test_what_has_no_loop_is_not_measured(probe: Probe, tmp_path: Path) -> None:
-    assert Calibration(probe).each(Question(kind="profile")) == {}
+    exits = Question(kind="exits", guest="plc")
+    assert Calibration(probe).each(exits) == {}
     assert not (tmp_path / "evenkeel").exists()
-    Calibration(probe).remember(Question(kind="profile"), 2.0)
+    Calibration(probe).remember(exits, 2.0)
     assert list((tmp_path / "evenkeel" / "calibration").iterdir())
 
 
@@ -81,7 +83,7 @@ def test_what_the_kernel_timed_makes_the_next_prediction(probe: Probe) -> None:
     assert after[0].cost.share_of_core == pytest.approx(8.04 * before[0].cost.share_of_core)
     assert "times 8.04" in after[0].cost.how
     known.remember(SWITCHES, 0.5)
-    assert Calibration(probe).factor(SWITCHES) == 1, "a loop is never dearer"
+    assert Calibration(probe).factor(SWITCHES) == 0.5, "in bursts they are cheaper than their rate tells"
 
 
 def test_an_answer_is_remembered(probe: Probe, tmp_path: Path) -> None:
@@ -89,6 +91,51 @@ def test_an_answer_is_remembered(probe: Probe, tmp_path: Path) -> None:
     first = ask(probe, wakeups, host="here", conditions=CONDITIONS, online=2)
     factor = Calibration(probe).factor(wakeups)
     assert first.predicted and first.measured
+    assert "as when this was asked before" not in first.predicted.how
     second = ask(probe, wakeups, host="here", conditions=CONDITIONS, online=2)
     assert second.predicted
-    assert second.predicted.ns_per_event == pytest.approx(factor * first.predicted.ns_per_event)
+    assert ("as when this was asked before" in second.predicted.how) == (factor != 1)
+    (file,) = (tmp_path / "evenkeel" / "calibration").iterdir()
+    points = curve(json.loads(file.read_text())["wakeups switch"][second.source]["at"])
+    least, most = factor * points[0].ns * 0.4, factor * points[-1].ns * 4
+    assert least <= second.predicted.ns_per_event <= most, "on the curve, times what was learnt and the speed of now"
+
+
+POINTS = curve(
+    [
+        {"gap_ns": 100.0, "ns": 30.0, "other_ns": 10.0, "timed_ns": 20.0},
+        {"gap_ns": 10_000.0, "ns": 90.0, "other_ns": 20.0, "timed_ns": 40.0},
+        {"gap_ns": 1e6, "ns": 300.0, "other_ns": 20.0, "timed_ns": 140.0},
+    ]
+)
+
+
+def test_a_cost_lies_between_those_that_were_measured() -> None:
+    assert at(POINTS, 0) == at(POINTS, 50) == POINTS[0]
+    assert at(POINTS, 10_000.0).ns == pytest.approx(90), "where it was measured"
+    assert at(POINTS, 1e9) == POINTS[-1]
+    half = at(POINTS, 1000)
+    assert (half.ns, half.other_ns, half.timed_ns) == pytest.approx((60, 15, 30)), "half-way by the logarithm"
+
+
+def test_noise_makes_nothing_cheaper_by_being_seldom_nor_than_its_program() -> None:
+    found = curve([{"gap_ns": 1e4, "ns": 0.0, "timed_ns": 75.0}, {"gap_ns": 100.0, "ns": 30.0, "timed_ns": 20.0}])
+    assert [point.ns for point in found] == [30.0, 60.0]
+
+
+def test_what_the_kernel_timed_says_where_on_the_curve_events_lie() -> None:
+    """The kernel times the program only; the way to it gets dearer by more, and that is in the curve."""
+    assert correction(POINTS, 100.0, 22.0) == correction(POINTS, 100.0, 49.0) == 1, "about as expected"
+    assert correction(POINTS, 100.0, 60.0) == pytest.approx(132 / 30)
+    assert correction(POINTS, 10_000.0, 110.0) == pytest.approx(237 / 90)
+    assert correction(POINTS, 1e6, 420.0) == pytest.approx(3), "behind the curve as its last point"
+    assert correction(POINTS, 1e6, 40.0) == pytest.approx(90 / 300), "in bursts"
+    assert correction(POINTS, 1e6, 10.0) == pytest.approx(30 / 300), "not cheaper than back to back"
+    assert correction(curve([{"gap_ns": 100.0, "ns": 30.0}]), 100.0, 90.0) is None, "nothing is timed there"
+
+
+def test_events_that_are_further_apart_are_expected_to_cost_more(probe: Probe, tmp_path: Path) -> None:
+    known = Calibration(probe)
+    near, far = known.each(SWITCHES, 100.0), known.each(SWITCHES, 1e6)
+    assert all(near[source].ns < far[source].ns for source in ("raw_tp", "tracepoint"))
+    assert "us apart" in far["raw_tp"].how

@@ -71,14 +71,33 @@ def test_only_questions_like_a_loop_are_calibrated() -> None:
     assert planner.loop_of(count(GETUID)) == "call"
     assert planner.loop_of(top(SWITCH)) == "event"
     assert planner.loop_of(Question(kind="latency", events=(GETUID, "syscalls:sys_exit_getuid"))) == "call"
+    assert planner.loop_of(Question(kind="wakeups", events=(SWITCH, SWITCH))) == "switch"
+    assert planner.loop_of(Question(kind="profile")) == "profile"
+    assert planner.loop_of(count("uprobe:/bin/true:main")) == "uprobe"
     for other in (
         count("function:vfs_read"),
         count("software:page-faults"),
-        Question(kind="wakeups", events=(SWITCH, SWITCH)),
-        Question(kind="profile"),
+        Question(kind="latency", events=("uprobe:/bin/true:main", "uprobe:/bin/true:0x10")),
+        Question(kind="noise", cpus=frozenset({1})),
         Question(kind="exits", guest="plc"),
     ):
         assert planner.loop_of(other) is None
+
+
+def test_what_is_calibrated_is_what_could_answer() -> None:
+    assert planner.calibrated(count(SWITCH)) == planner.TO_CALIBRATE
+    assert planner.calibrated(top(SWITCH)) == ("raw_tp", "tp_btf", "tracepoint")
+    assert planner.calibrated(Question(kind="record", events=(SWITCH,)))[-1] == "ring"
+    assert planner.calibrated(Question(kind="profile")) == ("sampling",)
+    assert planner.calibrated(count("uprobe:/bin/true:main")) == ("uprobe",)
+
+
+def test_the_distance_of_events_is_that_on_their_cpu() -> None:
+    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 1.0) == 1e4
+    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 4.0) == 4e4
+    pair = Question(kind="wakeups", events=("sched:sched_waking", SWITCH))
+    assert planner.gap_ns(pair, {"sched:sched_waking": 5e4, SWITCH: 5e4}, 1.0) == 1e4
+    assert planner.gap_ns(count(SWITCH), {}, 1.0) == 0
 
 
 def test_an_unknown_rate_is_said() -> None:

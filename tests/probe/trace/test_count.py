@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, calibrate, capabilities, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import bpf, calibrate, capabilities, kinds, question, sources, syscalls, tracefs
 from tests.probe.trace.load import caller, with_tracefs
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -164,7 +164,7 @@ def test_by_cgroup_has_its_path() -> None:
 def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evenkeel.probe.trace.templates._MOST_ROWS", 8)
     monkeypatch.setattr("evenkeel.probe.trace.templates._FEWEST_ROWS", 8)
-    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
+    monkeypatch.setattr("evenkeel.probe.trace.tables._SLOTS", 1)
     ask("top", "raw_tp", by="thread")
     begin, end = threading.Barrier(41), threading.Barrier(41)
 
@@ -188,7 +188,7 @@ def test_more_processes_than_rows_are_lost_events_and_not_silence(monkeypatch: p
 
 def test_keys_that_push_each_other_out_of_their_slot_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One slot a CPU and twelve threads that take turns: nearly each call moves another one's count to the table."""
-    monkeypatch.setattr("evenkeel.probe.trace.templates._SLOTS", 1)
+    monkeypatch.setattr("evenkeel.probe.trace.tables._SLOTS", 1)
     ask("top", "raw_tp", by="thread")
     turns = [threading.Semaphore(0) for _ in range(12)]
     known: dict[int, int] = {}
@@ -217,7 +217,7 @@ def test_a_program_that_was_interrupted_by_its_own_event_counts_in_the_table() -
     """The slots are marked as in use on every CPU, as the interrupted program leaves them."""
     ask("top", "raw_tp", by="process")
     run = question._run
-    assert isinstance(run, question.Top) and run.rows.slots is not None
+    assert isinstance(run, kinds.Top) and run.rows.slots is not None
     used = (1).to_bytes(8, "little") + bytes(run.rows.slots.value - 8)
     run.rows.slots.update(bytes(4), used * bpf.possible_cpus())
     for _ in range(300):
@@ -266,11 +266,41 @@ def test_the_numbers_of_system_calls_are_those_of_this_kernel() -> None:
 def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> None:
     """A source that saw nothing would cost nothing, and be taken."""
     found = calibrate.calibrate(source, kind, loop)
-    least = calibrate.ROUNDS * calibrate.CALLS * calibrate.CHUNKS
+    least = calibrate.ROUNDS * calibrate.TURNS[loop] * calibrate.CHUNKS
     assert found["events"] >= least - calibrate.ROUNDS, "the first event ends no duration"
-    assert found["ns"] > 0
     assert found["base_ns"] > 0
-    assert loop == "call" or found["other_ns"] == 0, "an event that is no system call slows none"
+    back_to_back, *_, far = found["at"]
+    assert back_to_back["ns"] > 0
+    assert 20 * back_to_back["gap_ns"] < far["gap_ns"], "with other work in between"
+    assert all(loop == "call" or at["other_ns"] == 0 for at in found["at"]), "no system call: it slows none"
+    assert all((at["timed_ns"] is None) == (source == "ring") for at in found["at"]), "the kernel times programs only"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "loop", "like"),
+    [
+        ("tp_btf", "wakeups", "switch", ""),
+        ("sampling", "profile", "profile", ""),
+        ("uprobe", "count", "uprobe", "uprobe:{libc}:getpgid"),
+    ],
+)
+def test_calibration_of_what_needs_more_than_a_system_call(source: str, kind: str, loop: str, like: str) -> None:
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    libc = next(line.split()[-1] for line in maps if "/libc.so" in line)
+    found = calibrate.calibrate(source, kind, loop, like=like.format(libc=libc))
+    if loop != "profile":
+        assert found["events"] >= calibrate.ROUNDS * calibrate.TURNS[loop] * calibrate.CHUNKS - calibrate.ROUNDS
+    assert found["events"] > 0
+    assert all(at["timed_ns"] > 0 and at["gap_ns"] > 0 for at in found["at"])
+
+
+def test_a_uprobe_is_calibrated_as_its_function_begins(tmp_path: Path) -> None:
+    """A breakpoint on an instruction that the kernel does itself is one trap, any other is two."""
+    file = tmp_path / "functions"
+    file.write_bytes(b"\x55\xc3" + b"\xf3\x0f\x1e\xfa\xc3")
+    push, endbr64 = (f"uprobe:{file}:0x{place:x}" for place in (0, 2))
+    cheap, dear = (calibrate.calibrate("uprobe", "count", "uprobe", like=one)["at"][0]["ns"] for one in (push, endbr64))
+    assert cheap < dear
 
 
 def test_no_instance_of_tracefs_outlives_a_killed_process() -> None:
@@ -311,7 +341,7 @@ def test_a_costly_look_is_taken_seldom() -> None:
         time.sleep(0.01)
         return len(looks)
 
-    seldom = question.Seldom(look)
+    seldom = kinds.Seldom(look)
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         last = seldom()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from evenkeel.documents.histogram import Histogram
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import question, sources, templates
+from evenkeel.probe.trace import kinds, question, sources, spans, templates
 from evenkeel.probe.trace.assembler import R7, R8
 from evenkeel.probe.trace.templates import Current
 
@@ -45,15 +45,15 @@ def nanosleep(milliseconds: float) -> None:
 @given(st.integers(0, 1 << 41))
 def test_a_bucket_is_no_wider_than_a_64th_of_its_value(value: int) -> None:
     low, high = (
-        next(edges for edges in map(templates.bucket_edges, range(templates.BUCKETS)) if edges[0] <= value < edges[1])
+        next(edges for edges in map(spans.bucket_edges, range(spans.BUCKETS)) if edges[0] <= value < edges[1])
         if value < 1 << 41
-        else templates.bucket_edges(templates.BUCKETS - 1)
+        else spans.bucket_edges(spans.BUCKETS - 1)
     )
     assert high - low <= max(1, low // 64)
 
 
 def test_buckets_follow_each_other_without_a_gap() -> None:
-    edges = [templates.bucket_edges(index) for index in range(templates.BUCKETS)]
+    edges = [spans.bucket_edges(index) for index in range(spans.BUCKETS)]
     assert edges[0][0] == 0
     assert all(before[1] == after[0] for before, after in itertools.pairwise(edges))
 
@@ -62,37 +62,33 @@ def test_buckets_follow_each_other_without_a_gap() -> None:
 def test_the_kernel_puts_a_value_where_python_would(value: int) -> None:
     """The arithmetic of the program itself, run by the kernel on a value that we know."""
     assert _bucket_of(value) == next(
-        index
-        for index in range(templates.BUCKETS)
-        if templates.bucket_edges(index)[0] <= value < templates.bucket_edges(index)[1]
+        index for index in range(spans.BUCKETS) if spans.bucket_edges(index)[0] <= value < spans.bucket_edges(index)[1]
     )
 
 
 def test_what_is_too_long_is_counted_and_in_no_bucket() -> None:
-    assert _bucket_of(templates.LIMIT_NS) is _bucket_of(1 << 62) is None
-    assert _bucket_of(templates.LIMIT_NS - 1) == templates.BUCKETS - 1
+    assert _bucket_of(spans.LIMIT_NS) is _bucket_of(1 << 62) is None
+    assert _bucket_of(spans.LIMIT_NS - 1) == spans.BUCKETS - 1
 
 
 def test_the_kernels_buckets_are_those_of_the_document() -> None:
     """Both are written down twice, for the probe and for documents; the document refuses an edge that it lacks."""
-    lows = [templates.bucket_edges(index)[0] for index in range(templates.BUCKETS)]
-    found = Histogram(bucket_ns=1, bits=templates.SUB_BITS, counts=dict.fromkeys(lows, 1))
-    assert [found.upper_ns(low) for low in lows] == [
-        templates.bucket_edges(index)[1] for index in range(templates.BUCKETS)
-    ]
+    lows = [spans.bucket_edges(index)[0] for index in range(spans.BUCKETS)]
+    found = Histogram(bucket_ns=1, bits=spans.SUB_BITS, counts=dict.fromkeys(lows, 1))
+    assert [found.upper_ns(low) for low in lows] == [spans.bucket_edges(index)[1] for index in range(spans.BUCKETS)]
 
 
 def _bucket_of(value: int) -> int | None:
-    spread, numbers = templates.histogram(), templates.statistics()
+    spread, numbers = spans.histogram(), templates.statistics()
     hook = sources.BtfTracepoint("syscalls:sys_enter_nanosleep")
-    asm = templates._begin(hook.select)
+    asm = templates.begin(hook.select)
     asm.constant(R7, value)
-    templates._into_histogram(asm, spread, R7, R8)
-    hook.load(templates._end(asm), "a test")
+    spans._into_histogram(asm, spread, R7, R8)
+    hook.load(templates.end(asm), "a test")
     hook.attach()
     nanosleep(0)
     hook.close()
-    total_ns, counts, longer = templates.read_histogram(spread)
+    total_ns, counts, longer = spans.read_histogram(spread)
     numbers.close()
     spread.close()
     assert total_ns == value
@@ -141,12 +137,12 @@ def test_what_has_no_end_and_what_has_no_beginning_is_said() -> None:
 
 def test_a_stamp_of_a_thread_that_never_slept_is_void() -> None:
     """The rule by itself: getuid begins, getppid ends, and user 0 stands for "left behind, runnable"."""
-    for void, expected in ((None, 50), (templates.Void(Current("thread"), Current("user")), 0)):
-        numbers, spans, spread = templates.statistics(), templates.open_spans(), templates.histogram()
+    for void, expected in ((None, 50), (spans.Void(Current("thread"), Current("user")), 0)):
+        numbers, open_, spread = templates.statistics(), spans.open_spans(), spans.histogram()
         begin = sources.RawTracepoint("syscalls:sys_enter_getuid")
         end = sources.RawTracepoint("syscalls:sys_enter_getppid")
-        begin.load(templates.begin_span(numbers, spans, Current("thread"), begin.select), "a test")
-        end.load(templates.end_span(numbers, spans, spread, Current("thread"), end.select, void=void), "a test")
+        begin.load(spans.begin_span(numbers, open_, Current("thread"), begin.select), "a test")
+        end.load(spans.end_span(numbers, open_, spread, Current("thread"), end.select, void=void), "a test")
         begin.attach()
         end.attach()
         for _ in range(50):
@@ -156,13 +152,13 @@ def test_a_stamp_of_a_thread_that_never_slept_is_void() -> None:
         end.close()
         own = templates.total(numbers, templates.EVENTS)
         assert own >= expected if expected else own == 0
-        for one in (numbers, spans, spread):
+        for one in (numbers, open_, spread):
             one.close()
 
 
 def test_two_sources_see_the_same_wakeups() -> None:
     """Both attached at once, a thread that is woken 300 times; each sees all of them, and waits of the same length."""
-    runs = [question.Latency(WAKEUPS, source) for source in ("tp_btf", "tracepoint")]
+    runs = [kinds.Latency(WAKEUPS, source) for source in ("tp_btf", "tracepoint")]
     for run in runs:
         run.attach()
     ask, answer = threading.Semaphore(0), threading.Semaphore(0)

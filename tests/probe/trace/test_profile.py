@@ -73,7 +73,7 @@ def test_the_shares_are_those_of_the_program_and_of_perf(worker: int, tmp_path: 
 
 
 def test_samples_without_a_place_are_lost_and_counted(worker: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evenkeel.probe.trace.templates._STACK_SLOTS", 1)
+    monkeypatch.setattr("evenkeel.probe.trace.stacks._STACK_SLOTS", 1)
     question.trace_start({"kind": "profile", "frequency_hz": 999}, "sampling")
     question.trace_wait(0.7)
     found = question.trace_finish()

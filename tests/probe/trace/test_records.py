@@ -22,8 +22,8 @@ from evenkeel.measure.trace.records import FIELDS, from_pages, from_ring
 from evenkeel.measure.trace.records import records as in_order
 from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import question, records, tracefs
-from evenkeel.probe.trace.templates import RECORD_STRIDE
+from evenkeel.probe.trace import kinds, question, records, tracefs
+from evenkeel.probe.trace.records import RECORD_STRIDE
 from tests.probe.trace.load import never_idle
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="a ring is read on x86 only")
@@ -151,8 +151,8 @@ def test_a_number_of_the_event_is_in_each_record() -> None:
 def test_two_sources_have_the_same_records() -> None:
     """A ring and trace pages at once: the same calls, by the same thread, at the same time of the same clock."""
     runs = [
-        question.Record({"kind": "record", "events": [GETUID]}, "raw_tp"),
-        question.Record({"kind": "record", "events": [GETUID]}, "ring"),
+        kinds.Record({"kind": "record", "events": [GETUID]}, "raw_tp"),
+        kinds.Record({"kind": "record", "events": [GETUID]}, "ring"),
     ]
     for run in runs:
         run.attach()

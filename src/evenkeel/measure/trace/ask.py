@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from evenkeel.documents.answer import Answer, Question, Refused, Row, Stack, TraceCost
@@ -18,7 +18,7 @@ from evenkeel.errors import NotAsWanted, WrongInput
 from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.measure.fetch import fetch
 from evenkeel.measure.trace import planner
-from evenkeel.measure.trace.calibration import Calibration
+from evenkeel.measure.trace.calibration import TIMING_NS, Calibration
 from evenkeel.measure.trace.planner import Candidate, Each
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def ask(
     Raises WrongInput for an event that the machine does not have, NotAsWanted when no source works there.
     """
     stop = stop or threading.Event()
-    rates = pilot(probe, question)
+    rates, on_cpus = pilot(probe, question)
     if question.kind == "profile":
         rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
     known = Calibration(probe)
-    each, factor = known.each(question), known.factor(question)
+    gap_ns = planner.gap_ns(question, rates, on_cpus)
+    each, factor = known.each(question, gap_ns), known.factor(question)
     candidates, unable = planner.ladder(question, rates, each, factor)
     if source is not None:
         candidates = tuple(one for one in candidates if one.source == source)
@@ -73,8 +74,8 @@ def ask(
 
         take(records(found["records"], fetch(probe, found["records"], "the records", on_progress), question.field))
     cost = chosen.cost
-    if (ns := _event_ns(question, found)) is not None and cost.ns_per_event:
-        known.remember(question, ns * factor / cost.ns_per_event)
+    if (ns := _event_ns(question, chosen.source, found)) is not None:
+        known.learn(question, chosen.source, gap_ns, ns)
     if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
         share = cost.ns_per_event * rate / 1e9
         how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"
@@ -101,17 +102,18 @@ def ask(
     )
 
 
-def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
+def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
     """Events a second by perf counters, which every question can afford; what they cannot count is left out.
 
+    The second: on how many CPUs they happen, as many as would share them equally.
     Raises WrongInput for an event that does not exist.
     """
     if question.kind == "exits":
-        return {}  # the first sources cost nothing, whatever the rate
+        return {}, 1.0  # the first sources cost nothing, whatever the rate
     wanted = [event for event in dict.fromkeys(question.events) if not event.startswith(("function:", "uprobe:"))]
     if any(event.startswith("syscalls:") for event in wanted):
         wanted.append(planner.SYSCALLS)
-    rates = {}
+    rates, on_cpus = {}, 1.0
     for event in wanted:
         try:
             counting = {**_request(question), "kind": "count", "events": [event], "process": None}
@@ -123,7 +125,9 @@ def pilot(probe: Probe, question: Question) -> Mapping[str, float]:
                 raise WrongInput(error.said, hint="`evenkeel trace events WORD` lists what there is") from None
             continue
         rates[event] = found["events"] / found["seconds"]
-    return rates
+        if event in question.events:
+            on_cpus = max(on_cpus, found["on_cpus"] or 1.0)
+    return rates, on_cpus
 
 
 def start(
@@ -195,17 +199,19 @@ def _wait(
     return rate
 
 
-#: Of a run that the kernel timed, so much is the timing (measured); from so few runs nothing is learnt.
-TIMING_NS, _FEWEST_RUNS = 15.0, 50
+#: From so few runs nothing is learnt.
+_FEWEST_RUNS = 50
 
 
-def _event_ns(question: Question, found: dict[str, Any]) -> float | None:
-    """What the kernel timed of one event; None where runs are no events, as those for other system calls.
+def _event_ns(question: Question, source: str, found: dict[str, Any]) -> float | None:
+    """What the kernel timed of one event, with the timing; None where runs are no events.
 
-    With the timing: it stands for the way to the program and back, which takes about as long and is not timed.
+    A raw tracepoint's program runs for all system calls, and is over in no time for nearly all of them.
     """
-    timed = found["cost"]
-    if not timed or timed["runs"] < _FEWEST_RUNS or any(one.startswith("syscalls:") for one in question.events):
+    timed, raw = found["cost"], source in ("raw_tp", "tp_btf")
+    if not timed or timed["runs"] < _FEWEST_RUNS:
+        return None
+    if raw and any(one.startswith("syscalls:") for one in question.events):
         return None
     return float(timed["ns_per_run"])
 

@@ -38,6 +38,7 @@ class Each:
 
     ns: float
     other_ns: float = 0.0
+    how: str = ""  # what is to be said behind "calibrated here"
 
 
 #: Measured on Linux 6.18 (x86, mitigations on, load average of 10) as `evenkeel.probe.trace.calibrate` does.
@@ -77,9 +78,10 @@ SOURCES = {
         Source("libvirt", {"exits": 0}),
     )
 }
-#: What is measured on the machine itself before the first question of a kind.  To count records is never cheapest.
+#: What is measured on the machine itself before the first question of a kind, of events at a tracepoint.  To count
+#: records is never cheapest.
 TO_CALIBRATE = ("raw_tp", "tp_btf", "perf", "tracepoint")
-_CALIBRATED_KINDS = ("count", "top", "latency", "record")
+_CALIBRATED_KINDS = ("count", "top", "latency", "record", "wakeups")
 #: Sources that have all of an event's record: what they do not find there does not exist.
 SEES_FIELDS = ("tracepoint", "ring", "debugfs", "function", "uprobe")
 #: What each kind of event can be seen by.
@@ -99,9 +101,29 @@ def pace(question: Question, share_of_core: float) -> float:
 
 def loop_of(question: Question) -> str | None:
     """The loop of `evenkeel.probe.trace.calibrate` whose event is like those of the question; None: there is none."""
-    if question.kind not in _CALIBRATED_KINDS or sources_of(question) != _ON_TRACEPOINT:
+    if question.kind == "profile":
+        return "profile"
+    if question.kind not in _CALIBRATED_KINDS:
         return None
+    if sources_of(question) == ("uprobe",):
+        return "uprobe" if question.kind in ("count", "top", "record") else None
+    if sources_of(question) != _ON_TRACEPOINT:
+        return None
+    if question.kind == "wakeups":
+        return "switch"
     return "call" if _is_call(question) else "event"
+
+
+def calibrated(question: Question) -> tuple[str, ...]:
+    """The sources of it that are measured on the machine itself."""
+    able = (one for one in sources_of(question) if question.kind in SOURCES[one].ns)
+    return tuple(one for one in able if one in TO_CALIBRATE or one not in _ON_TRACEPOINT or question.kind == "record")
+
+
+def gap_ns(question: Question, rates: Mapping[str, float], on_cpus: float) -> float:
+    """From one event to the next on a CPU, as far as their rate tells it; 0 where nothing is known of it."""
+    rate = sum(rates.get(event, 0.0) for event in question.events)
+    return 1e9 * on_cpus / rate if rate > 0 else 0.0
 
 
 def _is_call(question: Question) -> bool:
@@ -151,12 +173,12 @@ def ladder(
         if each is None:
             plain = known if known is not None else source.ns["count"]
             each = Each(plain + (source.call_ns if call else 0.0), source.other_ns if call else 0.0)
-        each = Each(each.ns * factor, each.other_ns)
+        each = Each(each.ns * factor, each.other_ns, each.how)
         share = (each.ns * rate + each.other_ns * others) / 1e9
         if known is None:
             unable.append((share, Refused(source=name, why=source.cannot)))
             continue
-        how = "calibrated here" if here else TABLE
+        how = "calibrated here" + each.how if here else TABLE
         if factor != 1:
             how += f", times {factor:.3g} as when this was asked before"
         if others and each.other_ns:

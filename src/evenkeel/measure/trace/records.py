@@ -18,7 +18,7 @@ from evenkeel.measure.pages import decode, parse_format, parse_header_page
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: As `evenkeel.probe.trace.templates.RECORD`, with the eight bytes that stand in front of each in the ring.
+#: As `evenkeel.probe.trace.records.RECORD`, with the eight bytes that stand in front of each in the ring.
 STRIDE = np.dtype(
     [
         ("length", "<u4"),

@@ -1,134 +1,227 @@
 """What one event costs at a source on this machine: the same loop without it and with it.
 
-Two loops: getuid(2), which is a system call that can be traced, and renaming this thread, which is a tracepoint that
-has nothing to do with system calls.  Rounds of a millisecond, each with it and without it, and the quieter ones
-count: what disturbs can only make it slower, and what disturbs for longer slows both.  Everybody's system calls are
-slower by as much meanwhile.  Must not decide when to calibrate, and keeps nothing.
+What comes back to back finds everything in the processor's caches; what is seldom finds nothing there, and costs
+several times as much.  So each cost is measured at several distances, with other work in between, and the side that
+asks takes it from between those where its own events lie.
+It is taken without and with the source in many short turns, and the quickest few of all that was taken each way are
+compared: what disturbs can only make a turn slower, and what disturbs for longer disturbs both.  Everybody's system
+calls are slower by as much meanwhile.
+Must not decide when to calibrate, and keeps nothing.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import mmap
 import os
-import platform
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
-from evenkeel.probe.trace import question, syscalls
+from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.trace import bpf, loops, question
 
-#: Loop -> (its event, the event that ends it where durations are asked for).
-LOOPS = {
-    "call": ("syscalls:sys_enter_getuid", "syscalls:sys_exit_getuid"),
-    "event": ("task:task_rename", "task:task_rename"),
-}
-EVENT = LOOPS["call"][0]
-#: A call that hardly anybody makes, and not this loop: what its watching costs is what all others pay.
-SELDOM = "syscalls:sys_enter_sethostname"
-#: In each round so many chunks with it, and as many without it.
-ROUNDS, CHUNKS, CALLS = 10, 40, 150
-_PR_SET_NAME = 15
-#: push rbx; mov ebx, edi; mov rdi, rsi; mov rsi, rdx; xor edx, edx;
-#: again: mov eax, NUMBER; syscall; dec ebx; jnz again; pop rbx; ret
-_X86_LOOP = "5389fb4889f74889d631d2b8%s0f05ffcb75f55bc3"
+ROUNDS = 6
+#: Of all chunks the share that counts.
+QUICKEST = 0.05
+#: Of each phase of a round: so many chunks, each of so many turns.
+CHUNKS = 16
+TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
+#: Where another process, or an interrupt, does a part of it, time passes and this one's CPU time does not.
+_CPU = time.process_time_ns
+_CLOCKS = {"switch": time.perf_counter_ns, "profile": time.perf_counter_ns}
+#: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.
+LONG_S = 0.4
+#: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
+PROFILE_HZ = 4000
+#: Events in a turn of the loop by the kind of question, where it is not one for each event that is asked about.
+_IN_TURN = {("switch", "wakeups"): 4}
 
-Loop = Callable[[int], None]
+
+class Distance(NamedTuple):
+    """How far apart turns are: bytes that are moved in between (None: nothing is done), how many chunks in a phase, of
+    how many turns each.  Of a chunk the mean is taken: by chance a single turn finds much in the caches, or nothing.
+    """
+
+    between: int | None
+    chunks: int
+    turns: int
 
 
-def calibrate(source: str, kind: str = "count", loop: str = "call", by: str = "process") -> dict[str, Any]:
-    """Operation: ``{"ns", "other_ns", "base_ns", "events"}``.  Raises StepFailed where the source does not work.
+BACK_TO_BACK = Distance(None, 0, 0)
+#: With some of Python's own code in between, and with all of the second level of caches used by something else.
+FURTHER = (Distance(0, 40, 25), Distance(1 << 20, 6, 5))
+FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "profile": ()}
 
-    ``ns``: what one event costs; ``other_ns``: what each other system call costs while one is watched, 0 for an event
-    that is none.  Runs in a thread on the first CPU that it may use: a source may leave out the thread that reads.
+
+def calibrate(
+    source: str, kind: str = "count", loop: str = "call", by: str = "process", like: str = ""
+) -> dict[str, Any]:
+    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "events"}``.
+
+    ``gap_ns``: from one turn to the next; ``ns``: what one event costs then; ``other_ns``: what each other system call
+    costs while one is watched, 0 for an event that is none; ``timed_ns``: what the kernel timed of it, None where it
+    does not; ``speed_ns``: as :func:`speed`.  ``like``: for a loop of uprobes, the one that is asked about.
+    Raises StepFailed where the source does not work.
+    Runs in a thread on the first CPU that it may use: a source may leave out the thread that reads.
     """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_calibrate, source, kind, loop, by).result()
+        return thread.submit(_calibrate, source, kind, loop, by, like).result()
 
 
-def _calibrate(source: str, kind: str, loop: str, by: str) -> dict[str, Any]:
-    events = list(LOOPS[loop]) if kind in ("latency", "wakeups") else [LOOPS[loop][0]]
-    asked = {"kind": kind, "events": events, "by": by, "ring_bytes": 1 << 20}
-    run = getuid_loop() if loop == "call" else rename_loop()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone, which ends soon
-    base, ns, seen = added(asked, source, run)
-    other = added({**asked, "kind": "count", "events": [SELDOM]}, source, run)[1] if loop == "call" else 0.0
-    return {
-        "ns": round(ns / len(events), 1),
-        "other_ns": round(other, 1),
-        "base_ns": round(base, 1),
-        "events": seen,
-    }
+def speed(within_s: float = 0.2) -> dict[str, float]:
+    """Operation: ``{"ns"}`` of a turn that only computes, the quickest within that time.
 
-
-def added(asked: dict[str, Any], source: str, run: Loop) -> tuple[float, float, int]:
-    """(ns of one turn without it, ns that the question adds to it, events).
-
-    Of the quieter half of the rounds the difference in the middle: one round may be quiet with it and not without it.
+    A machine is not as fast at all times; one that others use is slow for many milliseconds, and nobody else's in
+    between.
     """
-    rounds, seen = [], 0
-    for _ in range(ROUNDS):
-        # From the beginning each time: a counter that is only switched off costs something, too.
-        question.trace_start(asked, source)
+    best, end = float("inf"), time.monotonic() + within_s
+    while time.monotonic() < end:
+        best = min(best, _spent(loops.compute, 2))
+        time.sleep(0.002)
+    return {"ns": round(best, 1)}
+
+
+def _calibrate(source: str, kind: str, loop: str, by: str, like: str) -> dict[str, Any]:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone, which ends soon
+    try:
+        with loops.loop(loop, like) as made:
+            return _Measured(source, kind, loop, made, by).result()
+    except OSError as error:
+        raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
+
+
+#: Distance, and "event" or "other" -> nanoseconds of turns.
+_Taken = dict[tuple[Distance, str], list[float]]
+
+
+def quickest(taken: list[float]) -> float:
+    """What counts of many: where the quickest few end."""
+    return sorted(taken)[int(QUICKEST * len(taken))]
+
+
+class _Measured:
+    """One source and one loop."""
+
+    def __init__(self, source: str, kind: str, name: str, loop: loops.Loop, by: str) -> None:
+        events = list(loop.events) if kind in ("latency", "wakeups") else [loop.events[0]]
+        self._asked: dict[str, Any] = {"kind": kind, "events": events, "by": by, "ring_bytes": 1 << 20, "key": None}
+        if kind == "wakeups":
+            self._asked["key"] = "pid=next_pid"
+        if kind == "profile":
+            self._asked["frequency_hz"] = PROFILE_HZ
+        self._source, self._kind, self._name, self._run = source, kind, name, loop.run
+        self._distances = (BACK_TO_BACK, *FAR[name])
+        self._between = {one: loops.Between(one.between) for one in self._distances if one.between is not None}
+        self._other = loops.call_loop("getppid") if name == "call" else None
+
+    def result(self) -> dict[str, Any]:
+        rounds, seen, quick = 0, 0, speed(0.1)["ns"]
+        without, with_it = self._nothing(), self._nothing()
+        end = time.monotonic() + LONG_S
+        while rounds < ROUNDS or time.monotonic() < end:
+            self._phase(without)
+            # From the beginning each time: a counter that is only switched off costs something, too.
+            question.trace_start(self._asked, self._source)
+            try:
+                self._phase(with_it)
+                seen += question.trace_wait(0)["events"]
+            finally:
+                question.trace_close()
+            rounds += 1
+        self._phase(without)
+        timed, gaps, found = self._timed(), self._gaps(), []
+        for distance, gap in zip(self._distances, gaps):  # noqa: B905 - Python 3.9
+            base = quickest(without[distance, "event"])
+            turn = max(0.0, quickest(with_it[distance, "event"]) - base)
+            other = quickest(with_it[distance, "other"]) - quickest(without[distance, "other"]) if self._other else 0.0
+            in_turn = self._in_turn(turn + base)
+            found.append(
+                {
+                    "gap_ns": round(gap / in_turn, 1),
+                    "ns": round(turn / in_turn, 1),
+                    "other_ns": round(max(0.0, other), 1),
+                    "timed_ns": timed[distance],
+                }
+            )
+        base = quickest(without[BACK_TO_BACK, "event"])
+        return {"at": found, "base_ns": round(base, 1), "speed_ns": min(quick, speed(0.1)["ns"]), "events": seen}
+
+    def _in_turn(self, turn_ns: float) -> float:
+        if self._kind == "profile":
+            return turn_ns * PROFILE_HZ / 1e9
+        return _IN_TURN.get((self._name, self._kind), len(self._asked["events"]))
+
+    def _nothing(self) -> _Taken:
+        return {(distance, what): [] for distance in self._distances for what in ("event", "other")}
+
+    def _phase(self, taken: _Taken) -> None:
+        """At each distance: nanoseconds of turns, and of system calls that are another one."""
+        for distance in self._distances:
+            self._turns(self._run, distance, taken[distance, "event"])
+            if self._other is not None:
+                self._turns(self._other, distance, taken[distance, "other"])
+
+    def _turns(self, run: loops.Run, distance: Distance, taken: list[float]) -> None:
+        between = self._between.get(distance)
+        if between is None:
+            turns, clock = TURNS[self._name], _CLOCKS.get(self._name, _CPU)
+            taken += [_spent(run, turns, clock) for _ in range(CHUNKS)]
+            return
+        clock = time.perf_counter_ns
+        for _ in itertools.repeat(None, distance.chunks):
+            spent = 0
+            for _ in itertools.repeat(None, distance.turns):
+                between()
+                start = clock()
+                run(1)
+                spent += clock() - start
+            taken.append(spent / distance.turns)
+
+    def _gaps(self) -> list[float]:
+        """From one turn to the next at each distance, without tracing."""
+        found = []
+        for distance in self._distances:
+            between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
+            start = time.perf_counter_ns()
+            if between is None:
+                self._run(turns)
+            else:
+                for _ in itertools.repeat(None, turns):
+                    between()
+                    self._run(1)
+            found.append((time.perf_counter_ns() - start) / turns)
+        return found
+
+    def _timed(self) -> dict[Distance, float | None]:
+        """What the kernel takes the time of, at each distance."""
+        found: dict[Distance, float | None] = dict.fromkeys(self._distances)
+        question.trace_start(self._asked, self._source)
         try:
-            with_it = quickest(run)
-            seen += question.trace_wait(0)["events"]
+            programs = [hook.program for hook in question._running().hooks if hook.program is not None]
+            if not programs:
+                return found
+            try:
+                timing = bpf.enable_stats()
+            except OSError:
+                return found  # before 5.8
+            try:
+                for distance in self._distances:
+                    before = [program.runs() for program in programs]
+                    for _ in range(3):
+                        self._turns(self._run, distance, [])
+                    after = [program.runs() for program in programs]
+                    runs = sum(new[1] - old[1] for old, new in zip(before, after))  # noqa: B905
+                    spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
+                    found[distance] = round(spent / runs, 1) if runs else None
+            finally:
+                timing.close()
         finally:
             question.trace_close()
-        rounds.append((quickest(run), with_it))
-    quiet = sorted(rounds, key=sum)[: ROUNDS // 2]
-    return quiet[0][0], max(0.0, statistics.median(with_it - base for base, with_it in quiet)), seen
+        return found
 
 
-def quickest(run: Loop, chunks: int = CHUNKS, calls: int = CALLS) -> float:
-    """Nanoseconds of one turn, in the quickest chunk."""
-    clock, best = time.perf_counter_ns, float("inf")
-    for _ in range(chunks):
-        start = clock()
-        run(calls)
-        best = min(best, (clock() - start) / calls)
-    return best
-
-
-def getuid_loop() -> Loop:
-    return call_loop("getuid")
-
-
-def rename_loop() -> Loop:
-    """Gives this thread the name that it has."""
-    with open("/proc/thread-self/comm", "rb") as file:
-        name = ctypes.create_string_buffer(file.read().strip()[:15], 16)
-    loop = call_loop("prctl", _PR_SET_NAME, ctypes.addressof(name))
-
-    def rename(calls: int) -> None:
-        loop(calls)
-        assert name.value  # it lives as long as the loop
-
-    return rename
-
-
-def call_loop(name: str, first: int = 0, second: int = 0) -> Loop:
-    """A function that makes so many of these system calls: on x86 in machine code, as a C program would."""
-    number = syscalls.number(name)
-    assert number is not None, name
-    if platform.machine() == "x86_64":
-        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        page.write(bytes.fromhex(_X86_LOOP % number.to_bytes(4, "little").hex()))
-        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-        made = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_long, ctypes.c_long)(address)
-
-        def loop(calls: int) -> None:
-            made(calls, first, second)
-            assert not page.closed  # it lives as long as the loop
-
-        return loop
-    call = ctypes.CDLL(None).syscall
-    words = ctypes.c_long(number), ctypes.c_long(first), ctypes.c_long(second)
-
-    def slow(calls: int) -> None:
-        for _ in itertools.repeat(None, calls):
-            call(*words)
-
-    return slow
+def _spent(run: loops.Run, turns: int, clock: Callable[[], int] = _CPU) -> float:
+    """Nanoseconds of one of so many turns."""
+    start = clock()
+    run(turns)
+    return (clock() - start) / turns

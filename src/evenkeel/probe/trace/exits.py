@@ -17,7 +17,8 @@ from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.running import running_guests
 from evenkeel.probe.trace import tracefs
 from evenkeel.probe.trace.sources import Hook, refused
-from evenkeel.probe.trace.templates import Current, Packed, Record, Row
+from evenkeel.probe.trace.tables import Row
+from evenkeel.probe.trace.templates import Current, Packed, Record
 
 EVENT = "kvm:kvm_exit"
 #: Exits that KVM cannot handle itself, of every kind of KVM; some (PVM) have no other event.

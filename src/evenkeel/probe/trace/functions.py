@@ -177,16 +177,22 @@ class Uprobe(_Probe):
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         super().__init__(event, cpus, process)
-        match = _UPROBE.match(event)
-        if match is None:
-            raise StepFailed("%r is no uprobe; write uprobe:/FILE:FUNCTION" % event, errno.EINVAL)
-        self._text, self.symbol = match.groups()
-        if not os.path.isfile(self._text):
-            raise StepFailed("there is no file %s" % self._text, errno.ENOENT)
-        self._offset = int(self.symbol, 16) if self.symbol.startswith("0x") else _offset_in(self._text, self.symbol)
+        self._text, self._offset = place(event)
+        self.symbol = event.rpartition(":")[2]
 
     def mechanism(self) -> str:
         return "BPF on a uprobe at %s of %s, a breakpoint (int3)" % (self.symbol, self._text)
+
+
+def place(event: str) -> tuple[str, int]:
+    """The file of a uprobe, and where in it the uprobe is.  Raises StepFailed."""
+    match = _UPROBE.match(event)
+    if match is None:
+        raise StepFailed("%r is no uprobe; write uprobe:/FILE:FUNCTION" % event, errno.EINVAL)
+    path, symbol = match.groups()
+    if not os.path.isfile(path):
+        raise StepFailed("there is no file %s" % path, errno.ENOENT)
+    return path, int(symbol, 16) if symbol.startswith("0x") else _offset_in(path, symbol)
 
 
 def _offset_in(path: str, name: str) -> int:

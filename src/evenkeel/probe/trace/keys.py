@@ -14,7 +14,8 @@ from typing import Any, Sequence
 
 from evenkeel.probe.running import running_guests
 from evenkeel.probe.sample import read
-from evenkeel.probe.trace.templates import COMM_BYTES, Current, Row, Value
+from evenkeel.probe.trace.tables import Row
+from evenkeel.probe.trace.templates import COMM_BYTES, Current, Value
 
 #: What a row is about -> the number that the program takes; None: the command's name.
 KEYS: dict[str, Value | None] = {

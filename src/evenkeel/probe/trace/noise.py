@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.sample import interrupt_rows, read
-from evenkeel.probe.trace import templates, tracefs
+from evenkeel.probe.trace import spans, templates, tracefs
 from evenkeel.probe.trace.templates import Constant, Current, Packed
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Noise:
         """Raises StepFailed."""
         if not run.question.get("cpus"):
             raise StepFailed("which CPU?", errno.EINVAL)
-        self._table = run.keep(templates.durations())
-        self._spans = run.keep(templates.open_spans())
-        self._spread = run.keep(templates.histogram())
+        self._table = run.keep(spans.durations())
+        self._spans = run.keep(spans.open_spans())
+        self._spread = run.keep(spans.histogram())
         self._pairs = pairs()
         self._hang_threads(run)
         for number, pair in enumerate(self._pairs):
@@ -69,7 +69,7 @@ class Noise:
         hook = run.hook(SWITCH)
         thread = hook.field("prev_pid")
         assert isinstance(thread, templates.Record)
-        code = templates.end_span(
+        code = spans.end_span(
             run.numbers,
             self._spans,
             self._spread,
@@ -86,7 +86,7 @@ class Noise:
         end, begin = run.hook(pair.end), run.hook(pair.begin)
         which = end.field(pair.field) if pair.field else Constant(0)
         assert isinstance(which, (templates.Record, Constant))
-        code = templates.end_span(
+        code = spans.end_span(
             run.numbers,
             self._spans,
             self._spread,
@@ -96,13 +96,13 @@ class Noise:
             row_key=_row_key(number, which),
         )
         end.load(code, pair.end)
-        begin.load(templates.begin_span(run.numbers, self._spans, _place(number), begin.select), pair.begin)
+        begin.load(spans.begin_span(run.numbers, self._spans, _place(number), begin.select), pair.begin)
 
     def rows(self) -> list[dict[str, Any]]:
         """By CPU and kind, those that took the most first."""
         actions = {label: row["action"] for label, row in interrupt_rows().items()}
         found = []
-        for row in templates.read_durations(self._table):
+        for row in spans.read_durations(self._table):
             cpu, number, which = row.key >> 48, row.key >> 32 & 0xFFFF, row.key & 0xFFFFFFFF
             kind, label = self._name(number, which, row.name, actions)
             found.append(

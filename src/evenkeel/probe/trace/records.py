@@ -12,11 +12,15 @@ import errno
 import mmap
 import os
 import platform
+import struct
 from typing import Iterator, Sequence
 
 from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import sources, templates, tracefs
+from evenkeel.probe.trace import sources, tracefs
+from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R4, R10
+from evenkeel.probe.trace.bpf import HELPERS, RINGBUF, Map
+from evenkeel.probe.trace.templates import LOST, Select, Value, begin, bump, end
 
 #: Between two looks of the reader.  Each look at pages takes one of each CPU that has anything, full or not.
 LOOK_S, LOOK_AT_PAGES_S = 0.002, 0.03
@@ -29,12 +33,48 @@ LEAST, MOST = 16 << 20, 256 << 20
 KEPT = 256 << 20
 #: Offset of the byte of a record's length that has the kernel's flag "somebody is still writing it".
 _FLAGS = 3
+#: Nanoseconds of the monotonic clock, thread, process, the value that was asked for, CPU, nothing.
+RECORD = struct.Struct("=QIIQII")
+#: In the ring each record has eight bytes in front: its length with two flags, and where it is.
+RECORD_STRIDE = RECORD.size + 8
+_NO_WAKEUP = 1
+
+
+def ring(size: int) -> Map:
+    """``size``: bytes, a power of two and whole pages."""
+    return Map(RINGBUF, 0, 0, size)
+
+
+def record(numbers: Map, ring: Map, value: Value, select: Select) -> bytes:
+    """Write the event to the ring; one that has no place there is a lost event.  Nobody is woken: the reader looks.
+
+    What is written is not counted here: the ring's own position says it.
+    """
+    at = -40
+    asm = begin(select)
+    asm.call(HELPERS["get_current_pid_tgid"])
+    asm.store(8, R10, at + 8, R0)
+    asm.call(HELPERS["get_smp_processor_id"])
+    asm.store(4, R10, at + 24, R0)
+    asm.store(4, R10, at + 28, 0)
+    value.emit(asm, R0)
+    asm.store(8, R10, at + 16, R0)
+    asm.call(HELPERS["ktime_get_ns"])
+    asm.store(8, R10, at, R0)
+    asm.map(R1, ring.fd)
+    asm.stack(R2, at)
+    asm.mov(R3, RECORD.size)
+    asm.mov(R4, _NO_WAKEUP)
+    asm.call(HELPERS["ringbuf_output"])
+    asm.jump_if(R0, "==", 0, "out")
+    bump(asm, numbers, LOST)
+    return end(asm)
 
 
 def ring_bytes(rate_per_s: float, least: int = LEAST) -> int:
     """The size of a ring that is not full after :data:`GAP_S` without a reader: a power of two."""
     size = least
-    while size < min(rate_per_s * GAP_S * templates.RECORD_STRIDE, MOST):
+    while size < min(rate_per_s * GAP_S * RECORD_STRIDE, MOST):
         size *= 2
     return size
 
@@ -53,7 +93,7 @@ def real_time() -> Iterator[None]:
 
 
 class Ring:
-    """A BPF ring buffer, mapped, and its reader.  Records are :data:`templates.RECORD_STRIDE` bytes."""
+    """A BPF ring buffer, mapped, and its reader.  Records are :data:`RECORD_STRIDE` bytes."""
 
     def __init__(self, size: int) -> None:
         """``size``: bytes, a power of two and whole pages.
@@ -63,7 +103,7 @@ class Ring:
         if platform.machine() != "x86_64":
             raise StepFailed("Python has no load-acquire for %s" % platform.machine(), errno.EOPNOTSUPP)
         self.size = size
-        self.map = templates.ring(size)
+        self.map = ring(size)
         page = mmap.PAGESIZE
         try:
             # The consumer's position is ours to write; the producer's page and the data are not.  The data is there
@@ -83,15 +123,15 @@ class Ring:
             return b""
         at = mmap.PAGESIZE + (begin & (self.size - 1))
         # Flags first, then the data: what is written by now stays as it is.
-        flags = self._theirs[at + _FLAGS : at + (end - begin) : templates.RECORD_STRIDE]
+        flags = self._theirs[at + _FLAGS : at + (end - begin) : RECORD_STRIDE]
         written = len(flags) - len(flags.lstrip(b"\0"))  # the rest is read when it is written
-        found = self._theirs[at : at + written * templates.RECORD_STRIDE]
+        found = self._theirs[at : at + written * RECORD_STRIDE]
         self._consumer[0] = begin + len(found)
         return found
 
     def written(self) -> int:
         """Records that found a place, also those that are not read yet."""
-        return self._producer[0] // templates.RECORD_STRIDE
+        return self._producer[0] // RECORD_STRIDE
 
     def close(self) -> None:
         self._consumer.release()

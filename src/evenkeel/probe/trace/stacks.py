@@ -1,4 +1,4 @@
-"""Samples of stacks: from addresses to names of functions, the kernel's and those of processes.
+"""Samples of stacks: the program that takes them, and from addresses to names of functions, also of processes.
 
 A process may end before its samples are read, so its mappings are read while it lives, as soon as it is seen.  Symbols
 come from the files themselves (.symtab, else .dynsym); a stripped program's frames have its file name only.
@@ -14,11 +14,68 @@ import os
 import struct
 from typing import Any, NamedTuple
 
-from evenkeel.probe.trace import templates
-from evenkeel.probe.trace.bpf import Map
+from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R6, R10, Assembler
+from evenkeel.probe.trace.bpf import HASH, HELPERS, STACK_TRACE, Map
+from evenkeel.probe.trace.tables import add_row
+from evenkeel.probe.trace.templates import EVENTS, LOST, Select, begin, bump, command, end
 
 _MOST_SYMBOL_BYTES = 64 << 20
 _EXECUTABLE, _STT_FUNC = 1, 2
+STACK_DEPTH = 127
+_STACK_KEYS = 16384
+_STACK_SLOTS = 16384
+#: In the number of a stack that is in the second map.
+SECOND = 1 << 24
+_USER_STACK = 256
+#: pid, id of the kernel's stack and of the user's (negative: none), nothing; the command's name.
+STACK_KEY = struct.Struct("=Iiii16s")
+_EEXIST = -17
+
+
+def stack_traces() -> Map:
+    """Stacks by a number that the kernel makes of them; 16 MiB."""
+    return Map(STACK_TRACE, 4, 8 * STACK_DEPTH, _STACK_SLOTS)
+
+
+def stack_counts() -> Map:
+    return Map(HASH, STACK_KEY.size, 8, _STACK_KEYS)
+
+
+def stacks(numbers: Map, traces: Map, second: Map, counts: Map, select: Select) -> bytes:
+    """Count the stack of whatever runs.
+
+    Two stacks can get the same number; the later one goes to the ``second`` map.  A third is a lost event.
+    """
+    at_key, at_one = -48, -56
+    asm = begin(select)
+    asm.call(HELPERS["get_current_pid_tgid"])
+    asm.alu("rsh", R0, 32)
+    asm.store(4, R10, at_key, R0)
+    asm.store(4, R10, at_key + 12, 0)
+    for place, flags in ((at_key + 4, 0), (at_key + 8, _USER_STACK)):
+        kept = asm.fresh("kept")
+        _stack_number(asm, traces, flags)
+        asm.jump_if(R0, "!=", _EEXIST, kept)
+        _stack_number(asm, second, flags)
+        asm.jump_if(R0, "s<", 0, "no place")
+        asm.alu("or", R0, SECOND)
+        asm.label(kept)
+        asm.store(4, R10, place, R0)
+    command(asm, at_key + 16)
+    asm.store(8, R10, at_one, 1)
+    add_row(asm, numbers, counts, at_key, at_one, lost="out")
+    bump(asm, numbers, EVENTS)
+    asm.jump("out")
+    asm.label("no place")
+    bump(asm, numbers, LOST)
+    return end(asm)
+
+
+def _stack_number(asm: Assembler, traces: Map, flags: int) -> None:
+    asm.mov(R1, R6)
+    asm.map(R2, traces.fd)
+    asm.mov(R3, flags)
+    asm.call(HELPERS["get_stackid"])
 
 
 class Mapping(NamedTuple):
@@ -168,23 +225,23 @@ class Sampled(NamedTuple):
 
 def processes(counts: Map) -> set[int]:
     """Who was sampled so far."""
-    return {templates.STACK_KEY.unpack(key)[0] for key, _ in counts.items()}
+    return {STACK_KEY.unpack(key)[0] for key, _ in counts.items()}
 
 
 def read_samples(traces: tuple[Map, Map], counts: Map) -> list[Sampled]:
-    """Everything that was sampled.  ``traces``: the two maps of :func:`templates.stacks`."""
+    """Everything that was sampled.  ``traces``: the two maps of :func:`stacks`."""
 
     @functools.lru_cache(maxsize=None)
     def addresses(number: int) -> tuple[int, ...]:
-        place = traces[bool(number & templates.SECOND)]
-        found = place.lookup(struct.pack("=i", number & ~templates.SECOND)) if number >= 0 else None
+        place = traces[bool(number & SECOND)]
+        found = place.lookup(struct.pack("=i", number & ~SECOND)) if number >= 0 else None
         if found is None:
             return ()
-        return tuple(one for one in struct.unpack("=%dQ" % templates.STACK_DEPTH, found[0]) if one)
+        return tuple(one for one in struct.unpack("=%dQ" % STACK_DEPTH, found[0]) if one)
 
     found = []
     for key, values in counts.items():
-        process, kernel, user, _, command = templates.STACK_KEY.unpack(key)
+        process, kernel, user, _, command = STACK_KEY.unpack(key)
         name = command.split(b"\0")[0].decode("utf-8", "replace")
         times = struct.unpack("=Q", values[0])[0]
         found.append(Sampled(process, name, addresses(kernel), addresses(user), times))
