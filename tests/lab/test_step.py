@@ -20,6 +20,7 @@ from evenkeel.lab.step import (
     decide,
     find_step,
     graph_of,
+    graph_of_step,
     read_graph,
     read_step,
     resolve,
@@ -122,6 +123,15 @@ def test_another_setting_is_another_digest(folder: Path) -> None:
     one = read_graph(folder / "graph.yaml", {"branch": "next"}).steps["build"].sha256()
     other = read_graph(folder / "graph.yaml", {"branch": "main"}).steps["build"].sha256()
     assert one != other
+
+
+def test_where_an_input_lies_does_not_change_the_digest() -> None:
+    """In a lab a folder is its content, at home a path."""
+
+    def digest(taken: Input) -> str:
+        return graph_of_step(find_step("boot-module"), {}, {"modules": taken}).steps["boot-module"].sha256()
+
+    assert digest(Input(file="/here")) == digest(Input(file="/there"))
 
 
 @pytest.mark.parametrize(

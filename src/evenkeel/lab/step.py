@@ -205,8 +205,10 @@ class Use(Model):
         return self.step
 
     def sha256(self) -> str:
-        """Of what is done and with which settings, not of when."""
-        return digest({"step": self.definition().model_dump(mode="json"), "set": self.set})
+        """Of what is done and with which settings, not of when, nor of where its inputs were taken from."""
+        # A folder in a lab is content, and without one a path; what was in it stands in the result.
+        definition = self.definition().model_dump(mode="json")
+        return digest({"step": {**definition, "inputs": sorted(definition["inputs"])}, "set": self.set})
 
     def same_key(self) -> str:
         """Results with this key are of the same thing: the kind and what ``same`` names."""
