@@ -199,7 +199,8 @@ def _kill_all(team: Team, rng: random.Random, kinds: dict[str, int]) -> None:
     order = [kind for kind, number in kinds.items() for _ in range(number)]
     rng.shuffle(order)
     for kind in order:
-        busy = until(team.busy, 60)
+        # A service that takes over on PostgreSQL waits 60 s for the agents of the last one, which may hold every slot.
+        busy = until(team.busy, 150)
         team.note_passed()
         name = rng.choice(sorted(set(busy.values()))) if kind == "agent" else kind
         seq = team.last_event()
