@@ -1,6 +1,6 @@
 """Fleets and requests in Nova's words, Nova's answers as seats, and the environment that Nova runs in.
 
-:func:`environment` installs Nova from its package into ``.venv-nova``, beside the project's own environment and never
+:func:`python` installs Nova from its package into ``.venv-nova``, beside the project's own environment and never
 in it; :class:`Nova` talks to :mod:`bench.openstack.peer`, which runs there.  Must not decide anything: a request that
 Nova has no words for raises NotInNova, so that no number of a comparison stands for something else.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -22,11 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from tools.environment import environment
+
 from evenkeel.documents.fleet import FleetFunction, FleetHost, FleetNode, GuestSeat, Request
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-VENV = ROOT / ".venv-nova"
 KIB, MIB = 1 << 10, 1 << 20
 #: ``legacy``: one set of CPUs (``vcpu_pin_set``), the only one with which isolate works on SMT; ``new``: two sets.
 Style = Literal["legacy", "new"]
@@ -39,19 +38,9 @@ class NotInNova(ValueError):
     """A host or a request for which Nova has no words."""
 
 
-def environment() -> Path:
+def python() -> Path:
     """The Python of the environment with Nova in it, made on the first call (a minute, 400 MB)."""
-    python = VENV / "bin" / "python"
-    wanted = (HERE / "requirements.txt").read_text(encoding="utf-8")
-    mark = VENV / ".made-from"
-    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
-        return python
-    print(f"installing Nova from its package into {VENV.name} (a minute, 400 MB)", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
-    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([*pip, "install", "--requirement", str(HERE / "requirements.txt")], check=True)
-    mark.write_text(wanted, encoding="utf-8")
-    return python
+    return environment(".venv-nova", HERE / "requirements.txt", "Nova from its package (a minute, 400 MB)") / "python"
 
 
 class Nova(AbstractContextManager["Nova"]):
@@ -61,7 +50,7 @@ class Nova(AbstractContextManager["Nova"]):
         self.style = style
         self._hosts: dict[str, FleetHost] = {}
         self._process = subprocess.Popen(
-            [str(environment()), "-W", "ignore", str(HERE / "peer.py")],
+            [str(python()), "-W", "ignore", str(HERE / "peer.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -5,37 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.queues import Job
 from tests.lab import postgres
+from tools.environment import environment
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-VENV = ROOT / ".venv-procrastinate"
 
 
 def missing() -> str | None:
     """What it lacks here; None: nothing."""
     return None if postgres.BIN is not None else "Debian's postgresql is not installed"
-
-
-def environment() -> Path:
-    """The Python of the environment with it, made on the first call."""
-    python = VENV / "bin" / "python"
-    wanted = (HERE / "requirements.txt").read_text(encoding="utf-8")
-    mark = VENV / ".made-from"
-    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
-        return python
-    print(f"installing Procrastinate from its package into {VENV.name}", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
-    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([*pip, "install", "--requirement", str(HERE / "requirements.txt")], check=True)
-    mark.write_text(wanted, encoding="utf-8")
-    return python
 
 
 @dataclass
@@ -54,7 +37,8 @@ class Procrastinate:
 
 @contextlib.contextmanager
 def running(folder: Path, slots: int) -> Iterator[Procrastinate]:
-    python = environment()
+    name = "Procrastinate from its package"
+    python = environment(".venv-procrastinate", HERE / "requirements.txt", name) / "python"
     with postgres.running(folder=folder / "pg") as server:
         # -P: beside its script lies this module, which is called as it is.
         words = [str(python), "-P", str(HERE / "procrastinate_peer.py"), server.database(), str(slots)]

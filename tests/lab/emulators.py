@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -19,30 +18,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.environment import environment
+
 from evenkeel.lab.power_drivers import PowerFailed
 from evenkeel.lab.power_drivers.ipmi import hello
 from evenkeel.machines.virtual.run import contained, tool
 from tests.lab.emulated import PASSWORD, free_port
 from tests.machines.sshd import descendants
 
-ROOT = Path(__file__).parents[2]
-REQUIREMENTS = Path(__file__).with_name("emulators.txt")
-VENV = ROOT / ".venv-bmc"
-_DEBIAN_PYTHON = "/usr/bin/python3"
 _UP_S = 60.0
 
 
-def environment() -> Path:
+def programs() -> Path:
     """The folder of programs of the environment with both emulators, made on the first call (half a minute)."""
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
-    mark = VENV / ".made-from"
-    if not mark.exists() or mark.read_text(encoding="utf-8") != wanted:
-        venv = ["-m", "venv", "--clear", "--without-pip", "--system-site-packages", str(VENV)]
-        subprocess.run([_DEBIAN_PYTHON, *venv], check=True)
-        pip = [sys.executable, "-m", "pip", "--python", str(VENV / "bin/python"), "--quiet", "--no-input"]
-        subprocess.run([*pip, "install", "--requirement", str(REQUIREMENTS)], check=True, timeout=600)
-        mark.write_text(wanted, encoding="utf-8")
-    return VENV / "bin"
+    return environment(
+        ".venv-bmc",
+        Path(__file__).with_name("emulators.txt"),
+        "virtualbmc and sushy-tools",
+        python="/usr/bin/python3",
+        options=("--system-site-packages",),
+    )
 
 
 @dataclass
@@ -116,7 +111,7 @@ def redfish(folder: Path, address: str, *backend: str) -> Iterator[tuple[str, Em
     """sushy-emulator and its URL.  ``backend``: ``--fake``, or ``--libvirt-uri URI``."""
     host = f"[{address}]" if ":" in address else address
     port = free_port(address, socket.SOCK_STREAM)
-    argv = [str(environment() / "sushy-emulator"), *backend, "-i", address, "-p", str(port)]
+    argv = [str(programs() / "sushy-emulator"), *backend, "-i", address, "-p", str(port)]
     with running(argv, folder, {}, f"sushy-{port}") as emulator:
         url = f"http://{host}:{port}"
         end = time.monotonic() + _UP_S
@@ -158,7 +153,7 @@ def virtualbmc(folder: Path, uri: str, bmcs: Sequence[Bmc]) -> Iterator[tuple[li
     settings.write_text(
         f"[default]\nconfig_dir = {folder}/vbmc\npid_file = {folder}/vbmc.pid\nserver_port = {server}\n[log]\n"
     )
-    argv = [str(environment() / "vbmcd"), "--foreground"]
+    argv = [str(programs() / "vbmcd"), "--foreground"]
     with running(argv, folder, {"VIRTUALBMC_CONFIG": str(settings)}, "vbmcd") as emulator:
         for bmc, port in zip(bmcs, ports, strict=True):
             end = time.monotonic() + _UP_S
