@@ -207,15 +207,13 @@ def _submit_only(lab: Lab, graph: Graph, acknowledged: list[int]) -> int:
 
 class _Line:
     local = True
+    process = None
 
     def send(self, message: protocol.FromLab) -> None:
         pass
 
     def close(self) -> None:
         pass
-
-    def process_gone(self) -> bool:
-        return False
 
 
 def pending(folder: Path) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +12,12 @@ from sqlalchemy import event, insert, select
 from sqlalchemy.exc import OperationalError
 
 from evenkeel.lab import agents, claims, protocol, schema, steps, submissions
+from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.process import Process
 from evenkeel.lab.protocol import Ended, Hello, Start, Stop, Taken, Welcome
 from evenkeel.lab.step import graph_of
 from tests.lab.conftest import Clock
@@ -26,8 +30,11 @@ KEEPER = with_roles("keeper", ["maintainer"])
 class Line:
     """The lab's side of a connection; what it would send is kept for the test."""
 
-    def __init__(self, *, local: bool = True, gone: bool = True) -> None:
-        self.local, self.gone = local, gone
+    def __init__(self, *, local: bool = True, gone: bool = True, process: Process | None = None) -> None:
+        self.local = local
+        self.process = process
+        if local and process is None:
+            self.process = Process("another boot", 1, 1) if gone else Process.of(os.getpid())
         self.said: list[protocol.FromLab] = []
         self.closed = False
 
@@ -38,9 +45,6 @@ class Line:
 
     def close(self) -> None:
         self.closed = True
-
-    def process_gone(self) -> bool:
-        return self.gone
 
 
 class Player:
@@ -359,6 +363,72 @@ def test_after_a_restart_an_agent_that_does_not_come_back_is_waited_for_and_then
     clock.move(57)
     run(again)
     assert states(lab, sent.id) == {"one": "ready", "two": "ready"}
+
+
+def test_after_a_restart_an_agent_that_lives_keeps_its_steps_however_long_it_is_starved(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    agent, other = Player(dispatcher), Player(dispatcher, "a2")
+    agent.hello(gone=False)
+    sent = send(lab, one={})
+    run(dispatcher)
+    (start,) = agent.starts()
+    agent.dispatcher = other.dispatcher = again = Dispatcher(lab)
+    run(again)
+    clock.move(50)
+    other.hello()
+    assert states(lab, sent.id) == {"one": "running"} and other.starts() == []
+    assert agent.hello(running=(start.attempt,), gone=False).stop == ()
+    agent.end(start)
+    assert states(lab, sent.id) == {"one": "passed"}
+
+
+def test_after_a_restart_an_agent_that_hangs_is_not_waited_for_without_end(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    Player(dispatcher).hello(gone=False)
+    sent = send(lab, one={})
+    run(dispatcher)
+    again = Dispatcher(lab)
+    run(again)
+    clock.move(61)
+    run(again)
+    assert states(lab, sent.id) == {"one": "ready"}
+
+
+def test_a_step_whose_processes_cannot_be_ended_is_not_started_again(
+    lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, other = Player(dispatcher), Player(dispatcher, "a2")
+    agent.hello()
+    sent = send(lab, one={})
+    run(dispatcher)
+    other.hello()
+    monkeypatch.setattr(dispatching, "end_attempt", lambda identity, attempt: False)  # one that hangs in the kernel
+    agent.hang_up()
+    assert states(lab, sent.id) == {"one": "failed"} and other.starts() == []
+    assert "cannot be ended" in steps.by_name(lab, ANN, sent.id, "one").attempts[0].cause
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_an_agent_whose_process_ends_is_waited_for_no_longer(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, restarted: bool
+) -> None:
+    agent = Player(dispatcher)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as its:
+        agent.hello(process=Process.of(its.pid))
+        sent = send(lab, one={})
+        run(dispatcher)
+        if restarted:
+            agent.dispatcher = Dispatcher(lab)
+            run(agent.dispatcher)
+        else:
+            agent.hang_up()
+        clock.move(1)
+        run(agent.dispatcher)
+        assert states(lab, sent.id) == {"one": "running"}
+    run(agent.dispatcher)
+    assert states(lab, sent.id) == {"one": "ready"}
 
 
 def test_a_step_that_loses_every_agent_is_given_up(lab: Lab, dispatcher: Dispatcher) -> None:

@@ -164,7 +164,7 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
             after.setdefault(after_id, {})[names[before_id]] = condition
         tried = schema.attempt.c
         last = select(tried.step_id, func.max(tried.id)).where(tried.step_id.in_(list(names))).group_by(tried.step_id)
-        attempts: dict[int, int] = dict(connection.execute(last).tuples().all())
+        attempts: dict[int, int] = {step_id: number for step_id, number in connection.execute(last)}
     lines = tuple(
         StepLine(**step._mapping, after=after.get(step.id, {}), attempt=attempts.get(step.id)) for step in steps
     )
