@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import claims, protocol, steps, submissions
+from evenkeel.lab import claims, protocol, schema, steps, submissions
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.claims import Request
 from evenkeel.lab.dispatcher import Dispatcher
@@ -123,6 +124,21 @@ def test_agents_are_not_forgotten_while_the_database_cannot_be_read(
     run(dispatcher)
     agent.end(agent.starts()[0])
     assert states(lab, sent.id) == {"one": "passed"} and len(agent.taken()) == 1
+
+
+def test_the_process_of_an_agent_is_the_one_that_said_hello_though_its_row_is_older(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    sent = begun(lab, agent, gone=False, one={})
+    (start,) = agent.starts()
+    lab.store.write(lambda c: c.execute(update(schema.agent).values(process="another boot:1:1")) and None)
+    lab.store.holds += 1
+    run(dispatcher)
+    clock.move(30)
+    run(dispatcher)
+    assert states(lab, sent.id) == {"one": "running"}
+    assert agent.hello(running=(start.attempt,), gone=False).stop == ()
 
 
 def test_who_gets_the_right_to_write_back_asks_the_agents_and_takes_nothing_for_granted(

@@ -753,7 +753,10 @@ class Dispatcher:
 
     def _load_all(self) -> None:
         now, at = self.lab.now(), self.lab.steady()
-        links = {one.name: (one.link, one.lost_ns, one.seen_ns, one.heard_ns) for one in self.agents.values()}
+        # What is known of an agent here is newer than its row, if that could not be written.
+        here = {
+            one.name: (one.link, one.process, one.lost_ns, one.seen_ns, one.heard_ns) for one in self.agents.values()
+        }
         self._timed |= self.runs
         self._clear()
         self.agents, self._owner = {}, {}
@@ -765,8 +768,8 @@ class Dispatcher:
                 known = (row.name, row.identity, row.kind, row.slots, row.labels, row.state, row.fencing, row.seen_ns)
                 agent = Agent(*known, heard_ns=at, local=row.local, process=Process.parse(row.process))
                 self.agents[agent.name] = agent
-                if agent.name in links:
-                    agent.link, agent.lost_ns, agent.seen_ns, agent.heard_ns = links[agent.name]
+                if agent.name in here:
+                    agent.link, agent.process, agent.lost_ns, agent.seen_ns, agent.heard_ns = here[agent.name]
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:
