@@ -215,6 +215,24 @@ def test_nobody_learns_a_wrong_duration_from_a_jump(
     assert agent.starts()[-1].timeout_ns == 600 * 10**9
 
 
+def test_an_attempt_begins_when_it_is_given_away_and_not_when_that_turn_began(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it seems to end too early, by as long as it took to read all anew."""
+    agent = Player(dispatcher)
+    agent.hello()
+    sent = send(lab, one={})
+    read = dispatcher._read_events
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher, "_read_events", lambda turn: (clock.move(5), read(turn)))
+        assert dispatcher.turn()
+    given = lab.now()
+    clock.move(10)
+    agent.end(agent.starts()[0])
+    (attempt,) = steps.by_name(lab, ANN, sent.id, "one").attempts
+    assert (attempt.started_ns, attempt.ended_ns) == (given, lab.now())
+
+
 @pytest.mark.parametrize("seconds", JUMPS)
 def test_idle_time_counts_time_that_passed(lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float) -> None:
     agent, other = Player(dispatcher, arch="x86_64"), Player(dispatcher, "other", arch="aarch64")

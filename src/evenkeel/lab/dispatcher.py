@@ -661,16 +661,17 @@ class Dispatcher:
             number = self.ready.best(agent.mask & self.available, now)
             if number is None:
                 return
-            self._start(turn, self.nodes[number], agent, now)
+            self._start(turn, self.nodes[number], agent)
 
-    def _start(self, turn: Turn, node: Node, agent: Agent, now: int) -> None:
+    def _start(self, turn: Turn, node: Node, agent: Agent) -> None:
         group = self.ready.group_of(node.id)
         self.ready.drop(node.id)
         limit, expected = self._limit(node)
         node.state = "running"
         node.attempts += 1
+        # One moment by both clocks, though the turn began before all was read anew: its end is counted from here.
+        now, at = self.lab.now(), self.lab.steady()
         # The agent ends it itself; the lab's own word comes later, for an agent that does not.
-        at = self.lab.steady()
         deadline = None if limit is None else at + limit + _AGENT_FIRST_NS
         run = Run(self._next_attempt, node, agent.name, now, at, deadline, limit, expected)
         self._next_attempt += 1
