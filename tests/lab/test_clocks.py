@@ -18,6 +18,7 @@ from evenkeel.lab.events import last_seq
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.touch import Touched
+from evenkeel.lab.turn import Turn
 from tests.lab.conftest import Clock
 from tests.lab.test_dispatcher import ANN, Player, begun, run, send, states
 
@@ -223,8 +224,13 @@ def test_an_attempt_begins_when_it_is_given_away_and_not_when_that_turn_began(
     agent.hello()
     sent = send(lab, one={})
     read = dispatcher._read_events
+
+    def read_slowly(turn: Turn) -> None:
+        clock.move(5)
+        read(turn)
+
     with monkeypatch.context() as patch:
-        patch.setattr(dispatcher, "_read_events", lambda turn: (clock.move(5), read(turn)))
+        patch.setattr(dispatcher, "_read_events", read_slowly)
         assert dispatcher.turn()
     given = lab.now()
     clock.move(10)
