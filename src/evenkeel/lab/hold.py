@@ -66,6 +66,10 @@ def delegated_cgroup(root: str = "/sys/fs/cgroup") -> str | None:
                 stream.write(pid)
         with open(f"{path}/cgroup.subtree_control", "w") as stream:
             stream.write("+cpu +memory")
+        for name in os.listdir(path):
+            if name.startswith("step-"):  # of a keeper that was killed; one in use cannot be removed
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{path}/{name}")
     except (OSError, IndexError):
         return None
     return path
@@ -77,13 +81,17 @@ class Cgroup:
     def __init__(self, parent: str, memory: int | None, cpus: float | None) -> None:
         self.path = f"{parent}/step-{os.getpid()}"
         os.mkdir(self.path)
-        if memory:
-            self.write("memory.max", memory)
-            self.write("memory.oom.group", 1)
-            with contextlib.suppress(OSError):  # a machine without swap has no such file
-                self.write("memory.swap.max", 0)
-        if cpus:
-            self.write("cpu.max", f"{max(1000, round(cpus * 100000))} 100000")
+        try:
+            if memory:
+                self.write("memory.max", memory)
+                self.write("memory.oom.group", 1)
+                with contextlib.suppress(OSError):  # a machine without swap has no such file
+                    self.write("memory.swap.max", 0)
+            if cpus:
+                self.write("cpu.max", f"{max(1000, round(cpus * 100000))} 100000")
+        except OSError:
+            self.remove()
+            raise
 
     def write(self, name: str, value: object) -> None:
         with open(f"{self.path}/{name}", "w") as stream:
