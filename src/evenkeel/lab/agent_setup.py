@@ -15,6 +15,7 @@ from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.executor import Executor, Processes
+from evenkeel.lab.hold import delegated_cgroup
 from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, socket_of
 from evenkeel.lab.tools import tools_here
 from evenkeel.lab.transfer import Here, There
@@ -67,7 +68,7 @@ def agent(
 
 
 def _processes(name: str, reach: Here | There) -> Callable[[str], Executor]:
-    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring)
+    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring, cgroup=delegated_cgroup())
 
 
 def _slurm(
