@@ -434,7 +434,7 @@ def _meet_qemu(target: SshTarget) -> None:
     # Without it the first guest of each host that goes on from this boot starts ten seconds later; that is all.
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            ssh_command(target, "virsh", "-q", "-c", "qemu:///system", "domcapabilities"),
+            ssh_command(target, "virsh", "-q", "domcapabilities"),
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=120,
