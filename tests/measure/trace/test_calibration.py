@@ -41,8 +41,9 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, tmp_p
     assert 4e5 <= Calibration(probe).each(SWITCHES)["perf"].ns <= 4e6, "taken from the file, for the speed of now"
     assert Calibration(probe).each(SWITCHES, anew=True)["perf"].ns < 4e5
     calls = Calibration(probe).each(Question(kind="top", events=("syscalls:sys_enter_getuid",), by="process"))
-    assert set(calls) == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
-    assert all(each.other_ns > 0 for each in calls.values())
+    # Where the kernel lets programs hang on functions, there is that, too.
+    assert set(calls) - {"fentry"} == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
+    assert all(each.other_ns > 0 for source, each in calls.items() if source != "fentry")
     assert set(json.loads(file.read_text())) == {"count event", "top call"}
 
 
