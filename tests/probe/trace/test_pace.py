@@ -17,7 +17,7 @@ def test_what_was_measured_while_the_machine_was_slow_is_left_out() -> None:
     draw = random.Random(1)
 
     def taken(ns: float, slow: float, fast: int) -> list[Chunk]:
-        at_best = [Chunk(ns * draw.uniform(0.9, 1.1), draw.uniform(100, 114)) for _ in range(fast)]
+        at_best = [Chunk(ns * draw.uniform(0.9, 1.1), draw.uniform(100, 109)) for _ in range(fast)]
         return at_best + [Chunk(ns * draw.uniform(0.6, 0.8) * slow, draw.uniform(150, 200)) for _ in range(400)]
 
     without, with_it = taken(50, 1.1, 200), taken(75, 2.0, 100)
