@@ -3,8 +3,8 @@
 The prediction is that of `evenkeel trace` and comes to be as it does there: the loop runs, its events are counted for a
 moment, and the planner says what they will cost by a source, as calibrated on this machine.  The truth is how much
 slower the loop becomes while the question is asked: the CPU time of short chunks of it (of what two processes or an
-interrupt do, the time that passes), without and with the question in turns, compared where the machine was as fast as it
-gets, which is also what a prediction is about on a machine that is not slow when the question is asked.
+interrupt do, the time that passes), without and with the question in turns, compared where the machine was as fast as
+it gets, which is also what a prediction is about on a machine that is not slow when the question is asked.
 What that is worth is said, too: from which to which 95 of 100 such truths would be (by resampling the turns).
 No loop is that of the calibration: system calls that it does not make, from machine code and from Python, signals,
 page faults, files, wake-ups of another process, a function of the C library.  What the kernel times is asked twice:
