@@ -57,11 +57,12 @@ FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "
 def calibrate(
     source: str, kind: str = "count", loop: str = "call", by: str = "process", like: str = ""
 ) -> dict[str, Any]:
-    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "events"}``.
+    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "settled", "events"}``.
 
     ``gap_ns``: from one turn to the next; ``ns``: what one event costs then; ``other_ns``: what each other system call
     costs while one is watched, 0 for an event that is none; ``timed_ns``: what the kernel timed of it, None where it
-    does not; ``speed_ns``: as :func:`speed`.  ``like``: for a loop of uprobes, the one that is asked about.
+    does not; ``speed_ns``: as :func:`speed`; ``settled``: whether the machine was often enough as fast as it gets.
+    ``like``: for a loop of uprobes, the one that is asked about.
     Raises StepFailed where the source does not work.
     Runs in a thread on the first CPU that it may use: a source may leave out the thread that reads.
     """
@@ -139,14 +140,17 @@ class _Measured:
                 }
             )
         base_ns = pace.typical(without[BACK_TO_BACK, "event"], best_ns)
-        return {"at": found, "base_ns": round(base_ns, 1), "speed_ns": best_ns, "events": seen}
+        settled = self._settled(without, with_it)
+        result = {"at": found, "base_ns": round(base_ns, 1), "speed_ns": best_ns}
+        return {**result, "settled": settled, "events": seen}
 
     def _enough(self, spent_s: float, without: _Taken, with_it: _Taken) -> bool:
-        if spent_s < LONG_S:
-            return False
+        return spent_s >= LONG_S and (spent_s > MOST_S or self._settled(without, with_it))
+
+    def _settled(self, without: _Taken, with_it: _Taken) -> bool:
         best_ns = pace.best(*without.values(), *with_it.values())
         each = (pace.settled(one, best_ns) for taken in (without, with_it) for one in taken.values() if one)
-        return spent_s > MOST_S or min(each) >= pace.FEWEST
+        return min(each) >= pace.FEWEST
 
     def _added(
         self, without: _Taken, with_it: _Taken, distance: Distance, what: str, best_ns: float
