@@ -145,6 +145,18 @@ def test_no_function_stands_for_another_event(event: str, code: int, monkeypatch
     assert caught.value.code == code
 
 
+def test_counters_count_several_events_at_the_same_time() -> None:
+    question.trace_start({"kind": "count", "events": [GETUID, "raw_syscalls:sys_enter"]}, "perf")
+    for _ in range(1000):
+        os.getuid()
+    for _ in range(500):
+        os.getppid()
+    found = question.trace_wait(0)
+    own, every = found["each"]
+    assert own >= 1000 and every >= own + 500, found
+    assert found["events"] >= own + every
+
+
 def test_only_the_cpus_that_were_asked_for() -> None:
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:

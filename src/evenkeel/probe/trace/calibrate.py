@@ -24,9 +24,6 @@ ROUNDS = 6
 #: Of each phase of a round: so many chunks, each of so many turns.
 CHUNKS = 16
 TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
-#: Where another process, or an interrupt, does a part of it, time passes and this one's CPU time does not.
-_CPU = time.process_time_ns
-_CLOCKS = {"switch": time.perf_counter_ns, "profile": time.perf_counter_ns}
 #: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.  And for as
 #: long as this where the machine is hardly ever at its best meanwhile.
 LONG_S, MOST_S = 0.4, 2.0
@@ -106,7 +103,8 @@ class _Measured:
             self._asked["key"] = "pid=next_pid"
         if kind == "profile":
             self._asked["frequency_hz"] = PROFILE_HZ
-        self._source, self._kind, self._name, self._run = source, kind, name, loop.run
+        self._source, self._kind, self._name = source, kind, name
+        self._run, self._clock = loop.run, loop.clock
         self._distances = (BACK_TO_BACK, *FAR[name])
         self._between = {one: loops.Between(one.between) for one in self._distances if one.between is not None}
         self._other = loops.call_loop("getppid") if name == "call" else None
@@ -179,20 +177,20 @@ class _Measured:
     def _turns(self, run: loops.Run, distance: Distance, taken: list[Chunk]) -> None:
         between = self._between.get(distance)
         if between is None:
-            turns, clock = TURNS[self._name], _CLOCKS.get(self._name, _CPU)
-            taken += itertools.islice(pace.beside(lambda: _spent(run, turns, clock)), CHUNKS)
+            turns = TURNS[self._name]
+            taken += itertools.islice(pace.beside(lambda: _spent(run, turns, self._clock)), CHUNKS)
             return
         clock = time.perf_counter_ns  # the CPU's time is a system call
 
         def measure() -> float:
             for _ in range(_TRIES):
-                spent, begun, ran = 0, clock(), _CPU()
+                spent, begun, ran = 0, clock(), self._clock()
                 for _ in itertools.repeat(None, distance.turns):
                     between()
                     start = clock()
                     run(1)
                     spent += clock() - start
-                if clock() - begun < 1.05 * (_CPU() - ran):
+                if clock() - begun < 1.05 * (self._clock() - ran):
                     break  # nobody else had the CPU in between
             return spent / distance.turns
 
@@ -241,7 +239,7 @@ class _Measured:
         return found
 
 
-def _spent(run: loops.Run, turns: int, clock: Callable[[], int] = _CPU) -> float:
+def _spent(run: loops.Run, turns: int, clock: Callable[[], int]) -> float:
     """Nanoseconds of one of so many turns."""
     start = clock()
     run(turns)
