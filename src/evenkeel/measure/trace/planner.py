@@ -124,9 +124,16 @@ def calibrated(question: Question) -> tuple[str, ...]:
 
 
 def gap_ns(question: Question, rates: Mapping[str, float], on_cpus: float) -> float:
-    """From one event to the next on a CPU, as far as their rate tells it; 0 where nothing is known of it."""
+    """From one event to the next on a CPU, as far as their rate tells it; 0 where nothing is known of it.
+
+    The rates were counted by perf, each by itself, and what that takes is left out.
+    """
     rate = sum(rates.get(event, 0.0) for event in question.events)
-    return 1e9 * on_cpus / rate if rate > 0 else 0.0
+    if rate <= 0:
+        return 0.0
+    perf = SOURCES["perf"]
+    counting = (perf.ns["count"] + (perf.call_ns if _is_call(question) else 0.0)) / len(question.events)
+    return max(1.0, 1e9 * on_cpus / rate - counting)
 
 
 def _is_call(question: Question) -> bool:
