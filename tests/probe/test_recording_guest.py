@@ -1,8 +1,7 @@
 """The recorder for guests with a real guest agent, a real shell and the pages of this machine's kernel.
 
-This kernel may have no timerlat, and a virtual machine is not booted here: the script is shown a folder that says it
-has, whose instances are those of the real tracefs, and records the scheduler instead.  libvirt is replaced by a few
-lines that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
+A virtual machine is not booted here: the script is shown what :mod:`.guest_here` makes, and libvirt is replaced by
+a few lines that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from evenkeel.measure.explain import recording as controlling
 from evenkeel.measure.explain.attribute import stage
 from evenkeel.probe import recording, recording_guest, server
 from evenkeel.probe.trace import tracefs
-from tests.measure.explain.constructed import HEADER, TIMERLAT
+from tests.probe import guest_here
 from tests.probe.guest_agent import Libvirt, running_agent
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
@@ -70,14 +69,7 @@ class Guest:
         self.prefix, self.files = f"guest-of-{os.getpid()}-", folder / "files"
         self.libvirt: Libvirt
         self.programs.mkdir()
-        files = {"available_tracers": "timerlat nop\n", "osnoise/cpus": "0-7\n", "osnoise/timerlat_period_us": "1000\n"}
-        files |= {"osnoise/stop_tracing_total_us": "0\n", "events/header_page": HEADER}
-        files |= {"events/ftrace/timerlat/format": TIMERLAT}
-        files |= {"events/ftrace/print/format": (real / "events/ftrace/print/format").read_text()}
-        for name, text in files.items():
-            (self.tracing / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.tracing / name).write_text(text)
-        (self.tracing / "instances").symlink_to(real / "instances")
+        guest_here.make_tracing(self.tracing, real)
 
     def own_instance(self) -> Path:
         """That of the script."""
@@ -95,21 +87,10 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
     found = Guest(tmp_path, real)
     monkeypatch.setattr(recording_guest, "FOLDER", str(found.files))
     monkeypatch.setattr(recording, "_PATIENCE_S", 4)
-    script = recording_guest.SCRIPT
-    for old, new in (
-        # Names of its own: another test run on this machine has its guest too.
-        ("/run/evenkeel-spikes", str(found.files)),
-        ("instances/evenkeel-", f"instances/{found.prefix}"),
-        ("echo $ring >", "echo 16384 >"),  # in a guest there is less to record than the scheduler of a busy machine
-        ("T=/sys/kernel/tracing", f"T={found.tracing}"),
-        ("$I/events/osnoise/$e", "$I/events/sched/$e"),
-        ("nmi_noise irq_noise softirq_noise thread_noise", "sched_switch sched_waking"),
-        ("echo timerlat >$I/current_tracer", "echo nop >$I/current_tracer"),
-        ("$out/osnoise:$e.format", "$out/sched:$e.format"),
-    ):
-        assert old in script
-        script = script.replace(old, new)
-    monkeypatch.setattr(recording_guest, "SCRIPT", script)
+    script = guest_here.script(found.tracing, found.files, found.prefix)
+    # In a guest there is less to record than the scheduler of a busy machine.
+    assert "echo $ring >" in script
+    monkeypatch.setattr(recording_guest, "SCRIPT", script.replace("echo $ring >", "echo 16384 >"))
     try:
         with running_agent(tmp_path, monkeypatch, f"{found.programs}:{os.environ['PATH']}") as found.libvirt:
             yield found
@@ -154,11 +135,15 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
 
 @pytest.mark.long
 def test_the_recorder_starts_no_program_for_each_page_that_comes(guest: Guest) -> None:
-    """A program is dear in a guest.  While one empties the ring new pages come, and they are not worth the next."""
-    started = guest.programs / "started"
-    dd = guest.programs / "dd"
-    dd.write_text(f'#!/bin/sh\necho >>{started}\nexec {shutil.which("dd")} "$@"\n')
-    dd.chmod(0o755)
+    """A program is dear in a guest.  While one empties the ring new pages come, and they are not worth the next.
+
+    And none to wait, where the shell can: bash does, as busybox's does.
+    """
+    started = {name: guest.programs / f"{name}.started" for name in ("dd", "sleep")}
+    for name, log in started.items():
+        instead = guest.programs / name
+        instead.write_text(f'#!/bin/sh\necho >>{log}\nexec {shutil.which(name)} "$@"\n')
+        instead.chmod(0o755)
     switching = subprocess.Popen(["sh", "-c", "while :; do true | true; done"])
     try:
         begun = recording_guest.start("plc", seconds=30, vcpus=[1])
@@ -169,7 +154,24 @@ def test_the_recorder_starts_no_program_for_each_page_that_comes(guest: Guest) -
         switching.kill()
         switching.wait()
     gone_soon()
-    assert 0 < len(started.read_text()) <= 5 * (os.cpu_count() or 1), "the last pages, and one or two before"
+    assert 0 < len(started["dd"].read_text()) <= 5 * (os.cpu_count() or 1), "the last pages, and one or two before"
+    assert not started["sleep"].exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_every_shell_waits_in_its_own_way(shell: str, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dash has no limit of time for reading, and starts a program to wait."""
+    slept = guest.programs / "slept"
+    sleep = guest.programs / "sleep"
+    sleep.write_text(f'#!/bin/sh\necho >>{slept}\nexec {shutil.which("sleep")} "$@"\n')
+    sleep.chmod(0o755)
+    monkeypatch.setattr(recording_guest, "_SHELL", f'script=$1; shift; exec {shell} -c "$script" evenkeel "$@"')
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+    gone_soon()
+    on = stage(found)
+    assert on.guest.lost == 0 and on.guest.rows("sched/sched_switch")
+    assert slept.exists() == (shell == "dash")
 
 
 def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
