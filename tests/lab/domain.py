@@ -54,7 +54,7 @@ _DOMAIN = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/q
   {more}
 </domain>
 """
-_BOOT = "<kernel>{folder}/vmlinuz</kernel><initrd>{folder}/initrd.img</initrd><cmdline>console=ttyS0 panic=10</cmdline>"
+_BOOT = "<kernel>{folder}/vmlinux</kernel><initrd>{folder}/initrd.img</initrd><cmdline>console=ttyS0 panic=10</cmdline>"
 _NETWORK = """<qemu:commandline>
     <qemu:arg value='-netdev'/><qemu:arg value='user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22'/>
     <qemu:arg value='-device'/><qemu:arg value='virtio-net-pci,netdev=net,addr=0x10,romfile='/>
@@ -233,7 +233,7 @@ def _give(folder: Path) -> None:
 def _boot_files(folder: Path, port: int) -> None:
     """Kernel and initrd of the small guest, with an sshd beside what is there, and its keys."""
     disk = f"{image.ensure().disk}?offset={ROOT_OFFSET}"
-    for name in ("vmlinuz", "initrd.img"):
+    for name in ("vmlinux", "initrd.img"):
         dump = f"dump /var/lib/evenkeel/guest/{name} {folder}/{name}"
         subprocess.run([tool("debugfs"), "-R", dump, disk], check=True, capture_output=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "user"], check=True)
