@@ -215,7 +215,10 @@ def _started_again(history: History) -> Iterator[str]:
                 kill.name == row["agent"] and row["started_ns"] - _SEEN_LATE_NS <= kill.at_ns <= row["ended_ns"]
                 for kill in history.kills
             ):
-                yield f"attempt {row['id']} of step {step} was given up, and nobody killed {row['agent']}"
+                life = f"ran from {row['started_ns'] / 1e9:.2f} to {row['ended_ns'] / 1e9:.2f}"
+                kills = ", ".join(f"{kill.name} {kill.at_ns / 1e9:.2f}" for kill in history.kills)
+                why = f"{row['cause']}; {life}; killed were {kills}"
+                yield f"attempt {row['id']} of step {step} was given up, and nobody killed {row['agent']}: {why}"
 
 
 def _by_step(history: History) -> dict[int, list[dict[str, Any]]]:

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from evenkeel.errors import Unreachable, WrongInput
+from evenkeel.lab import agent_setup, place, settings, unit
 from evenkeel.lab import folder as folders
-from evenkeel.lab import settings, unit
 from evenkeel.lab.actor import Forbidden
 from evenkeel.lab.client import Client
 from tests.lab.service import Running, evenkeel, up
@@ -155,7 +155,9 @@ def with_stream(running: Running, end: Callable[[], int]) -> None:
         client.get("/me")
 
 
-def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream_open(tmp_path: Path) -> None:
+def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with up(tmp_path / "s") as running, running.client() as client:
         client.post("/people", {"name": "ci", "roles": ["user"]})
         running.end(signal.SIGKILL)
@@ -164,12 +166,35 @@ def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream
             assert client.get("/people/ci")["roles"] == ["user"]
 
         def down() -> int:
-            done = evenkeel("lab", "down", "--folder", str(running.folder))
+            monkeypatch.setenv("EVENKEEL_LAB", str(running.folder))
+            done = evenkeel("lab", "down")
             assert done.returncode == 0 and "is down" in done.stdout
             return running.process.wait(5)
 
         with_stream(running, down)
-    assert "no lab runs" in evenkeel("lab", "down", "--folder", str(tmp_path / "s")).stdout
+    monkeypatch.setenv("EVENKEEL_LAB", str(tmp_path / "other"))
+    assert f"no lab runs in {tmp_path / 's'}" in evenkeel("lab", "down", "--folder", str(tmp_path / "s")).stdout
+
+
+def test_commands_that_work_on_its_folder_find_the_lab_that_was_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for named in (tmp_path, tmp_path / "lab.sock"):
+        monkeypatch.setenv("EVENKEEL_LAB", str(named))
+        assert json.loads(evenkeel("lab", "down", "--json").stdout) == {"folder": str(tmp_path), "ended": False}
+        assert f"--folder {tmp_path}" in evenkeel("lab", "up", "--print-unit").stdout
+        assert str(tmp_path) in evenkeel("lab", "backup", str(tmp_path / "kept.tar")).stderr
+        agent = agent_setup.agent(str(named), name="a", slots=1, labels=(), folder=None, say=print)
+        assert agent.folder.is_relative_to(tmp_path)
+    assert place.folder_of(str(place.SYSTEM_SOCKET)) == place.SYSTEM_FOLDER
+
+
+@pytest.mark.parametrize("words", [("up",), ("down",), ("backup", "x.tar"), ("restore", "x.tar")])
+def test_a_lab_elsewhere_is_not_taken_for_the_one_here(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENKEEL_LAB", "https://lab.example.org")
+    done = evenkeel("lab", *words)
+    assert done.returncode == 2 and "https://lab.example.org names no folder of this machine" in done.stderr
+    assert "--folder DIR" in done.stderr
 
 
 @pytest.mark.long

@@ -64,7 +64,7 @@ def restore(
     where, chosen = settled(folder, settings_file, database=database)
     with output.progress(f"restoring {file}"):
         made = backups.restore(where, chosen, file)
-    up = "evenkeel lab up" + (f" --folder {folder}" if folder else "")
+    up = "evenkeel lab up" + (f" --folder {where}" if folder else "")
     _tell(file, made.model_dump(), f"{where}: {len(made.files)} files restored; `{up}` starts it", as_json)
 
 

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from evenkeel.lab.settings import Settings
 
 Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", metavar="DIR", help="Where the lab's state lies.", show_default=False),
+    str | None,
+    typer.Option(
+        "--folder",
+        metavar="DIR",
+        envvar="EVENKEEL_LAB",
+        help="Where the lab's state lies; if left out, the usual place on this machine.",
+        show_default=False,
+    ),
 ]
 
 Listen = Annotated[
@@ -33,13 +39,20 @@ SettingsFile = Annotated[
 ]
 
 
+def folder_here(folder: str | None) -> Path:
+    """Of a lab on this machine: by the option, or by EVENKEEL_LAB as all commands read it.  Raises WrongInput."""
+    from evenkeel.lab import place
+
+    return place.folder_of(folder) if folder else place.default_folder().absolute()
+
+
 def settled(
-    folder: Path | None, settings_file: Path | None, *, listen: str | None = None, database: str | None = None
+    folder: str | None, settings_file: Path | None, *, listen: str | None = None, database: str | None = None
 ) -> tuple[Path, Settings]:
     """Folder and settings, by the options, the settings file, and what holds without both."""
-    from evenkeel.lab import place, settings
+    from evenkeel.lab import settings
 
-    where = (folder or place.default_folder()).absolute()
+    where = folder_here(folder)
     found = settings_file or settings.find(where)
     chosen = settings.read(found) if found else settings.Settings()
     given = {key: value for key, value in (("listen", listen), ("database", database)) if value is not None}
@@ -100,9 +113,8 @@ def down(folder: Folder = None, as_json: Json = False) -> None:
     """
     from evenkeel.cli import output
     from evenkeel.lab import folder as folders
-    from evenkeel.lab import place
 
-    where = (folder or place.default_folder()).absolute()
+    where = folder_here(folder)
     ended = folders.down(where)
     if as_json:
         output.emit_json({"folder": str(where), "ended": ended})

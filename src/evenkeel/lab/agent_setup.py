@@ -15,7 +15,7 @@ from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.executor import Executor, Processes
-from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, socket_of
+from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, folder_of, socket_of
 from evenkeel.lab.tools import tools_here
 from evenkeel.lab.transfer import Here, There
 
@@ -90,8 +90,7 @@ def _slurm(
 def _lab_folder(at: str | None) -> Path:
     """Agents on the lab's machine need its folder: their socket is there, and the files that steps give."""
     if at is not None:
-        path = Path(at).expanduser().absolute()
-        return path if path.is_dir() else path.parent
+        return folder_of(at)
     own = default_folder()
     return SYSTEM_FOLDER if not socket_of(own).exists() and SYSTEM_SOCKET.exists() else own
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from evenkeel.errors import WrongInput
+
 SYSTEM_FOLDER = Path("/var/lib/evenkeel/lab")
-SYSTEM_SOCKET = Path("/run/evenkeel/lab.sock")
+SOCKET = "lab.sock"
+SYSTEM_SOCKET = Path("/run/evenkeel") / SOCKET
 
 
 def default_folder() -> Path:
@@ -16,6 +19,18 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "evenkeel" / "lab"
 
 
+def folder_of(at: str) -> Path:
+    """Of the lab on this machine that somebody named by its folder or by its socket.  Raises WrongInput for a URL."""
+    if "://" in at:
+        raise WrongInput(
+            f"{at} names no folder of this machine", hint="--folder DIR names the folder of a lab that runs here"
+        )
+    path = Path(at).expanduser().absolute()
+    if path == SYSTEM_SOCKET:
+        return SYSTEM_FOLDER
+    return path.parent if path.name == SOCKET else path
+
+
 def socket_of(folder: Path) -> Path:
     """The Unix socket of the service whose state is in ``folder``."""
-    return SYSTEM_SOCKET if folder == SYSTEM_FOLDER else folder / "lab.sock"
+    return SYSTEM_SOCKET if folder == SYSTEM_FOLDER else folder / SOCKET
