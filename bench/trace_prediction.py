@@ -63,6 +63,7 @@ class Case(NamedTuple):
 
     ``end``: what ends its durations.  ``clock``: what tells how long it takes.
     ``others``: it makes other system calls than the one that is watched, and these are what is asked about.
+    ``often``: so many times as many turns, where what is added is little beside the loop.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Case(NamedTuple):
     end: str = ""
     clock: Callable[[], int] = time.thread_time_ns
     others: bool = False
+    often: int = 1
     frequency_hz: int = 99
 
 
@@ -166,8 +168,8 @@ def cases() -> Iterator[list[Case]]:
             ),
             Case("files", files, 50, "syscalls:sys_enter_openat", (counting,)),
             Case("signals", signals, 100, "signal:signal_generate", (counting, tables, records)),
-            Case("page faults", touch, 100, "exceptions:page_fault_user", (counting, ("top", ("raw_tp",)))),
-            Case("switches", talk, 50, "sched:sched_switch", (counting, ("top", ("raw_tp",))), clock=both),
+            Case("page faults", touch, 100, "exceptions:page_fault_user", (counting, ("top", ("raw_tp",))), often=2),
+            Case("switches", talk, 50, "sched:sched_switch", (counting, ("top", ("raw_tp",))), clock=both, often=4),
             Case("wake-ups", talk, 50, WAKEUP[0], (("wakeups", ("tp_btf", "tracepoint")),), end=WAKEUP[1], clock=both),
             Case(
                 "samples",
@@ -176,6 +178,7 @@ def cases() -> Iterator[list[Case]]:
                 "profile",
                 (("profile", ("sampling",)),),
                 clock=time.perf_counter_ns,
+                often=4,
                 frequency_hz=2000,
             ),
             Case("a function of libc", call, 100, uprobe, (("count", ("uprobe",)), ("top", ("uprobe",)))),
@@ -267,7 +270,7 @@ def measure(probe: Probe, case: Case, times: int) -> list[dict[str, Any]]:
         asked = asked_of(case, kind)
         for source in sources:
             try:
-                taken = [turn(case, asked, source) for _ in range(times)]
+                taken = [turn(case, asked, source) for _ in range(times * case.often)]
             except OSError as error:
                 print(f"missing: {case.name}, {kind}, {source}: {error}", file=sys.stderr)
                 continue
