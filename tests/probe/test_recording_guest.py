@@ -1,7 +1,7 @@
 """The recorder for guests with a real guest agent, a real shell and the pages of this machine's kernel.
 
-A virtual machine is not booted here: the script is shown what :mod:`.guest_here` makes, and libvirt is replaced by a
-few lines that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
+A virtual machine is not booted here: the script is shown what :mod:`.guest_here` makes, and libvirt is replaced by
+a few lines that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
 """
 
 from __future__ import annotations
