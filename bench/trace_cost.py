@@ -2,9 +2,9 @@
 bench/trace_cost.py``.
 
 The experiment of the tracing talk: a loop of getuid in machine code, pinned, without tracing (the base) and with each
-way to ask, in turns.  Shown is the speed as a share of the base's, by the CPU time of the thread in the quickest few
-of many short chunks, because what disturbs can only make it slower; and in brackets from which to which 95 of 100 such
-numbers would be.  The tools beside it take seconds to attach, so they have fewer turns, and longer ones.
+way to ask, in turns.  Shown is the speed as a share of the base's, by the CPU time of the thread in many short chunks,
+of those in which the machine was as fast as it gets; and in brackets from which to which 95 of 100 such numbers would
+be.  The tools beside it take seconds to attach, so they have fewer turns, and longer ones.
 ``nothing`` is a BPF program that only returns, on the raw tracepoint: nothing that counts there can be cheaper.  The
 last column is the speed as a share of the speed with it, in the same round; 1 is the most that a kernel gives.
 Root and x86 are needed.  What is missing is said and is no failure of the benchmark.

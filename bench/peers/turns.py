@@ -1,7 +1,7 @@
 """What something adds to a loop, on a machine that others disturb: taken without it and with it in turns.
 
-What disturbs can only make a chunk slower, and what disturbs for longer disturbs both; so the quickest few of all
-chunks that were taken each way are compared, as in the calibration.  How well that is known is told by resampling.
+Compared is what was taken while the machine was as fast as it gets, as in the calibration.  How well that is known is
+told by resampling.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from evenkeel.probe.trace.calibrate import quickest
+from evenkeel.probe.trace import pace
+from evenkeel.probe.trace.pace import Chunk
 
 _RESAMPLED = 200
 
 
 class Turn(NamedTuple):
-    """Nanoseconds of chunks, one after the other: without it, and with it."""
+    """Chunks, one after the other: without it, and with it."""
 
-    without: list[float]
-    with_it: list[float]
+    without: list[Chunk]
+    with_it: list[Chunk]
 
 
 class Known(NamedTuple):
@@ -37,34 +38,46 @@ def chunks(
     seconds: float,
     clock: Callable[[], int] = time.thread_time_ns,
     after: Callable[[], object] | None = None,
-) -> list[float]:
-    """Nanoseconds of one of ``per_chunk``, of each chunk in so many seconds; three chunks at least."""
-    found: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(found) < 3:
+) -> list[Chunk]:
+    """Chunks of ``per_chunk`` turns, for so many seconds; three at least."""
+
+    def measure() -> float:
         start = clock()
         loop()
-        found.append((clock() - start) / per_chunk)
+        return (clock() - start) / per_chunk
+
+    found: list[Chunk] = []
+    end = time.perf_counter() + seconds
+    for one in pace.beside(measure):
+        found.append(one)
         if after is not None:
             after()
+        if time.perf_counter() >= end and len(found) >= 3:
+            break
     return found
 
 
+def compared(turns: Sequence[Turn]) -> tuple[float, float]:
+    """Nanoseconds of a turn of the loop without it, and with it."""
+    without = [one for turn in turns for one in turn.without]
+    with_it = [one for turn in turns for one in turn.with_it]
+    best_ns = pace.best(without, with_it)
+    return pace.typical(without, best_ns), pace.typical(with_it, best_ns)
+
+
 def without(turns: Sequence[Turn]) -> float:
-    return quickest([one for turn in turns for one in turn.without])
-
-
-def with_it(turns: Sequence[Turn]) -> float:
-    return quickest([one for turn in turns for one in turn.with_it])
+    return compared(turns)[0]
 
 
 def added(turns: Sequence[Turn]) -> float:
-    return with_it(turns) - without(turns)
+    before, behind = compared(turns)
+    return behind - before
 
 
 def share(turns: Sequence[Turn]) -> float:
     """The speed with it, as a share of that without."""
-    return without(turns) / with_it(turns)
+    before, behind = compared(turns)
+    return before / behind
 
 
 def known(turns: Sequence[Turn], what: Callable[[Sequence[Turn]], float]) -> Known:

@@ -213,7 +213,7 @@ def guest(goal: str = "realtime", **wish: Any) -> GuestWish:
         "goal": goal,
         "vcpus": 2,
         "memory": 384 * MIB,
-        "boot": Boot(kernel="/var/lib/evenkeel/guest/vmlinuz", initrd="/var/lib/evenkeel/guest/initrd.img"),
+        "boot": Boot(kernel="/var/lib/evenkeel/guest/vmlinux", initrd="/var/lib/evenkeel/guest/initrd.img"),
     }
     return GuestWish(**(body | wish))
 

@@ -1,8 +1,7 @@
 """The recorder for guests with a real guest agent, a real shell and the pages of this machine's kernel.
 
-This kernel may have no timerlat, and a virtual machine is not booted here: the script is shown a folder that says it
-has, whose instances are those of the real tracefs, and records the scheduler instead.  virsh is replaced by a few lines
-that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
+A virtual machine is not booted here: the script is shown what :mod:`.guest_here` makes, and libvirt is replaced by
+a few lines that hand each question to the agent.  The script with timerlat itself is tried on a virtual host.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import stat
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -29,31 +26,12 @@ from evenkeel.measure.explain import recording as controlling
 from evenkeel.measure.explain.attribute import stage
 from evenkeel.probe import recording, recording_guest, server
 from evenkeel.probe.trace import tracefs
-from tests.measure.explain.constructed import HEADER, TIMERLAT
+from tests.probe import guest_here
+from tests.probe.guest_agent import Libvirt, running_agent
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
 
 CONDITIONS = Conditions(kernel="6.18", preempt_rt=False, command_line="")
-VIRSH = """#!{python}
-import json, socket, sys
-if "domstate" in sys.argv:
-    print("{state}")
-elif "qemu-agent-command" in sys.argv:
-    agent = socket.socket(socket.AF_UNIX)
-    agent.settimeout(int(sys.argv[sys.argv.index("--timeout") + 1]))
-    try:
-        agent.connect("{socket}")
-        agent.sendall(sys.argv[sys.argv.index("--cmd") + 1].encode() + b"\\n")
-        answer = b""
-        while b"\\n" not in answer:
-            answer += agent.recv(1 << 20) or sys.exit("error: Guest agent is not responding: it closed the channel")
-    except OSError:
-        sys.exit("error: Guest agent is not responding: QEMU guest agent is not connected")
-    answer = json.loads(answer)
-    if "error" in answer:
-        sys.exit("error: internal error: unable to execute QEMU agent command: " + answer["error"]["desc"])
-    print(json.dumps(answer))
-"""
 
 
 class Here:
@@ -87,24 +65,11 @@ class Guest:
     """A folder that looks like the tracefs of a guest, and its agent."""
 
     def __init__(self, folder: Path, real: Path) -> None:
-        self.real, self.tracing, self.socket = real, folder / "guest", folder / "agent"
+        self.real, self.tracing, self.programs = real, folder / "guest", folder / "bin"
         self.prefix, self.files = f"guest-of-{os.getpid()}-", folder / "files"
-        self.virsh = folder / "bin/virsh"
-        self.agent: subprocess.Popen[bytes]
-        self.virsh.parent.mkdir()
-        self.says("running")
-        files = {"available_tracers": "timerlat nop\n", "osnoise/cpus": "0-7\n", "osnoise/timerlat_period_us": "1000\n"}
-        files |= {"osnoise/stop_tracing_total_us": "0\n", "events/header_page": HEADER}
-        files |= {"events/ftrace/timerlat/format": TIMERLAT}
-        files |= {"events/ftrace/print/format": (real / "events/ftrace/print/format").read_text()}
-        for name, text in files.items():
-            (self.tracing / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.tracing / name).write_text(text)
-        (self.tracing / "instances").symlink_to(real / "instances")
-
-    def says(self, state: str) -> None:
-        self.virsh.write_text(VIRSH.format(python=sys.executable, socket=self.socket, state=state))
-        self.virsh.chmod(self.virsh.stat().st_mode | stat.S_IXUSR)
+        self.libvirt: Libvirt
+        self.programs.mkdir()
+        guest_here.make_tracing(self.tracing, real)
 
     def own_instance(self) -> Path:
         """That of the script."""
@@ -117,48 +82,23 @@ class Guest:
 
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
-    program = shutil.which("qemu-ga", path=os.environ["PATH"] + ":/usr/sbin")
-    assert program, "qemu-guest-agent is not installed"
     # A mount of this process alone has no other path for the agent and the shell.
     real = Path(tracefs.root().replace("/self/", f"/{os.getpid()}/"))
     found = Guest(tmp_path, real)
-    monkeypatch.setenv("PATH", f"{found.virsh.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(recording_guest, "FOLDER", str(found.files))
     monkeypatch.setattr(recording, "_PATIENCE_S", 4)
-    script = recording_guest.SCRIPT
-    for old, new in (
-        # Names of its own: another test run on this machine has its guest too.
-        ("/run/evenkeel-spikes", str(found.files)),
-        ("instances/evenkeel-", f"instances/{found.prefix}"),
-        ("echo $ring >", "echo 16384 >"),  # in a guest there is less to record than the scheduler of a busy machine
-        ("T=/sys/kernel/tracing", f"T={found.tracing}"),
-        ("$I/events/osnoise/$e", "$I/events/sched/$e"),
-        ("nmi_noise irq_noise softirq_noise thread_noise", "sched_switch sched_waking"),
-        ("echo timerlat >$I/current_tracer", "echo nop >$I/current_tracer"),
-        ("$out/osnoise:$e.format", "$out/sched:$e.format"),
-    ):
-        assert old in script
-        script = script.replace(old, new)
-    monkeypatch.setattr(recording_guest, "SCRIPT", script)
-    words = [
-        program,
-        "--method=unix-listen",
-        f"--path={found.socket}",
-        f"--statedir={tmp_path}",
-        f"--pidfile={tmp_path}/pid",
-    ]
-    agent = found.agent = subprocess.Popen(words)
+    script = guest_here.script(found.tracing, found.files, found.prefix)
+    # In a guest there is less to record than the scheduler of a busy machine.
+    assert "echo $ring >" in script
+    monkeypatch.setattr(recording_guest, "SCRIPT", script.replace("echo $ring >", "echo 16384 >"))
     try:
-        while not found.socket.exists():
-            time.sleep(0.05)
-        yield found
-        assert not found.instances(), "an instance stayed behind"
-        assert not found.files.exists(), "files stayed behind in the guest"
-        assert (found.tracing / "osnoise/cpus").read_text() == "0-7\n"
-        assert (found.tracing / "osnoise/stop_tracing_total_us").read_text() == "0\n"
+        with running_agent(tmp_path, monkeypatch, f"{found.programs}:{os.environ['PATH']}") as found.libvirt:
+            yield found
+            assert not found.instances(), "an instance stayed behind"
+            assert not found.files.exists(), "files stayed behind in the guest"
+            assert (found.tracing / "osnoise/cpus").read_text() == "0-7\n"
+            assert (found.tracing / "osnoise/stop_tracing_total_us").read_text() == "0\n"
     finally:
-        agent.terminate()
-        agent.wait()
         for left in found.instances():
             recording._remove(str(left))
 
@@ -195,11 +135,15 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
 
 @pytest.mark.long
 def test_the_recorder_starts_no_program_for_each_page_that_comes(guest: Guest) -> None:
-    """A program is dear in a guest.  While one empties the ring new pages come, and they are not worth the next."""
-    started = guest.virsh.parent / "started"
-    dd = guest.virsh.parent / "dd"
-    dd.write_text(f'#!/bin/sh\necho >>{started}\nexec {shutil.which("dd")} "$@"\n')
-    dd.chmod(0o755)
+    """A program is dear in a guest.  While one empties the ring new pages come, and they are not worth the next.
+
+    And none to wait, where the shell can: bash does, as busybox's does.
+    """
+    started = {name: guest.programs / f"{name}.started" for name in ("dd", "sleep")}
+    for name, log in started.items():
+        instead = guest.programs / name
+        instead.write_text(f'#!/bin/sh\necho >>{log}\nexec {shutil.which(name)} "$@"\n')
+        instead.chmod(0o755)
     switching = subprocess.Popen(["sh", "-c", "while :; do true | true; done"])
     try:
         begun = recording_guest.start("plc", seconds=30, vcpus=[1])
@@ -210,7 +154,24 @@ def test_the_recorder_starts_no_program_for_each_page_that_comes(guest: Guest) -
         switching.kill()
         switching.wait()
     gone_soon()
-    assert 0 < len(started.read_text()) <= 5 * (os.cpu_count() or 1), "the last pages, and one or two before"
+    assert 0 < len(started["dd"].read_text()) <= 5 * (os.cpu_count() or 1), "the last pages, and one or two before"
+    assert not started["sleep"].exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_every_shell_waits_in_its_own_way(shell: str, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dash has no limit of time for reading, and starts a program to wait."""
+    slept = guest.programs / "slept"
+    sleep = guest.programs / "sleep"
+    sleep.write_text(f'#!/bin/sh\necho >>{slept}\nexec {shutil.which("sleep")} "$@"\n')
+    sleep.chmod(0o755)
+    monkeypatch.setattr(recording_guest, "_SHELL", f'script=$1; shift; exec {shell} -c "$script" evenkeel "$@"')
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+    gone_soon()
+    on = stage(found)
+    assert on.guest.lost == 0 and on.guest.rows("sched/sched_switch")
+    assert slept.exists() == (shell == "dash")
 
 
 def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) -> None:
@@ -249,9 +210,9 @@ def test_the_flight_recorder_freezes_when_the_guest_is_gone(how: str, guest: Gue
         if how == "rebooted":
             shutil.rmtree(guest.files)
             return
-        guest.agent.send_signal(signal.SIGSTOP)  # it answers nothing more, as after a panic
+        guest.libvirt.agent.send_signal(signal.SIGSTOP)  # it answers nothing more, as after a panic
         if how == "off":
-            guest.says("shut off")
+            guest.libvirt.says = "shut off"
 
     helper = threading.Thread(target=end)
     helper.start()
@@ -262,7 +223,7 @@ def test_the_flight_recorder_freezes_when_the_guest_is_gone(how: str, guest: Gue
         )
     finally:
         helper.join()
-        guest.agent.send_signal(signal.SIGCONT)
+        guest.libvirt.agent.send_signal(signal.SIGCONT)
     assert found.reason == "guest gone" and time.monotonic() - begun < 110
     assert not found.guest.pages and stage(found).end_ns > 1_000_000_000
     (guest.files / "stop").parent.mkdir(exist_ok=True)
@@ -279,9 +240,9 @@ def test_a_guest_that_is_only_slow_is_not_gone(guest: Guest) -> None:
         while not (guest.files / "started").exists():
             time.sleep(0.1)
         time.sleep(1.0)
-        guest.agent.send_signal(signal.SIGSTOP)
+        guest.libvirt.agent.send_signal(signal.SIGSTOP)
         time.sleep(recording._ANSWER_S + 2)
-        guest.agent.send_signal(signal.SIGCONT)
+        guest.libvirt.agent.send_signal(signal.SIGCONT)
 
     helper = threading.Thread(target=stutter)
     helper.start()
@@ -319,10 +280,10 @@ def test_a_guest_that_nobody_ends_ends_by_itself(guest: Guest) -> None:
 
 
 def test_without_an_agent_the_cure_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest.virsh.write_text(guest.virsh.read_text().replace(str(guest.socket), "/nowhere"))
+    guest.libvirt.socket = Path("/nowhere")
     with pytest.raises(OSError, match="not connected"):
         recording_guest.start("plc", seconds=1, vcpus=[0], limit_s=0.1)
     with pytest.raises(OSError, match="not connected"):
         recording_guest.happened("plc")
-    guest.virsh.write_text(guest.virsh.read_text().replace("running", "shut off"))
+    guest.libvirt.says = "shut off"
     assert recording_guest.happened("plc") == "guest gone"

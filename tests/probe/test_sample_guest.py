@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of a guest in which all of this machine's programs are."""
-    with running_agent(tmp_path, monkeypatch) as virsh:
-        yield virsh.folder
+    with running_agent(tmp_path, monkeypatch) as found:
+        yield found.folder
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
         found = shutil.which(name)
         assert found
         (programs / name).symlink_to(found)
-    with running_agent(tmp_path, monkeypatch, str(programs)) as virsh:
-        yield virsh.folder
+    with running_agent(tmp_path, monkeypatch, str(programs)) as found:
+        yield found.folder
 
 
 def measured(live: bool = False) -> tuple[dict[str, Any], list[str]]:

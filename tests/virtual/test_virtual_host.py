@@ -36,7 +36,7 @@ GUEST = """
   <numatune><memory mode='strict' nodeset='1'/></numatune>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>/var/lib/evenkeel/guest/vmlinuz</kernel><initrd>/var/lib/evenkeel/guest/initrd.img</initrd>
+    <kernel>/var/lib/evenkeel/guest/vmlinux</kernel><initrd>/var/lib/evenkeel/guest/initrd.img</initrd>
     <cmdline>console=ttyS0 no_timer_check quiet</cmdline>
   </os>
   <features><acpi/><apic/></features>

@@ -27,7 +27,7 @@ SPEC = HostSpec(
     nodes=(Node(memory=1536 * MIB), Node(memory=1536 * MIB)),
     devices=(Nic(kind="nic", model="e1000e", node=0),),
 )
-KIT = Boot(kernel="/var/lib/evenkeel/guest/vmlinuz", initrd="/var/lib/evenkeel/guest/initrd.img")
+KIT = Boot(kernel="/var/lib/evenkeel/guest/vmlinux", initrd="/var/lib/evenkeel/guest/initrd.img")
 
 
 @dataclass(frozen=True)

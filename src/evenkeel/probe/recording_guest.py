@@ -1,4 +1,4 @@
-"""Record timerlat and osnoise inside a guest, as raw pages, with nothing in the guest but a shell and dd.
+"""Record timerlat and osnoise inside a guest, as raw pages, with nothing in the guest but a shell, mkfifo and dd.
 
 A shell script does it, started through the guest agent.  It ends by itself at its deadline and removes its trace
 instance, also when host and guest lose each other.  Its files lie in the guest's /run until they are fetched, through
@@ -26,6 +26,12 @@ _PIECE = 1 << 20
 #: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
 _EVENTS = "nmi_noise irq_noise softirq_noise thread_noise"
 
+#: Arguments: the script, and its own.  A shell that can wait by itself is preferred: bash, and busybox's.
+_SHELL = """
+script=$1; shift
+for shell in /bin/bash /usr/bin/bash; do [ -x $shell ] && exec $shell -c "$script" evenkeel "$@"; done
+exec /bin/sh -c "$script" evenkeel "$@"
+"""
 #: Arguments: seconds, period in us, vCPUs as a list, kB of ring a CPU, MB of files at most; in us, how late a sample
 #: must be to end the recording, 0: none, and then what the rings hold is written out now and then.
 SCRIPT = r"""
@@ -66,6 +72,9 @@ echo timerlat >$I/current_tracer || fail "timerlat does not start"
 for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
 for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
 cp $T/events/header_page $out/
+# Nobody writes to it but the shell itself: reading it is waiting, where the shell's read has a limit of time.
+mkfifo $out/wake && exec 3<>$out/wake && echo >&3
+if (read -t 1 none <&3) 2>/dev/null; then rest() { read -t $1 none <&3; }; else rest() { sleep $1; }; fi
 # What the shell does itself costs the vCPU next to nothing, each program that it starts a millisecond or more: so a
 # ring is emptied when a quarter of it is full, and not for the pages that came while it was emptied.
 # A read of what is there never waits, and every dd knows how to count, not every one how not to wait.
@@ -94,12 +103,12 @@ now
 until=$((now + seconds))
 while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 	if [ $late -gt 0 ]; then
-		sleep 0.5
+		rest 0.5
 		[ $armed = 0 ] && [ -e $out/arm ] && { armed=1; echo $late >$T/osnoise/stop_tracing_total_us; }
 		read -r on <$I/tracing_on
 		[ $on = 1 ] || { mv $out/started $out/late; break; }
 	else
-		sleep 2
+		rest 2
 		drain $quarter
 		[ $((kept / 256)) -lt $most ] || { echo full >$out/full; break; }
 	fi
@@ -136,7 +145,7 @@ def start(
     pid = None
     while pid is None:
         try:
-            pid = guest_start(guest, ["/bin/sh", "-c", SCRIPT, "evenkeel", *words])
+            pid = guest_start(guest, ["/bin/sh", "-c", _SHELL, "evenkeel", SCRIPT, *words])
         except OSError as error:  # a guest that boots has no agent yet
             if error.errno != errno.ENOTCONN or time.monotonic() - begun > limit_s:
                 raise

@@ -1,6 +1,6 @@
 """Ask libvirt about a guest, and run a program inside it through the guest agent.  Never changes a guest.
 
-Talks to libvirt through virsh with typed arguments, never through a shell.
+Talks to libvirt through its library (:mod:`evenkeel.probe.libvirt`).
 """
 
 from __future__ import annotations
@@ -10,29 +10,35 @@ import errno
 import json
 import os
 import re
-import subprocess
 import time
 from typing import Any, Callable, Sequence
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")  # no dash in front: virsh would take it for an option
-_URI = "qemu:///system"
+from evenkeel.probe import libvirt
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 OnProgress = Callable[[int, int, str], None]
 
 
 def guest_state(guest: str) -> dict[str, Any]:
     """``state`` (as virsh domstate prints it; "undefined" when libvirt does not know it), ``live`` and ``defined`` XML.
 
-    Raises ENOENT when virsh is not installed, ECONNREFUSED when libvirt does not answer.
+    Raises ENOENT when libvirt is not installed, ECONNREFUSED when it does not answer.
     """
-    done = _virsh(guest, "domstate")
-    if done.returncode:
-        if "failed to get domain" in done.stderr or "Domain not found" in done.stderr:
+    try:
+        state = libvirt.state(_name(guest))
+        if state is None:
             return {"state": "undefined", "live": None, "defined": None}
-        raise OSError(errno.ECONNREFUSED, _last_line(done.stderr), _URI)
-    state = done.stdout.strip()
-    live = _virsh(guest, "dumpxml").stdout if state != "shut off" else None
-    defined = _virsh(guest, "dumpxml", "--inactive").stdout
-    return {"state": state, "live": live or None, "defined": defined or None}
+    except libvirt.Refused as error:
+        raise OSError(errno.ECONNREFUSED, str(error), libvirt.URI) from None
+    live = _xml(guest) if state != "shut off" else None
+    return {"state": state, "live": live, "defined": _xml(guest, inactive=True)}
+
+
+def _xml(guest: str, inactive: bool = False) -> str | None:
+    try:
+        return libvirt.xml(guest, inactive)
+    except libvirt.Refused:  # by now it is gone
+        return None
 
 
 def guest_exec(
@@ -84,32 +90,18 @@ def agent(guest: str, command: str, limit_s: int = 20, **arguments: Any) -> Any:
     Raises ENOTCONN without an agent, or when it does not answer in time, EPROTO with its words when it refuses.
     """
     request = json.dumps({"execute": command, "arguments": arguments})
-    done = _virsh(guest, "qemu-agent-command", "--timeout", str(limit_s), "--cmd", request)
-    if done.returncode:
-        said = _last_line(done.stderr)
+    try:
+        return json.loads(libvirt.agent_command(_name(guest), request, limit_s))["return"]
+    except libvirt.Refused as error:
+        said = str(error)
         lost = ("not connected" in said, "not configured" in said, "not responding" in said, "not running" in said)
-        raise OSError(errno.ENOTCONN if any(lost) else errno.EPROTO, said)
-    return json.loads(done.stdout)["return"]
+        raise OSError(errno.ENOTCONN if any(lost) else errno.EPROTO, said) from None
 
 
-def _virsh(guest: str, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _name(guest: str) -> str:
     if not _NAME.match(guest):
         raise OSError(errno.EINVAL, "%r is not the name of a guest" % guest)
-    return subprocess.run(
-        ["virsh", "-q", "-c", _URI, command, "--domain", guest, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-    )
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].partition("error: ")[2] or lines[-1] if lines else "virsh failed without a word"
+    return guest
 
 
 def guest_file(guest: str, path: str, offset: int = 0, most: int = 1 << 16) -> bytes:

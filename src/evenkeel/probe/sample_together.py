@@ -16,7 +16,7 @@ from evenkeel.probe.sample_load import under_load
 from evenkeel.probe.sample_rttests import InGuest, OnHost, unseen
 from evenkeel.probe.sample_tracer import Tracer
 
-#: What an agent in a guest costs is a process of virsh each time.
+#: Each question to its agent takes time of the guest that is measured.
 _ASK_GUEST_S = 1.0
 
 

@@ -19,7 +19,7 @@ import pytest
 from evenkeel.documents.explanation import Kind
 from evenkeel.measure.explain.charge import SVM_EXITS, Scene, charges, explain
 from evenkeel.measure.explain.clocks import Clock, host_clock
-from evenkeel.measure.explain.timeline import RUNS, WOKEN, GuestTimeline, guest_timeline, host_timeline
+from evenkeel.measure.explain.timeline import RUNS, WOKEN, GuestTimeline, guest_timeline, host_timelines
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe import recording
 from evenkeel.probe.trace import tracefs
@@ -75,7 +75,7 @@ def scene_of(trace: Trace, clock: Clock, tid: int) -> Scene:
     """Of a thread that stands in for a vCPU, without a guest in it."""
     nothing = trace.table("ftrace/print")["at"][:0]
     return Scene(
-        host=host_timeline(trace, clock, tid),
+        host=host_timelines(trace, clock, [tid])[tid],
         guest=GuestTimeline(nothing, nothing, {}, {}),
         tid=tid,
         home=frozenset({CPU}),
@@ -219,7 +219,11 @@ def test_what_the_timers_interrupt_woke_is_told_from_what_a_task_woke() -> None:
     if not set(_TIMER) <= set(answer["formats"]):
         pytest.skip("this kernel has no irq_vectors events: x86 has")
     trace = fetched(answer)
-    host = host_timeline(trace, host_clock(trace, answer["marks"]), sleeper.pid)
+    timelines = host_timelines(trace, host_clock(trace, answer["marks"]), [sleeper.pid, os.getpid()])
+    host, other = timelines[sleeper.pid], timelines[os.getpid()]
+    # What the host did is decoded once; what a thread did is its own.
+    assert other.running is host.running and other.interrupts is host.interrupts
+    assert len(other.thread.at) and other.thread.at.tolist() != host.thread.at.tolist()
     woken = host.thread.at[host.thread.what == WOKEN]
     assert len(woken) >= 40
     # Twenty of the forty, and the first ones: nobody else's timer wakes this thread.

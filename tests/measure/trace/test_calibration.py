@@ -41,9 +41,24 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, tmp_p
     assert 4e5 <= Calibration(probe).each(SWITCHES)["perf"].ns <= 4e6, "taken from the file, for the speed of now"
     assert Calibration(probe).each(SWITCHES, anew=True)["perf"].ns < 4e5
     calls = Calibration(probe).each(Question(kind="top", events=("syscalls:sys_enter_getuid",), by="process"))
-    assert set(calls) == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
-    assert all(each.other_ns > 0 for each in calls.values())
+    # Where the kernel lets programs hang on functions, there is that, too.
+    assert set(calls) - {"fentry"} == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
+    assert all(each.other_ns > 0 for source, each in calls.items() if source != "fentry")
     assert set(json.loads(file.read_text())) == {"count event", "top call"}
+
+
+def test_what_was_measured_on_a_disturbed_machine_is_measured_again(probe: Probe, tmp_path: Path) -> None:
+    """Only that, and not for ever: some machines are never alone."""
+    Calibration(probe).each(SWITCHES)
+    (file,) = (tmp_path / "evenkeel" / "calibration").iterdir()
+    kept = json.loads(file.read_text())
+    for source, one in kept["count event"].items():
+        one["again"] = 2 if source == "perf" else 0
+        one["at"] = [{**at_, "ns": 1e6} for at_ in one["at"]]
+    file.write_text(json.dumps(kept))
+    found = Calibration(probe).each(SWITCHES)
+    assert found["perf"].ns < 4e5 < found["tracepoint"].ns
+    assert json.loads(file.read_text())["count event"]["perf"]["again"] in (0, 1), "settled, or once less"
 
 
 @pytest.mark.parametrize("text", ["{", '{"count event": {"perf": {"ms": 1}}}'])

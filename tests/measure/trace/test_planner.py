@@ -43,11 +43,28 @@ def test_other_system_calls_make_a_raw_tracepoint_dear() -> None:
     """It is called for each of them; a million other calls a second cost more than the event itself."""
     alone = {GETUID: 1e5, planner.SYSCALLS: 1e5}
     busy = {GETUID: 1e5, planner.SYSCALLS: 1.1e6}
-    assert names(count(GETUID), alone)[0] == "raw_tp"
-    assert names(count(GETUID), busy)[0] == "perf"
+    assert names(count(GETUID), alone)[:2] == ["fentry", "raw_tp"]
+    assert names(count(GETUID), busy)[:2] == ["fentry", "perf"]
     candidates, unable = planner.ladder(count(GETUID), busy)
-    told = {one.source: one.why for one in planner.cheaper(candidates[0], candidates, unable, ())}
+    told = {one.source: one.why for one in planner.cheaper(candidates[1], candidates, unable, ())}
     assert "1,000,000 other system calls" in told["raw_tp"]
+
+
+def test_the_function_of_a_system_call_costs_the_others_nothing() -> None:
+    """So it is the cheapest even where it costs more for the call itself, if that is one of many."""
+    each = {"fentry": Each(60.0), "raw_tp": Each(30.0, 25.0), "perf": Each(50.0, 10.0)}
+    assert planner.ladder(count(GETUID), {GETUID: 1e5, planner.SYSCALLS: 1e5}, each)[0][0].source == "raw_tp"
+    first = planner.ladder(count(GETUID), {GETUID: 1e5, planner.SYSCALLS: 1e6}, each)[0][0]
+    assert first.source == "fentry" and "other system calls" not in first.cost.how
+
+
+def test_what_only_a_tracepoint_tells_is_not_asked_of_a_function() -> None:
+    """The end of a call is not at the entry of a function, nor are the fields of its record."""
+    end = "syscalls:sys_exit_getuid"
+    assert "fentry" not in names(count(end), {})
+    assert "fentry" not in names(Question(kind="latency", events=(GETUID, end)), {})
+    assert "fentry" not in names(Question(kind="record", events=(GETUID,)), {})
+    assert planner.loop_of(count(GETUID)) == "call" and "fentry" in planner.calibrated(count(GETUID))
 
 
 def test_the_kernels_refusals_are_told_with_their_errno() -> None:
@@ -93,10 +110,13 @@ def test_what_is_calibrated_is_what_could_answer() -> None:
 
 
 def test_the_distance_of_events_is_that_on_their_cpu() -> None:
-    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 1.0) == 1e4
-    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 4.0) == 4e4
+    """Without what counting them took: a loop of calls is slower by it, and its calls are no further apart."""
+    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 1.0) == 1e4 - 37
+    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e5}, 4.0) == 4e4 - 37
     pair = Question(kind="wakeups", events=("sched:sched_waking", SWITCH))
-    assert planner.gap_ns(pair, {"sched:sched_waking": 5e4, SWITCH: 5e4}, 1.0) == 1e4
+    assert planner.gap_ns(pair, {"sched:sched_waking": 5e4, SWITCH: 5e4}, 1.0) == 1e4 - 37 / 2
+    assert planner.gap_ns(count(GETUID), {GETUID: 1e7}, 1.0) == pytest.approx(100 - 37 - 16)
+    assert planner.gap_ns(count(SWITCH), {SWITCH: 1e9}, 1.0) == 1
     assert planner.gap_ns(count(SWITCH), {}, 1.0) == 0
 
 

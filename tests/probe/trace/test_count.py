@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, calibrate, capabilities, kinds, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import bpf, calibrate, capabilities, functions, kinds, question, sources, syscalls, tracefs
 from tests.probe.trace.load import caller, with_tracefs
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -116,6 +116,45 @@ def test_a_32_bit_call_of_the_same_number_is_another_call(source: str) -> None:
     for _ in range(300):
         os.getuid()
     assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 300
+
+
+def test_a_system_call_by_its_function_is_exact_or_refused_at_once() -> None:
+    """A kernel that lets nobody patch its text refuses it before its types are searched; see tests/virtual."""
+    with caller(20_000, "ek-function") as one:
+        before = time.process_time()
+        try:
+            ask("top", "fentry", by="process")
+        except StepFailed as error:
+            assert error.code == errno.EPERM
+            assert time.process_time() - before < 0.05, "hundreds of milliseconds, had it searched"
+            return
+        one.go()
+        found = question.trace_finish()
+    assert row_of(one.pid, found["rows"])["count"] == 20_000 and found["lost"] == 0
+    assert "call number 102" in found["mechanism"][0]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [("syscalls:sys_exit_getuid", errno.EOPNOTSUPP), ("syscalls:sys_enter_nothing", errno.ENOENT)],
+)
+def test_no_function_stands_for_another_event(event: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_check_fentry", lambda: None)
+    with pytest.raises(StepFailed) as caught:
+        question.trace_start({"kind": "count", "events": [event]}, "fentry")
+    assert caught.value.code == code
+
+
+def test_counters_count_several_events_at_the_same_time() -> None:
+    question.trace_start({"kind": "count", "events": [GETUID, "raw_syscalls:sys_enter"]}, "perf")
+    for _ in range(1000):
+        os.getuid()
+    for _ in range(500):
+        os.getppid()
+    found = question.trace_wait(0)
+    own, every = found["each"]
+    assert own >= 1000 and every >= own + 500, found
+    assert found["events"] >= own + every
 
 
 def test_only_the_cpus_that_were_asked_for() -> None:

@@ -40,7 +40,7 @@ from evenkeel.measure.explain.timeline import (
     Switches,
     below_timeline,
     guest_timeline,
-    host_timeline,
+    host_timelines,
 )
 from evenkeel.measure.explain.trace import Trace, make_trace
 
@@ -85,22 +85,25 @@ def stage(recording: Recording) -> Stage:
     under, under_alignment, under_lost = _below(recording, host, clock)
     family = frozenset(thread["tid"] for thread in recording.threads)
     names = _exit_names(host)
-    scenes = {}
-    for thread in recording.threads:
-        vcpu = thread["vcpu"]
-        if vcpu is None:
-            continue
-        seen = guest_timeline(guest, moved, vcpu)
-        if len(seen.sample_at) or recording.reason == "guest gone":
-            scenes[vcpu] = Scene(
-                host=host_timeline(host, clock, thread["tid"]),
-                guest=seen,
-                tid=thread["tid"],
-                home=parse_cpus(thread["cpus"]),
-                family=family - {thread["tid"]},
-                exit_names=names,
-                below=under,
-            )
+    vcpus = [
+        (thread, guest_timeline(guest, moved, thread["vcpu"]))
+        for thread in recording.threads
+        if thread["vcpu"] is not None
+    ]
+    wanted = [(thread, seen) for thread, seen in vcpus if len(seen.sample_at) or recording.reason == "guest gone"]
+    timelines = host_timelines(host, clock, (thread["tid"] for thread, _ in wanted))
+    scenes = {
+        thread["vcpu"]: Scene(
+            host=timelines[thread["tid"]],
+            guest=seen,
+            tid=thread["tid"],
+            home=parse_cpus(thread["cpus"]),
+            family=family - {thread["tid"]},
+            exit_names=names,
+            below=under,
+        )
+        for thread, seen in wanted
+    }
     return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost)
 
 

@@ -5,7 +5,7 @@ All times are nanoseconds on the axis of :mod:`.clocks`.  Arrays are made once; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,22 +113,33 @@ class HostTimeline:
     timed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def host_timeline(trace: Trace, clock: Clock, tid: int) -> HostTimeline:
-    """``tid``: of the vCPU thread."""
-    switches = Switches.of(trace, clock)
-    interrupts = _interrupts(trace, clock)
-    return HostTimeline(
-        running=switches.running,
-        thread=switches.states(tid),
-        inside=_inside(trace, clock, tid),
-        exits=_reasons(trace, tid),
-        moves=_moves(trace, clock, tid),
-        interrupts=interrupts,
-        nmis=_nmis(trace, clock),
-        names=switches.names,
-        priorities=switches.priorities,
-        timed=_timed(switches, interrupts, tid),
-    )
+def host_timelines(trace: Trace, clock: Clock, tids: Iterable[int]) -> dict[int, HostTimeline]:
+    """Of each vCPU thread.  What the host did is decoded once, and shared by all."""
+    switches, interrupts, nmis = Switches.of(trace, clock), _interrupts(trace, clock), _nmis(trace, clock)
+    entries = _table(trace, clock, "kvm/kvm_entry", "common_pid")
+    exits = _table(trace, clock, "kvm/kvm_exit", "common_pid", "exit_reason")
+    moves = _table(trace, clock, "sched/sched_migrate_task", "pid")
+    return {
+        tid: HostTimeline(
+            running=switches.running,
+            thread=switches.states(tid),
+            inside=_inside(entries["at"][entries["common_pid"] == tid], exits["at"][exits["common_pid"] == tid]),
+            exits=exits["exit_reason"][exits["common_pid"] == tid],
+            moves=moves["at"][moves["pid"] == tid],
+            interrupts=interrupts,
+            nmis=nmis,
+            names=switches.names,
+            priorities=switches.priorities,
+            timed=_timed(switches, interrupts, tid),
+        )
+        for tid in tids
+    }
+
+
+def _table(trace: Trace, clock: Clock, event: str, *names: str) -> dict[str, Ints]:
+    """Columns of an event, times on the axis; empty ones where it was not recorded."""
+    table = trace.table(event, *names)
+    return {**table, "at": clock.ns(table["at"])}
 
 
 def _timed(switches: Switches, interrupts: Mapping[int, Interrupts], tid: int) -> Ints:
@@ -152,10 +163,8 @@ class Switches:
 
     @staticmethod
     def of(trace: Trace, clock: Clock) -> Switches:
-        table = trace.table("sched/sched_switch", "prev_pid", "prev_state", "next_pid", "next_prio")
-        table["at"] = clock.ns(table["at"])
-        waking = trace.table("sched/sched_waking", "pid", "target_cpu")
-        waking["at"] = clock.ns(waking["at"])
+        table = _table(trace, clock, "sched/sched_switch", "prev_pid", "prev_state", "next_pid", "next_prio")
+        waking = _table(trace, clock, "sched/sched_waking", "pid", "target_cpu")
         running = {}
         for cpu in np.unique(table["cpu"]).tolist():
             here = table["cpu"] == cpu
@@ -196,31 +205,14 @@ class Switches:
         return Steps(np.concatenate([[begin], times]), np.concatenate([[first], what]), np.concatenate([cpu[:1], cpu]))
 
 
-def _of_thread(trace: Trace, clock: Clock, event: str, tid: int) -> Ints:
-    """Times of an event in the context of one thread."""
-    table = trace.table(event, "common_pid")
-    return clock.ns(table["at"][table["common_pid"] == tid])
-
-
-def _reasons(trace: Trace, tid: int) -> Ints:
-    table = trace.table("kvm/kvm_exit", "common_pid", "exit_reason") if trace.rows("kvm/kvm_exit") else None
-    return table["exit_reason"][table["common_pid"] == tid] if table else np.zeros(0, np.int64)
-
-
-def _inside(trace: Trace, clock: Clock, tid: int) -> Steps | None:
+def _inside(entries: Ints, exits: Ints) -> Steps | None:
     """``what``: -1 within the guest, else the number of the exit.  None where KVM was not traced."""
-    entries, exits = (_of_thread(trace, clock, event, tid) for event in ("kvm/kvm_entry", "kvm/kvm_exit"))
     if not len(entries) or not len(exits):
         return None
     times = np.concatenate([entries, exits])
     what = np.concatenate([np.full(len(entries), -1), np.arange(len(exits))])
     order = np.argsort(times, kind="stable")
     return Steps(times[order], what[order], np.full(len(order), -1, np.int64))
-
-
-def _moves(trace: Trace, clock: Clock, tid: int) -> Ints:
-    table = trace.table("sched/sched_migrate_task", "pid") if trace.rows("sched/sched_migrate_task") else None
-    return clock.ns(table["at"][table["pid"] == tid]) if table else np.zeros(0, np.int64)
 
 
 #: Pairs of events that enclose an interrupt, and the field that names it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from evenkeel.documents.answer import Answer, Question, Refused, Row, Stack, TraceCost
@@ -111,23 +112,33 @@ def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
     if question.kind == "exits":
         return {}, 1.0  # the first sources cost nothing, whatever the rate
     wanted = [event for event in dict.fromkeys(question.events) if not event.startswith(("function:", "uprobe:"))]
-    if any(event.startswith("syscalls:") for event in wanted):
-        wanted.append(planner.SYSCALLS)
     rates, on_cpus = {}, 1.0
     for event in wanted:
         try:
-            counting = {**_request(question), "kind": "count", "events": [event], "process": None}
-            probe.call("trace_start", question=counting, source="perf")
-            found = probe.call("trace_wait", within_s=PILOT_S)
-            probe.call("trace_close")
+            found = _counted(probe, question, event)
         except ProbeError as error:
-            if error.errno in _FINAL and event in question.events:
+            if error.errno in _FINAL:
                 raise WrongInput(error.said, hint="`evenkeel trace events WORD` lists what there is") from None
             continue
         rates[event] = found["events"] / found["seconds"]
-        if event in question.events:
-            on_cpus = max(on_cpus, found["on_cpus"] or 1.0)
+        on_cpus = max(on_cpus, found["on_cpus"] or 1.0)
+    call = next((event for event in rates if event.startswith("syscalls:")), None)
+    if call is not None:
+        # At the same time: a machine that is slower for a moment would seem to have made fewer of the others.
+        with suppress(ProbeError):
+            found = _counted(probe, question, call, planner.SYSCALLS)
+            own, every = found["each"]
+            rates[planner.SYSCALLS] = rates[call] * every / own if own else every / found["seconds"]
     return rates, on_cpus
+
+
+def _counted(probe: Probe, question: Question, *events: str) -> dict[str, Any]:
+    """By perf counters, for a moment.  Raises ProbeError."""
+    counting = {**_request(question), "kind": "count", "events": list(events), "process": None}
+    probe.call("trace_start", question=counting, source="perf")
+    found: dict[str, Any] = probe.call("trace_wait", within_s=PILOT_S)
+    probe.call("trace_close")
+    return found
 
 
 def start(

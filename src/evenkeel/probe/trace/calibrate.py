@@ -3,9 +3,8 @@
 What comes back to back finds everything in the processor's caches; what is seldom finds nothing there, and costs
 several times as much.  So each cost is measured at several distances, with other work in between, and the side that
 asks takes it from between those where its own events lie.
-It is taken without and with the source in many short turns, and the quickest few of all that was taken each way are
-compared: what disturbs can only make a turn slower, and what disturbs for longer disturbs both.  Everybody's system
-calls are slower by as much meanwhile.
+It is taken without and with the source in many short turns, and compared where the machine was as fast as it gets
+(:mod:`.pace`).  Everybody's system calls are slower by as much meanwhile.
 Must not decide when to calibrate, and keeps nothing.
 """
 
@@ -18,21 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, loops, question
+from evenkeel.probe.trace import bpf, loops, pace, question
+from evenkeel.probe.trace.pace import Chunk
 
 ROUNDS = 6
-#: Of all chunks the share that counts.
-QUICKEST = 0.05
 #: Of each phase of a round: so many chunks, each of so many turns.
 CHUNKS = 16
 TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
-#: Where another process, or an interrupt, does a part of it, time passes and this one's CPU time does not.
-_CPU = time.process_time_ns
-_CLOCKS = {"switch": time.perf_counter_ns, "profile": time.perf_counter_ns}
-#: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.
-LONG_S = 0.4
+#: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.  And for as
+#: long as this where the machine is hardly ever at its best meanwhile.
+LONG_S, MOST_S = 0.4, 2.0
 #: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
 PROFILE_HZ = 4000
+#: A chunk that others had the CPU in between of is taken anew, so many times in all.
+_TRIES = 5
 #: Events in a turn of the loop by the kind of question, where it is not one for each event that is asked about.
 _IN_TURN = {("switch", "wakeups"): 4}
 
@@ -56,11 +54,12 @@ FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "
 def calibrate(
     source: str, kind: str = "count", loop: str = "call", by: str = "process", like: str = ""
 ) -> dict[str, Any]:
-    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "events"}``.
+    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "settled", "events"}``.
 
     ``gap_ns``: from one turn to the next; ``ns``: what one event costs then; ``other_ns``: what each other system call
     costs while one is watched, 0 for an event that is none; ``timed_ns``: what the kernel timed of it, None where it
-    does not; ``speed_ns``: as :func:`speed`.  ``like``: for a loop of uprobes, the one that is asked about.
+    does not; ``speed_ns``: as :func:`speed`; ``settled``: whether the machine was often enough as fast as it gets.
+    ``like``: for a loop of uprobes, the one that is asked about.
     Raises StepFailed where the source does not work.
     Runs in a thread on the first CPU that it may use: a source may leave out the thread that reads.
     """
@@ -74,11 +73,11 @@ def speed(within_s: float = 0.2) -> dict[str, float]:
     A machine is not as fast at all times; one that others use is slow for many milliseconds, and nobody else's in
     between.
     """
-    best, end = float("inf"), time.monotonic() + within_s
+    found, end = pace.now(), time.monotonic() + within_s
     while time.monotonic() < end:
-        best = min(best, _spent(loops.compute, 2))
         time.sleep(0.002)
-    return {"ns": round(best, 1)}
+        found = min(found, pace.now())
+    return {"ns": found}
 
 
 def _calibrate(source: str, kind: str, loop: str, by: str, like: str) -> dict[str, Any]:
@@ -90,13 +89,8 @@ def _calibrate(source: str, kind: str, loop: str, by: str, like: str) -> dict[st
         raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
 
 
-#: Distance, and "event" or "other" -> nanoseconds of turns.
-_Taken = dict[tuple[Distance, str], list[float]]
-
-
-def quickest(taken: list[float]) -> float:
-    """What counts of many: where the quickest few end."""
-    return sorted(taken)[int(QUICKEST * len(taken))]
+#: Distance, and "event" or "other" -> chunks.
+_Taken = dict[tuple[Distance, str], list[Chunk]]
 
 
 class _Measured:
@@ -109,16 +103,17 @@ class _Measured:
             self._asked["key"] = "pid=next_pid"
         if kind == "profile":
             self._asked["frequency_hz"] = PROFILE_HZ
-        self._source, self._kind, self._name, self._run = source, kind, name, loop.run
+        self._source, self._kind, self._name = source, kind, name
+        self._run, self._clock = loop.run, loop.clock
         self._distances = (BACK_TO_BACK, *FAR[name])
         self._between = {one: loops.Between(one.between) for one in self._distances if one.between is not None}
         self._other = loops.call_loop("getppid") if name == "call" else None
 
     def result(self) -> dict[str, Any]:
-        rounds, seen, quick = 0, 0, speed(0.1)["ns"]
+        rounds, seen = 0, 0
         without, with_it = self._nothing(), self._nothing()
-        end = time.monotonic() + LONG_S
-        while rounds < ROUNDS or time.monotonic() < end:
+        begun = time.monotonic()
+        while rounds < ROUNDS or not self._enough(time.monotonic() - begun, without, with_it):
             self._phase(without)
             # From the beginning each time: a counter that is only switched off costs something, too.
             question.trace_start(self._asked, self._source)
@@ -130,21 +125,39 @@ class _Measured:
             rounds += 1
         self._phase(without)
         timed, gaps, found = self._timed(), self._gaps(), []
+        best_ns = pace.best(*without.values(), *with_it.values())
         for distance, gap in zip(self._distances, gaps):  # noqa: B905 - Python 3.9
-            base = quickest(without[distance, "event"])
-            turn = max(0.0, quickest(with_it[distance, "event"]) - base)
-            other = quickest(with_it[distance, "other"]) - quickest(without[distance, "other"]) if self._other else 0.0
-            in_turn = self._in_turn(turn + base)
+            base, other = (self._added(without, with_it, distance, what, best_ns) for what in ("event", "other"))
+            in_turn = self._in_turn(sum(base))
             found.append(
                 {
                     "gap_ns": round(gap / in_turn, 1),
-                    "ns": round(turn / in_turn, 1),
-                    "other_ns": round(max(0.0, other), 1),
+                    "ns": round(base[1] / in_turn, 1),
+                    "other_ns": round(other[1], 1),
                     "timed_ns": timed[distance],
                 }
             )
-        base = quickest(without[BACK_TO_BACK, "event"])
-        return {"at": found, "base_ns": round(base, 1), "speed_ns": min(quick, speed(0.1)["ns"]), "events": seen}
+        base_ns = pace.typical(without[BACK_TO_BACK, "event"], best_ns)
+        settled = self._settled(without, with_it)
+        result = {"at": found, "base_ns": round(base_ns, 1), "speed_ns": best_ns}
+        return {**result, "settled": settled, "events": seen}
+
+    def _enough(self, spent_s: float, without: _Taken, with_it: _Taken) -> bool:
+        return spent_s >= LONG_S and (spent_s > MOST_S or self._settled(without, with_it))
+
+    def _settled(self, without: _Taken, with_it: _Taken) -> bool:
+        best_ns = pace.best(*without.values(), *with_it.values())
+        each = (pace.settled(one, best_ns) for taken in (without, with_it) for one in taken.values() if one)
+        return min(each) >= pace.FEWEST
+
+    def _added(
+        self, without: _Taken, with_it: _Taken, distance: Distance, what: str, best_ns: float
+    ) -> tuple[float, float]:
+        """Nanoseconds of a turn without the source, and what it adds; nothing where there are no such turns."""
+        if not without[distance, what]:
+            return 0.0, 0.0
+        base = pace.typical(without[distance, what], best_ns)
+        return base, max(0.0, pace.typical(with_it[distance, what], best_ns) - base)
 
     def _in_turn(self, turn_ns: float) -> float:
         if self._kind == "profile":
@@ -161,36 +174,42 @@ class _Measured:
             if self._other is not None:
                 self._turns(self._other, distance, taken[distance, "other"])
 
-    def _turns(self, run: loops.Run, distance: Distance, taken: list[float]) -> None:
+    def _turns(self, run: loops.Run, distance: Distance, taken: list[Chunk]) -> None:
         between = self._between.get(distance)
         if between is None:
-            turns, clock = TURNS[self._name], _CLOCKS.get(self._name, _CPU)
-            taken += [_spent(run, turns, clock) for _ in range(CHUNKS)]
+            turns = TURNS[self._name]
+            taken += itertools.islice(pace.beside(lambda: _spent(run, turns, self._clock)), CHUNKS)
             return
-        clock = time.perf_counter_ns
-        for _ in itertools.repeat(None, distance.chunks):
-            spent = 0
-            for _ in itertools.repeat(None, distance.turns):
-                between()
-                start = clock()
-                run(1)
-                spent += clock() - start
-            taken.append(spent / distance.turns)
+        clock = time.perf_counter_ns  # the CPU's time is a system call
+
+        def measure() -> float:
+            for _ in range(_TRIES):
+                spent, begun, ran = 0, clock(), self._clock()
+                for _ in itertools.repeat(None, distance.turns):
+                    between()
+                    start = clock()
+                    run(1)
+                    spent += clock() - start
+                if clock() - begun < 1.05 * (self._clock() - ran):
+                    break  # nobody else had the CPU in between
+            return spent / distance.turns
+
+        taken += itertools.islice(pace.beside(measure), distance.chunks)
 
     def _gaps(self) -> list[float]:
-        """From one turn to the next at each distance, without tracing."""
-        found = []
-        for distance in self._distances:
-            between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
-            start = time.perf_counter_ns()
-            if between is None:
-                self._run(turns)
-            else:
-                for _ in itertools.repeat(None, turns):
-                    between()
-                    self._run(1)
-            found.append((time.perf_counter_ns() - start) / turns)
-        return found
+        """From one turn to the next at each distance, without tracing: the least of a few, others have the CPU too."""
+        return [min(self._gap(distance) for _ in range(_TRIES)) for distance in self._distances]
+
+    def _gap(self, distance: Distance) -> float:
+        between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
+        start = time.perf_counter_ns()
+        if between is None:
+            self._run(turns)
+        else:
+            for _ in itertools.repeat(None, turns):
+                between()
+                self._run(1)
+        return (time.perf_counter_ns() - start) / turns
 
     def _timed(self) -> dict[Distance, float | None]:
         """What the kernel takes the time of, at each distance."""
@@ -220,7 +239,7 @@ class _Measured:
         return found
 
 
-def _spent(run: loops.Run, turns: int, clock: Callable[[], int] = _CPU) -> float:
+def _spent(run: loops.Run, turns: int, clock: Callable[[], int]) -> float:
     """Nanoseconds of one of so many turns."""
     start = clock()
     run(turns)

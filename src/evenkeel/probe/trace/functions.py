@@ -18,7 +18,8 @@ from typing import Any, Sequence
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, perf, stacks, tracefs
-from evenkeel.probe.trace.sources import Buffer, Hook, refused, vmlinux
+from evenkeel.probe.trace.assembler import R0, R1, R6, Assembler
+from evenkeel.probe.trace.sources import Buffer, Hook, call_number, refused, vmlinux
 
 _FUNCTION = re.compile(r"function:([A-Za-z_][\w.]*)(?:\+(0x[0-9a-fA-F]+|\d+))?\Z")
 _UPROBE = re.compile(r"uprobe:(/[^:]+):([A-Za-z_][\w.@]*|0x[0-9a-fA-F]+)\Z")
@@ -62,22 +63,40 @@ def traceable(name: str) -> str:
 
 
 class Fentry(Hook):
-    """A program called from the first instruction of a kernel function, by a trampoline.  Since Linux 5.5."""
+    """A program called from the first instruction of a kernel function, by a trampoline.  Since Linux 5.5.
+
+    Of a system call it is the function that the call ends in.  While a tracepoint of a system call is watched all calls
+    take the kernel's slow path; with this none does.
+    """
 
     name = "fentry"
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         super().__init__(event, cpus, process)
-        name, offset = parse_function(event)
-        if offset:
-            raise StepFailed("fentry is at the entry of a function only", errno.EOPNOTSUPP)
-        names = same_address(name)
-        if not names:
-            raise StepFailed("the kernel has no function %s" % name, errno.ENOENT)
+        self._call: tuple[int, int] | None = None
+        if event.startswith("syscalls:"):
+            _check_fentry()
+            self._call, names = _system_call(event)
+        else:
+            name, offset = parse_function(event)
+            if offset:
+                raise StepFailed("fentry is at the entry of a function only", errno.EOPNOTSUPP)
+            names = same_address(name)
+            if not names:
+                raise StepFailed("the kernel has no function %s" % name, errno.ENOENT)
         found = ((one, vmlinux().function(one)) for one in names)
         self.function, self._id = next(((one, number) for one, number in found if number), ("", 0))
         if not self._id:
-            raise StepFailed("the kernel's type information has no function %s" % name, errno.EOPNOTSUPP)
+            raise StepFailed("the kernel's type information has no function %s" % names[0], errno.EOPNOTSUPP)
+
+    def select(self, asm: Assembler) -> None:
+        if self._call is not None:
+            # A call without arguments has one function for 64-bit and for 32-bit programs, which have other numbers.
+            number, place = self._call
+            asm.load(8, R1, R6, 0)
+            asm.load(8, R1, R1, place)
+            asm.jump_if(R1, "!=", number, "out")
+        super().select(asm)
 
     def load(self, code: bytes, purpose: str) -> None:
         self.program = bpf.Program(
@@ -92,7 +111,40 @@ class Fentry(Hook):
             raise refused(error, "cannot attach to the entry of %s" % self.function) from None
 
     def mechanism(self) -> str:
-        return "BPF on the entry of %s, by a trampoline" % self.function
+        call = ", call number %d" % self._call[0] if self._call is not None else ""
+        return "BPF on the entry of %s, by a trampoline%s" % (self.function, call)
+
+
+def _system_call(event: str) -> tuple[tuple[int, int], list[str]]:
+    """Of ``syscalls:sys_enter_NAME``: (its number, where the registers of its caller have that); names of its function.
+
+    Raises StepFailed.
+    """
+    tracefs.event_id(event)  # there is such an event at all
+    number = call_number(event)
+    if os.uname().machine != "x86_64":
+        raise StepFailed("where the number of a call stands is known for x86 only", errno.EOPNOTSUPP)
+    place = vmlinux().field("pt_regs", "orig_ax")
+    if place is None:
+        raise StepFailed("the kernel does not say where the number of a call stands", errno.EOPNOTSUPP)
+    name = event.partition("sys_enter_")[2]
+    # Of a call without arguments BTF knows the second only (arch/x86/include/asm/syscall_wrapper.h).
+    return (number, place[0]), ["__x64_sys_" + name, "__do_sys_" + name]
+
+
+def _check_fentry() -> None:
+    """Raise the refusal of a kernel that takes no such program at all, before its types are searched for a function.
+
+    Type 1 is none; who takes such programs looks at it and says EINVAL.
+    """
+    asm = Assembler()
+    asm.mov(R0, 0)
+    asm.exit()
+    try:
+        bpf.Program(bpf.TRACING, asm.code(), name="ek_fentry", expected=bpf.TRACE_FENTRY, btf_id=1).close()
+    except StepFailed as error:
+        if error.code in (errno.EPERM, errno.EACCES):
+            raise
 
 
 class _Probe(Hook):

@@ -201,12 +201,13 @@ class Run:
 
 
 class Count(Run):
-    """How often?"""
+    """How often?  Counters can count several events at the same time."""
 
     def prepare(self) -> None:
         event, counter = self.question["events"][0], counter_maker(self.source)
         if counter is not None:
-            self.counter(counter, event)
+            for one in self.question["events"]:
+                self.counter(counter, one)
         else:
             hook = self.hook(event)
             hook.load(templates.count(self.numbers, hook.select, hook.alone), event)
@@ -243,13 +244,15 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def trace_wait(within_s: float) -> dict[str, Any]:
-    """Operation: let it run, and say how far it is: ``{"events", "lost", "seconds", "full", "on_cpus"}``.
+    """Operation: let it run, and say how far it is: ``{"events", "each", "lost", "seconds", "full", "on_cpus"}``.
 
-    ``full``: it has stopped, because no more can be kept.  ``on_cpus``: see :meth:`Run.on_cpus`.
+    ``each``: the number of each event, of counters.  ``full``: it has stopped, because no more can be kept.
+    ``on_cpus``: see :meth:`Run.on_cpus`.
     """
     run = _running()
     run.wait(within_s)
-    found = {"events": run.progress(), "lost": run.lost(), "seconds": round(run.seconds(), 4)}
+    each = [int(one.total()) for one in run.counters]
+    found = {"events": run.progress(), "each": each, "lost": run.lost(), "seconds": round(run.seconds(), 4)}
     return {**found, "full": run.full, "on_cpus": run.on_cpus()}
 
 

@@ -61,7 +61,8 @@ class Hook:
     def alone(self) -> bool:
         """Whether no second run of the program can begin on a CPU before the first has ended.
 
-        A tracepoint runs its programs with preemption off, and no interrupt makes a system call.
+        A tracepoint runs its programs with preemption off, and no interrupt makes a system call.  A trampoline leaves
+        out the second run, and counts it as missed (since 5.12).
         """
         return self.event.startswith("syscalls:")
 
@@ -133,7 +134,7 @@ class RawTracepoint(Hook):
         tracefs.event_id(event)  # there is such an event at all
         self.point = event.partition(":")[2]
         if event.startswith("syscalls:"):
-            self._call = _call_number(event)
+            self._call = call_number(event)
             self.point = "sys_enter"
 
     def select(self, asm: Assembler) -> None:
@@ -441,7 +442,8 @@ HOOKS: dict[str, Callable[..., Hook]] = {
 COUNTERS: dict[str, Callable[..., Any]] = {"perf": PerfCounter, "ring": Ring}
 
 
-def _call_number(event: str) -> int:
+def call_number(event: str) -> int:
+    """Of ``syscalls:sys_enter_NAME``.  Raises StepFailed."""
     if not event.startswith(_ENTER):
         raise StepFailed("sys_exit does not pass the number of the call", errno.EOPNOTSUPP)
     number = syscalls.number(event[len(_ENTER) :])
