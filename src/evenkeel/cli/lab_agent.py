@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the agent.")]
 
@@ -73,7 +73,14 @@ def agent(
     logging.basicConfig(level=logging.WARNING)
     words = None if slurm is None else shlex.split(slurm)
     made = agent_setup.agent(
-        at, name=name, slots=slots, labels=label or (), folder=folder, say=output.note, sbatch=words
+        at,
+        name=name,
+        slots=slots,
+        labels=label or (),
+        folder=folder,
+        say=output.note,
+        sbatch=words,
+        leave_after_s=leave_after,
     )
 
     async def run() -> None:
@@ -125,14 +132,10 @@ def resume(name: Name, at: At = None, json: Json = False) -> None:
 
 
 def _move(name: str, what: str, at: str | None, json: bool) -> None:
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.post(f"/agents/{name}/{what}")
-    if json:
-        output.emit_json(found)
-    else:
-        # Only the dispatcher knows whether a resumed one is connected; it says so at the next look.
-        state = found["state"] if what == "drain" else "no longer drained: it takes steps while it is connected"
-        output.out().print(f"agent {name} is {state}")
+    # Only the dispatcher knows whether a resumed one is connected; it says so at the next look.
+    state = found["state"] if what == "drain" else "no longer drained: it takes steps while it is connected"
+    tell(found, f"agent {name} is {state}", json)
