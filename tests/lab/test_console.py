@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -26,6 +27,7 @@ from evenkeel.lab.events import last_seq
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Credentials, Way
 from evenkeel.lab.power_drivers.ipmi import Ipmitool
+from evenkeel.machines.virtual import lifecycle, qemu
 from tests.lab.emulated import PASSWORD, EmulatedMachine, Relay, add_endpoint, add_machine, emulated_machine
 
 ANN = with_roles("ann", ["user"])
@@ -124,6 +126,8 @@ class Serial:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         if self.client:
+            with contextlib.suppress(OSError):  # a thread that still reads keeps a closed one open
+                self.client.shutdown(socket.SHUT_RDWR)
             self.client.close()
 
 
@@ -135,6 +139,45 @@ def serial(lab: Lab, tmp_path: Path) -> Iterator[Serial]:
     with Consoles(lab, QUICK):
         yield serial
         serial.stop()
+
+
+def test_what_a_virtual_host_says_before_anybody_can_connect_is_not_lost(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As QEMU does it: a log anew for each run, which gets each byte after the socket."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = lifecycle.folder_of("host")
+    folder.mkdir(parents=True)
+    log = folder / qemu.SERIAL_LOG
+
+    def run(number: int, said: bytes) -> Serial:
+        log.write_bytes(said)
+        made = Serial(tmp_path / f"{number}.sock")
+        (folder / "console.sock").symlink_to(made.path)
+        return made
+
+    def says(data: bytes) -> None:
+        port.says(data)
+        with log.open("ab") as stream:
+            stream.write(data)
+
+    add_machine(lab)
+    add_endpoint(lab, "host1", "hypervisor", "virtual", "host")
+    port = run(1, b"before the lab was there\r\n")
+    with Consoles(lab, QUICK):
+        ann = Client(lab, ANN).hears("state", line="up")
+        says(b"one\r\n")
+        says(b"two\r\n")
+        ann.sees(b"two\r\n")
+        (folder / "console.sock").unlink()
+        port.stop()
+        log.rename(log.with_suffix(".old"))
+        port = run(2, b"Loading Linux 6.1.0-rt ...\r\n")
+        says(b"three\r\n")
+        ann.sees(b"three\r\n")
+        assert ann.seen == b"one\r\ntwo\r\nLoading Linux 6.1.0-rt ...\r\nthree\r\n"
+        wait_for(lambda: events(lab, "console.boot"))
+        port.stop()
 
 
 def test_many_read_one_writes_and_the_seat_is_handed_over(lab: Lab, serial: Serial) -> None:

@@ -27,6 +27,7 @@ from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, add_mach
 from tests.lab.emulators import Bmc, Emulator, redfish, virtualbmc
 from tests.lab.test_console import QUICK, Client, events, sol, wait_for
 from tests.lab.test_power import ADMIN, ANN, state_of, tried
+from tests.machines.sshd import descendants
 
 pytestmark = [
     pytest.mark.long,
@@ -169,10 +170,27 @@ def test_a_power_cycle_is_proved_by_the_boot_id(lab: Lab, machine: Domain, bmcs:
     assert after and done.verified_by == f"boot id {up[:8]} became {after[:8]}"
 
 
+def commands() -> bytes:
+    """Command lines of all that this process started."""
+    found = b""
+    for number in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{number}/cmdline").read_bytes()
+    return found
+
+
 def test_a_bmc_that_obeys_late_is_seen_to_have_obeyed(lab: Lab, machine: Domain, bmcs: Bmcs, up: str) -> None:
     """It answers, and waits for its libvirt when it should obey."""
     bmcs.add(lab, "ipmi", NAME, ssh=machine)
-    thaw = threading.Timer(POLICY["bmc_s"] + 4.0, machine.libvirtd.freeze, (False,))
+
+    def thaw_late() -> None:
+        try:
+            wait_for(lambda: b"\0power\0reset\0" in commands(), 60)  # what is asked before that takes its time, too
+            time.sleep(POLICY["bmc_s"] + 3.0)
+        finally:
+            machine.libvirtd.freeze(False)
+
+    thaw = threading.Thread(target=thaw_late)
     machine.libvirtd.freeze()
     thaw.start()
     try:

@@ -73,7 +73,14 @@ def agent(
     logging.basicConfig(level=logging.WARNING)
     words = None if slurm is None else shlex.split(slurm)
     made = agent_setup.agent(
-        at, name=name, slots=slots, labels=label or (), folder=folder, say=output.note, sbatch=words
+        at,
+        name=name,
+        slots=slots,
+        labels=label or (),
+        folder=folder,
+        say=output.note,
+        sbatch=words,
+        leave_after_s=leave_after,
     )
 
     async def run() -> None:

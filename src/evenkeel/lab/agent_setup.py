@@ -15,6 +15,7 @@ from evenkeel.lab.client import Client, tokens
 from evenkeel.lab.contents import Contents
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.executor import Executor, Processes
+from evenkeel.lab.hold import NoCgroup, delegated_cgroup
 from evenkeel.lab.place import SYSTEM_FOLDER, SYSTEM_SOCKET, default_folder, folder_of, socket_of
 from evenkeel.lab.tools import tools_here
 from evenkeel.lab.transfer import Here, There
@@ -49,7 +50,7 @@ def agent(
             lambda: remote_line(url, secret),
             _slurm(name, folder, sbatch, url, secret)
             if sbatch is not None
-            else _processes(name, There(Client(url, secret))),
+            else _processes(name, There(Client(url, secret)), say),
             local=False,
             say=say,
         )
@@ -60,14 +61,22 @@ def agent(
         lambda: local_line(socket_path(lab)),
         _slurm(name, folder, sbatch, lab / "artifacts")
         if sbatch is not None
-        else _processes(name, Here(Contents(lab / "artifacts"))),
+        else _processes(name, Here(Contents(lab / "artifacts")), say),
         leave_after_s=leave_after_s,
         say=say,
     )
 
 
-def _processes(name: str, reach: Here | There) -> Callable[[str], Executor]:
-    return lambda identity: Processes(name, identity, fetch=reach.fetch, bring=reach.bring)
+def _processes(name: str, reach: Here | There, say: Callable[[str], None]) -> Callable[[str], Executor]:
+    def made(identity: str) -> Executor:
+        cgroup = None
+        try:
+            cgroup = delegated_cgroup()
+        except NoCgroup as error:
+            say(f"limits of steps are watched, not held by cgroups: {error}")
+        return Processes(name, identity, fetch=reach.fetch, bring=reach.bring, cgroup=cgroup)
+
+    return made
 
 
 def _slurm(

@@ -28,7 +28,7 @@ from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import power, recording, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
-from evenkeel.lab.console_lines import Line, LineFailed, line_for
+from evenkeel.lab.console_lines import Heard, Line, LineFailed, line_for
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.recording import Recorded, Recorder
 from evenkeel.lab.store import Away, StoreClosed
@@ -276,6 +276,7 @@ class _Console:
         self.writer: Session | None = None
         self._asked: tuple[Session, asyncio.TimerHandle] | None = None
         self._line: Line | None = None
+        self._heard = Heard()
         self._up: LineState = "down"
         self._why = "not opened yet"
         self._since_ns = lab.now()
@@ -324,7 +325,7 @@ class _Console:
             freed = False
             try:
                 way = await asyncio.to_thread(power.way_of, self.lab, self.what.row)
-                self._line = line_for(way)
+                self._line = line_for(way, self._heard)
                 try:
                     await self._line.open()
                 except LineFailed as error:

@@ -15,7 +15,8 @@ import socket
 import termios
 import tty
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import IO, Protocol
 
 from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab.power_drivers import PowerFailed, Way
@@ -57,8 +58,16 @@ class Line(Protocol):
     async def close(self) -> None: ...
 
 
-def line_for(way: Way) -> Line:
-    """The line of a console endpoint.  Raises WrongInput.
+@dataclass
+class Heard:
+    """How much of a virtual host's serial log was handed on: of which file (inode), and up to which byte."""
+
+    file: int | None = None
+    bytes: int = 0
+
+
+def line_for(way: Way, heard: Heard) -> Line:
+    """The line of a console endpoint; ``heard``: kept from one opening of it to the next.  Raises WrongInput.
 
     Drivers: ``ipmi`` (address of the BMC), ``unix`` (path), ``tty`` (path of a device), ``telnet`` or ``tcp``
     (HOST:PORT), ``ssh`` (USER@HOST:PORT, option ``command``), ``virtual`` (name of a virtual host).
@@ -75,7 +84,7 @@ def line_for(way: Way) -> Line:
     if way.driver == "ssh":
         return Program(ssh_argv(way))
     if way.driver == "virtual":
-        return Stream(lambda: _virtual(way.address.removeprefix("virtual:")))
+        return Virtual(way.address.removeprefix("virtual:"), heard)
     raise WrongInput(f"no console driver {way.driver!r}", hint="ipmi, unix, tty, telnet, tcp, ssh or virtual")
 
 
@@ -98,12 +107,6 @@ async def _tcp(host: str, port: int) -> socket.socket:
     client: socket.socket = writer.get_extra_info("socket").dup()
     writer.transport.abort()
     return client
-
-
-async def _virtual(name: str) -> socket.socket:
-    from evenkeel.machines.virtual import lifecycle, qemu
-
-    return await asyncio.to_thread(qemu.connect, lifecycle.folder_of(name), "console.sock", timeout_s=3.0)
 
 
 class Stream:
@@ -146,6 +149,63 @@ class Stream:
         if self._writer is not None:
             self._writer.transport.abort()
             self._reader = self._writer = None
+
+
+class Virtual(Stream):
+    """A virtual host's serial port.
+
+    What it said while nobody was connected comes first: a host that is switched on has shown its boot loader before
+    anybody can connect.  So what is read is QEMU's log of the port, which has all of it once; the socket says when.
+    """
+
+    #: QEMU sends first and writes then, so the log may be a moment behind the last byte that it sent.
+    _LOOK_S = 0.2
+
+    def __init__(self, name: str, heard: Heard) -> None:
+        super().__init__(self._connected)
+        self._name = name
+        self._heard = heard
+        self._log: IO[bytes] | None = None
+
+    async def _connected(self) -> socket.socket:
+        from evenkeel.machines.virtual import lifecycle, qemu
+
+        folder = lifecycle.folder_of(self._name)
+        client = await asyncio.to_thread(qemu.connect, folder, "console.sock", timeout_s=3.0)
+        with contextlib.suppress(OSError):
+            self._log = (folder / qemu.SERIAL_LOG).open("rb", buffering=0)
+            now = os.fstat(self._log.fileno())
+            if self._heard.file is None:  # nobody asks for what was before the first opening
+                self._heard.bytes = now.st_size
+            elif self._heard.file != now.st_ino:
+                self._heard.bytes = 0
+            self._heard.file = now.st_ino
+        return client
+
+    async def read(self) -> bytes:
+        if self._log is None:
+            return await super().read()
+        rung = b"?"
+        while not (said := self._logged()) and rung:
+            try:
+                rung = await asyncio.wait_for(super().read(), self._LOOK_S)
+            except TimeoutError:
+                continue
+        return said
+
+    def _logged(self) -> bytes:
+        """What the log has gained."""
+        if self._log is None:
+            return b""
+        said = os.pread(self._log.fileno(), 65536, self._heard.bytes)
+        self._heard.bytes += len(said)
+        return said
+
+    async def close(self) -> None:
+        await super().close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
 
 class Telnet(Stream):

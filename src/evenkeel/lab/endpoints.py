@@ -15,7 +15,7 @@ from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab import console, schema, touch
 from evenkeel.lab.actor import Actor, NotFound
-from evenkeel.lab.console_lines import line_for
+from evenkeel.lab.console_lines import Heard, line_for
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Way, driver_for
 
@@ -136,7 +136,7 @@ def _check(wanted: NewEndpoint) -> None:
     if odd := [key for key in wanted.options if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", key)]:
         raise WrongInput(f"{odd[0]!r} is no name of an option")
     if wanted.kind == "console":
-        line_for(way)
+        line_for(way, Heard())
         own = wanted.options.get("watch", {})
         if not isinstance(own, dict):
             raise WrongInput("watch: names and regular expressions are wanted")

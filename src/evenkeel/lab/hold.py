@@ -37,27 +37,32 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def delegated_cgroup(root: str = "/sys/fs/cgroup") -> str | None:
-    """The cgroup that systemd left to this service (``Delegate=yes``), made ready for a cgroup below it for each step.
+class NoCgroup(Exception):
+    """Why limits are watched instead."""
+
+
+def delegated_cgroup(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> str:
+    """The cgroup that systemd left to this process (``Delegate=yes``), made ready for a cgroup below it for each step.
 
     Whoever is in it moves to a child first: a cgroup v2 that gives controllers to children holds no processes itself
-    (Linux, Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint").  None: there is no such cgroup,
-    and limits are watched instead.
+    (Linux, Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint").  Raises NoCgroup, and has
+    changed nothing then unless the kernel refused what was delegated.
     """
+    if not os.path.exists(f"{root}/cgroup.controllers"):
+        raise NoCgroup("this machine has no cgroup v2 at " + root)
     try:
-        with open("/proc/self/cgroup") as stream:
-            own = [line[3:].rstrip("\n") for line in stream if line.startswith("0::")]
-        here = root + own[0]
+        with open(own) as stream:
+            here = root + next((line[3:].rstrip("\n") for line in stream if line.startswith("0::")), "").rstrip("/")
         # An agent that was started anew finds itself in the child that the one before made.
         for path in (here, *([os.path.dirname(here)] if os.path.basename(here) == "main" else [])):
             # systemd marks what it delegated (systemd.resource-control(5)); others' cgroups are not ours to change.
             if {"user.delegate", "trusted.delegate"} & set(os.listxattr(path)):
                 break
         else:
-            return None
+            raise NoCgroup("it was not started by systemd with Delegate=yes")
         with open(f"{path}/cgroup.controllers") as stream:
             if not {"cpu", "memory"} <= set(stream.read().split()):
-                return None
+                raise NoCgroup("systemd left it a cgroup without the controllers cpu and memory")
         os.makedirs(f"{path}/main", exist_ok=True)
         with open(f"{path}/cgroup.procs") as stream:
             pids = stream.read().split()
@@ -66,8 +71,12 @@ def delegated_cgroup(root: str = "/sys/fs/cgroup") -> str | None:
                 stream.write(pid)
         with open(f"{path}/cgroup.subtree_control", "w") as stream:
             stream.write("+cpu +memory")
-    except (OSError, IndexError):
-        return None
+        for name in os.listdir(path):
+            if name.startswith("step-"):  # of a keeper that was killed; one in use cannot be removed
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{path}/{name}")
+    except OSError as error:
+        raise NoCgroup(f"{error.filename or own}: {error.strerror}") from None
     return path
 
 
@@ -77,13 +86,17 @@ class Cgroup:
     def __init__(self, parent: str, memory: int | None, cpus: float | None) -> None:
         self.path = f"{parent}/step-{os.getpid()}"
         os.mkdir(self.path)
-        if memory:
-            self.write("memory.max", memory)
-            self.write("memory.oom.group", 1)
-            with contextlib.suppress(OSError):  # a machine without swap has no such file
-                self.write("memory.swap.max", 0)
-        if cpus:
-            self.write("cpu.max", f"{max(1000, round(cpus * 100000))} 100000")
+        try:
+            if memory:
+                self.write("memory.max", memory)
+                self.write("memory.oom.group", 1)
+                with contextlib.suppress(OSError):  # a machine without swap has no such file
+                    self.write("memory.swap.max", 0)
+            if cpus:
+                self.write("cpu.max", f"{max(1000, round(cpus * 100000))} 100000")
+        except OSError:
+            self.remove()
+            raise
 
     def write(self, name: str, value: object) -> None:
         with open(f"{self.path}/{name}", "w") as stream:
@@ -102,9 +115,11 @@ class Cgroup:
             self.write("cgroup.kill", 1)
 
     def remove(self) -> None:
+        """With what the step made below it.  Whoever was killed in it may be there for an instant more."""
         for _ in range(100):
             try:
-                os.rmdir(self.path)
+                for path, _, _ in os.walk(self.path, topdown=False):
+                    os.rmdir(path)
             except OSError:
                 time.sleep(0.02)
             else:

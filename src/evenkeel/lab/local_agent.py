@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from evenkeel.lab import scope
 from evenkeel.lab.lab import Lab
 
 log = logging.getLogger("evenkeel.lab")
@@ -104,7 +105,7 @@ def _start(lab: Lab, folder: Path) -> subprocess.Popen[bytes]:
         words += ["--slots", str(lab.settings.agent_slots)]
     with (folder / "agent.log").open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "evenkeel", *words],
+            [*scope.words(), sys.executable, "-m", "evenkeel", *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -25,7 +25,8 @@ Restart=always
 RestartSec=2
 # Settings that cannot be read do not get better by waiting.
 RestartPreventExitStatus=2
-# SIGTERM to the service alone: steps that run outlive it, and are found again by the next one.
+# SIGTERM to the service alone, which ends its agent itself. Steps outlive a service that was killed: the next one finds
+# them.
 KillMode=process
 TimeoutStopSec=30
 StateDirectory=evenkeel/lab

@@ -592,7 +592,7 @@ def _launch(
             late=late or incoming is not None,
         )
         with contextlib.suppress(FileNotFoundError):
-            (folder / "serial.log").replace(folder / "serial.log.old")
+            (folder / qemus.SERIAL_LOG).replace(folder / f"{qemus.SERIAL_LOG}.old")
         (folder / qemus.ERROR_LOG).unlink(missing_ok=True)
         with (folder / "qemu.log").open("w+") as log:
             # -daemonize: this command returns when the machine is made, with QEMU's complaint if it could not be.
@@ -739,7 +739,7 @@ _STAGES = ((b"Loading initial ramdisk", "kernel and services"), (b"Booting", "bo
 def _console(folder: Path) -> bytes:
     """All that the console said since QEMU was started."""
     try:
-        return (folder / "serial.log").read_bytes()
+        return (folder / qemus.SERIAL_LOG).read_bytes()
     except OSError:
         return b""
 

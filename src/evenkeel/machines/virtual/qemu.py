@@ -63,6 +63,8 @@ GUEST_ADDRESS = "10.0.2.15"
 ERROR_LOG = "qemu-errors.log"
 #: What the host wrote to its disk since it was made.
 OVERLAY = "disk.qcow2"
+#: All that the host's serial port said since QEMU was started.
+SERIAL_LOG = "serial.log"
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class Launch:
     folder: Path
     qmp: str = "qmp.sock"
     console: str = "console.sock"
-    serial_log: str = "serial.log"
+    serial_log: str = SERIAL_LOG
     error_log: str = ERROR_LOG
     incoming: str | None = None
     late: bool = False

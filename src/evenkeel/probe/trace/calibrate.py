@@ -29,7 +29,7 @@ TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
 LONG_S, MOST_S = 0.4, 2.0
 #: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
 PROFILE_HZ = 4000
-#: A chunk that others had the CPU in between of is taken anew so many times.
+#: A chunk that others had the CPU in between of is taken anew, so many times in all.
 _TRIES = 5
 #: Events in a turn of the loop by the kind of question, where it is not one for each event that is asked about.
 _IN_TURN = {("switch", "wakeups"): 4}
@@ -197,19 +197,19 @@ class _Measured:
         taken += itertools.islice(pace.beside(measure), distance.chunks)
 
     def _gaps(self) -> list[float]:
-        """From one turn to the next at each distance, without tracing."""
-        found = []
-        for distance in self._distances:
-            between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
-            start = time.perf_counter_ns()
-            if between is None:
-                self._run(turns)
-            else:
-                for _ in itertools.repeat(None, turns):
-                    between()
-                    self._run(1)
-            found.append((time.perf_counter_ns() - start) / turns)
-        return found
+        """From one turn to the next at each distance, without tracing: the least of a few, others have the CPU too."""
+        return [min(self._gap(distance) for _ in range(_TRIES)) for distance in self._distances]
+
+    def _gap(self, distance: Distance) -> float:
+        between, turns = self._between.get(distance), distance.chunks * distance.turns or TURNS[self._name]
+        start = time.perf_counter_ns()
+        if between is None:
+            self._run(turns)
+        else:
+            for _ in itertools.repeat(None, turns):
+                between()
+                self._run(1)
+        return (time.perf_counter_ns() - start) / turns
 
     def _timed(self) -> dict[Distance, float | None]:
         """What the kernel takes the time of, at each distance."""
