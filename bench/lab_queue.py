@@ -13,7 +13,9 @@ Beside each time that a busy machine makes longer stands the CPU time of the pro
 Then one trace of 2,000 jobs runs on three queues, one after the other: ours as `evenkeel lab up` starts it,
 Procrastinate on a PostgreSQL of its own, and a Slurm of one controller and four nodes, all on this machine and gone
 afterwards.  Each job is a real process that sleeps; the jobs have no order among themselves, since Procrastinate could
-not keep one.  A job takes 0.6 s, so what a queue adds to each shows more than it would on builds of minutes.
+not keep one.  A job takes 0.6 s, so what a queue adds to each shows more than it would on builds of minutes.  How fast
+the machine itself was stands beside each queue: a loop that computes, on both CPUs at once, before it began.
+``--resume FILE`` keeps what each queue gave, and a run that was cut short goes on with those that are missing there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -207,15 +210,13 @@ def _submit_only(lab: Lab, graph: Graph, acknowledged: list[int]) -> int:
 
 class _Line:
     local = True
+    process = None
 
     def send(self, message: protocol.FromLab) -> None:
         pass
 
     def close(self) -> None:
         pass
-
-    def process_gone(self) -> bool:
-        return False
 
 
 def pending(folder: Path) -> dict[str, float]:
@@ -274,24 +275,43 @@ def pending(folder: Path) -> dict[str, float]:
 # -- beside peers -------------------------------------------------------------------------------------------------
 
 
-def beside_peers(only: Sequence[str], jobs: int, slots: int, seconds: float, limit_s: float, where: Path | None) -> Any:
+def beside_peers(
+    only: Sequence[str],
+    jobs: int,
+    slots: int,
+    seconds: float,
+    limit_s: float,
+    where: Path | None = None,
+    resume: Path | None = None,
+) -> Any:
     """The same trace for each queue, one after the other.  A queue that is not here is said, and is no failure."""
     what = queues.trace(jobs, slots, seconds)
     rows: list[dict[str, Any]] = [_row("no queue, by age", what, what.ideal(), "")]
     missing: dict[str, str] = {}
+    same = {"jobs": jobs, "slots": slots, "seconds": seconds, "limit": limit_s}
+    kept: dict[str, Any] = json.loads(resume.read_text()) if resume is not None and resume.exists() else {}
+    if kept and kept["of"] != same:
+        sys.exit(f"{resume} is of another trace: {kept['of']}")
     for name in only:
+        if name in kept:
+            rows.append(kept[name])
+            continue
         peer = _QUEUES[name]
         if why := getattr(peer, "missing", lambda: None)():
             missing[name] = why
             continue
         print(f"{name}: {len(what.jobs)} jobs, some {what.bound_s():.0f} s", file=sys.stderr)
+        loop_s = _loop_s()
         with tempfile.TemporaryDirectory(prefix="evenkeel-bench-", dir=where) as made:
             folder = Path(made)
             folder.chmod(0o755)  # PostgreSQL runs as its own user
             queues.prepare(folder)
             with peer.running(folder, slots) as queue:
                 times = queues.replay(queue, what, folder, limit_s)
-            rows.append(_row(name, what, times, queue.durable))
+            rows.append(_row(name, what, times, queue.durable) | {"loop s": loop_s})
+        if resume is not None:
+            kept |= {"of": same, name: rows[-1]}
+            resume.write_text(json.dumps(kept))
     base = next((row for row in rows if row["queue"] == "ours"), None)
     for row in rows:
         for key in ("jobs/s", "wait p50 s", "wait p95 s"):
@@ -299,6 +319,19 @@ def beside_peers(only: Sequence[str], jobs: int, slots: int, seconds: float, lim
     work = sum(job.takes_s for job in what.jobs)
     found = {"jobs": len(what.jobs), "submissions": len(what.submissions), "over s": what.submissions[-1].at_s}
     return found | {"slots": slots, "slot-seconds": work, "bound s": what.bound_s(), "rows": rows, "missing": missing}
+
+
+def _loop_s() -> float:
+    """How long a loop takes that only computes, on as many CPUs as there are, at once: what the machine can do now."""
+    count = len(os.sched_getaffinity(0))
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        return max(pool.map(_loop, range(count)))
+
+
+def _loop(_: int) -> float:
+    began = time.monotonic()
+    sum(number * number for number in range(5_000_000))
+    return time.monotonic() - began
 
 
 def _row(name: str, what: queues.Trace, times: queues.Times, durable: str) -> dict[str, Any]:
@@ -322,7 +355,9 @@ def _show(found: dict[str, Any]) -> None:
         f"{found['slots']} slots, {found['slot-seconds']:.0f} slot-seconds of work; "
         f"no queue can have ended it before {found['bound s']:.1f} s"
     )
-    print(f"{'':17}{'':>6}{'jobs/s':>16}{'wait p50 s':>18}{'wait p95 s':>18}{'makespan s':>19}{'acknow-':>9}")
+    print(
+        f"{'':17}{'':>6}{'jobs/s':>16}{'wait p50 s':>18}{'wait p95 s':>18}{'makespan s':>19}{'acknow-':>9}{'loop':>10}"
+    )
     print(f"{'':17}{'ended':>6}{'of ours':>16}{'of ours':>18}{'of ours':>18}{'of bound':>19}{'ledged':>9}")
     for row in found["rows"]:
         line = f"{row['queue']:17}{row['ended']:6}"
@@ -330,7 +365,7 @@ def _show(found: dict[str, Any]) -> None:
             ratio = row[f"{key}, of ours"]
             line += f"{row[key]:{width}.2f}" + (f"{ratio:8.2f}" if ratio is not None else f"{'-':>8}")
         line += f"{row['makespan s']:11.1f}{row['makespan, of bound']:8.2f}"
-        line += f"{row['acknowledged in ms, p50']:6.0f} ms" if row["durable"] else ""
+        line += f"{row['acknowledged in ms, p50']:6.0f} ms{row['loop s']:8.2f} s" if row["durable"] else ""
         print(line)
     print("what of an acknowledged submission is on disk:")
     for row in found["rows"]:
@@ -354,6 +389,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=90, help="in which they are submitted")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a queue is not waited for longer")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on where a run of the queues was cut short")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     # So that whoever ends it ends PostgreSQL and Slurm too.
@@ -370,9 +406,8 @@ def main() -> None:
                 found |= measure(Path(folder))
     beside: dict[str, Any] | None = None
     if "peers" in (chosen.only or ["peers"]):
-        beside = beside_peers(
-            chosen.queue or list(_QUEUES), chosen.jobs, chosen.slots, chosen.seconds, chosen.limit, chosen.folder
-        )
+        words = (chosen.queue or list(_QUEUES), chosen.jobs, chosen.slots, chosen.seconds, chosen.limit)
+        beside = beside_peers(*words, chosen.folder, chosen.resume)
     if chosen.json:
         print(json.dumps(found | ({"beside peers": beside} if beside else {}), indent=2))
         return

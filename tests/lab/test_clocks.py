@@ -18,8 +18,9 @@ from evenkeel.lab.events import last_seq
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.touch import Touched
+from evenkeel.lab.turn import Turn
 from tests.lab.conftest import Clock
-from tests.lab.test_dispatcher import ANN, Player, run, send, states
+from tests.lab.test_dispatcher import ANN, Player, begun, run, send, states
 
 #: A minute, as by a resumed virtual machine; a year, as by a board without a battery that finds its time server.
 JUMPS = [61.0, 365 * 86400.0, -61.0, -365 * 86400.0]
@@ -40,9 +41,7 @@ def test_a_step_on_an_agent_elsewhere_is_not_started_again_when_the_clock_jumps(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float
 ) -> None:
     far, other = Player(dispatcher, "far"), Player(dispatcher, "other")
-    far.hello(local=False)
-    sent = send(lab, one={"step": {"limits": {"time": "10min"}}})
-    run(dispatcher)
+    sent = begun(lab, far, local=False, one={"step": {"limits": {"time": "10min"}}})
     (start,) = far.starts()
     clock.jump(seconds)
     other.hello(local=False)
@@ -65,9 +64,7 @@ def test_a_cut_line_is_waited_for_as_long_as_ever(
     """Not shorter, and not for ever."""
     far, other = Player(dispatcher, "far"), Player(dispatcher, "other")
     far.hello(local=False)
-    other.hello(local=False)
-    sent = send(lab, one={}, two={})
-    run(dispatcher)
+    sent = begun(lab, other, local=False, one={}, two={})
     far.hang_up()
     clock.jump(seconds)
     clock.move(59)
@@ -83,9 +80,7 @@ def test_a_service_that_was_restarted_gives_every_agent_a_whole_lease(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float
 ) -> None:
     far, other = Player(dispatcher, "far"), Player(dispatcher, "other")
-    far.hello(local=False)
-    sent = send(lab, one={"step": {"limits": {"time": "10min"}}})
-    run(dispatcher)
+    sent = begun(lab, far, local=False, one={"step": {"limits": {"time": "10min"}}})
     (start,) = far.starts()
     clock.jump(seconds)
     clock.steady_ns = 1  # of another machine, which has just booted
@@ -113,9 +108,7 @@ def test_an_agent_that_does_not_come_back_after_a_restart_is_given_up_though_the
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float
 ) -> None:
     far = Player(dispatcher, "far")
-    far.hello(local=False)
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, far, local=False, one={})
     again = Dispatcher(lab)
     run(again)
     clock.jump(seconds)
@@ -155,9 +148,7 @@ def test_a_time_limit_is_kept_by_time_that_passes(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float
 ) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    send(lab, one={"step": {"limits": {"time": "50s"}}})
-    run(dispatcher)
+    begun(lab, agent, one={"step": {"limits": {"time": "50s"}}})
     clock.jump(seconds)
     clock.move(54)
     beat(agent)
@@ -179,9 +170,7 @@ def test_the_pause_after_a_failed_commit_ends_and_forgets_no_time_limit(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float
 ) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    send(lab, one={"step": {"limits": {"time": "100s"}}})
-    run(dispatcher)
+    begun(lab, agent, one={"step": {"limits": {"time": "100s"}}})
     clock.move(90)
     beat(agent)
     full = True
@@ -227,13 +216,34 @@ def test_nobody_learns_a_wrong_duration_from_a_jump(
     assert agent.starts()[-1].timeout_ns == 600 * 10**9
 
 
+def test_an_attempt_begins_when_it_is_given_away_and_not_when_that_turn_began(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it seems to end too early, by as long as it took to read all anew."""
+    agent = Player(dispatcher)
+    agent.hello()
+    sent = send(lab, one={})
+    read = dispatcher._read_events
+
+    def read_slowly(turn: Turn) -> None:
+        clock.move(5)
+        read(turn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher, "_read_events", read_slowly)
+        assert dispatcher.turn()
+    given = lab.now()
+    clock.move(10)
+    agent.end(agent.starts()[0])
+    (attempt,) = steps.by_name(lab, ANN, sent.id, "one").attempts
+    assert (attempt.started_ns, attempt.ended_ns) == (given, lab.now())
+
+
 @pytest.mark.parametrize("seconds", JUMPS)
 def test_idle_time_counts_time_that_passed(lab: Lab, dispatcher: Dispatcher, clock: Clock, seconds: float) -> None:
     agent, other = Player(dispatcher, arch="x86_64"), Player(dispatcher, "other", arch="aarch64")
     agent.hello()
-    other.hello()
-    send(lab, one={"step": {"agent": "arch:x86_64"}}, two={"step": {"agent": "arch:x86_64"}})
-    run(dispatcher)
+    begun(lab, other, one={"step": {"agent": "arch:x86_64"}}, two={"step": {"agent": "arch:x86_64"}})
     clock.move(1)
     run(dispatcher)
     clock.jump(seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +12,12 @@ from sqlalchemy import event, insert, select
 from sqlalchemy.exc import OperationalError
 
 from evenkeel.lab import agents, claims, protocol, schema, steps, submissions
+from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.process import Process
 from evenkeel.lab.protocol import Ended, Hello, Start, Stop, Taken, Welcome
 from evenkeel.lab.step import graph_of
 from tests.lab.conftest import Clock
@@ -26,8 +30,11 @@ KEEPER = with_roles("keeper", ["maintainer"])
 class Line:
     """The lab's side of a connection; what it would send is kept for the test."""
 
-    def __init__(self, *, local: bool = True, gone: bool = True) -> None:
-        self.local, self.gone = local, gone
+    def __init__(self, *, local: bool = True, gone: bool = True, process: Process | None = None) -> None:
+        self.local = local
+        self.process = process
+        if local and process is None:
+            self.process = Process("another boot", 1, 1) if gone else Process.of(os.getpid())
         self.said: list[protocol.FromLab] = []
         self.closed = False
 
@@ -38,9 +45,6 @@ class Line:
 
     def close(self) -> None:
         self.closed = True
-
-    def process_gone(self) -> bool:
-        return self.gone
 
 
 class Player:
@@ -106,6 +110,16 @@ def send(lab: Lab, who: Actor = ANN, /, **uses: Any) -> submissions.SubmissionIn
     return submissions.submit(lab, who, graph_of({"version": 1, "name": "test", "steps": made}))
 
 
+def begun(
+    lab: Lab, agent: Player, who: Actor = ANN, /, *, local: bool = True, gone: bool = True, **uses: Any
+) -> submissions.SubmissionInFull:
+    """An agent says hello, these steps are sent in, and it is told what it can take of them."""
+    agent.hello(local=local, gone=gone)
+    sent = send(lab, who, **uses)
+    run(agent.dispatcher)
+    return sent
+
+
 def states(lab: Lab, number: int) -> dict[str, str]:
     return {line.name: line.state for line in submissions.show(lab, ANN, number).lines}
 
@@ -113,9 +127,7 @@ def states(lab: Lab, number: int) -> dict[str, str]:
 def test_a_step_goes_to_an_agent_that_fits_and_its_submission_ends(lab: Lab, dispatcher: Dispatcher) -> None:
     other, fits = Player(dispatcher, "other", arch="aarch64"), Player(dispatcher, "fits", arch="x86_64")
     other.hello()
-    fits.hello()
-    sent = send(lab, build={"step": {"agent": "arch:x86_64"}})
-    run(dispatcher)
+    sent = begun(lab, fits, build={"step": {"agent": "arch:x86_64"}})
     assert other.starts() == []
     (start,) = fits.starts()
     assert start.step == "build"
@@ -171,9 +183,7 @@ def test_the_result_of_a_merge_decides_the_path(lab: Lab, dispatcher: Dispatcher
 
 def test_a_failed_step_fails_its_submission_and_can_be_tried_again(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, build={}, check={"needs": ["build"]})
-    run(dispatcher)
+    sent = begun(lab, agent, build={}, check={"needs": ["build"]})
     agent.end(agent.starts()[0], "failed", exit=2, cause="exit")
     assert states(lab, sent.id) == {"build": "failed", "check": "skipped"}
     assert submissions.show(lab, ANN, sent.id).state == "failed"
@@ -207,9 +217,7 @@ def test_a_definition_says_for_which_causes_a_step_is_tried_again(lab: Lab, disp
 
 def test_cancelling_stops_what_runs_and_keeps_back_what_waits(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, one={}, two={}, last={"needs": ["one"]})
-    run(dispatcher)
+    sent = begun(lab, agent, one={}, two={}, last={"needs": ["one"]})
     with pytest.raises(Forbidden):
         submissions.cancel(lab, BOB, sent.id)
     submissions.cancel(lab, ANN, sent.id)
@@ -260,9 +268,7 @@ def test_a_cancel_that_came_first_beats_a_start(lab: Lab, dispatcher: Dispatcher
 
 def test_a_local_agent_that_died_loses_its_steps_at_once(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, one={})
     agent.hang_up()
     assert states(lab, sent.id) == {"one": "ready"}
     agent.hello()
@@ -276,9 +282,7 @@ def test_a_cut_line_costs_nothing_while_the_agent_lives(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, local: bool
 ) -> None:
     agent = Player(dispatcher)
-    agent.hello(local=local, gone=False)
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, local=local, gone=False, one={})
     (start,) = agent.starts()
     agent.hang_up()
     clock.move(50)
@@ -294,9 +298,7 @@ def test_a_remote_agent_that_is_silent_loses_its_lease_and_its_late_result_is_re
     lab: Lab, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     agent, second = Player(dispatcher), Player(dispatcher, "a2")
-    agent.hello(local=False)
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, local=False, one={})
     (start,) = agent.starts()
     clock.move(59)
     run(dispatcher)
@@ -316,9 +318,7 @@ def test_a_remote_agent_that_is_silent_loses_its_lease_and_its_late_result_is_re
 
 def test_a_start_that_the_agent_never_got_is_sent_again_under_its_number(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher)
-    agent.hello(gone=False)
-    send(lab, one={})
-    run(dispatcher)
+    begun(lab, agent, gone=False, one={})
     (start,) = agent.starts()
     agent.hang_up()
     agent.hello(gone=False)
@@ -327,9 +327,7 @@ def test_a_start_that_the_agent_never_got_is_sent_again_under_its_number(lab: La
 
 def test_after_a_restart_running_steps_are_kept_and_results_are_taken(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher, slots=3)
-    agent.hello()
-    sent = send(lab, runs={}, ends={}, dies={}, after={"needs": ["ends"]})
-    run(dispatcher)
+    sent = begun(lab, agent, runs={}, ends={}, dies={}, after={"needs": ["ends"]})
     runs, ends, dies = agent.starts()
     agent.dispatcher = again = Dispatcher(lab)
     run(again)
@@ -348,9 +346,7 @@ def test_after_a_restart_an_agent_that_does_not_come_back_is_waited_for_and_then
 ) -> None:
     local, remote = Player(dispatcher, "near"), Player(dispatcher, "far")
     local.hello()
-    remote.hello(local=False)
-    sent = send(lab, one={}, two={})
-    run(dispatcher)
+    sent = begun(lab, remote, local=False, one={}, two={})
     again = Dispatcher(lab)
     run(again)
     clock.move(4)
@@ -361,11 +357,71 @@ def test_after_a_restart_an_agent_that_does_not_come_back_is_waited_for_and_then
     assert states(lab, sent.id) == {"one": "ready", "two": "ready"}
 
 
+def test_after_a_restart_an_agent_that_lives_keeps_its_steps_however_long_it_is_starved(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    agent, other = Player(dispatcher), Player(dispatcher, "a2")
+    sent = begun(lab, agent, gone=False, one={})
+    (start,) = agent.starts()
+    agent.dispatcher = other.dispatcher = again = Dispatcher(lab)
+    run(again)
+    clock.move(50)
+    other.hello()
+    assert states(lab, sent.id) == {"one": "running"} and other.starts() == []
+    assert agent.hello(running=(start.attempt,), gone=False).stop == ()
+    agent.end(start)
+    assert states(lab, sent.id) == {"one": "passed"}
+
+
+def test_after_a_restart_an_agent_that_hangs_is_not_waited_for_without_end(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    Player(dispatcher).hello(gone=False)
+    sent = send(lab, one={})
+    run(dispatcher)
+    again = Dispatcher(lab)
+    run(again)
+    clock.move(61)
+    run(again)
+    assert states(lab, sent.id) == {"one": "ready"}
+
+
+def test_a_step_whose_processes_cannot_be_ended_is_not_started_again(
+    lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, other = Player(dispatcher), Player(dispatcher, "a2")
+    sent = begun(lab, agent, one={})
+    other.hello()
+    monkeypatch.setattr(dispatching, "end_attempt", lambda identity, attempt: False)  # one that hangs in the kernel
+    agent.hang_up()
+    assert states(lab, sent.id) == {"one": "failed"} and other.starts() == []
+    assert "cannot be ended" in steps.by_name(lab, ANN, sent.id, "one").attempts[0].cause
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_an_agent_whose_process_ends_is_waited_for_no_longer(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, restarted: bool
+) -> None:
+    agent = Player(dispatcher)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as its:
+        agent.hello(process=Process.of(its.pid))
+        sent = send(lab, one={})
+        run(dispatcher)
+        if restarted:
+            agent.dispatcher = Dispatcher(lab)
+            run(agent.dispatcher)
+        else:
+            agent.hang_up()
+        clock.move(1)
+        run(agent.dispatcher)
+        assert states(lab, sent.id) == {"one": "running"}
+    run(agent.dispatcher)
+    assert states(lab, sent.id) == {"one": "ready"}
+
+
 def test_a_step_that_loses_every_agent_is_given_up(lab: Lab, dispatcher: Dispatcher) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, poison={})
-    run(dispatcher)
+    sent = begun(lab, agent, poison={})
     for _ in range(LOST_AT_MOST):
         agent.hang_up()
         agent.hello()
@@ -397,9 +453,7 @@ def test_who_says_nothing_right_is_hung_up_on(dispatcher: Dispatcher) -> None:
 
 def test_limits_are_given_or_learned(lab: Lab, dispatcher: Dispatcher, clock: Clock) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    send(lab, given={"step": {"limits": {"time": "10min"}}})
-    run(dispatcher)
+    begun(lab, agent, given={"step": {"limits": {"time": "10min"}}})
     assert agent.starts()[-1].timeout_ns == 600 * 10**9
     agent.end(agent.starts()[-1])
     for took in (100, 200, 200, 200, 400):
@@ -421,9 +475,7 @@ def test_an_agent_that_does_not_end_a_step_is_told_again_and_then_given_no_more(
     lab: Lab, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, one={"step": {"limits": {"time": "10s"}}})
-    run(dispatcher)
+    sent = begun(lab, agent, one={"step": {"limits": {"time": "10s"}}})
     for seconds in (16, 61, 61, 61):
         clock.move(seconds)
         dispatcher.hear(agent.line, protocol.Beat())
@@ -546,9 +598,7 @@ def machine_of(lab: Lab, name: str, gib: int) -> str:
 
 def test_a_commit_that_fails_loses_nothing_and_tells_nobody(lab: Lab, dispatcher: Dispatcher, clock: Clock) -> None:
     agent = Player(dispatcher)
-    agent.hello()
-    sent = send(lab, one={}, two={"needs": ["one"]})
-    run(dispatcher)
+    sent = begun(lab, agent, one={}, two={"needs": ["one"]})
     (start,) = agent.starts()
     full = True
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from evenkeel.lab.lease import Lease
 from evenkeel.lab.protocol import Ended
 from evenkeel.lab.store import Store, sqlite_url
 from tests.lab.conftest import Clock
-from tests.lab.test_dispatcher import Player, run, send
+from tests.lab.test_dispatcher import Player, begun
 
 S = 10**9
 
@@ -115,8 +116,11 @@ class Playing:
 
     ``second()`` lets each of the agent's tasks that sleep or wait for a while go on once."""
 
-    def __init__(self, folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, local: bool = False) -> None:
-        self.clock, self.executor = clock, Executor()
+    agent: Agent
+    _task: asyncio.Task[None]
+
+    def __init__(self, folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.clock, self.executor = folder, clock, Executor()
         self.heard: list[protocol.FromAgent] = []
         self.says: asyncio.Queue[protocol.FromLab | None] = asyncio.Queue()
         self.reachable, self.log_s = True, 0.0
@@ -125,9 +129,6 @@ class Playing:
         monkeypatch.setattr(asyncio, "sleep", self._wait)
         monkeypatch.setattr(asyncio, "wait_for", self._wait_for)
         monkeypatch.setattr(asyncio, "to_thread", self._call)
-        self.agent = Agent(
-            folder, "far", 4, {}, self._dial, lambda identity: self.executor, local=local, clock=clock.steady
-        )
 
     async def _wait(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -169,6 +170,10 @@ class Playing:
         for _ in range(50):
             await self._sleep(0)
 
+    async def seconds(self, number: int) -> None:
+        for _ in range(number):
+            await self.second()
+
     async def second(self, seconds: float = 1) -> None:
         self.clock.move(seconds)
         sleepers, self._sleepers = self._sleepers, []
@@ -183,203 +188,166 @@ class Playing:
     def beats(self) -> list[int]:
         return [message.number for message in self.heard if isinstance(message, protocol.Beat)]
 
-    async def begin(self, lease_ns: int | None = protocol.LEASE_NS, answer_s: float = 0) -> asyncio.Task[None]:
-        task = asyncio.create_task(self.agent.run())
+    async def begin(
+        self, lease_ns: int | None = protocol.LEASE_NS, *, answer_s: float = 0, local: bool = False
+    ) -> None:
+        self.agent = Agent(
+            self.folder, "far", 4, {}, self._dial, lambda identity: self.executor, local=local, clock=self.clock.steady
+        )
+        self._task = asyncio.create_task(self.agent.run())
         await self.settle()
         self.clock.move(answer_s)
         self.say(protocol.Welcome(fencing=1, lease_ns=lease_ns))
         self.say(protocol.Start(attempt=7, submission=1, step="one", use={}))
         await self.settle()
         assert list(self.executor.running) == [7]
-        return task
+
+    def goes_on(self) -> bool:
+        return not self.executor.cancelled
+
+    def gave_up(self) -> bool:
+        return [one[:2] for one in self.executor.cancelled[:1]] == [(7, "lost")]
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+@pytest.fixture
+def playing(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Playing:
+    return Playing(tmp_path, clock, monkeypatch)
 
 
-def test_an_agent_that_is_answered_goes_on_and_one_that_is_not_ends_its_steps(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        task = await playing.begin()
-        for _ in range(120):
-            await playing.second()
-            for number in playing.beats():
-                playing.say(protocol.Alive(number=number))
-            await playing.settle()
-        assert playing.executor.cancelled == []
-        assert len(playing.beats()) == 12, "one each ten seconds"
-        for _ in range(protocol.LEASE_NS // S - 1):  # the line stands, and nothing comes
-            await playing.second()
-        assert playing.executor.cancelled == []
-        for _ in range(3):
-            await playing.second()
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
+def played(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test in an event loop, whose agent is ended with it."""
 
-    asyncio.run(play())
+    @functools.wraps(test)
+    def run_it(**fixtures: Any) -> None:
+        async def whole() -> None:
+            await test(**fixtures)
+            await fixtures["playing"].end()
+
+        asyncio.run(whole())
+
+    return run_it
 
 
-def test_a_welcome_that_is_long_on_its_way_gives_no_longer_lease(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        task = await playing.begin(answer_s=30)
-        for _ in range(14):
-            await playing.second()
-        assert playing.executor.cancelled == []
-        for _ in range(3):
-            await playing.second()
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
-
-    asyncio.run(play())
-
-
-def test_a_slow_line_that_is_full_of_logs_still_carries_beats(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        task = await playing.begin()
-        for number in (8, 9):
-            playing.say(protocol.Start(attempt=number, submission=1, step="one", use={}))
+@played
+async def test_an_agent_that_is_answered_goes_on_and_one_that_is_not_ends_its_steps(playing: Playing) -> None:
+    await playing.begin()
+    for _ in range(120):
+        await playing.second()
+        for number in playing.beats():
+            playing.say(protocol.Alive(number=number))
         await playing.settle()
-        for attempt in playing.agent._attempts.values():
-            attempt.job.folder.mkdir(parents=True)
-            attempt.job.log.write_bytes(b"it goes on")
-        playing.log_s = 8
-        await playing.second()
-        said = [type(message) for message in playing.heard if isinstance(message, protocol.Log | protocol.Beat)]
-        assert said == [protocol.Log, protocol.Log, protocol.Beat, protocol.Log]
-        await ended(task)
-
-    asyncio.run(play())
+    assert playing.goes_on()
+    assert len(playing.beats()) == 12, "one each ten seconds"
+    await playing.seconds(protocol.LEASE_NS // S - 1)  # the line stands, and nothing comes
+    assert playing.goes_on()
+    await playing.seconds(3)
+    assert playing.gave_up()
 
 
-def test_a_line_that_is_found_dead_late_does_not_make_the_lease_longer(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@played
+async def test_a_welcome_that_is_long_on_its_way_gives_no_longer_lease(playing: Playing) -> None:
+    await playing.begin(answer_s=30)
+    await playing.seconds(14)
+    assert playing.goes_on()
+    await playing.seconds(3)
+    assert playing.gave_up()
+
+
+@played
+async def test_a_slow_line_that_is_full_of_logs_still_carries_beats(playing: Playing) -> None:
+    await playing.begin()
+    for number in (8, 9):
+        playing.say(protocol.Start(attempt=number, submission=1, step="one", use={}))
+    await playing.settle()
+    for attempt in playing.agent._attempts.values():
+        attempt.job.folder.mkdir(parents=True)
+        attempt.job.log.write_bytes(b"it goes on")
+    playing.log_s = 8
+    await playing.second()
+    said = [type(message) for message in playing.heard if isinstance(message, protocol.Log | protocol.Beat)]
+    assert said == [protocol.Log, protocol.Log, protocol.Beat, protocol.Log]
+
+
+@played
+async def test_a_line_that_is_found_dead_late_does_not_make_the_lease_longer(playing: Playing) -> None:
     """A cut network shows after tens of seconds; the lab has counted since the last word that it heard."""
-
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        task = await playing.begin()
-        for _ in range(40):
-            await playing.second()
-        playing.reachable = False
-        playing.say(None)
-        for _ in range(4):
-            await playing.second()
-        assert playing.executor.cancelled == []
-        for _ in range(3):
-            await playing.second()
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
-
-    asyncio.run(play())
+    await playing.begin()
+    await playing.seconds(40)
+    playing.reachable = False
+    playing.say(None)
+    await playing.seconds(4)
+    assert playing.goes_on()
+    await playing.seconds(3)
+    assert playing.gave_up()
 
 
-def test_a_cluster_that_does_not_answer_does_not_hold_up_the_end_of_a_lease(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        playing.executor.hangs = True
-        task = await playing.begin()
-        for _ in range(48):
-            await playing.second()
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
-
-    asyncio.run(play())
+@played
+async def test_a_cluster_that_does_not_answer_does_not_hold_up_the_end_of_a_lease(playing: Playing) -> None:
+    playing.executor.hangs = True
+    await playing.begin()
+    await playing.seconds(48)
+    assert playing.gave_up()
 
 
-def test_an_agent_whose_machine_slept_ends_its_steps_when_it_wakes(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        task = await playing.begin()
-        await playing.second()
-        await playing.second(600)  # one wait of a second, by a clock that went on
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
-
-    asyncio.run(play())
+@played
+async def test_an_agent_whose_machine_slept_ends_its_steps_when_it_wakes(playing: Playing) -> None:
+    await playing.begin()
+    await playing.second()
+    await playing.second(600)  # one wait of a second, by a clock that went on
+    assert playing.gave_up()
 
 
 @pytest.mark.parametrize("seconds", [61.0, -61.0, 365 * 86400.0])
-def test_the_wall_clock_of_an_agent_may_be_set(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float
+@played
+async def test_the_wall_clock_of_an_agent_may_be_set(
+    playing: Playing, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch)
-        monkeypatch.setattr(time, "time", lambda: clock() / 1e9)
-        monkeypatch.setattr(time, "time_ns", clock)
-        task = await playing.begin()
-        clock.jump(seconds)
-        for _ in range(30):
-            await playing.second()
-        assert playing.executor.cancelled == []
-        for _ in range(17):
-            await playing.second()
-        assert [one[:2] for one in playing.executor.cancelled[:1]] == [(7, "lost")]
-        await ended(task)
-
-    asyncio.run(play())
+    monkeypatch.setattr(time, "time", lambda: clock() / 1e9)
+    monkeypatch.setattr(time, "time_ns", clock)
+    await playing.begin()
+    clock.jump(seconds)
+    await playing.seconds(30)
+    assert playing.goes_on()
+    await playing.seconds(17)
+    assert playing.gave_up()
 
 
-def test_an_agent_that_needs_no_lease_goes_on_for_ever(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch, local=True)
-        task = await playing.begin(lease_ns=None)
-        playing.reachable = False
-        playing.say(None)
-        for _ in range(5):
-            await playing.second(86400)
-        assert playing.executor.cancelled == []
-        await ended(task)
-
-    asyncio.run(play())
+@played
+async def test_an_agent_that_needs_no_lease_goes_on_for_ever(playing: Playing) -> None:
+    await playing.begin(lease_ns=None, local=True)
+    playing.reachable = False
+    playing.say(None)
+    for _ in range(5):
+        await playing.second(86400)
+    assert playing.goes_on()
 
 
-def test_how_long_a_result_waited_is_told_by_time_that_passed(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def play() -> None:
-        playing = Playing(tmp_path, clock, monkeypatch, local=True)
-        task = await playing.begin(lease_ns=None)
-        playing.reachable = False
-        playing.say(None)
-        await playing.second()
-        playing.executor.running.pop(7)(Ended(attempt=7, state="passed"))
-        await playing.settle()
-        await playing.second(300)
-        clock.jump(3600)
-        playing.reachable = True
-        await playing.second()
-        playing.say(protocol.Welcome(fencing=2, lease_ns=None))
-        await playing.second()
-        (told,) = [message for message in playing.heard if isinstance(message, Ended)]
-        assert 300 * S <= told.ago_ns <= 303 * S
-        await ended(task)
-
-    asyncio.run(play())
+@played
+async def test_how_long_a_result_waited_is_told_by_time_that_passed(playing: Playing, clock: Clock) -> None:
+    await playing.begin(lease_ns=None, local=True)
+    playing.reachable = False
+    playing.say(None)
+    await playing.second()
+    playing.executor.running.pop(7)(Ended(attempt=7, state="passed"))
+    await playing.settle()
+    await playing.second(300)
+    clock.jump(3600)
+    playing.reachable = True
+    await playing.second()
+    playing.say(protocol.Welcome(fencing=2, lease_ns=None))
+    await playing.second()
+    (told,) = [message for message in playing.heard if isinstance(message, Ended)]
+    assert 300 * S <= told.ago_ns <= 303 * S
 
 
 def test_a_result_that_waited_counts_from_when_it_ended(lab: Lab, clock: Clock) -> None:
     dispatcher = Dispatcher(lab)
     agent = Player(dispatcher)
-    agent.hello()
-    send(lab, one={})
-    run(dispatcher)
+    begun(lab, agent, one={})
     clock.move(400)
     agent.end(agent.starts()[0], ago_ns=300 * S)
     assert dispatcher.durations.median("one", "") == 100 * S

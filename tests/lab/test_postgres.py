@@ -27,6 +27,7 @@ from tests.lab.postgres import marks, running
 from tests.lab.service import Running, up
 from tests.lab.test_dispatcher import Player
 from tests.lab.test_dispatcher import run as play
+from tests.lab.test_store import one_moment
 
 ROOT = with_roles("root", ["admin"], via="socket")
 ANN = with_roles("ann", ["user"])
@@ -54,6 +55,13 @@ def test_the_migration_makes_the_same_tables(server: Callable[[], str]) -> None:
             connection.execute(text("DROP INDEX uq_claim_machine_held"))
         with store.read() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata), "a difference is seen"
+
+
+def test_a_reader_sees_one_moment(server: Callable[[], str]) -> None:
+    """A submission that came while the dispatcher read steps, and then their edges, ended it."""
+    with Store(server()) as store:
+        create(store)
+        one_moment(store)
 
 
 def test_two_claims_on_one_machine_are_impossible(server: Callable[[], str]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import claims, protocol, steps, submissions
+from evenkeel.lab import claims, protocol, schema, steps, submissions
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.claims import Request
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.store import Away
 from tests.lab.conftest import Clock
-from tests.lab.test_dispatcher import ANN, BOB, Player, dispatcher, machine_of, run, send, states
+from tests.lab.test_dispatcher import ANN, BOB, Player, begun, dispatcher, machine_of, run, send, states
 
 __all__ = ["dispatcher"]  # the fixture
 _HOUR_NS = 3600 * 10**9
@@ -49,9 +50,7 @@ def test_a_step_that_was_cancelled_while_a_turn_was_under_way_does_not_start(
     lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Player(dispatcher, slots=1)
-    agent.hello()
-    sent = send(lab, one={}, two={"needs": ["one"]})
-    run(dispatcher)
+    sent = begun(lab, agent, one={}, two={"needs": ["one"]})
     two = steps.by_name(lab, ANN, sent.id, "two").id
     dispatcher.hear(agent.line, protocol.Ended(attempt=agent.starts()[0].attempt, state="passed"))
     _meanwhile(dispatcher, monkeypatch, lambda: steps.cancel(lab, ANN, two))
@@ -64,9 +63,7 @@ def test_a_step_that_is_tried_again_while_the_last_one_ends_is_done(
     lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Player(dispatcher, slots=2)
-    agent.hello()
-    sent = send(lab, one={}, two={})
-    run(dispatcher)
+    sent = begun(lab, agent, one={}, two={})
     starts = {start.step: start for start in agent.starts()}
     agent.end(starts["one"], "failed", exit=1)
     dispatcher.hear(agent.line, protocol.Ended(attempt=starts["two"].attempt, state="passed"))
@@ -89,9 +86,7 @@ def test_a_stop_whose_commit_failed_is_said_when_the_next_one_is_done(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Player(dispatcher, slots=1)
-    agent.hello()
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, one={})
     submissions.cancel(lab, ANN, sent.id)
     with monkeypatch.context() as patch:
         patch.setattr(dispatching, "write", _full)
@@ -106,9 +101,7 @@ def test_agents_are_not_forgotten_while_the_database_cannot_be_read(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Player(dispatcher, slots=1)
-    agent.hello()
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, one={})
     read = lab.store.read
 
     def away() -> None:
@@ -133,13 +126,26 @@ def test_agents_are_not_forgotten_while_the_database_cannot_be_read(
     assert states(lab, sent.id) == {"one": "passed"} and len(agent.taken()) == 1
 
 
+def test_the_process_of_an_agent_is_the_one_that_said_hello_though_its_row_is_older(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    agent = Player(dispatcher, slots=1)
+    sent = begun(lab, agent, gone=False, one={})
+    (start,) = agent.starts()
+    lab.store.write(lambda c: c.execute(update(schema.agent).values(process="another boot:1:1")) and None)
+    lab.store.holds += 1
+    run(dispatcher)
+    clock.move(30)
+    run(dispatcher)
+    assert states(lab, sent.id) == {"one": "running"}
+    assert agent.hello(running=(start.attempt,), gone=False).stop == ()
+
+
 def test_who_gets_the_right_to_write_back_asks_the_agents_and_takes_nothing_for_granted(
     lab: Lab, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     agent = Player(dispatcher, slots=1)
-    agent.hello(gone=False)
-    sent = send(lab, one={}, two={})
-    run(dispatcher)
+    sent = begun(lab, agent, gone=False, one={}, two={})
     (start,) = agent.starts()
     assert dispatcher.begin() is None
     dispatcher.hear(agent.line, protocol.Ended(attempt=start.attempt, state="passed"))
@@ -176,9 +182,7 @@ def test_a_loss_whose_commit_failed_is_not_forgotten(
     lab: Lab, dispatcher: Dispatcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Player(dispatcher, slots=1)
-    agent.hello()
-    sent = send(lab, one={})
-    run(dispatcher)
+    sent = begun(lab, agent, one={})
     write = getattr(dispatching, "write")  # noqa: B009  it is the turn's own, which this module only calls
     dispatcher.hear(agent.line, None)
     monkeypatch.setattr(dispatching, "write", _full)

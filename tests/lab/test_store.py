@@ -6,7 +6,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab import schema
@@ -46,6 +46,20 @@ def test_what_was_acknowledged_is_on_disk(lab: Lab) -> None:
     with lab.store.read() as connection:
         assert connection.scalar(text("PRAGMA synchronous")) == 2
     assert sqlite3.connect(lab.folder / "lab.db").execute("select count(*) from saved_search").fetchone() == (1,)
+
+
+def test_a_reader_sees_one_moment(lab: Lab) -> None:
+    one_moment(lab.store)
+
+
+def one_moment(store: Store) -> None:
+    """For every database: what is committed while somebody reads is not half of it there."""
+    with store.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(schema.event)) == 0
+        store.write(lambda c: store.event(c, "ann", "search.saved", "search", 1))
+        assert connection.scalar(select(func.count()).select_from(schema.event)) == 0
+    with store.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(schema.event)) == 1
 
 
 def test_listeners_hear_of_events_after_the_commit(lab: Lab) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the agent.")]
 
@@ -132,14 +132,10 @@ def resume(name: Name, at: At = None, json: Json = False) -> None:
 
 
 def _move(name: str, what: str, at: str | None, json: bool) -> None:
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.post(f"/agents/{name}/{what}")
-    if json:
-        output.emit_json(found)
-    else:
-        # Only the dispatcher knows whether a resumed one is connected; it says so at the next look.
-        state = found["state"] if what == "drain" else "no longer drained: it takes steps while it is connected"
-        output.out().print(f"agent {name} is {state}")
+    # Only the dispatcher knows whether a resumed one is connected; it says so at the next look.
+    state = found["state"] if what == "drain" else "no longer drained: it takes steps while it is connected"
+    tell(found, f"agent {name} is {state}", json)

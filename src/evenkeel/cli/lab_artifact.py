@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 artifact = typer.Typer(
     no_args_is_help=True,
@@ -120,19 +120,17 @@ def usage(at: At = None, json: Json = False) -> None:
 
     evenkeel lab artifact usage
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.words import size
 
     with connect(at) as lab:
         found = lab.get("/artifacts/usage")
-    if json:
-        output.emit_json(found)
-    else:
-        output.out().print(
-            f"{found['artifacts']} artifacts ({found['pinned']} pinned), {found['contents']} different contents, "
-            f"{size(found['size'])}"
-        )
+    tell(
+        found,
+        f"{found['artifacts']} artifacts ({found['pinned']} pinned), {found['contents']} different contents, "
+        f"{size(found['size'])}",
+        json,
+    )
 
 
 @artifact.command(name="collect")
@@ -141,15 +139,13 @@ def collect(at: At = None, json: Json = False) -> None:
 
     evenkeel lab artifact collect
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.words import size
 
     with connect(at) as lab:
         found = lab.post("/artifacts/collect")
-    if json:
-        output.emit_json(found)
-    else:
-        output.out().print(
-            f"{found['artifacts']} artifacts forgotten, {found['contents']} contents ({size(found['size'])}) removed"
-        )
+    tell(
+        found,
+        f"{found['artifacts']} artifacts forgotten, {found['contents']} contents ({size(found['size'])}) removed",
+        json,
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import Json
+from evenkeel.cli.lab_options import Json, tell
 from evenkeel.cli.lab_service import Database, Folder, SettingsFile
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
@@ -69,9 +69,5 @@ def restore(
 
 
 def _tell(file: Path, made: dict[str, object], text: str, as_json: bool) -> None:
-    from evenkeel.cli import output
 
-    if as_json:
-        output.emit_json({"file": str(file), "manifest": made})
-    else:
-        output.out().print(text, soft_wrap=True)
+    tell({"file": str(file), "manifest": made}, text, as_json)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 if TYPE_CHECKING:
     from evenkeel.lab.client import Client
@@ -196,15 +196,11 @@ def handover(
 
     evenkeel lab handover host1 bob
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         done = lab.post(f"/claims/{_number(lab, which)}/hand-over", {"to": to})
-    if as_json:
-        output.emit_json(done)
-    else:
-        output.out().print(f"reservation {done['id']} is {done['holder']}'s")
+    tell(done, f"reservation {done['id']} is {done['holder']}'s", as_json)
 
 
 def reservations(

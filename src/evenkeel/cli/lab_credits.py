@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 _credits = typer.Typer(
     no_args_is_help=True,
@@ -91,15 +91,11 @@ def grant(
     """
     from urllib.parse import quote
 
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.send("PUT", f"/credits/{quote(person, safe='')}", {"granted": granted, "reason": reason})
-    if as_json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"{person} has {found['left']} of {found['granted']} left this month")
+    tell(found, f"{person} has {found['left']} of {found['granted']} left this month", as_json)
 
 
 def urgent(
@@ -112,15 +108,11 @@ def urgent(
 
     evenkeel lab urgent 42 --reason "customer is down"
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         use = lab.post(f"/submissions/{number}/urgent", {"reason": reason})
-    if as_json:
-        output.emit_json(use)
-    else:
-        output.out().print(f"submission {number}: {_WORDS[use['outcome']]}")
+    tell(use, f"submission {number}: {_WORDS[use['outcome']]}", as_json)
     if use["outcome"] == "beyond":
         raise typer.Exit(1)
 

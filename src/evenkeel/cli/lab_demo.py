@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 if TYPE_CHECKING:
     from evenkeel.lab.client import Client
@@ -94,7 +94,4 @@ def _remove(lab: Client, as_json: bool) -> None:
     for name in gone:
         with output.progress(f"removing {name}"):
             demos.remove(name)
-    if as_json:
-        output.emit_json({"removed": gone})
-    else:
-        output.out().print(f"removed {', '.join(gone)}" if gone else "there is no virtual host of a demo")
+    tell({"removed": gone}, f"removed {', '.join(gone)}" if gone else "there is no virtual host of a demo", as_json)

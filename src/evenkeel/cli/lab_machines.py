@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 _machine = typer.Typer(
     no_args_is_help=True,
@@ -444,7 +444,6 @@ def edit(
     """
     import json
 
-    from evenkeel.cli import output
     from evenkeel.errors import WrongInput
     from evenkeel.lab.client import connect
 
@@ -471,10 +470,7 @@ def edit(
         if given:
             body["policy"] = one["policy"] | given
         done = lab.send("PATCH", f"/machines/{name}", body, version=one["version"])
-    if as_json:
-        output.emit_json(done)
-    else:
-        output.out().print(f"{done['name']} is changed")
+    tell(done, f"{done['name']} is changed", as_json)
 
 
 @_machine.command()
@@ -489,15 +485,11 @@ def mark(
 
     evenkeel lab machine mark host1 broken --reason 'fan 3 stands still'
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         done = lab.post(f"/machines/{name}/state", {"state": state, "reason": reason})
-    if as_json:
-        output.emit_json(done)
-    else:
-        output.out().print(f"{done['name']} is {done['state']}")
+    tell(done, f"{done['name']} is {done['state']}", as_json)
 
 
 @_machine.command()
@@ -511,12 +503,8 @@ def retire(
 
     evenkeel lab machine retire host1 --reason 'given back to the vendor'
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         done = lab.post(f"/machines/{name}/retire", {"reason": reason})
-    if as_json:
-        output.emit_json(done)
-    else:
-        output.out().print(f"{done['name']} is retired")
+    tell(done, f"{done['name']} is retired", as_json)

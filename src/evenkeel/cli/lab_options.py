@@ -1,8 +1,8 @@
-"""Options that all `evenkeel lab ...` commands share."""
+"""What all `evenkeel lab ...` commands share: options, and how one that did something says so."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +24,13 @@ Given = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=PATH", help="An input of a step: a file or folder, or git:REPOSITORY#REF."),
 ]
+
+
+def tell(found: Any, line: str, as_json: bool) -> None:
+    """What came of a command: all of it as JSON, or one line for who reads it."""
+    from evenkeel.cli import output
+
+    if as_json:
+        output.emit_json(found)
+    else:
+        output.out().print(line, soft_wrap=True)

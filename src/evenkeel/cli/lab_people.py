@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 _token = typer.Typer(
     no_args_is_help=True,
@@ -54,10 +54,11 @@ def login(
         while (answer := lab.post("/login/device/token", {"device_code": begun["device_code"]}))["state"] == "pending":
             time.sleep(begun["interval_ns"] / 1e9)
     path = keep_token(url, answer["secret"])
-    if as_json:
-        output.emit_json({"url": url, "principal": answer["principal"], "expires_ns": answer["expires_ns"]})
-    else:
-        output.out().print(f"logged in to {url} as {answer['principal']}; the token is in {path}")
+    tell(
+        {"url": url, "principal": answer["principal"], "expires_ns": answer["expires_ns"]},
+        f"logged in to {url} as {answer['principal']}; the token is in {path}",
+        as_json,
+    )
 
 
 def logout(
@@ -68,15 +69,15 @@ def logout(
 
     evenkeel lab logout https://lab.example.org
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import keep_token, tokens
 
     known = url.rstrip("/") in tokens()
     keep_token(url, None)
-    if as_json:
-        output.emit_json({"url": url, "forgotten": known})
-    else:
-        output.out().print(f"forgot the token for {url}" if known else f"there was no token for {url}")
+    tell(
+        {"url": url, "forgotten": known},
+        f"forgot the token for {url}" if known else f"there was no token for {url}",
+        as_json,
+    )
 
 
 def me(at: At = None, as_json: Json = False) -> None:
@@ -133,15 +134,11 @@ def program(
     evenkeel lab program ci-kernel --role user
     evenkeel lab token make nightly --of ci-kernel --may submit
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         made = lab.post("/people", {"name": name, "roles": roles or ["user"]})
-    if as_json:
-        output.emit_json(made)
-    else:
-        output.out().print(f"{name} may {', '.join(made['scopes'])}; `evenkeel lab token make NAME --of {name}`")
+    tell(made, f"{name} may {', '.join(made['scopes'])}; `evenkeel lab token make NAME --of {name}`", as_json)
 
 
 def events(
@@ -255,12 +252,8 @@ def revoke(
 
     evenkeel lab token revoke 3
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.send("DELETE", f"/tokens/{number}")
-    if as_json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"revoked {found['name']}")
+    tell(found, f"revoked {found['name']}", as_json)

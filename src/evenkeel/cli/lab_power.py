@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 if TYPE_CHECKING:
     from evenkeel.lab.client import Client
@@ -205,7 +205,6 @@ def set_endpoint(
     """
     import json
 
-    from evenkeel.cli import output
     from evenkeel.errors import WrongInput
     from evenkeel.lab.client import connect
 
@@ -221,10 +220,7 @@ def set_endpoint(
     wanted = {"kind": kind, "driver": driver, "address": address, "secret": secret, "options": options}
     with connect(lab) as asked:
         found = asked.post(f"/machines/{machine}/endpoints", wanted)
-    if as_json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"{machine} has {kind} {driver} {address}")
+    tell(found, f"{machine} has {kind} {driver} {address}", as_json)
     return 0
 
 
@@ -305,14 +301,10 @@ def rotate(lab: At = None, as_json: Json = False) -> int:
 
     evenkeel lab secret rotate
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.words import several
 
     with connect(lab) as asked:
         found = asked.post("/secrets/rotate")
-    if as_json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"{several(found['sealed'], 'secret')} sealed anew")
+    tell(found, f"{several(found['sealed'], 'secret')} sealed anew", as_json)
     return 0

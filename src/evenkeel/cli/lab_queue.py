@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Given, Json, Set, StepOrFile
+from evenkeel.cli.lab_options import At, Given, Json, Set, StepOrFile, tell
 
 Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Of the submission.")]
 Step = Annotated[str, typer.Argument(metavar="STEP", help="Its name in the submission.")]
@@ -274,7 +274,6 @@ def cancel(
     evenkeel lab cancel 17
     evenkeel lab cancel 17 build
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
@@ -282,10 +281,7 @@ def cancel(
             found = lab.post(f"/submissions/{number}/cancel")
         else:
             found = lab.post(f"/steps/{lab.get(f'/submissions/{number}/steps/{step}')['id']}/cancel")
-    if json:
-        output.emit_json(found)
-    else:
-        output.out().print("cancelled")
+    tell(found, "cancelled", json)
 
 
 def retry(number: Number, step: Step, at: At = None, json: Json = False) -> None:
@@ -293,12 +289,8 @@ def retry(number: Number, step: Step, at: At = None, json: Json = False) -> None
 
     evenkeel lab retry 17 build
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.post(f"/steps/{lab.get(f'/submissions/{number}/steps/{step}')['id']}/retry")
-    if json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"step {step} is {found['state']} again")
+    tell(found, f"step {step} is {found['state']} again", json)

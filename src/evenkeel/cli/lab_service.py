@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 if TYPE_CHECKING:
     from evenkeel.lab.settings import Settings
@@ -111,15 +111,11 @@ def down(folder: Folder = None, as_json: Json = False) -> None:
 
     evenkeel lab down
     """
-    from evenkeel.cli import output
     from evenkeel.lab import folder as folders
 
     where = folder_here(folder)
     ended = folders.down(where)
-    if as_json:
-        output.emit_json({"folder": str(where), "ended": ended})
-    else:
-        output.out().print("the lab is down" if ended else f"no lab runs in {where}")
+    tell({"folder": str(where), "ended": ended}, "the lab is down" if ended else f"no lab runs in {where}", as_json)
 
 
 def status(at: At = None, as_json: Json = False) -> None:
@@ -152,13 +148,9 @@ def open_(at: At = None, as_json: Json = False) -> None:
 
     evenkeel lab open
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         url = lab.get("/service")["url"]
         link = url + lab.post("/login/link")["path"]
-    if as_json:
-        output.emit_json({"url": link})
-    else:
-        output.out().print(link, soft_wrap=True)
+    tell({"url": link}, link, as_json)

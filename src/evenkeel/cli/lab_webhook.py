@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evenkeel.cli.lab_options import At, Json
+from evenkeel.cli.lab_options import At, Json, tell
 
 _webhook = typer.Typer(
     no_args_is_help=True,
@@ -78,15 +78,11 @@ def remove(number: Number, at: At = None, as_json: Json = False) -> None:
 
     evenkeel lab webhook remove 1
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         lab.send("DELETE", f"/webhooks/{number}")
-    if as_json:
-        output.emit_json({"removed": number})
-    else:
-        output.out().print(f"removed webhook {number}")
+    tell({"removed": number}, f"removed webhook {number}", as_json)
 
 
 @_webhook.command()
@@ -95,16 +91,12 @@ def test(number: Number, at: At = None, as_json: Json = False) -> None:
 
     evenkeel lab webhook test 1
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
     from evenkeel.lab.words import duration
 
     with connect(at) as lab:
         sent = lab.post(f"/webhooks/{number}/test")
-    if as_json:
-        output.emit_json(sent)
-    else:
-        output.out().print(f"{_outcome(sent)}, after {duration(sent['took_ns'])}", soft_wrap=True)
+    tell(sent, f"{_outcome(sent)}, after {duration(sent['took_ns'])}", as_json)
     if sent["wrong"]:
         raise typer.Exit(1)
 
@@ -144,15 +136,11 @@ def resume(number: Number, at: At = None, as_json: Json = False) -> None:
 
     evenkeel lab webhook resume 1
     """
-    from evenkeel.cli import output
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
         found = lab.post(f"/webhooks/{number}/resume")
-    if as_json:
-        output.emit_json(found)
-    else:
-        output.out().print(f"webhook {number} goes on after event {found['after']}")
+    tell(found, f"webhook {number} goes on after event {found['after']}", as_json)
 
 
 def _state(hook: dict[str, Any]) -> str:

@@ -31,20 +31,19 @@ def wait_for(lab: Lab, name: str, say: Say, waits: Callable[[], None] = lambda: 
     ``name``: told to the others; ``waits``: called once it is known that this one has to wait.
     """
     told = ""
-    while True:
-        try:
-            if lab.store.try_hold(name):
-                break
-            holder = lab.store.holder()
-            why = f"another service is active ({holder or 'unknown'}); standing by, for readers only"
-        except Away as error:
-            why = f"{error.message}; waiting for it"
+
+    def not_yet(holder: str | None, away: Away | None) -> None:
+        nonlocal told
+        why = f"another service is active ({holder or 'unknown'}); standing by, for readers only"
+        if away is not None:
+            why = f"{away.message}; waiting for it"
         if why != told:
             say(why)
             waits()
             told = why
-        if lab.stopping.wait(_STANDBY_S):
-            return False
+
+    if not _held(lab, name, _STANDBY_S, not_yet):
+        return False
     if told:
         say("the other service is gone; this one is active now" if "standing by" in told else "the database answers")
     return True
@@ -70,17 +69,26 @@ def keep(lab: Lab, name: str, say: Say, check: Callable[[], None], may_write: th
 
 def _again(lab: Lab, name: str) -> bool:
     """False: the service stopped before."""
+
+    def not_yet(holder: str | None, away: Away | None) -> None:
+        # Its own session may live on in the server for a while, which has not noticed that the line was cut.
+        if away is None and holder not in (None, name[:63]):
+            raise TakenOver(
+                f"the connection to the database was lost, and the right to write with it: {holder} has it now",
+                hint="start this service again, and it stands by; systemd does so by itself",
+            )
+
+    return _held(lab, name, _AGAIN_S, not_yet)
+
+
+def _held(lab: Lab, name: str, pause_s: float, not_yet: Callable[[str | None, Away | None], None]) -> bool:
+    """Try until it is; False: the service stopped before.  ``not_yet``: told who holds it, or why nobody answers."""
     while True:
         try:
             if lab.store.try_hold(name):
                 return True
-            # Its own session may live on in the server for a while, which has not noticed that the line was cut.
-            if (holder := lab.store.holder()) not in (None, name[:63]):
-                raise TakenOver(
-                    f"the connection to the database was lost, and the right to write with it: {holder} has it now",
-                    hint="start this service again, and it stands by; systemd does so by itself",
-                )
-        except Away:
-            pass
-        if lab.stopping.wait(_AGAIN_S):
+            not_yet(lab.store.holder(), None)
+        except Away as error:
+            not_yet(None, error)
+        if lab.stopping.wait(pause_s):
             return False

@@ -34,6 +34,7 @@ from evenkeel.lab.leftovers import end_attempt
 from evenkeel.lab.live import Agent, Link, Node, Run, Sub
 from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 from evenkeel.lab.predicate import Predicate
+from evenkeel.lab.process import Process
 from evenkeel.lab.step import holds
 from evenkeel.lab.step_machines import StepMachines
 from evenkeel.lab.store import Away
@@ -277,7 +278,7 @@ class Dispatcher:
             self._owner.pop(agent.link, None)
             agent.link.close()
         agent.kind, agent.slots, agent.labels = hello.kind, hello.slots, _labels(hello)
-        agent.local, agent.link, agent.lost_ns = link.local, link, None
+        agent.local, agent.process, agent.link, agent.lost_ns = link.local, link.process, link, None
         agent.seen_ns, agent.heard_ns = now, at
         agent.fencing += 1
         agent.state = agent.state if agent.state == "drained" else "online"
@@ -306,18 +307,22 @@ class Dispatcher:
         return not agent.local or self.lab.store.shared
 
     def _grace(self, agent: Agent) -> int:
-        """How long it is waited for by who does not know when it was last heard."""
-        return protocol.REMOTE_GRACE_NS if self._leased(agent) else protocol.LOCAL_GRACE_NS
+        """How long it is waited for by who does not know when it was last heard.
+
+        One on this machine whose process lives has its steps, however long a busy machine keeps it from saying so."""
+        if self._leased(agent):
+            agent.process = None  # of the machine of another service, perhaps
+        elif agent.process is None or agent.process.gone():
+            agent.process = None
+            return protocol.LOCAL_GRACE_NS
+        return protocol.REMOTE_GRACE_NS
 
     def _closed(self, link: Link, at: int) -> None:
         agent = self._owner.pop(link, None)
         if agent is None or agent.link is not link:
             return
         agent.link = None
-        if agent.local and link.process_gone():
-            agent.lost_ns = at
-        else:
-            agent.lost_ns = max(at, agent.heard_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
+        agent.lost_ns = max(at, agent.heard_ns + protocol.LEASE_NS) + _LEASE_MARGIN_NS
 
     def _bye(self, turn: Turn, agent: Agent, link: Link, now: int, at: int) -> None:
         self._owner.pop(link, None)
@@ -426,7 +431,7 @@ class Dispatcher:
                     link.close()
                 else:
                     continue
-            if agent.lost_ns is not None and agent.lost_ns <= at:
+            if agent.lost_ns is not None and (agent.lost_ns <= at or (agent.process and agent.process.gone())):
                 self._lost(turn, agent, now, at)
 
     def _stop(self, turn: Turn, run: Run, state: str, cause: str) -> None:
@@ -441,11 +446,11 @@ class Dispatcher:
     def _lost(self, turn: Turn, agent: Agent, now: int, at: int) -> None:
         agent.lost_ns = None
         for run in list(agent.runs.values()):
-            if agent.local:
-                # Its processes may live on without it; the step must not run twice at once.
-                end_attempt(agent.identity, run.id)
-            self._end(turn, run, at, state="cancelled" if run.stopping == "cancelled" else "lost",
-                      cause=f"agent {agent.name} was lost")  # fmt: skip
+            # Its processes may live on without it; the step must not run twice at once.
+            may_run = agent.local and not end_attempt(agent.identity, run.id)
+            cause = f"agent {agent.name} was lost" + (", and what it ran cannot be ended" if may_run else "")
+            state = "cancelled" if run.stopping == "cancelled" else "lost"
+            self._end(turn, run, at, state=state, cause=cause, may_run=may_run)
         if agent.state == "online":
             agent.state = "lost"
         turn.agents.append(self._agent_row(agent, now))
@@ -656,16 +661,17 @@ class Dispatcher:
             number = self.ready.best(agent.mask & self.available, now)
             if number is None:
                 return
-            self._start(turn, self.nodes[number], agent, now)
+            self._start(turn, self.nodes[number], agent)
 
-    def _start(self, turn: Turn, node: Node, agent: Agent, now: int) -> None:
+    def _start(self, turn: Turn, node: Node, agent: Agent) -> None:
         group = self.ready.group_of(node.id)
         self.ready.drop(node.id)
         limit, expected = self._limit(node)
         node.state = "running"
         node.attempts += 1
+        # One moment by both clocks, though the turn began before all was read anew: its end is counted from here.
+        now, at = self.lab.now(), self.lab.steady()
         # The agent ends it itself; the lab's own word comes later, for an agent that does not.
-        at = self.lab.steady()
         deadline = None if limit is None else at + limit + _AGENT_FIRST_NS
         run = Run(self._next_attempt, node, agent.name, now, at, deadline, limit, expected)
         self._next_attempt += 1
@@ -717,6 +723,7 @@ class Dispatcher:
             "identity": agent.identity,
             "kind": agent.kind,
             "local": agent.local,
+            "process": str(agent.process or ""),
             "slots": agent.slots,
             "labels": agent.labels,
             "state": agent.state,
@@ -747,7 +754,10 @@ class Dispatcher:
 
     def _load_all(self) -> None:
         now, at = self.lab.now(), self.lab.steady()
-        links = {one.name: (one.link, one.lost_ns, one.seen_ns, one.heard_ns) for one in self.agents.values()}
+        # What is known of an agent here is newer than its row, if that could not be written.
+        here = {
+            one.name: (one.link, one.process, one.lost_ns, one.seen_ns, one.heard_ns) for one in self.agents.values()
+        }
         self._timed |= self.runs
         self._clear()
         self.agents, self._owner = {}, {}
@@ -757,10 +767,10 @@ class Dispatcher:
             self._next_attempt = max(self._next_attempt, last + 1)
             for row in connection.execute(select(schema.agent)):
                 known = (row.name, row.identity, row.kind, row.slots, row.labels, row.state, row.fencing, row.seen_ns)
-                agent = Agent(*known, heard_ns=at, local=row.local)
+                agent = Agent(*known, heard_ns=at, local=row.local, process=Process.parse(row.process))
                 self.agents[agent.name] = agent
-                if agent.name in links:
-                    agent.link, agent.lost_ns, agent.seen_ns, agent.heard_ns = links[agent.name]
+                if agent.name in here:
+                    agent.link, agent.process, agent.lost_ns, agent.seen_ns, agent.heard_ns = here[agent.name]
                     if agent.link is not None:
                         self._owner[agent.link] = agent
                 else:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import socket
 import struct
 import threading
@@ -26,6 +25,7 @@ from evenkeel.lab import protocol
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.logs import NO_ROOM
+from evenkeel.lab.process import Process
 
 log = logging.getLogger("evenkeel.lab")
 T = TypeVar("T")
@@ -175,15 +175,13 @@ class _Line:
     """What both kinds of connections are for the dispatcher (lab.dispatcher.Link)."""
 
     local = False
+    process: Process | None = None
 
     def send(self, message: protocol.FromLab) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
         raise NotImplementedError
-
-    def process_gone(self) -> bool:
-        return False
 
 
 class _Local(_Line, asyncio.Protocol):
@@ -194,7 +192,6 @@ class _Local(_Line, asyncio.Protocol):
     def __init__(self, part: Dispatching) -> None:
         self._part = part
         self._buffer = bytearray()
-        self._pidfd: int | None = None
         self._ending: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -205,8 +202,7 @@ class _Local(_Line, asyncio.Protocol):
         if uid not in (0, os.geteuid()):
             transport.abort()
             return
-        with contextlib.suppress(OSError):
-            self._pidfd = os.pidfd_open(pid)
+        self.process = Process.of(pid) if pid > 0 else None  # 0: in a namespace that is not seen from here
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -219,20 +215,16 @@ class _Local(_Line, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._part.stopping:
+            self._part.dispatcher.hear(self, None)
             self._ending = self._part.loop.create_task(self._end())
 
     async def _end(self) -> None:
-        # A killed process closes its files a moment before it is gone.
+        """A killed process closes its files a moment before it is gone.  One that takes longer is seen at a look."""
         for _ in range(round(_DYING_S / 0.002)):
-            if self.process_gone():
-                break
+            if self.process is None or self.process.gone():
+                self._part.wake()
+                return
             await asyncio.sleep(0.002)
-        self._part.dispatcher.hear(self, None)
-
-    def process_gone(self) -> bool:
-        if self._pidfd is None:
-            return False
-        return bool(select.select([self._pidfd], [], [], 0)[0])
 
     def send(self, message: protocol.FromLab) -> None:
         if not self._transport.is_closing():
@@ -240,10 +232,6 @@ class _Local(_Line, asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
-
-    def __del__(self) -> None:
-        if self._pidfd is not None:
-            os.close(self._pidfd)
 
 
 class Remote(_Line):

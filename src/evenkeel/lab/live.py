@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from evenkeel.lab import protocol
+from evenkeel.lab.process import Process
 
 
 class Link(Protocol):
-    """A connection to an agent.  ``process_gone``: for one on this machine, whether its process has ended."""
+    """A connection to an agent.  ``process``: of one on this machine; None: elsewhere, or not known."""
 
     def send(self, message: protocol.FromLab) -> None: ...
     def close(self) -> None: ...
-    def process_gone(self) -> bool: ...
 
     @property
     def local(self) -> bool: ...
+    @property
+    def process(self) -> Process | None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +90,7 @@ class Run:
 @dataclass(slots=True, eq=False)
 class Agent:
     """``lost_ns``: when its attempts are given up, if it does not come back; None while it is connected.
+    ``process``: where the lab can see whether it lives; once that has ended, nobody waits for it.
 
     ``seen_ns``: for people; ``heard_ns``: the same moment by the steady clock, by which its lease goes."""
 
@@ -101,6 +104,7 @@ class Agent:
     seen_ns: int
     heard_ns: int
     local: bool = False
+    process: Process | None = None
     link: Link | None = None
     lost_ns: int | None = None
     runs: dict[int, Run] = field(default_factory=dict)

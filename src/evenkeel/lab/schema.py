@@ -486,6 +486,8 @@ agent = Table(
     Column("identity", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("local", Boolean, nullable=False),
+    # Where it is on this machine: which process (evenkeel.lab.process).
+    Column("process", String, nullable=False, server_default=""),
     Column("slots", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("state", String, nullable=False),

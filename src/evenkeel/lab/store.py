@@ -67,6 +67,9 @@ class Store:
     ) -> None:
         self.clock, self.steady = clock, steady
         self.engine = _engine(url)
+        # Without a word PostgreSQL gives each statement a view of its own; a transaction of SQLite has one.
+        of_its_own = {} if self.engine.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._readers = self.engine.execution_options(**of_its_own)
         self._changes: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._told = threading.Condition()
         self._listeners: list[Callable[[int], None]] = []
@@ -100,8 +103,8 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent view; never waits for the writer.  Raises Away."""
-        with telling(), self.engine.connect() as connection:
+        """One consistent view, of all statements; never waits for the writer.  Raises Away."""
+        with telling(), self._readers.connect() as connection:
             yield connection
 
     def write(self, change: Callable[[Connection], T]) -> T:

@@ -6,6 +6,7 @@ Writes ``submission``, ``step`` and ``edge``, each change with an event that the
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -91,9 +92,9 @@ def submit(
                 raise WrongInput(f'step "{name}", {what}: {error.message}', hint=error.hint) from None
     spec = graph.model_dump(mode="json")
 
-    def change(connection: Connection) -> int:
-        now = lab.now()
-        number = _insert(connection, lab, actor, graph, spec, team, reason, now)
+    def change(connection: Connection) -> tuple[dict[str, Any], list[dict[str, Any]], credits.Use | None]:
+        row, steps = _insert(connection, actor, graph, spec, team, reason, lab.now())
+        number = row["id"]
         within = urgent and credits.spend(connection, lab, actor, "submission", number, reason)
         if within:
             connection.execute(update(schema.submission).where(_sub.id == number).values(urgent=True))
@@ -101,24 +102,19 @@ def submit(
             *(connection, actor.name, "submission.submitted", "submission", number),
             name=graph.name, steps=len(graph.steps), urgent=within, reason=reason,
         )  # fmt: skip
-        return number
+        asked = credits.asked(connection, "submission", number) if urgent else None
+        return row | {"urgent": within}, steps, asked
 
-    return show(lab, actor, lab.store.write(change))
+    return _as_sent(graph, *lab.store.write(change))
 
 
 def _insert(
-    connection: Connection,
-    lab: Lab,
-    actor: Actor,
-    graph: Graph,
-    spec: dict[str, Any],
-    team: str,
-    reason: str,
-    now: int,
-) -> int:
+    connection: Connection, actor: Actor, graph: Graph, spec: dict[str, Any], team: str, reason: str, now: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The rows that it made, of the submission and of its steps."""
     row: dict[str, Any] = {"name": graph.name, "kind": graph.kind, "submitter": actor.name, "team": team, "spec": spec}
     row |= {"reason": reason, "state": "open", "submitted_ns": now}
-    number = int(connection.execute(_INSERT_SUBMISSION, row).inserted_primary_key[0])  # type: ignore[index]
+    row["id"] = number = int(connection.execute(_INSERT_SUBMISSION, row).inserted_primary_key[0])  # type: ignore[index]
     rows = []
     for name, use in graph.steps.items():
         definition = use.definition()
@@ -147,7 +143,23 @@ def _insert(
     ]
     if edges:
         connection.execute(insert(schema.edge), edges)
-    return number
+    return row, [step | {"id": ids[step["name"]]} for step in rows]
+
+
+def _as_sent(
+    graph: Graph, row: dict[str, Any], steps: list[dict[str, Any]], asked: credits.Use | None
+) -> SubmissionInFull:
+    """As :func:`show` would read it; but reading it would hold up the dispatcher, which starts it at this moment."""
+    lines = tuple(
+        StepLine(
+            **{key: step[key] for key in ("id", "name", "kind", "state", "ready_ns")},
+            **{"cause": "", "attempts": 0, "attempt": None, "started_ns": None, "ended_ns": None},
+            after={edge.step: edge.when for edge in graph.steps[step["name"]].edges()},
+        )
+        for step in steps
+    )
+    sent = {key: value for key, value in row.items() if key != "spec"} | {"ended_ns": None, "version": 1}
+    return SubmissionInFull(**sent, lines=lines, steps=dict(Counter(line.state for line in lines)), asked=asked)
 
 
 def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
@@ -164,14 +176,12 @@ def show(lab: Lab, actor: Actor, number: int) -> SubmissionInFull:
             after.setdefault(after_id, {})[names[before_id]] = condition
         tried = schema.attempt.c
         last = select(tried.step_id, func.max(tried.id)).where(tried.step_id.in_(list(names))).group_by(tried.step_id)
-        attempts: dict[int, int] = dict(connection.execute(last).tuples().all())
+        attempts: dict[int, int] = {step_id: number for step_id, number in connection.execute(last)}
     lines = tuple(
         StepLine(**step._mapping, after=after.get(step.id, {}), attempt=attempts.get(step.id)) for step in steps
     )
-    counts: dict[str, int] = {}
-    for line in lines:
-        counts[line.state] = counts.get(line.state, 0) + 1
-    return SubmissionInFull(**_fields(row), steps=counts, lines=lines, asked=asked)
+    counts = Counter(line.state for line in lines)
+    return SubmissionInFull(**_fields(row), steps=dict(counts), lines=lines, asked=asked)
 
 
 def submissions(

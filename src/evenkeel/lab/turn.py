@@ -126,7 +126,7 @@ def _take_documents(connection: Connection, lab: Lab, turn: Turn) -> None:
 
 def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
     # Somebody may have cancelled a step, or taken a machine, since the choice was made.
-    still = {row.id for row in in_pieces(connection, _STEPS_READY, sorted(run.node.id for run in starts))}
+    still = {row.id: row.spec for row in in_pieces(connection, _READY_SPECS, sorted(run.node.id for run in starts))}
     for run in starts:
         node = run.node
         if node.id in still and node.machine:
@@ -140,7 +140,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
                 length_ns=run.timeout_ns,
             )
             if taken is None:
-                still.discard(node.id)
+                del still[node.id]
             else:
                 run.claim_id = taken.claim_id
     going = [run for run in starts if run.node.id in still]
@@ -150,7 +150,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
             _START_STEP,
             [{"b_id": run.node.id, "b_started_ns": run.started_ns, "b_attempts": run.node.attempts} for run in going],
         )
-    said = messages(connection, lab, going)
+    said = _messages(connection, lab, going, still)
     return [(run, said.get(run.id)) for run in starts]
 
 
@@ -170,10 +170,17 @@ def _row_of(run: Run) -> dict[str, Any]:
 def messages(connection: Connection, lab: Lab, runs: Iterable[Run]) -> dict[int, protocol.Start]:
     """What agents are told of these attempts, by their numbers."""
     by_step = {run.node.id: run for run in runs}
+    specs = {row.id: row.spec for row in in_pieces(connection, _SPECS, sorted(by_step))}
+    return _messages(connection, lab, by_step.values(), specs)
+
+
+def _messages(
+    connection: Connection, lab: Lab, runs: Iterable[Run], specs: Mapping[int, dict[str, Any]]
+) -> dict[int, protocol.Start]:
+    """``specs``: by step."""
     made = {}
-    for row in in_pieces(connection, _SPECS, sorted(by_step)):
-        run = by_step[row.id]
-        use = row.spec
+    for run in runs:
+        use = specs[run.node.id]
         if use.get("inputs"):
             use = {**use, "inputs": artifacts.fill_inputs(connection, lab, run.node.sub.id, use)}
         made[run.id] = protocol.Start(
@@ -230,8 +237,8 @@ def _add_idle(connection: Connection, row: Mapping[str, Any]) -> None:
 
 
 _INSERT_ATTEMPT = insert(schema.attempt)
-_STEPS_READY = select(_step.id).where(_step.id.in_(bindparam("ids", expanding=True)), _step.state == "ready")
 _SPECS = select(_step.id, _step.spec).where(_step.id.in_(bindparam("ids", expanding=True)))
+_READY_SPECS = _SPECS.where(_step.state == "ready")
 _CHANGED_SINCE = (
     select(schema.event.c.seq)
     .where(

@@ -141,7 +141,10 @@ def _check_fentry() -> None:
     asm.mov(R0, 0)
     asm.exit()
     try:
-        bpf.Program(bpf.TRACING, asm.code(), name="ek_fentry", expected=bpf.TRACE_FENTRY, btf_id=1).close()
+        trial = bpf.Program(
+            bpf.TRACING, asm.code(), name="ek_fentry", expected=bpf.TRACE_FENTRY, btf_id=1, purpose="any function"
+        )
+        trial.close()
     except StepFailed as error:
         if error.code in (errno.EPERM, errno.EACCES):
             raise

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("local", sa.Boolean(), nullable=False),
+        sa.Column("process", sa.String(), server_default="", nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
