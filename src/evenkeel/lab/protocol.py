@@ -22,7 +22,7 @@ MAX_MESSAGE = 16 << 20
 #: How often an agent says that it is there, and after how long without a word it has lost its lease.
 BEAT_NS = 10 * 10**9
 LEASE_NS = 45 * 10**9
-#: How long the lab waits for its agents after it was restarted.
+#: How long the lab waits for its agents after it was restarted; LOCAL: for one on its machine whose process has ended.
 LOCAL_GRACE_NS = 3 * 10**9
 REMOTE_GRACE_NS = 60 * 10**9
 
