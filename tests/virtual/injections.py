@@ -170,9 +170,10 @@ globals()[what]()
 
 #: What is injected in the guest waits on the host for this: the guest records first.
 HOST_RECORDS = r"""
+# Not -s: files of tracefs say that they are empty.
 for n in $(seq 600); do
 	for I in /sys/kernel/tracing/instances/evenkeel-*; do
-		[ -s $I/set_event ] && [ "$(cat $I/set_event)" ] && [ "$(cat $I/tracing_on)" = 1 ] && exit 0
+		[ -f $I/set_event ] && [ "$(cat $I/set_event)" ] && [ "$(cat $I/tracing_on)" = 1 ] && exit 0
 	done
 	sleep 0.1
 done

@@ -71,7 +71,7 @@ open("/proc/self/comm", "w").write("ek-compat")
 page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 made = []
 for place, number in ((0, 102), (64, 199)):
-    page[place:place + 13] = b"\\x53\\xb8" + number.to_bytes(4, "little") + b"\\x31\\xdb\\xcd\\x80\\x5b\\xc3"
+    page[place:place + 12] = b"\\x53\\xb8" + number.to_bytes(4, "little") + b"\\x31\\xdb\\xcd\\x80\\x5b\\xc3"
     made.append(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page, place))))
 for _ in range(300): os.getuid()
 for _ in range(500): made[0]()
