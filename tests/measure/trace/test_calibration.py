@@ -12,6 +12,7 @@ from evenkeel.documents.answer import Question
 from evenkeel.documents.evidence import Conditions
 from evenkeel.machines.local import LocalMachine
 from evenkeel.machines.protocol import Probe
+from evenkeel.measure.trace import calibration
 from evenkeel.measure.trace.ask import ask
 from evenkeel.measure.trace.calibration import Calibration, at, correction, curve
 from evenkeel.measure.trace.planner import TO_CALIBRATE, Each, ladder
@@ -63,7 +64,7 @@ def test_what_was_measured_on_a_disturbed_machine_is_measured_again(probe: Probe
 
 @pytest.mark.parametrize("text", ["{", '{"count event": {"perf": {"ms": 1}}}'])
 def test_a_file_that_is_broken_is_no_calibration(probe: Probe, tmp_path: Path, text: str) -> None:
-    file = tmp_path / "evenkeel" / "calibration" / f"{probe.call('hello')['boot_id']}.json"
+    file = tmp_path / "evenkeel" / "calibration" / f"{probe.call('hello')['boot_id']}-{calibration._FORMAT}.json"
     file.parent.mkdir(parents=True)
     file.write_text(text)
     found = Calibration(probe).each(SWITCHES)

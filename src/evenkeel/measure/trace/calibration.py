@@ -27,6 +27,8 @@ from evenkeel.machines.virtual.places import cache_dir
 from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Each
 
+#: Raised when what is kept means something else than before: a program that was updated since the boot measures anew.
+_FORMAT = 2
 #: Boots that are remembered.
 _MOST = 50
 #: A BTF tracepoint is a raw tracepoint whose arguments have types: it costs the same.
@@ -122,7 +124,7 @@ class Calibration:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._file = cache_dir() / "calibration" / f"{probe.call('hello')['boot_id']}.json"
+        self._file = cache_dir() / "calibration" / f"{probe.call('hello')['boot_id']}-{_FORMAT}.json"
         self._kept: dict[str, Any] = {}
         self._now_ns: float | None = None
         with suppress(OSError, ValueError):
