@@ -34,7 +34,7 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, tmp_p
     assert set(found) == set(TO_CALIBRATE)
     assert all(each.ns > 0 and each.other_ns == 0 for each in found.values())
     (file,) = (tmp_path / "evenkeel" / "calibration").iterdir()
-    assert file.stem == probe.call("hello")["boot_id"]
+    assert file.stem == f"{probe.call('hello')['boot_id']}-{calibration._FORMAT}"
     kept = json.loads(file.read_text())
     for at_ in kept["count event"]["perf"]["at"]:
         at_["ns"] = 1e6
