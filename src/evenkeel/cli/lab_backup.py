@@ -69,5 +69,4 @@ def restore(
 
 
 def _tell(file: Path, made: dict[str, object], text: str, as_json: bool) -> None:
-
     tell({"file": str(file), "manifest": made}, text, as_json)

@@ -46,15 +46,13 @@ def state(guest: str, within_s: float = WITHIN_S) -> str | None:
     return found
 
 
-def xml(guest: str, inactive: bool = False, within_s: float = WITHIN_S) -> str:
+def xml(guest: str, inactive: bool = False) -> str:
     """Its definition as it runs, or as it is stored (``inactive``)."""
 
     def ask(library: _Library, domain: int | None) -> str:
-        if domain is None:
-            raise Refused(library.error())
-        return library.text(library.main.virDomainGetXMLDesc(domain, _INACTIVE if inactive else 0))
+        return library.text(domain and library.main.virDomainGetXMLDesc(domain, _INACTIVE if inactive else 0))
 
-    found: str = _ask(guest, ask, within_s)
+    found: str = _ask(guest, ask, WITHIN_S)
     return found
 
 
@@ -62,9 +60,7 @@ def agent_command(guest: str, request: str, limit_s: int) -> str:
     """Hand ``request`` (JSON) to the guest agent and return its answer (JSON)."""
 
     def ask(library: _Library, domain: int | None) -> str:
-        if domain is None:
-            raise Refused(library.error())
-        return library.text(library.qemu.virDomainQemuAgentCommand(domain, request.encode(), limit_s, 0))
+        return library.text(domain and library.qemu.virDomainQemuAgentCommand(domain, request.encode(), limit_s, 0))
 
     # libvirt first lets what was asked before come to its end.
     found: str = _ask(guest, ask, limit_s + WITHIN_S)
@@ -108,7 +104,7 @@ class _Library:
         return said.decode(errors="replace") if said else "libvirt failed without a word"
 
     def text(self, place: int | None) -> str:
-        """Take a string that libvirt made."""
+        """Take a string that libvirt made; nothing was made: raise Refused with what the last call said."""
         if not place:
             raise Refused(self.error())
         try:

@@ -432,13 +432,14 @@ def _keep(host: HostFile, qemu: qemus.Qemu, picture: images.Image, on_progress: 
 def _meet_qemu(target: SshTarget) -> None:
     """Have libvirt in the host find out what its QEMU can, which it does at the first guest and remembers on disk."""
     # Without it the first guest of each host that goes on from this boot starts ten seconds later; that is all.
+    _tell(target, "virsh", "-q", "domcapabilities", within_s=120)
+
+
+def _tell(target: SshTarget, *words: str, within_s: float) -> None:
+    """Run a command on a host, whatever comes of it."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            ssh_command(target, "virsh", "-q", "domcapabilities"),
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
+            ssh_command(target, *words), capture_output=True, stdin=subprocess.DEVNULL, timeout=within_s, check=False
         )
 
 
@@ -853,14 +854,7 @@ def reboot(name: str, *, on_progress: OnProgress | None = None, timeout_s: float
     before = read_boot_id(target)
     # QEMU tells of the reset: polling over ssh would now and then hang for a minute on a connection without its host.
     with qemus.Qmp(folder_of(name)) as qmp:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                ssh_command(target, "systemctl", "reboot", "--no-block"),
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                timeout=60,
-                check=False,
-            )
+        _tell(target, "systemctl", "reboot", "--no-block", within_s=60)
         if on_progress is not None:
             on_progress(0, 0, f"{name}: shutting down")
         if not qmp.wait_for_event("RESET", timeout_s=min(_SHUTDOWN_S, timeout_s)):
