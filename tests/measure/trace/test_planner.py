@@ -43,7 +43,7 @@ def test_other_system_calls_make_a_raw_tracepoint_dear() -> None:
     """It is called for each of them; a million other calls a second cost more than the event itself."""
     alone = {GETUID: 1e5, planner.SYSCALLS: 1e5}
     busy = {GETUID: 1e5, planner.SYSCALLS: 1.1e6}
-    assert names(count(GETUID), alone)[:2] == ["fentry", "raw_tp"]
+    assert names(count(GETUID), alone)[:3] == ["fentry", "tp_btf", "raw_tp"]
     assert names(count(GETUID), busy)[:2] == ["fentry", "perf"]
     candidates, unable = planner.ladder(count(GETUID), busy)
     told = {one.source: one.why for one in planner.cheaper(candidates[1], candidates, unable, ())}
@@ -53,7 +53,8 @@ def test_other_system_calls_make_a_raw_tracepoint_dear() -> None:
 def test_the_function_of_a_system_call_costs_the_others_nothing() -> None:
     """So it is the cheapest even where it costs more for the call itself, if that is one of many."""
     each = {"fentry": Each(60.0), "raw_tp": Each(30.0, 25.0), "perf": Each(50.0, 10.0)}
-    assert planner.ladder(count(GETUID), {GETUID: 1e5, planner.SYSCALLS: 1e5}, each)[0][0].source == "raw_tp"
+    each["tp_btf"] = Each(28.0, 25.0)
+    assert planner.ladder(count(GETUID), {GETUID: 1e5, planner.SYSCALLS: 1e5}, each)[0][0].source == "tp_btf"
     first = planner.ladder(count(GETUID), {GETUID: 1e5, planner.SYSCALLS: 1e6}, each)[0][0]
     assert first.source == "fentry" and "other system calls" not in first.cost.how
 
@@ -96,6 +97,7 @@ def test_a_dear_machine_does_not_make_what_was_not_measured_cheap() -> None:
 def test_only_questions_like_a_loop_are_calibrated() -> None:
     assert planner.loop_of(count(GETUID)) == "call"
     assert planner.loop_of(top(SWITCH)) == "event"
+    assert planner.loop_of(count("exceptions:page_fault_user")) == "fault"
     assert planner.loop_of(Question(kind="latency", events=(GETUID, "syscalls:sys_exit_getuid"))) == "call"
     assert planner.loop_of(Question(kind="wakeups", events=(SWITCH, SWITCH))) == "switch"
     assert planner.loop_of(Question(kind="profile")) == "profile"

@@ -254,13 +254,14 @@ def test_keys_that_push_each_other_out_of_their_slot_are_counted_exactly(monkeyp
 
 def test_a_program_that_was_interrupted_by_its_own_event_counts_in_the_table() -> None:
     """The slots are marked as in use on every CPU, as the interrupted program leaves them."""
-    ask("top", "raw_tp", by="process")
+    question.trace_start({"kind": "top", "events": ["task:task_rename"], "by": "process"}, "raw_tp")
     run = question._run
     assert isinstance(run, kinds.Top) and run.rows.slots is not None
     used = (1).to_bytes(8, "little") + bytes(run.rows.slots.value - 8)
     run.rows.slots.update(bytes(4), used * bpf.possible_cpus())
+    name = Path("/proc/self/comm").read_bytes()
     for _ in range(300):
-        os.getuid()
+        Path("/proc/self/comm").write_bytes(name)
     assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 300
 
 
@@ -300,7 +301,7 @@ def test_the_numbers_of_system_calls_are_those_of_this_kernel() -> None:
         assert ours == row_of(pid, question.trace_finish()["rows"])["count"] == 50, name
 
 
-@pytest.mark.parametrize("loop", ["call", "event"])
+@pytest.mark.parametrize("loop", ["call", "event", "fault"])
 @pytest.mark.parametrize(("source", "kind"), [("raw_tp", "count"), ("tracepoint", "latency"), ("ring", "record")])
 def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> None:
     """A source that saw nothing would cost nothing, and be taken."""
@@ -309,7 +310,7 @@ def test_calibration_counts_its_own_loop(source: str, kind: str, loop: str) -> N
     assert found["events"] >= least - calibrate.ROUNDS, "the first event ends no duration"
     assert found["base_ns"] > 0
     back_to_back, *_, far = found["at"]
-    assert back_to_back["ns"] > 0
+    assert back_to_back["ns"] > 0 or not found["steady"], "what it adds may be less than how much the loop varies"
     assert 20 * back_to_back["gap_ns"] < far["gap_ns"], "with other work in between"
     assert all(loop == "call" or at["other_ns"] == 0 for at in found["at"]), "no system call: it slows none"
     assert all((at["timed_ns"] is None) == (source == "ring") for at in found["at"]), "the kernel times programs only"

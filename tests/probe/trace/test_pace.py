@@ -32,7 +32,7 @@ def test_what_was_measured_while_the_machine_was_slow_is_left_out() -> None:
 def test_a_machine_that_was_hardly_at_its_best_is_taken_where_it_was_nearest_to_it() -> None:
     chunks = [Chunk(float(n), 100.0 + 10 * n) for n in range(100)]
     assert pace.settled(chunks, 100.0) == 2
-    assert pace.typical(chunks, 100.0) == pace.FEWEST // 2
+    assert pace.typical(chunks, 100.0) == int(pace.FEWEST * pace.QUICK) == 1
 
 
 def test_each_measurement_has_the_slower_of_the_paces_around_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ SOURCES = {
             "raw_tp", {"count": 25, "top": 29, "latency": 120, "wakeups": 150, "record": 75}, call_ns=8, other_ns=30
         ),
         Source(
-            "tp_btf", {"count": 25, "top": 29, "latency": 120, "wakeups": 150, "record": 75}, call_ns=8, other_ns=30
+            "tp_btf", {"count": 25, "top": 29, "latency": 120, "wakeups": 150, "record": 75}, call_ns=6, other_ns=30
         ),
         Source("perf", {"count": 37}, call_ns=16, other_ns=11, cannot="a counter tells neither by whom nor when"),
         Source(
@@ -86,6 +86,8 @@ TO_CALIBRATE = ("raw_tp", "tp_btf", "perf", "tracepoint")
 _CALIBRATED_KINDS = ("count", "top", "latency", "record", "wakeups")
 #: Sources that have all of an event's record: what they do not find there does not exist.
 SEES_FIELDS = ("tracepoint", "ring", "debugfs", "function", "uprobe")
+#: Events of the exception of a page that is not there.
+_FAULTS = "exceptions:page_fault"
 #: What each kind of event can be seen by.
 _ON_TRACEPOINT = ("raw_tp", "tp_btf", "perf", "tracepoint", "ring")
 _ON_COUNTER = ("perf",)
@@ -115,6 +117,8 @@ def loop_of(question: Question) -> str | None:
         return None
     if question.kind == "wakeups":
         return "switch"
+    if question.events[0].startswith(_FAULTS):
+        return "fault"
     return "call" if _is_call(question) else "event"
 
 

@@ -23,10 +23,12 @@ from evenkeel.probe.trace.pace import Chunk
 ROUNDS = 6
 #: Of each phase of a round: so many chunks, each of so many turns.
 CHUNKS = 16
-TURNS = {"call": 300, "event": 300, "switch": 30, "uprobe": 60, "profile": 400}
+TURNS = {"call": 300, "event": 300, "fault": 100, "switch": 30, "uprobe": 60, "profile": 400}
 #: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.  And for as
 #: long as this where the machine is hardly ever at its best meanwhile.
 LONG_S, MOST_S = 0.4, 2.0
+#: Two halves of a measurement tell the same when one has less than so many times as much as the other.
+STEADY = 1.3
 #: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
 PROFILE_HZ = 4000
 #: A chunk that others had the CPU in between of is taken anew, so many times in all.
@@ -48,17 +50,19 @@ class Distance(NamedTuple):
 BACK_TO_BACK = Distance(None, 0, 0)
 #: With some of Python's own code in between, and with all of the second level of caches used by something else.
 FURTHER = (Distance(0, 40, 25), Distance(1 << 20, 6, 5))
-FAR = {"call": FURTHER, "event": FURTHER, "switch": FURTHER[1:], "uprobe": (), "profile": ()}
+FAR = {"call": FURTHER, "event": FURTHER, "fault": FURTHER, "switch": FURTHER[1:], "uprobe": (), "profile": ()}
 
 
 def calibrate(
     source: str, kind: str = "count", loop: str = "call", by: str = "process", like: str = ""
 ) -> dict[str, Any]:
-    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "settled", "events"}``.
+    """Operation: ``{"at": [{"gap_ns", "ns", "other_ns", "timed_ns"}], "base_ns", "speed_ns", "settled", "steady",
+    "events"}``.
 
     ``gap_ns``: from one turn to the next; ``ns``: what one event costs then; ``other_ns``: what each other system call
     costs while one is watched, 0 for an event that is none; ``timed_ns``: what the kernel timed of it, None where it
-    does not; ``speed_ns``: as :func:`speed`; ``settled``: whether the machine was often enough as fast as it gets.
+    does not; ``speed_ns``: as :func:`speed`; ``settled``: whether the machine was often enough as fast as it gets;
+    ``steady``: whether every other round alone tells what the rest of them does.
     ``like``: for a loop of uprobes, the one that is asked about.
     Raises StepFailed where the source does not work.
     Runs in a thread on the first CPU that it may use: a source may leave out the thread that reads.
@@ -140,7 +144,19 @@ class _Measured:
         base_ns = pace.typical(without[BACK_TO_BACK, "event"], best_ns)
         settled = self._settled(without, with_it)
         result = {"at": found, "base_ns": round(base_ns, 1), "speed_ns": best_ns}
-        return {**result, "settled": settled, "events": seen}
+        steady = self._steady(without, with_it, best_ns)
+        return {**result, "settled": settled, "steady": steady, "events": seen}
+
+    def _steady(self, without: _Taken, with_it: _Taken, best_ns: float) -> bool:
+        """By what it adds back to back."""
+        halves = []
+        for rest in (0, 1):
+            first, second = (
+                [one for number, one in enumerate(taken[BACK_TO_BACK, "event"]) if number // CHUNKS % 2 == rest]
+                for taken in (without, with_it)
+            )
+            halves.append(pace.typical(second, best_ns) - pace.typical(first, best_ns))
+        return 0 < max(halves) < STEADY * min(halves)
 
     def _enough(self, spent_s: float, without: _Taken, with_it: _Taken) -> bool:
         return spent_s >= LONG_S and (spent_s > MOST_S or self._settled(without, with_it))

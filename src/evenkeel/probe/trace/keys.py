@@ -15,19 +15,19 @@ from typing import Any, Sequence
 from evenkeel.probe.running import running_guests
 from evenkeel.probe.sample import read
 from evenkeel.probe.trace.tables import Row
-from evenkeel.probe.trace.templates import COMM_BYTES, Current, Value
+from evenkeel.probe.trace.templates import COMM_BYTES
 
-#: What a row is about -> the number that the program takes; None: the command's name.
-KEYS: dict[str, Value | None] = {
-    "process": Current("process"),
-    "thread": Current("thread"),
+#: What a row is about -> what is taken of whoever runs (:class:`.templates.Current`); None: the command's name.
+KEYS: dict[str, str | None] = {
+    "process": "process",
+    "thread": "thread",
     "command": None,
-    "user": Current("user"),
-    "cgroup": Current("cgroup"),
-    "cpu": Current("cpu"),
+    "user": "user",
+    "cgroup": "cgroup",
+    "cpu": "cpu",
     # of threads, folded afterwards
-    "vcpu": Current("thread"),
-    "guest": Current("thread"),
+    "vcpu": "thread",
+    "guest": "thread",
 }
 _VCPU = re.compile(r"CPU (\d+)/")
 _REST = "no guest"

@@ -48,7 +48,9 @@ class Top(Run):
         self.progress = Seldom(self.events)  # type: ignore[method-assign]
         self.rows = self.keep(tables.table(keys.key_bytes(by)))
         hook = self.hook(event)
-        hook.load(tables.top(self.numbers, self.rows, keys.KEYS[by], hook.select), event)
+        key = keys.KEYS[by]
+        value = hook.current(key) if key is not None else None
+        hook.load(tables.top(self.numbers, self.rows, value, hook.select, hook.alone), event)
 
     def events(self) -> int:
         return sum(row.times for row in tables.read_table(self.rows))

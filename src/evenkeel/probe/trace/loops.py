@@ -1,7 +1,8 @@
 """What makes events, as often as wanted and nothing else: loops whose every turn is known.
 
 ``call``: getuid(2), a system call that can be traced.  ``event``: this thread is renamed, which is a tracepoint that
-has nothing to do with system calls.  ``switch``: a byte goes to another process on this CPU and comes back.
+has nothing to do with system calls.  ``fault``: a page of memory is touched that is not there yet, which the kernel
+learns by an exception.  ``switch``: a byte goes to another process on this CPU and comes back.
 ``uprobe``: a function of our own is called, which begins as the one that is asked about.  ``profile``: it computes.
 Must not measure and must not trace.
 """
@@ -26,6 +27,7 @@ from evenkeel.probe.trace import syscalls
 EVENTS = {
     "call": ("syscalls:sys_enter_getuid", "syscalls:sys_exit_getuid"),
     "event": ("task:task_rename", "task:task_rename"),
+    "fault": ("exceptions:page_fault_user", "exceptions:page_fault_user"),
     "switch": ("sched:sched_waking", "sched:sched_switch"),
     "uprobe": ("", ""),
     "profile": ("", ""),
@@ -35,6 +37,9 @@ _PR_SET_NAME = 15
 #: push rbx; mov ebx, edi; mov rdi, rsi; mov rsi, rdx; xor edx, edx;
 #: again: mov eax, NUMBER; syscall; dec ebx; jnz again; pop rbx; ret
 _X86_LOOP = "5389fb4889f74889d631d2b8%s0f05ffcb75f55bc3"
+#: again: mov byte [rsi], 1; add rsi, 4096; dec edi; jnz again; ret
+_X86_TOUCH = "c606014881c600100000ffcf75f2c3"
+_PAGES = 300
 #: The other process of ``switch``.
 _ECHO = "import os\nwhile os.read(0, 1): os.write(1, b'x')"
 #: First bytes of a function of ours, and what ends it: push rbp, which the kernel does in place of the processor, or
@@ -87,7 +92,35 @@ def rename_loop() -> Run:
     return rename
 
 
-_MAKERS: dict[str, Callable[[], Run]] = {"call": getuid_loop, "event": rename_loop}
+def fault_loop() -> Run:
+    """Touches one page after the other, and lets go of all before the first is touched again.
+
+    Of shared memory, which goes on to exist meanwhile: nobody has to clear it.  A huge page would be there at once.
+    """
+    memory = mmap.mmap(-1, _PAGES * mmap.PAGESIZE)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)  # type: ignore[attr-defined,unused-ignore]
+    begin, place = ctypes.addressof(ctypes.c_char.from_buffer(memory)), 0
+    touch = _x86(_X86_TOUCH) if platform.machine() == "x86_64" else None
+
+    def run(turns: int) -> None:
+        nonlocal place
+        while turns > 0:
+            if place == _PAGES:
+                memory.madvise(mmap.MADV_DONTNEED)
+                place = 0
+            these = min(turns, _PAGES - place)
+            if touch is not None:
+                touch(these, begin + place * mmap.PAGESIZE, 0)
+            else:
+                for number in range(place, place + these):
+                    memory[number * mmap.PAGESIZE] = 1
+            place, turns = place + these, turns - these
+
+    return run
+
+
+_MAKERS: dict[str, Callable[[], Run]] = {"call": getuid_loop, "event": rename_loop, "fault": fault_loop}
 
 
 def call_loop(name: str, first: int = 0, second: int = 0) -> Run:
@@ -95,16 +128,8 @@ def call_loop(name: str, first: int = 0, second: int = 0) -> Run:
     number = syscalls.number(name)
     assert number is not None, name
     if platform.machine() == "x86_64":
-        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        page.write(bytes.fromhex(_X86_LOOP % number.to_bytes(4, "little").hex()))
-        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-        made = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_long, ctypes.c_long)(address)
-
-        def run(calls: int) -> None:
-            made(calls, first, second)
-            assert not page.closed  # it lives as long as the loop
-
-        return run
+        made = _x86(_X86_LOOP % number.to_bytes(4, "little").hex())
+        return lambda calls: made(calls, first, second)
     call = ctypes.CDLL(None).syscall
     words = ctypes.c_long(number), ctypes.c_long(first), ctypes.c_long(second)
 
@@ -113,6 +138,20 @@ def call_loop(name: str, first: int = 0, second: int = 0) -> Run:
             call(*words)
 
     return slow
+
+
+def _x86(code: str) -> Callable[[int, int, int], None]:
+    """Machine code, as a function of an int and two longs."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(bytes.fromhex(code))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    made = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_long, ctypes.c_long)(address)
+
+    def function(number: int, first: int, second: int) -> None:
+        made(number, first, second)
+        assert not page.closed  # it lives as long as the function
+
+    return function
 
 
 def compute(turns: int) -> None:

@@ -13,11 +13,13 @@ from typing import Any, Callable, Sequence
 
 from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import bpf, btf, perf, syscalls, templates, tracefs
-from evenkeel.probe.trace.assembler import R0, R1, R6, Assembler
+from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R6, R7, Assembler
 
 #: Bit of a 32-bit call in thread_info.status (arch/x86/include/asm/thread_info.h: TS_COMPAT).
 _TS_COMPAT = 0x2
 _ENTER = "syscalls:sys_enter_"
+#: Whoever runs, as fields of its task.
+_OF_TASK = {"process": "tgid", "thread": "pid"}
 
 #: Event -> its fields that lie behind pointers in the arguments: field -> (argument, structure, field there).
 #: Arguments of a raw tracepoint are no promise of the kernel, so BTF must say the same, or the source is refused.
@@ -70,8 +72,7 @@ class Hook:
         """Code that jumps to "out" when it is not this event, not on one of the CPUs, or somebody else."""
         asm.result = self.result
         if self.process is not None:
-            asm.call(bpf.HELPERS["get_current_pid_tgid"])
-            asm.alu("rsh", R0, 32)
+            self.current("process").emit(asm, R0)
             asm.jump_if(R0, "!=", self.process, "out")
         if self.cpus is not None:
             from evenkeel.probe.facts.cpulist import ranges  # with all of the facts: see question.py
@@ -88,6 +89,10 @@ class Hook:
     def field(self, name: str) -> templates.Value:
         """How a program reads a field of the event.  Raises StepFailed where it cannot."""
         raise StepFailed("%s does not have the fields of %s" % (self.name, self.event), errno.EOPNOTSUPP)
+
+    def current(self, what: str) -> templates.Value:
+        """Whoever runs: see :class:`.templates.Current`.  Read at once behind :meth:`select`."""
+        return templates.Current(what)
 
     def switched_out(self) -> templates.Value:
         """Of sched_switch: the state in which it leaves its thread behind.  Raises StepFailed."""
@@ -148,8 +153,14 @@ class RawTracepoint(Hook):
         # The same number is another call in a 32-bit program, and in a 64-bit one that says int 0x80.
         offset, size = _compat_status()
         asm.call(bpf.HELPERS["get_current_task_btf"])
-        asm.load(size, R1, R0, offset)
+        asm.mov(R7, R0)
+        asm.load(size, R1, R7, offset)
         asm.jump_if(R1, "&", _TS_COMPAT, "out")
+
+    def current(self, what: str) -> templates.Value:
+        """Of a system call its program has the task at hand."""
+        place = vmlinux().field("task_struct", _OF_TASK[what]) if self._call is not None and what in _OF_TASK else None
+        return templates.OfTask(R7, *place) if place is not None else super().current(what)
 
     def load(self, code: bytes, purpose: str) -> None:
         self.program = bpf.Program(bpf.RAW_TRACEPOINT, code, name="ek_raw_tp", purpose=purpose)
@@ -178,6 +189,31 @@ class BtfTracepoint(RawTracepoint):
         self._id = vmlinux().tracepoint(self.point)
         if self._id is None:
             raise StepFailed("BTF has no tracepoint %s" % self.point, errno.ENOENT)
+
+    def _select_call(self, number: int, asm: Assembler) -> None:
+        """As a raw tracepoint, and a call by the 64-bit instruction is seen in its registers, without a helper: that
+        puts the address behind it into rcx and the flags into r11.  Where it does not (FRED), the task is asked.
+        """
+        places = [vmlinux().field("pt_regs", name) for name in ("cx", "ip", "r11", "flags")]
+        registers = [place[0] for place in places if place is not None]
+        if len(registers) == 4:
+            asm.load(8, R1, R6, 8)
+            asm.jump_if(R1, "!=", number, "out")
+            asm.load(8, R1, R6, 0)
+            for same in (registers[:2], registers[2:]):
+                asm.load(8, R2, R1, same[0])
+                asm.load(8, R3, R1, same[1])
+                asm.jump_if(R2, "!=", R3, "ask the task")
+            asm.jump("64-bit")
+            asm.label("ask the task")
+        super()._select_call(number, asm)
+        if len(registers) == 4:
+            asm.label("64-bit")
+
+    def current(self, what: str) -> templates.Value:
+        """The task is not at hand here; to ask for it is all the same cheaper than for its numbers."""
+        found = super().current(what)
+        return found._replace(task=None) if isinstance(found, templates.OfTask) else found
 
     def field(self, name: str) -> templates.Value:
         behind = _BEHIND.get(self.event, {}).get(name)

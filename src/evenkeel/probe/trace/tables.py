@@ -28,6 +28,8 @@ from evenkeel.probe.trace.templates import (
 #: Keys that each CPU counts in front of the table: a power of two.
 _SLOTS = 64
 _SLOT = struct.Struct("=8sQ16s")
+_SHIFT = _SLOT.size.bit_length() - 1
+assert _SLOT.size == 1 << _SHIFT
 
 
 class Row(NamedTuple):
@@ -64,12 +66,12 @@ def table(key_bytes: int) -> Table:
     return Table(rows, slots)
 
 
-def top(numbers: Map, table: Table, key: Value | None, select: Select) -> bytes:
+def top(numbers: Map, table: Table, key: Value | None, select: Select, alone: bool = False) -> bytes:
     """Count by ``key`` (None: by the command's name).  A row that has no place any more is a lost event.
 
     Each CPU counts its latest keys in slots of its own, which costs a third of finding a row of the hash; a key that
     needs a slot moves the one that is there to the hash.  A program that finds the slots in use was interrupted by the
-    same event, and counts in the hash at once.
+    same event, and counts in the hash at once.  ``alone``: none comes between on its CPU, so nothing marks them.
     """
     at_key, at_old, at_value = -32, -16, -64
     asm = begin(select)
@@ -83,19 +85,21 @@ def top(numbers: Map, table: Table, key: Value | None, select: Select) -> bytes:
         lookup_first(asm, table.slots)
         asm.jump_if(R0, "==", 0, "out")  # it cannot be; the verifier wants to see it
         asm.mov(R7, R0)
-        asm.load(8, R1, R7, 0)
-        asm.jump_if(R1, "!=", 0, "in use")
-        asm.store(8, R7, 0, 1)
+        if not alone:
+            asm.load(8, R1, R7, 0)
+            asm.jump_if(R1, "!=", 0, "in use")
+            asm.store(8, R7, 0, 1)
         asm.mov(R9, R8)
         asm.alu("and", R9, _SLOTS - 1)
-        asm.alu("mul", R9, _SLOT.size)
+        asm.alu("lsh", R9, _SHIFT)
         asm.alu("add", R9, R7)
         asm.load(8, R2, R9, 8)
         asm.load(8, R1, R9, 16)
         asm.jump_if(R2, "!=", R8, "another")
         asm.alu("add", R1, 1)
         asm.store(8, R9, 16, R1)
-        asm.store(8, R7, 0, 0)
+        if not alone:
+            asm.store(8, R7, 0, 0)
         asm.jump("out")
         asm.label("another")
         asm.jump_if(R1, "==", 0, "empty")
@@ -112,6 +116,8 @@ def top(numbers: Map, table: Table, key: Value | None, select: Select) -> bytes:
         asm.alu("add", R1, 24)
         asm.mov(R2, COMM_BYTES)
         asm.call(HELPERS["get_current_comm"])
+        if alone:
+            return end(asm)
         asm.store(8, R7, 0, 0)
         asm.jump("out")
         asm.label("in use")

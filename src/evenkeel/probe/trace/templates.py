@@ -94,6 +94,19 @@ class Current(NamedTuple):
         asm.mov(dst, R0)
 
 
+class OfTask(NamedTuple):
+    """A field of the running task.  ``task``: the register in which its hook has left the address; None: nowhere."""
+
+    task: Reg | None
+    offset: int
+    size: int
+
+    def emit(self, asm: Assembler, dst: Reg) -> None:
+        if self.task is None:
+            asm.call(HELPERS["get_current_task_btf"])
+        asm.load(self.size, dst, R0 if self.task is None else self.task, self.offset)
+
+
 class Constant(NamedTuple):
     """A number that is known beforehand, below 2^31."""
 
@@ -125,7 +138,7 @@ _CURRENT = {
     "cgroup": ("get_current_cgroup_id", 0),
     "cpu": ("get_smp_processor_id", 0),
 }
-Value = Union[Record, Pointed, SwitchedOut, Current, Constant, Packed]
+Value = Union[Record, Pointed, SwitchedOut, Current, OfTask, Constant, Packed]
 Text = Union[Record, Pointed]
 
 
