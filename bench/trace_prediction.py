@@ -7,8 +7,8 @@ of it, the time that passes), without and with the question in turns, compared w
 which is also what a prediction is about on a machine that is not slow when the question is asked.
 What that is worth is said, too: from which to which 95 of 100 such truths would be (by resampling the turns).
 No loop is that of the calibration: system calls that it does not make, from machine code and from Python, signals,
-page faults, files, wake-ups of another process, a function of the C library.  What the kernel times is asked twice:
-the second prediction (``again``) has learnt from an answer.
+page faults from Python, files, wake-ups of another process, a function of the C library.  What the kernel times is
+asked twice: the second prediction (``again``) has learnt from an answer.
 Shown is predicted/measured; the goal is 0.7 to 1.3.  A truth that is itself not known to 30 % decides nothing, and is
 not counted.  Root, x86 and two CPUs are needed.
 """
