@@ -1,8 +1,10 @@
-"""What the machines of a list are, counted: an index in memory beside table ``fact``, one bit a machine.
+"""What machines have which value of a fact: an index in memory beside table ``fact``, one bit a machine.
 
-Counting values over thousands of rows for each search takes SQLite longer than the search.  The index follows the
-event log: before each use it reads anew the machines that changed since, of those whose state changed only that.
-It is only ever a copy: what it does not hold is asked of the database.
+It counts what the machines of a list are, and answers terms about facts that have few values, in any combination:
+SQLite takes longer to count values over thousands of rows than to search, and makes a list of all machines of each
+term that stands under OR or NOT.  The index follows the event log: before each use it reads anew the machines that
+changed since, of those whose state changed only that.  It is only ever a copy: what it does not hold is asked of the
+database, and it decides nothing but what is shown.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
 from evenkeel.lab import flat
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.predicate import Node, Term
 from evenkeel.lab.schema import event, fact, machine
 from evenkeel.lab.store import Store
 
@@ -34,7 +38,9 @@ TOLD = (
 #: Facets that are columns of table machine; the others are facts.
 COLUMNS = ("site", "state", "team")
 COUNTED = tuple(key for key, known in flat.KEYS.items() if known.facet and key not in COLUMNS)
-_CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state")
+#: Besides the facets their terms are answered from here: what is told of each machine and has few values.
+ANSWERED = frozenset({*COLUMNS, *COUNTED, "cpu.threads", "kernel.version", "kernel.rt"})
+_CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state", "netbox.undone")
 #: More machines than these changed: read all anew.
 _MANY = 200
 
@@ -42,6 +48,7 @@ _MANY = 200
 _SINCE = event.c.type.in_(_CHANGES), event.c.seq > bindparam("seq")
 _NEWEST = select(func.max(event.c.seq)).where(*_SINCE)
 _CHANGED = select(event.c.object_id, event.c.type).where(*_SINCE).distinct().limit(_MANY + 1)
+_ORDERED = select(machine.c.id).order_by(machine.c.name)
 
 Told = dict[str, tuple[str | int | float, ...]]
 
@@ -60,36 +67,65 @@ class Index:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seq = -1
+        self._holds = 0
         self._place: dict[str, int] = {}
         self._bits: dict[str, dict[str, int]] = {}
         self._columns: dict[str, tuple[str, ...]] = {}
         self._told: dict[str, Told] = {}
+        #: Machines and their places by name, as the database orders names; None: to be read anew.
+        self._order: list[tuple[str, int]] | None = None
+        self._names: dict[str, str] = {}
 
-    def follow(self, connection: Connection) -> None:
-        """Read what changed since; before the rest is asked."""
+    def follow(self, connection: Connection, holds: int = 0) -> None:
+        """Read what changed since; before the rest is asked.  ``holds``: of the store; another: read all."""
         with self._lock:
+            if holds != self._holds:
+                self._seq, self._holds = -1, holds
             self._follow(connection)
 
-    def counts(self, ids: Iterable[str] | None) -> dict[str, list[tuple[str, int]]]:
-        """Values of the facets with how many of the machines have them; ``ids`` None: of all but the retired."""
+    @staticmethod
+    def answers(term: Term) -> bool:
+        """Whether a node of such terms can be given to :meth:`having`."""
+        return term.key in ANSWERED
+
+    def having(self, node: Node) -> int:
+        """Machines that are so, retired ones too: one bit each, at the machine's place."""
         with self._lock:
-            mask = self._living() if ids is None else self._mask(ids)
+            everything = 0
+            for bits in self._bits.get("state", {}).values():
+                everything |= bits
+            return node.among(self._of_term, everything)
+
+    def _of_term(self, term: Term) -> int:
+        found = 0
+        for text, bits in self._bits.get(term.key, {}).items():
+            if (text or term.key not in COLUMNS) and term.fits(text):
+                found |= bits
+        return found
+
+    def bits(self, ids: Iterable[str]) -> int:
+        """These machines, as :meth:`having` tells them; those that are not known here are left out."""
+        with self._lock:
+            return self._mask(ids)
+
+    def by_name(self, bits: int, begin: int, count: int) -> list[str]:
+        """At most ``count`` of these machines in the order of their names, without the first ``begin`` of all names."""
+        with self._lock:
+            order = self._order or []
+            digits = f"{bits:0{len(self._place)}b}"  # the last one is place 0
+            behind = islice(order, begin, None)
+            return list(islice((machine_id for machine_id, place in behind if digits[~place] == "1"), count))
+
+    def counts(self, bits: int) -> dict[str, list[tuple[str, int]]]:
+        """Values of the facets with how many of these machines have them."""
+        with self._lock:
             return {
-                key: [(text, count) for text, bits in values.items() if text and (count := (bits & mask).bit_count())]
-                for key, values in self._bits.items()
+                key: [
+                    (text, count) for text, having in values.items() if text and (count := (having & bits).bit_count())
+                ]
+                for key in (*COLUMNS, *COUNTED)
+                if (values := self._bits.get(key))
             }
-
-    def living(self) -> int:
-        """How many machines are not retired."""
-        with self._lock:
-            return self._living().bit_count()
-
-    def _living(self) -> int:
-        states = self._bits.get("state", {})
-        living = 0
-        for state, bits in states.items():
-            living |= bits if state != "retired" else 0
-        return living
 
     def told(self, ids: Iterable[str]) -> Mapping[str, Told]:
         """A few facts of each machine."""
@@ -118,28 +154,34 @@ class Index:
                 changed = {machine_id for machine_id, type_ in changes if type_ != "machine.state"}
         if touched is None:
             self._place, self._bits, self._columns, self._told = {}, {}, {}, {}
+            self._names, self._order = {}, None
             self._read(connection, None)
         elif changed:
             for machine_id in changed:
                 self._forget(machine_id)
             self._read(connection, changed)
         self._read_columns(connection, touched)
+        if self._order is None:
+            places = ((machine_id, self._place.get(machine_id)) for machine_id in connection.scalars(_ORDERED))
+            self._order = [(machine_id, place) for machine_id, place in places if place is not None]
         self._seq = last
 
     def _forget(self, machine_id: str) -> None:
         self._told.pop(machine_id, None)
         place = self._place.get(machine_id)
         if place is not None:
-            for key in COUNTED:
+            for key in ANSWERED.difference(COLUMNS):
                 values = self._bits.get(key, {})
                 for text in values:
                     values[text] &= ~(1 << place)
 
     def _read_columns(self, connection: Connection, ids: set[str] | None) -> None:
-        query = select(machine.c.id, *(machine.c[name] for name in COLUMNS))
+        query = select(machine.c.id, machine.c.name, *(machine.c[name] for name in COLUMNS))
         members: dict[tuple[str, str], list[str]] = {}
-        for machine_id, *now in connection.execute(query if ids is None else query.where(machine.c.id.in_(ids))):
+        for machine_id, named, *now in connection.execute(query if ids is None else query.where(machine.c.id.in_(ids))):
             place = self._place.setdefault(machine_id, len(self._place))
+            if self._names.get(machine_id) != named:
+                self._names[machine_id], self._order = named, None
             for name, before in zip(COLUMNS, self._columns.get(machine_id, ()), strict=False):
                 self._bits[name][before] &= ~(1 << place)
             self._columns[machine_id] = tuple(now)
@@ -150,14 +192,15 @@ class Index:
             bits[text] = bits.get(text, 0) | self._mask(having)
 
     def _read(self, connection: Connection, ids: set[str] | None) -> None:
-        wanted = select(fact.c.machine_id, fact.c.key, fact.c.text, fact.c.num).where(fact.c.key.in_({*TOLD, *COUNTED}))
+        keys = {*TOLD, *ANSWERED.difference(COLUMNS)}
+        wanted = select(fact.c.machine_id, fact.c.key, fact.c.text, fact.c.num).where(fact.c.key.in_(keys))
         if ids is not None:
             wanted = wanted.where(fact.c.machine_id.in_(ids))
         members: dict[str, dict[str, list[str]]] = {}
         told: dict[str, dict[str, list[str | float]]] = {}
         for machine_id, key, text, num in connection.execute(wanted):
             self._place.setdefault(machine_id, len(self._place))
-            if key in COUNTED:
+            if key in ANSWERED:
                 members.setdefault(key, {}).setdefault(text, []).append(machine_id)
             if key in TOLD:
                 told.setdefault(machine_id, {}).setdefault(key, []).append(value_of(key, text, num))

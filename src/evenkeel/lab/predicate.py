@@ -2,8 +2,10 @@
 
 ``cpu.flag:avx512f nic.driver:mlx5_core mem>=256GiB (site:prg OR site:nue) NOT name:test*``
 
-Two ways to answer: :meth:`Predicate.matches` in memory, :meth:`Predicate.where` as SQL over ``machine`` and ``fact``.
-Both must agree (tests/lab/test_predicate.py).  Knows the vocabulary of :mod:`evenkeel.lab.flat`; asks no database.
+Three ways to answer: :meth:`Predicate.matches` for one machine in memory, :meth:`Predicate.where` as SQL over
+``machine`` and ``fact``, and ``among`` of a node for many machines, one bit each, by an index of terms that somebody
+keeps.  All must agree (tests/lab/test_predicate.py).  Knows the vocabulary of :mod:`evenkeel.lab.flat`; asks no
+database.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import compress
 from typing import NoReturn, Self
 
 from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
@@ -98,9 +101,13 @@ class Term:
     below: bool = False
 
     def matches(self, facts: Flat) -> bool:
-        return any(self._fits(value) for value in facts.get(self.key, ()))
+        return any(self.fits(value) for value in facts.get(self.key, ()))
 
-    def _fits(self, value: str | float) -> bool:
+    def among(self, having: Callable[[Term], int], everything: int) -> int:
+        return having(self)
+
+    def fits(self, value: str | float) -> bool:
+        """Whether a machine that has this value of the key is wanted."""
         if self.equals is not None:
             return flat.text_of(value) == self.equals
         if self.glob is not None:
@@ -148,6 +155,9 @@ class Not:
     def matches(self, facts: Flat) -> bool:
         return not self.part.matches(facts)
 
+    def among(self, having: Callable[[Term], int], everything: int) -> int:
+        return everything & ~self.part.among(having, everything)
+
     def where(self) -> ColumnElement[bool]:
         return not_(self.part.where())
 
@@ -163,6 +173,12 @@ class All:
     def matches(self, facts: Flat) -> bool:
         return all(part.matches(facts) for part in self.parts)
 
+    def among(self, having: Callable[[Term], int], everything: int) -> int:
+        found = everything
+        for part in self.parts:
+            found &= part.among(having, everything)
+        return found
+
     def where(self) -> ColumnElement[bool]:
         return and_(true(), *(part.where() for part in self.parts))
 
@@ -177,6 +193,12 @@ class AnyOf:
 
     def matches(self, facts: Flat) -> bool:
         return any(part.matches(facts) for part in self.parts)
+
+    def among(self, having: Callable[[Term], int], everything: int) -> int:
+        found = 0
+        for part in self.parts:
+            found |= part.among(having, everything)
+        return found
 
     def where(self) -> ColumnElement[bool]:
         return or_(false(), *(part.where() for part in self.parts))
@@ -235,18 +257,29 @@ class Predicate:
 
     def terms(self) -> Iterator[Term]:
         """All terms, also those under NOT."""
-        waiting: list[Node] = [self.root]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, Term):
-                yield node
-            else:
-                waiting += (node.part,) if isinstance(node, Not) else node.parts
+        return _terms(self.root)
+
+    def apart(self, known: Callable[[Term], bool]) -> tuple[Node, Node | None]:
+        """Two parts that together mean the same: one of terms that are all ``known``, and the rest, if there is one."""
+        parts = self.root.parts if isinstance(self.root, All) else (self.root,)
+        told = [all(known(term) for term in _terms(part)) for part in parts]
+        rest = tuple(part for part, is_known in zip(parts, told, strict=True) if not is_known)
+        return All(tuple(compress(parts, told))), All(rest) if rest else None
 
     @property
     def machine_name(self) -> str | None:
         """The machine, when nothing but a name is asked for."""
         return self.root.equals if isinstance(self.root, Term) and self.root.key == "name" else None
+
+
+def _terms(root: Node) -> Iterator[Term]:
+    waiting: list[Node] = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Term):
+            yield node
+        else:
+            waiting += (node.part,) if isinstance(node, Not) else node.parts
 
 
 @lru_cache(maxsize=10_000)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, SkipValidation
@@ -21,7 +21,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    true,
     update,
 )
 
@@ -108,23 +107,15 @@ def find(
     begin = time.perf_counter_ns()
     predicate = Predicate.parse(text)
     seen = key_of(after, str)
-    matches = condition(predicate)
     index = index_of(lab)
     with lab.store.read() as connection:
-        index.follow(connection)
+        index.follow(connection, lab.store.holds)
         asked = {term.key for term in predicate.terms()}
-        query = select(machine.c.id).where(matches).order_by(machine.c.name)
-        behind = machine.c.name > str(seen[0]) if seen else true()
-        ids: Sequence[str] | None = None
-        if asked:  # once, and only their ids: a predicate over thousands of rows is what takes time
-            ids = connection.scalars(query).all()
-            total = len(ids)
-            shown = ids[: limit + 1] if not seen else connection.scalars(query.where(behind).limit(limit + 1)).all()
-        else:
-            total = index.living()
-            shown = connection.scalars(query.where(behind).limit(limit + 1)).all()
-        items = _lines(index, connection, shown)
-        listed = _facets(index, ids, asked) if facets and total else ()
+        fit = fitting(index, connection, predicate)
+        total = fit.bit_count()
+        begun = int(connection.scalar(_UP_TO, {"name": str(seen[0])}) or 0) if seen else 0
+        items = _lines(index, connection, index.by_name(fit, begun, limit + 1))
+        listed = _facets(index, fit, asked) if facets and total else ()
         instead = _instead(connection, predicate) if not total else ()
         near = nearest(connection, predicate) if not total and asked and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
@@ -142,9 +133,28 @@ def find(
 
 def condition(predicate: Predicate) -> ColumnElement[bool]:
     """Machines that fit; retired ones only if ``state`` was asked about."""
-    if any(term.key == "state" for term in predicate.terms()):
+    if _of_state(predicate):
         return predicate.where()
     return (machine.c.state != "retired") & predicate.where()
+
+
+def fitting(index: Index, connection: Connection, predicate: Predicate) -> int:
+    """The machines of :func:`condition` as bits of the index, which answers what it can; the database, the rest."""
+    held, rest = predicate.apart(index.answers)
+    found = index.having(held)
+    if not _of_state(predicate):
+        found &= index.having(_LIVING)
+    if rest is not None and found:
+        found &= index.bits(connection.scalars(select(machine.c.id).where(rest.where())))
+    return found
+
+
+def _of_state(predicate: Predicate) -> bool:
+    return any(term.key == "state" for term in predicate.terms())
+
+
+_LIVING = Predicate.parse("state!=retired").root
+_UP_TO = select(func.count()).select_from(machine).where(machine.c.name <= bindparam("name"))
 
 
 def nearest(connection: Connection, predicate: Predicate) -> str:
@@ -204,9 +214,9 @@ def _lines(index: Index, connection: Connection, ids: Sequence[str]) -> list[Lin
     ]
 
 
-def _facets(index: Index, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
-    """Those that tell machines apart, and those that were asked about; ``ids`` None: of all but the retired."""
-    counts = index.counts(ids)
+def _facets(index: Index, fit: int, asked: set[str]) -> tuple[Facet, ...]:
+    """Those that tell these machines apart, and those that were asked about."""
+    counts = index.counts(fit)
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 
