@@ -19,7 +19,7 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from evenkeel.lab import flat
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.predicate import Node, Term
+from evenkeel.lab.predicate import Term
 from evenkeel.lab.schema import event, fact, machine
 from evenkeel.lab.store import Store
 
@@ -85,22 +85,16 @@ class Index:
 
     @staticmethod
     def answers(term: Term) -> bool:
-        """Whether a node of such terms can be given to :meth:`having`."""
+        """Whether :meth:`having` may be asked."""
         return term.key in ANSWERED
 
-    def having(self, node: Node) -> int:
+    def having(self, term: Term) -> int:
         """Machines that are so, retired ones too: one bit each, at the machine's place."""
-        with self._lock:
-            everything = 0
-            for bits in self._bits.get("state", {}).values():
-                everything |= bits
-            return node.among(self._of_term, everything)
-
-    def _of_term(self, term: Term) -> int:
         found = 0
-        for text, bits in self._bits.get(term.key, {}).items():
-            if (text or term.key not in COLUMNS) and term.fits(text):
-                found |= bits
+        with self._lock:
+            for text, bits in self._bits.get(term.key, {}).items():
+                if (text or term.key not in COLUMNS) and term.fits(text):
+                    found |= bits
         return found
 
     def bits(self, ids: Iterable[str]) -> int:

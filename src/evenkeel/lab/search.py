@@ -32,7 +32,7 @@ from evenkeel.lab.facets import Index, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
-from evenkeel.lab.predicate import Predicate, quote
+from evenkeel.lab.predicate import Predicate, Term, quote
 from evenkeel.lab.schema import claim, fact, machine, saved_search
 
 #: Values shown of a facet, the most frequent first.
@@ -140,20 +140,32 @@ def condition(predicate: Predicate) -> ColumnElement[bool]:
 
 def fitting(index: Index, connection: Connection, predicate: Predicate) -> int:
     """The machines of :func:`condition` as bits of the index, which answers what it can; the database, the rest."""
-    held, rest = predicate.apart(index.answers)
-    found = index.having(held)
+    everything = index.having(_ANY_STATE)
     if not _of_state(predicate):
-        found &= index.having(_LIVING)
-    if rest is not None and found:
-        found &= index.bits(connection.scalars(select(machine.c.id).where(rest.where())))
-    return found
+        everything &= ~index.having(_RETIRED)
+
+    def having(terms: Sequence[Term]) -> int:
+        found, others = everything, []
+        for term in terms:
+            if index.answers(term):
+                found &= index.having(term)
+            else:
+                others.append(term)
+        if others and found:
+            # Of several terms at once fewer ids come; one alone needs no look at table machine.
+            of_all = select(machine.c.id).where(*(term.where() for term in others))
+            ids = others[0].machines() if len(others) == 1 else of_all
+            found &= index.bits(connection.scalars(ids).all())
+        return found
+
+    return predicate.among(having, everything)
 
 
 def _of_state(predicate: Predicate) -> bool:
     return any(term.key == "state" for term in predicate.terms())
 
 
-_LIVING = Predicate.parse("state!=retired").root
+_ANY_STATE, _RETIRED = Term("state", "state:*"), Term("state", "state:retired", equals="retired")
 _UP_TO = select(func.count()).select_from(machine).where(machine.c.name <= bindparam("name"))
 
 
