@@ -574,8 +574,10 @@ def _account(answer: Answer) -> list[str]:
         lines.append(f"not        {one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}")
     if answer.predicted:
         lines.append(f"predicted  {_cost(answer.predicted)}")
-    if answer.measured:
-        lines.append(f"measured   {_cost(answer.measured)}")
+    measured = (
+        _cost(answer.measured) if answer.measured else "not: the kernel does not time it, and nothing was calibrated"
+    )
+    lines.append(f"measured   {measured}")
     lines.append(f"reader     {answer.reader_cpu_s:.2f} s of CPU")
     lines.append(f"lost       {answer.lost:,}")
     lines += [f"note       {note}" for note in answer.notes]

@@ -36,6 +36,8 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, tmp_p
     (file,) = (tmp_path / "evenkeel" / "calibration").iterdir()
     assert file.stem == f"{probe.call('hello')['boot_id']}-{calibration._FORMAT}"
     kept = json.loads(file.read_text())
+    for one in kept["count event"].values():
+        one["again"] = 0  # on a disturbed machine it would be measured again by itself
     for at_ in kept["count event"]["perf"]["at"]:
         at_["ns"] = 1e6
     file.write_text(json.dumps(kept))

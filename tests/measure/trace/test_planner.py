@@ -74,14 +74,23 @@ def test_the_kernels_refusals_are_told_with_their_errno() -> None:
 
 
 def test_what_was_calibrated_on_the_machine_goes_before_the_table() -> None:
-    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 1e5}, {"perf": Each(5.0)})
+    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 1e5}, {"perf": Each(5.0), "raw_tp": Each(25.0)})
     assert candidates[0].source == "perf"
     assert candidates[0].cost.how == "calibrated here"
-    assert candidates[1].cost.how == planner.TABLE
     calls = {GETUID: 1e5, planner.SYSCALLS: 2e5}
-    (first, *_), _ = planner.ladder(count(GETUID), calls, {"raw_tp": Each(20.0, 1.0)})
-    assert first.source == "raw_tp"
-    assert first.cost.share_of_core == pytest.approx((20e5 + 1e5) / 1e9)
+    found, _ = planner.ladder(count(GETUID), calls, {"raw_tp": Each(20.0, 1.0)})
+    raw = next(one for one in found if one.source == "raw_tp")
+    assert raw.cost.share_of_core == pytest.approx((20e5 + 1e5) / 1e9)
+
+
+def test_a_dear_machine_does_not_make_what_was_not_measured_cheap() -> None:
+    """Seldom events cost many times the table's; a ring, which nobody measured, is dearer by as much."""
+    here = {"raw_tp": Each(200.0), "tp_btf": Each(200.0), "perf": Each(310.0), "tracepoint": Each(390.0)}
+    candidates, _ = planner.ladder(count(SWITCH), {SWITCH: 40.0}, here)
+    assert [one.source for one in candidates] == ["raw_tp", "tp_btf", "perf", "tracepoint", "ring"]
+    assert candidates[-1].cost.ns_per_event == pytest.approx(8 * 65, rel=0.05)
+    assert candidates[-1].cost.how == f"{planner.TABLE}, times 8 like what was measured here"
+    assert planner.ladder(count(SWITCH), {SWITCH: 40.0})[0][-1].cost.how == planner.TABLE
 
 
 def test_only_questions_like_a_loop_are_calibrated() -> None:

@@ -6,6 +6,7 @@ works is not known here: the caller tries them in this order, and the kernel say
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -171,13 +172,15 @@ def ladder(
     """Candidates, cheapest first; and what cannot answer by its nature, each with the cost that it would have had.
 
     ``rates``: events a second, as far as they are known; of samples by the kind of question.  ``measured``: source
-    -> what an event costs as calibrated on the machine itself, in place of the table.  ``factor``: how many times as
-    much as in a loop these events cost, by whatever source.
+    -> what an event costs as calibrated on the machine itself, in place of the table; the rest of the table is taken
+    times as much as those cost more than it says, because a slower machine, or an event that is seldom, makes them all
+    dearer.  ``factor``: how many times as much as in a loop these events cost, by whatever source.
     """
     known_rates = [rates[event] for event in question.events if event in rates]
     rate = sum(known_rates) if known_rates else rates.get(question.kind, NOMINAL_RATE)
     call = _is_call(question)
     others = max(0.0, rates.get(SYSCALLS, rate) - rate) if call else 0.0
+    dearer = _dearer(question, measured or {})
     candidates, unable = [], []
     for name in sources_of(question):
         source, each = SOURCES[name], (measured or {}).get(name)
@@ -185,13 +188,17 @@ def ladder(
         known = source.ns.get(question.kind)
         if each is None:
             plain = known if known is not None else source.ns["count"]
-            each = Each(plain + (source.call_ns if call else 0.0), source.other_ns if call else 0.0)
+            each = Each(dearer * (plain + (source.call_ns if call else 0.0)), source.other_ns if call else 0.0)
         each = Each(each.ns * factor, each.other_ns, each.how)
         share = (each.ns * rate + each.other_ns * others) / 1e9
         if known is None:
             unable.append((share, Refused(source=name, why=source.cannot)))
             continue
-        how = "calibrated here" + each.how if here else TABLE
+        how = (
+            "calibrated here" + each.how
+            if here
+            else TABLE + (f", times {dearer:.2g} like what was measured here" * (dearer != 1))
+        )
         if factor != 1:
             how += f", times {factor:.3g} as when this was asked before"
         if others and each.other_ns:
@@ -202,6 +209,17 @@ def ladder(
         candidates.append(Candidate(name, cost))
     # Python's sort is stable: among equals the order of the table stays.
     return tuple(sorted(candidates, key=lambda one: one.cost.share_of_core)), tuple(unable)
+
+
+def _dearer(question: Question, measured: Mapping[str, Each]) -> float:
+    """How many times as much as by the table it costs here, by the sources that were measured."""
+    call = _is_call(question)
+    ratios = [
+        each.ns / (table + (SOURCES[name].call_ns if call else 0.0))
+        for name, each in measured.items()
+        if (table := SOURCES[name].ns.get(question.kind))
+    ]
+    return statistics.median(ratios) if ratios else 1.0
 
 
 def cheaper(
