@@ -26,7 +26,7 @@ from evenkeel.documents.facts import Facts
 from evenkeel.documents.inventory import Inventory
 from evenkeel.lab import flat, schema, search
 from evenkeel.lab.actor import with_roles
-from evenkeel.lab.facets import index_of
+from evenkeel.lab.facets import View, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.store import Store, create, sqlite_url
@@ -101,11 +101,10 @@ def fill(lab: Lab, bases: list[Flat], count: int) -> None:
     print(f"{count} machines, {len(facts)} facts, {(lab.folder / 'lab.db').stat().st_size >> 20} MiB", file=sys.stderr)
 
 
-def indexed(lab: Lab, predicate: Predicate) -> int:
-    index = index_of(lab)
+def indexed(lab: Lab, predicate: Predicate) -> tuple[View, int]:
     with lab.store.read() as connection:
-        index.follow(connection)
-        return search.fitting(index, connection, predicate)
+        view = index_of(lab).follow(connection)
+        return view, search.fitting(view, connection, predicate)
 
 
 def asked(lab: Lab, predicate: Predicate) -> set[str]:
@@ -130,7 +129,8 @@ def measure(lab: Lab, count: int, rounds: int) -> list[dict[str, float | str | i
     table: list[dict[str, float | str | int]] = []
     for name, wanted in PREDICATES.items():
         predicate = Predicate.parse(wanted)
-        found = set(index_of(lab).by_name(indexed(lab, predicate), 0, count))
+        view, fit = indexed(lab, predicate)
+        found = set(view.by_name(fit, 0, count))
         if not found == asked(lab, predicate) == scanned(lab, predicate):
             sys.exit(f"{wanted!r}: the index, SQL and the scan disagree")
         ours, theirs, pages, database = [], [], [], []

@@ -288,9 +288,9 @@ def _ask_database(
             ]
             connection.execute(insert(schema.fact), rows)
         found = set(connection.scalars(select(schema.machine.c.id).where(predicate.where())))
-        (index := Index()).follow(connection)
-        fit = search.fitting(index, connection, predicate)
-        names = [str(pool[int(one)]["name"][0]) for one in index.by_name(fit, 0, len(pool))]
+        view = Index().follow(connection)
+        fit = search.fitting(view, connection, predicate)
+        names = [str(pool[int(one)]["name"][0]) for one in view.by_name(fit, 0, len(pool))]
         connection.rollback()
     return [str(number) in found for number in range(len(pool))], names
 

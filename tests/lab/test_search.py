@@ -10,8 +10,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from evenkeel.lab import claims, flat, machines, search, usage
+from evenkeel.lab import facets as facets_of_all
 from evenkeel.lab.actor import Forbidden, NotFound, with_roles
 from evenkeel.lab.claims import Request
+from evenkeel.lab.facets import index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import DAY, HOUR
 from evenkeel.lab.machines import Edit, Policy
@@ -121,6 +123,27 @@ def test_what_is_found_and_its_order_follow_changes(pool: Lab) -> None:
     assert names(search.find(pool, ANN, limit=3, after=first.next)) == ["host03", "host04", "host05"]
     machines.edit(pool, ROOT, "zeus", Edit(name="host06"))
     assert names(search.find(pool, ANN, text, limit=1, after=search.find(pool, ANN, text, limit=1).next)) == ["host06"]
+
+
+@pytest.mark.parametrize("many", [200, 3])
+def test_a_view_stays_as_it_is_while_others_follow(pool: Lab, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when so much changed that the index reads all anew."""
+    monkeypatch.setattr(facets_of_all, "_MANY", many)
+    index, text = index_of(pool), Predicate.parse("site:nue OR tag:fast")
+    with pool.store.read() as connection:
+        before = index.follow(connection)
+        fit = search.fitting(before, connection, text)
+    found, counted, told = before.by_name(fit, 0, 99), before.counts(fit), dict(before.told(before.by_name(fit, 0, 99)))
+    for number in range(11):
+        machines.edit(pool, ROOT, f"host{number:02}", Edit(site=f"site{number}"))
+    add(pool, "ares", driver="tg3")
+    machines.edit(pool, ROOT, "host03", Edit(name="zeus", policy=Policy(tags=("new",))))
+    with pool.store.read() as connection:
+        after = index.follow(connection)
+    assert after.counts(fit) != counted
+    assert (before.by_name(fit, 0, 99), before.counts(fit), before.told(found)) == (found, counted, told)
+    # Bits of the older view mean the same machines in the newer one.
+    assert set(after.by_name(fit, 0, 99)) == set(found)
 
 
 def test_a_lab_that_got_the_right_to_write_reads_all_anew(pool: Lab) -> None:

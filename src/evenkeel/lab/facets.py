@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -61,27 +62,16 @@ def value_of(key: str, text: str, num: float | None) -> str | float:
     return int(num) if num.is_integer() else num
 
 
-class Index:
-    """``bits``: key -> value -> machines that have it; ``columns``: machine -> what :data:`COLUMNS` hold of it."""
+@dataclass(frozen=True)
+class View:
+    """The index at one moment: nobody changes what it holds.  Sets of machines are numbers, one bit a machine."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seq = -1
-        self._holds = 0
-        self._place: dict[str, int] = {}
-        self._bits: dict[str, dict[str, int]] = {}
-        self._columns: dict[str, tuple[str, ...]] = {}
-        self._told: dict[str, Told] = {}
-        #: Machines and their places by name, as the database orders names; None: to be read anew.
-        self._order: list[tuple[str, int]] | None = None
-        self._names: dict[str, str] = {}
-
-    def follow(self, connection: Connection, holds: int = 0) -> None:
-        """Read what changed since; before the rest is asked.  ``holds``: of the store; another: read all."""
-        with self._lock:
-            if holds != self._holds:
-                self._seq, self._holds = -1, holds
-            self._follow(connection)
+    #: Key -> value -> machines that have it.
+    values: Mapping[str, Mapping[str, int]]
+    #: Machines and their bits, in the order that the database gives names.
+    order: Sequence[tuple[str, int]]
+    _place: Mapping[str, int]
+    _told: Mapping[str, Told]
 
     @staticmethod
     def answers(term: Term) -> bool:
@@ -89,50 +79,63 @@ class Index:
         return term.key in ANSWERED
 
     def having(self, term: Term) -> int:
-        """Machines that are so, retired ones too: one bit each, at the machine's place."""
+        """Machines that are so, retired ones too."""
         found = 0
-        with self._lock:
-            for text, bits in self._bits.get(term.key, {}).items():
-                if (text or term.key not in COLUMNS) and term.fits(text):
-                    found |= bits
+        for text, bits in self.values.get(term.key, {}).items():
+            if (text or term.key not in COLUMNS) and term.fits(text):
+                found |= bits
         return found
 
     def bits(self, ids: Iterable[str]) -> int:
-        """These machines, as :meth:`having` tells them; those that are not known here are left out."""
-        with self._lock:
-            return self._mask(ids)
+        """These machines; those that are not known here are left out."""
+        return _bits(self._place, ids)
 
     def by_name(self, bits: int, begin: int, count: int) -> list[str]:
         """At most ``count`` of these machines in the order of their names, without the first ``begin`` of all names."""
-        with self._lock:
-            order = self._order or []
-            digits = f"{bits:0{len(self._place)}b}"  # the last one is place 0
-            behind = islice(order, begin, None)
-            return list(islice((machine_id for machine_id, place in behind if digits[~place] == "1"), count))
+        digits = f"{bits:0{len(self._place)}b}"  # the last one is place 0
+        behind = islice(self.order, begin, None)
+        return list(islice((machine_id for machine_id, place in behind if digits[~place] == "1"), count))
 
     def counts(self, bits: int) -> dict[str, list[tuple[str, int]]]:
         """Values of the facets with how many of these machines have them."""
-        with self._lock:
-            return {
-                key: [
-                    (text, count) for text, having in values.items() if text and (count := (having & bits).bit_count())
-                ]
-                for key in (*COLUMNS, *COUNTED)
-                if (values := self._bits.get(key))
-            }
+        return {
+            key: [(text, count) for text, having in values.items() if text and (count := (having & bits).bit_count())]
+            for key in (*COLUMNS, *COUNTED)
+            if (values := self.values.get(key))
+        }
 
     def told(self, ids: Iterable[str]) -> Mapping[str, Told]:
         """A few facts of each machine."""
-        with self._lock:
-            return {machine_id: self._told.get(machine_id, {}) for machine_id in ids}
+        return {machine_id: self._told.get(machine_id, {}) for machine_id in ids}
 
-    def _mask(self, ids: Iterable[str]) -> int:
-        packed = bytearray(len(self._place) // 8 + 1)
-        for machine_id in ids:
-            place = self._place.get(machine_id)
-            if place is not None:
-                packed[place >> 3] |= 1 << (place & 7)
-        return int.from_bytes(packed, "little")
+
+class Index:
+    """Keeps a :class:`View` up to date.  ``columns``: machine -> what :data:`COLUMNS` hold of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seq = -1
+        self._holds = 0
+        #: A machine keeps its place for ever: others may still work with bits of an older view.
+        self._place: dict[str, int] = {}
+        self._bits: dict[str, dict[str, int]] = {}
+        self._columns: dict[str, tuple[str, ...]] = {}
+        self._told: dict[str, Told] = {}
+        self._names: dict[str, str] = {}
+        #: None: to be read anew.
+        self._order: list[tuple[str, int]] | None = None
+        self._view = View({}, (), {}, {})
+
+    def follow(self, connection: Connection, holds: int = 0) -> View:
+        """Read what changed since.  ``holds``: of the store; another: read all.
+
+        The view is as new as what the connection sees, or newer, when another search was faster.
+        """
+        with self._lock:
+            if holds != self._holds:
+                self._seq, self._holds = -1, holds
+            self._follow(connection)
+            return self._view
 
     def _follow(self, connection: Connection) -> None:
         last = connection.scalar(_NEWEST, {"seq": self._seq})
@@ -146,11 +149,14 @@ class Index:
             if len(changes) <= _MANY:
                 touched = {machine_id for machine_id, _ in changes}
                 changed = {machine_id for machine_id, type_ in changes if type_ != "machine.state"}
+        # What a view holds stays as it is: the rest of this works on copies.
+        self._bits = {key: dict(values) for key, values in self._bits.items()}
         if touched is None:
-            self._place, self._bits, self._columns, self._told = {}, {}, {}, {}
+            self._bits, self._columns, self._told = {}, {}, {}
             self._names, self._order = {}, None
             self._read(connection, None)
         elif changed:
+            self._told = dict(self._told)
             for machine_id in changed:
                 self._forget(machine_id)
             self._read(connection, changed)
@@ -159,6 +165,7 @@ class Index:
             places = ((machine_id, self._place.get(machine_id)) for machine_id in connection.scalars(_ORDERED))
             self._order = [(machine_id, place) for machine_id, place in places if place is not None]
         self._seq = last
+        self._view = View(self._bits, self._order, self._place, self._told)
 
     def _forget(self, machine_id: str) -> None:
         self._told.pop(machine_id, None)
@@ -183,7 +190,7 @@ class Index:
                 members.setdefault((name, text), []).append(machine_id)
         for (name, text), having in members.items():
             bits = self._bits.setdefault(name, {})
-            bits[text] = bits.get(text, 0) | self._mask(having)
+            bits[text] = bits.get(text, 0) | _bits(self._place, having)
 
     def _read(self, connection: Connection, ids: set[str] | None) -> None:
         keys = {*TOLD, *ANSWERED.difference(COLUMNS)}
@@ -201,11 +208,20 @@ class Index:
         for key, values in members.items():
             bits = self._bits.setdefault(key, {})
             for text, having in values.items():
-                bits[text] = bits.get(text, 0) | self._mask(having)
+                bits[text] = bits.get(text, 0) | _bits(self._place, having)
         self._told |= {
             machine_id: {key: tuple(values) for key, values in sorted(keys.items())}
             for machine_id, keys in told.items()
         }
+
+
+def _bits(place: Mapping[str, int], ids: Iterable[str]) -> int:
+    packed = bytearray(len(place) // 8 + 1)
+    for machine_id in ids:
+        known = place.get(machine_id)
+        if known is not None:
+            packed[known >> 3] |= 1 << (known & 7)
+    return int.from_bytes(packed, "little")
 
 
 _INDEXES: weakref.WeakKeyDictionary[Store, Index] = weakref.WeakKeyDictionary()
