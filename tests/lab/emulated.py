@@ -326,6 +326,8 @@ def ssh_endpoint(lab: Lab, machine: str, sshd: Sshd) -> None:
 
 def pdu_endpoint(lab: Lab, machine: str, sshd: Sshd, host: str = "127.0.0.1") -> None:
     options = {"agent": "fence_apc", "plug": "3", "ssh": "1", "identity_file": str(sshd.folder / "user")}
-    options |= {"username": getpass.getuser(), "power_wait": "0"}
+    # The agent's own patience, 3 and 5 s, is shorter than the lab's: here a busy machine is not what is looked at.
+    patience = {"shell_timeout": "15", "login_timeout": "15"}
+    options |= {"username": getpass.getuser(), "power_wait": "0", **patience}
     options["ssh_options"] = f"-o UserKnownHostsFile={sshd.folder}/known_hosts"
     add_endpoint(lab, machine, "pdu", "pdu", f"{host}:{sshd.port}", **options)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import Unreachable, WrongInput
-from evenkeel.lab import machines, schema, secrets
+from evenkeel.lab import machines, schema, search, secrets
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, NotFound, with_roles
 from evenkeel.lab.identity import Identity, compare
 from evenkeel.lab.lab import Lab
@@ -356,6 +356,16 @@ def test_undo_restores_is_logged_and_is_left_alone_by_the_next_sync(both: Both) 
     assert both.machine("host2")
     with pytest.raises(Conflict, match="undone by ann already"):
         undo.undo(both.lab, ANN, change.id, netbox=both.box)
+
+
+def test_a_search_sees_what_a_sync_took_and_an_undo_gave_back(both: Both) -> None:
+    number = both.imported("host1")
+    both.stand.set("dcim/devices", number, site=both.stand.add("dcim/sites", name="Prague", slug="prg"))
+    assert search.find(both.lab, ANN, "site:nbg").total == 1
+    both.full()
+    assert [search.find(both.lab, ANN, f"site:{site}").total for site in ("nbg", "prg")] == [0, 1]
+    undo.undo(both.lab, ANN, log.changes(both.lab, ANN, field="site").items[0].id, netbox=both.box)
+    assert [search.find(both.lab, ANN, f"site:{site}").total for site in ("nbg", "prg")] == [1, 0]
 
 
 def test_undo_is_refused_when_the_field_changed_since(both: Both) -> None:

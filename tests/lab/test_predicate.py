@@ -1,4 +1,4 @@
-"""Predicates: what they mean, that SQL and memory agree for any of them, and what is said of a mistake and where."""
+"""Predicates: what they mean, what is said of a mistake and where.  SQL, memory and a search's index agree for any."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert, select
 
-from evenkeel.lab import flat, schema
+from evenkeel.lab import flat, schema, search
 from evenkeel.lab import predicate as language
+from evenkeel.lab.facets import Index
 from evenkeel.lab.flat import Flat
 from evenkeel.lab.predicate import Predicate, PredicateError
 
@@ -173,7 +174,7 @@ def test_the_reference_has_every_key_with_its_meaning_and_no_other() -> None:
         assert f"{number} " in page.partition("## Limits")[2]
 
 
-# -- SQL and memory agree -----------------------------------------------------------------------------------------
+# -- SQL, memory and the index agree ------------------------------------------------------------------------------
 
 _TEXTS = [
     "a",
@@ -205,8 +206,8 @@ def _quoted(text: str) -> str:
 
 @st.composite
 def terms(draw: st.DrawFn) -> str:
-    sort = draw(st.sampled_from(["text", "glob", "size", "version", "count", "any", "has", "list"]))
-    key = draw(st.sampled_from(["nic.driver", "site", "label.x", "name"]))
+    sort = draw(st.sampled_from(["text", "glob", "size", "version", "count", "any", "has", "list", "state"]))
+    key = draw(st.sampled_from(["nic.driver", "site", "label.x", "name", "vendor"]))
     operator = draw(st.sampled_from([":", "=", "!="]))
     compare = draw(st.sampled_from([">=", "<=", ">", "<", ":", "!="]))
     if sort == "text":
@@ -225,8 +226,11 @@ def terms(draw: st.DrawFn) -> str:
         if compare in (":", "!="):
             return f"kernel.version{compare}{draw(st.sampled_from(['6.12', '6.*', '6.1..6.12', '6.12..', '..5.14']))}"
         return f"kernel.version{compare}{draw(st.sampled_from(['6.12', '6.12.3', '5']))}"
+    if sort == "state":
+        return f"state{operator}{draw(st.sampled_from(['ready', 'retired', 're*', 'broken,ready', '*']))}"
     if sort == "count":
-        return f"cpu.threads{compare}{draw(st.sampled_from(['0', '1', '2.5', '8', '-1']))}"
+        key = draw(st.sampled_from(["cpu.threads", "numa.nodes", "nic.count"]))
+        return f"{key}{compare}{draw(st.sampled_from(['0', '1', '2.5', '8', '-1']))}"
     if sort == "any":
         return f"label.x{draw(st.sampled_from(['>', '>=', '<', '<=', ':']))}{draw(st.sampled_from(['1', '8', '2.5']))}"
     return f"{key}{operator}*"
@@ -246,6 +250,10 @@ machines = st.fixed_dictionaries(
     {},
     optional={
         "site": st.lists(st.sampled_from([text for text in _TEXTS if text]), min_size=1, max_size=1),
+        "vendor": st.lists(st.sampled_from(_TEXTS), min_size=1, max_size=1),
+        "numa.nodes": st.lists(st.sampled_from([1, 2, 8]), min_size=1, max_size=1),
+        "nic.count": st.lists(st.sampled_from([1, 2, 8]), min_size=1, max_size=1),
+        "state": st.lists(st.sampled_from(["ready", "broken", "retired"]), min_size=1, max_size=1),
         "nic.driver": st.lists(st.sampled_from(_TEXTS), unique_by=flat.fold, min_size=1, max_size=3),
         "mem": st.lists(st.sampled_from(_NUMBERS), min_size=1, max_size=1),
         "cpu.threads": st.lists(st.sampled_from(_NUMBERS), unique=True, min_size=1, max_size=2),
@@ -263,12 +271,15 @@ def engine() -> Iterator[Engine]:
     engine.dispose()
 
 
-def _ask_database(engine: Engine, pool: list[dict[str, list[str | float]]], predicate: Predicate) -> list[bool]:
-    row = {"state": "ready", "state_since_ns": 0, "identity": {}, "policy": {}, "registered_ns": 0}
+def _ask_database(
+    engine: Engine, pool: list[dict[str, list[str | float]]], predicate: Predicate
+) -> tuple[list[bool], list[str]]:
+    """Of each machine what SQL says; and the names that a search with its index finds, in its order."""
+    row = {"state_since_ns": 0, "identity": {}, "policy": {}, "registered_ns": 0}
     with engine.connect() as connection:
         for number, facts in enumerate(pool):
             site = str(facts.get("site", [""])[0])
-            machine = {"id": str(number), "name": str(facts["name"][0]), "site": site}
+            machine = {"id": str(number), "name": str(facts["name"][0]), "site": site, "state": str(facts["state"][0])}
             connection.execute(insert(schema.machine).values(machine | row))
             rows = [
                 {"machine_id": str(number), "key": key, "text": flat.text_of(one), "num": flat.number_of(key, one)}
@@ -277,17 +288,32 @@ def _ask_database(engine: Engine, pool: list[dict[str, list[str | float]]], pred
             ]
             connection.execute(insert(schema.fact), rows)
         found = set(connection.scalars(select(schema.machine.c.id).where(predicate.where())))
+        view = Index().follow(connection)
+        fit = search.fitting(view, connection, predicate)
+        names = [str(pool[int(one)]["name"][0]) for one in view.by_name(fit, 0, len(pool))]
         connection.rollback()
-    return [str(number) in found for number in range(len(pool))]
+    return [str(number) in found for number in range(len(pool))], names
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=predicates, pool=st.lists(machines, min_size=1, max_size=4))
-def test_sql_and_memory_agree(engine: Engine, text: str, pool: list[dict[str, list[str | float]]]) -> None:
+def test_sql_memory_and_the_index_agree(engine: Engine, text: str, pool: list[dict[str, list[str | float]]]) -> None:
     predicate = Predicate.parse(text)
-    named = [facts | {"name": [f"{'ab'[number % 2]}{number}"]} for number, facts in enumerate(pool)]
+    named: list[dict[str, list[str | float]]] = []
+    for number, facts in enumerate(pool):
+        named.append({"state": ["ready"], "name": [f"{'ba'[number % 2]}{number}"]})
+        named[-1].update(facts)
     in_memory = [predicate.matches(facts) for facts in named]
-    assert _ask_database(engine, named, predicate) == in_memory
+    by_sql, by_index = _ask_database(engine, named, predicate)
+    assert by_sql == in_memory
+    # A search leaves out retired machines, unless it says something of the state.
+    retired_too = any(term.key == "state" for term in predicate.terms())
+    shown = [
+        one
+        for one, fits in zip(named, in_memory, strict=True)
+        if fits and (retired_too or "retired" not in one["state"])
+    ]
+    assert by_index == sorted(str(one["name"][0]) for one in shown)
     # And so does what the signature says.
     again = Predicate.parse(predicate.signature)
     assert again.signature == predicate.signature

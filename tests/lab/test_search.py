@@ -7,14 +7,18 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from evenkeel.lab import claims, flat, machines, search, usage
+from evenkeel.lab import facets as facets_of_all
 from evenkeel.lab.actor import Forbidden, NotFound, with_roles
 from evenkeel.lab.claims import Request
+from evenkeel.lab.facets import index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import DAY, HOUR
 from evenkeel.lab.machines import Edit, Policy
 from evenkeel.lab.predicate import Predicate, PredicateError
+from evenkeel.lab.schema import machine
 from evenkeel.lab.search import Found, Save
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts
@@ -74,7 +78,16 @@ def test_retired_machines_are_found_when_asked_for(pool: Lab) -> None:
     assert names(search.find(pool, ANN, "state:retired")) == ["host11"]
 
 
-@pytest.mark.parametrize("text", ["mem>=32GiB", "NOT nic.driver:igb state:*", "host0* state:ready"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mem>=32GiB",
+        "NOT nic.driver:igb state:*",
+        "host0* state:ready",
+        "(site:prg OR site:nue) NOT vendor:dell* cpu.threads:1..",
+        "tag:old OR mem<32GiB",
+    ],
+)
 def test_facets_are_what_looking_at_each_machine_counts(pool: Lab, text: str) -> None:
     if "state" not in text:
         text += " state!=retired"
@@ -93,6 +106,53 @@ def test_facets_follow_changes(pool: Lab) -> None:
     assert by_hand["nic.driver"]["bnxt_en"] == by_hand["tag"]["new"] == by_hand["nic.driver"]["tg3"] == 1
     assert facets(search.find(pool, ANN, text)) == by_hand
     assert names(search.find(pool, ANN, by_term(search.find(pool, ANN), "nic.driver", "tg3"))) == ["host20"]
+
+
+def test_what_is_found_and_its_order_follow_changes(pool: Lab) -> None:
+    text = "(nic.driver:ice OR tag:new) NOT site:nue"
+    assert names(search.find(pool, ANN, text)) == ["host00", "host06", "host09"]
+    machines.edit(pool, ROOT, "host06", Edit(name="zeus"))
+    machines.edit(pool, ROOT, "host09", Edit(site="nue"))
+    machines.edit(pool, ROOT, "host10", Edit(policy=Policy(tags=("new",))))
+    add(pool, "ares", driver="ice")
+    machines.retire(pool, ROOT, "host00", "old")
+    assert names(search.find(pool, ANN, text)) == ["ares", "host10", "zeus"]
+    first = search.find(pool, ANN, limit=3)
+    assert names(first) == ["ares", "host01", "host02"]
+    machines.edit(pool, ROOT, "host02", Edit(name="apollo"))  # the last one of the page goes before it
+    assert names(search.find(pool, ANN, limit=3, after=first.next)) == ["host03", "host04", "host05"]
+    machines.edit(pool, ROOT, "zeus", Edit(name="host06"))
+    assert names(search.find(pool, ANN, text, limit=1, after=search.find(pool, ANN, text, limit=1).next)) == ["host06"]
+
+
+@pytest.mark.parametrize("many", [200, 3])
+def test_a_view_stays_as_it_is_while_others_follow(pool: Lab, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when so much changed that the index reads all anew."""
+    monkeypatch.setattr(facets_of_all, "_MANY", many)
+    index, text = index_of(pool), Predicate.parse("site:nue OR tag:fast")
+    with pool.store.read() as connection:
+        before = index.follow(connection)
+        fit = search.fitting(before, connection, text)
+    found, counted, told = before.by_name(fit, 0, 99), before.counts(fit), dict(before.told(before.by_name(fit, 0, 99)))
+    for number in range(11):
+        machines.edit(pool, ROOT, f"host{number:02}", Edit(site=f"site{number}"))
+    add(pool, "ares", driver="tg3")
+    machines.edit(pool, ROOT, "host03", Edit(name="zeus", policy=Policy(tags=("new",))))
+    with pool.store.read() as connection:
+        after = index.follow(connection)
+    assert after.counts(fit) != counted
+    assert (before.by_name(fit, 0, 99), before.counts(fit), before.told(found)) == (found, counted, told)
+    # Bits of the older view mean the same machines in the newer one.
+    assert set(after.by_name(fit, 0, 99)) == set(found)
+
+
+def test_a_lab_that_got_the_right_to_write_reads_all_anew(pool: Lab) -> None:
+    assert search.find(pool, ANN, "site:prg").total == 1
+    # What a database brings that was taken over from a copy: other rows under the same numbers of events.
+    pool.store.write(lambda connection: connection.execute(update(machine).values(site="brq")))
+    assert search.find(pool, ANN, "site:brq").total == 0
+    pool.store.holds += 1
+    assert search.find(pool, ANN, "site:brq").total == 11
 
 
 def by_term(found: Found, key: str, value: str) -> str:

@@ -86,6 +86,7 @@ def test_recorded_thread() -> None:
     stat = parse_stat((RECORDED / "stat.txt").read_text())
     status = parse_status((RECORDED / "status.txt").read_text())
     assert stat is not None and stat.name == "CPU 1/KVM" and (stat.policy, stat.priority) == ("fifo", 2)
+    assert (stat.ticks, stat.began) == (4728 + 2271, 10303)
     assert sample.expand(status["Cpus_allowed_list"]) == {stat.cpu}
     assert int(status["nonvoluntary_ctxt_switches"]) >= 0
 

@@ -2,8 +2,9 @@
 
 ``cpu.flag:avx512f nic.driver:mlx5_core mem>=256GiB (site:prg OR site:nue) NOT name:test*``
 
-Two ways to answer: :meth:`Predicate.matches` in memory, :meth:`Predicate.where` as SQL over ``machine`` and ``fact``.
-Both must agree (tests/lab/test_predicate.py).  Knows the vocabulary of :mod:`evenkeel.lab.flat`; asks no database.
+Three ways to answer: :meth:`Predicate.matches` for one machine in memory, :meth:`Predicate.where` as SQL over
+``machine`` and ``fact``, and :meth:`Predicate.among` for many machines, one bit each, by whoever knows that of terms.
+All must agree (tests/lab/test_predicate.py).  Knows the vocabulary of :mod:`evenkeel.lab.flat`; asks no database.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import NoReturn, Self
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true
 
 from evenkeel.documents.quantity import SIZE_UNITS
 from evenkeel.errors import Where, WrongInput
@@ -80,6 +81,9 @@ class PredicateError(WrongInput):
 
 # -- what a text means --------------------------------------------------------------------------------------------
 
+#: Which machines all these terms are true of, one bit each.
+Having = Callable[[Sequence["Term"]], int]
+
 
 @dataclass(frozen=True)
 class Term:
@@ -98,9 +102,13 @@ class Term:
     below: bool = False
 
     def matches(self, facts: Flat) -> bool:
-        return any(self._fits(value) for value in facts.get(self.key, ()))
+        return any(self.fits(value) for value in facts.get(self.key, ()))
 
-    def _fits(self, value: str | float) -> bool:
+    def among(self, having: Having, everything: int) -> int:
+        return having((self,))
+
+    def fits(self, value: str | float) -> bool:
+        """Whether a machine that has this value of the key is wanted."""
         if self.equals is not None:
             return flat.text_of(value) == self.equals
         if self.glob is not None:
@@ -118,6 +126,13 @@ class Term:
         if self.key in _COLUMNS:
             text = func.lower(_COLUMNS[self.key])
             return and_(text != "", self._of_text(text))
+        return schema.machine.c.id.in_(self._of_facts())
+
+    def machines(self) -> Select[tuple[str]]:
+        """Ids of the machines, as :meth:`where` has them; of a fact without a look at table ``machine``."""
+        return select(schema.machine.c.id).where(self.where()) if self.key in _COLUMNS else self._of_facts()
+
+    def _of_facts(self) -> Select[tuple[str]]:
         fact = schema.fact.c
         fits = [fact.key == self.key]
         if self.equals is not None or self.glob is not None:
@@ -126,7 +141,7 @@ class Term:
             fits.append(fact.num > self.least if self.above else fact.num >= self.least)
         if self.most is not None:
             fits.append(fact.num < self.most if self.below else fact.num <= self.most)
-        return schema.machine.c.id.in_(select(fact.machine_id).where(*fits))
+        return select(fact.machine_id).where(*fits)
 
     def _of_text(self, text: ColumnElement[str]) -> ColumnElement[bool]:
         if self.equals is not None:
@@ -148,6 +163,9 @@ class Not:
     def matches(self, facts: Flat) -> bool:
         return not self.part.matches(facts)
 
+    def among(self, having: Having, everything: int) -> int:
+        return everything & ~self.part.among(having, everything)
+
     def where(self) -> ColumnElement[bool]:
         return not_(self.part.where())
 
@@ -163,6 +181,14 @@ class All:
     def matches(self, facts: Flat) -> bool:
         return all(part.matches(facts) for part in self.parts)
 
+    def among(self, having: Having, everything: int) -> int:
+        terms = [part for part in self.parts if isinstance(part, Term)]
+        found = having(terms) if terms else everything
+        for part in self.parts:
+            if not isinstance(part, Term):
+                found &= part.among(having, everything)
+        return found
+
     def where(self) -> ColumnElement[bool]:
         return and_(true(), *(part.where() for part in self.parts))
 
@@ -177,6 +203,12 @@ class AnyOf:
 
     def matches(self, facts: Flat) -> bool:
         return any(part.matches(facts) for part in self.parts)
+
+    def among(self, having: Having, everything: int) -> int:
+        found = 0
+        for part in self.parts:
+            found |= part.among(having, everything)
+        return found
 
     def where(self) -> ColumnElement[bool]:
         return or_(false(), *(part.where() for part in self.parts))
@@ -232,6 +264,10 @@ class Predicate:
     def where(self) -> ColumnElement[bool]:
         """A condition over a select from table ``machine``."""
         return self.root.where()
+
+    def among(self, having: Having, everything: int) -> int:
+        """Those of ``everything`` that fit, one bit each.  Terms that must all be true are asked for at once."""
+        return self.root.among(having, everything)
 
     def terms(self) -> Iterator[Term]:
         """All terms, also those under NOT."""

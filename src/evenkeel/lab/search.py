@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, SkipValidation
@@ -21,7 +21,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    true,
     update,
 )
 
@@ -29,11 +28,11 @@ from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab import flat, machines, words
 from evenkeel.lab.actor import Actor, NotFound
-from evenkeel.lab.facets import Index, index_of
+from evenkeel.lab.facets import View, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
-from evenkeel.lab.predicate import Predicate, quote
+from evenkeel.lab.predicate import Predicate, Term, quote
 from evenkeel.lab.schema import claim, fact, machine, saved_search
 
 #: Values shown of a facet, the most frequent first.
@@ -108,23 +107,14 @@ def find(
     begin = time.perf_counter_ns()
     predicate = Predicate.parse(text)
     seen = key_of(after, str)
-    matches = condition(predicate)
-    index = index_of(lab)
     with lab.store.read() as connection:
-        index.follow(connection)
+        view = index_of(lab).follow(connection, lab.store.holds)
         asked = {term.key for term in predicate.terms()}
-        query = select(machine.c.id).where(matches).order_by(machine.c.name)
-        behind = machine.c.name > str(seen[0]) if seen else true()
-        ids: Sequence[str] | None = None
-        if asked:  # once, and only their ids: a predicate over thousands of rows is what takes time
-            ids = connection.scalars(query).all()
-            total = len(ids)
-            shown = ids[: limit + 1] if not seen else connection.scalars(query.where(behind).limit(limit + 1)).all()
-        else:
-            total = index.living()
-            shown = connection.scalars(query.where(behind).limit(limit + 1)).all()
-        items = _lines(index, connection, shown)
-        listed = _facets(index, ids, asked) if facets and total else ()
+        fit = fitting(view, connection, predicate)
+        total = fit.bit_count()
+        begun = int(connection.scalar(_UP_TO, {"name": str(seen[0])}) or 0) if seen else 0
+        items = _lines(view, connection, view.by_name(fit, begun, limit + 1))
+        listed = _facets(view, fit, asked) if facets and total else ()
         instead = _instead(connection, predicate) if not total else ()
         near = nearest(connection, predicate) if not total and asked and not instead else ""
     found = page(items, limit, lambda line: (line.name,))
@@ -142,9 +132,40 @@ def find(
 
 def condition(predicate: Predicate) -> ColumnElement[bool]:
     """Machines that fit; retired ones only if ``state`` was asked about."""
-    if any(term.key == "state" for term in predicate.terms()):
+    if _of_state(predicate):
         return predicate.where()
     return (machine.c.state != "retired") & predicate.where()
+
+
+def fitting(view: View, connection: Connection, predicate: Predicate) -> int:
+    """The machines of :func:`condition` as bits of the view, which answers what it can; the database, the rest."""
+    everything = view.having(_ANY_STATE)
+    if not _of_state(predicate):
+        everything &= ~view.having(_RETIRED)
+
+    def having(terms: Sequence[Term]) -> int:
+        found, others = everything, []
+        for term in terms:
+            if view.answers(term):
+                found &= view.having(term)
+            else:
+                others.append(term)
+        if others and found:
+            # Of several terms at once fewer ids come; one alone needs no look at table machine.
+            of_all = select(machine.c.id).where(*(term.where() for term in others))
+            ids = others[0].machines() if len(others) == 1 else of_all
+            found &= view.bits(connection.scalars(ids).all())
+        return found
+
+    return predicate.among(having, everything)
+
+
+def _of_state(predicate: Predicate) -> bool:
+    return any(term.key == "state" for term in predicate.terms())
+
+
+_ANY_STATE, _RETIRED = Term("state", "state:*"), Term("state", "state:retired", equals="retired")
+_UP_TO = select(func.count()).select_from(machine).where(machine.c.name <= bindparam("name"))
 
 
 def nearest(connection: Connection, predicate: Predicate) -> str:
@@ -194,19 +215,19 @@ _LINES = select(*(machine.c[name] for name in _COLUMNS)).where(machine.c.id.in_(
 _HOLDING = select(claim).where(claim.c.machine_id.in_(_THESE), claim.c.state.in_(("preparing", "active")))
 
 
-def _lines(index: Index, connection: Connection, ids: Sequence[str]) -> list[Line]:
+def _lines(view: View, connection: Connection, ids: Sequence[str]) -> list[Line]:
     these = {"ids": list(ids)}
     held = {row.machine_id: machines.held_of(row) for row in connection.execute(_HOLDING, these)}
-    told = index.told(ids)
+    told = view.told(ids)
     return [
         Line(**dict(zip(_COLUMNS, row, strict=True)), held=held.get(row[0]), told=told[row[0]])
         for row in connection.execute(_LINES, these)
     ]
 
 
-def _facets(index: Index, ids: Iterable[str] | None, asked: set[str]) -> tuple[Facet, ...]:
-    """Those that tell machines apart, and those that were asked about; ``ids`` None: of all but the retired."""
-    counts = index.counts(ids)
+def _facets(view: View, fit: int, asked: set[str]) -> tuple[Facet, ...]:
+    """Those that tell these machines apart, and those that were asked about."""
+    counts = view.counts(fit)
     keys = [key for key, known in flat.KEYS.items() if known.facet]
     return tuple(_facet(key, counts[key]) for key in keys if len(counts.get(key, ())) > (0 if key in asked else 1))
 

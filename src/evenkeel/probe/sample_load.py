@@ -18,7 +18,7 @@ import time
 from typing import Any, Callable, Iterator, Sequence
 
 from evenkeel.probe.sample import expand, read
-from evenkeel.probe.sample_proc import parse_stat, parse_status
+from evenkeel.probe.sample_proc import cpu_seconds, parse_stat, parse_status
 from evenkeel.probe.sample_process import Child, start, start_tree
 from evenkeel.probe.sample_veth import join_with, leave_network, received, receiving, switch_on
 
@@ -431,8 +431,7 @@ _START: dict[Any, Callable[[Placed], None]] = {
 
 def _used(pid: int) -> float:
     """CPU seconds of a process so far; 0 when it is gone."""
-    fields = (read("/proc/%d/stat" % pid) or "").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0.0
+    return cpu_seconds(read("/proc/%d/stat" % pid) or "")
 
 
 def _list(cpus: Any) -> str:

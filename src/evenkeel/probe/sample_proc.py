@@ -6,6 +6,7 @@ expected shape is left out, never an error.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -23,10 +24,16 @@ _NODE_PAGES = re.compile(r"N(\d+)=(\d+)\Z")
 
 
 class Stat(NamedTuple):
-    """The fields of /proc/PID/stat that are of use here (proc(5)); ``cpu`` is where the thread ran last."""
+    """The fields of /proc/PID/stat that are of use here (proc(5)); ``cpu`` is where the thread ran last.
+
+    ``ticks``: CPU time so far, of user and kernel, in ticks of the clock (SC_CLK_TCK a second).  ``began``: ticks from
+    the boot to its start; with it a process id is unique until the next boot.
+    """
 
     name: str
     flags: int
+    ticks: int
+    began: int
     cpu: int
     priority: int  # real-time priority, 0 for the other policies
     policy: str
@@ -42,12 +49,20 @@ def parse_stat(text: str) -> Stat | None:
         return Stat(
             name=head.partition("(")[2],
             flags=int(fields[6]),
+            ticks=int(fields[11]) + int(fields[12]),
+            began=int(fields[19]),
             cpu=int(fields[36]),
             priority=int(fields[37]),
             policy=POLICIES.get(int(fields[38]), fields[38]),
         )
     except ValueError:
         return None
+
+
+def cpu_seconds(stat: str) -> float:
+    """CPU time so far of what this stat line is about; 0 of none."""
+    found = parse_stat(stat)
+    return found.ticks / os.sysconf("SC_CLK_TCK") if found else 0.0
 
 
 def parse_status(text: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from evenkeel.probe.sample import OnProgress, grown, interrupt_rows, pause, read
 from evenkeel.probe.sample_guest import guest_start
 from evenkeel.probe.sample_load import Load, under_load
 from evenkeel.probe.sample_partition import describe, join, neighbours, places
-from evenkeel.probe.sample_proc import parse_status
+from evenkeel.probe.sample_proc import cpu_seconds, parse_status
 from evenkeel.probe.sample_process import Child, start
 
 WARM_UP_S = 0.5
@@ -204,5 +204,4 @@ def _cpu_seconds(tid: int) -> float:
     """
     with contextlib.suppress(OSError):
         return time.clock_gettime((~tid << 3) | 2)
-    fields = (read("/proc/%d/task/%d/stat" % (tid, tid)) or "").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0.0
+    return cpu_seconds(read("/proc/%d/task/%d/stat" % (tid, tid)) or "")

@@ -33,8 +33,10 @@ class Pdu:
         self._way = way
 
     def status(self, deadline_s: float) -> Reading:
-        code, _ = self._run("status", deadline_s)
-        return "on" if code == 0 else "off" if code == 2 else "unknown"
+        code, said = self._run("status", deadline_s)
+        if code not in (0, 2):  # an outlet that nobody reaches is no outlet that answers
+            raise PowerFailed(f"PDU {self._way.address}: {self._agent} ended with {code}: {said}")
+        return "on" if code == 0 else "off"
 
     def act(self, action: Action, deadline_s: float) -> str:
         try:

@@ -15,6 +15,7 @@ import re
 from typing import NamedTuple, Sequence
 
 from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.sample_proc import parse_stat
 from evenkeel.probe.trace import syscall
 
 _PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -198,9 +199,10 @@ def _started(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat: with it a process id is unique until the next boot."""
     try:
         with open("/proc/%d/stat" % pid) as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
+            found = parse_stat(file.read())
+    except OSError:
         return None
+    return found.began if found else None
 
 
 def orphans() -> list[str]:
