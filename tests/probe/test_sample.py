@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -149,6 +150,26 @@ def _gone(name: str, within_s: float = 20.0) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_a_look_ends_though_its_writer_is_faster_than_we_read() -> None:
+    """Seen: a tracer of a busy host whose text never came to an end, and a load that went on for as long."""
+    endless = os.open("/dev/zero", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert sum(1 for _ in sample_process.waiting(endless, 0.05)) > 0
+    finally:
+        os.close(endless)
+
+
+def test_a_look_takes_all_that_waits_and_no_more() -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    os.write(writer, b"a line\n")
+    assert list(sample_process.waiting(reader)) == [b"a line\n"]
+    assert list(sample_process.waiting(reader)) == []
+    os.write(writer, b"the last\n")
+    os.close(writer)
+    assert list(sample_process.waiting(reader, math.inf)) == [b"the last\n"]
+    os.close(reader)
 
 
 def test_a_child_that_cannot_be_set_up_tells_why() -> None:

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import signal
+import time
 from typing import Callable, Iterator, NoReturn, Sequence
 
 _PR_SET_PDEATHSIG = 1
@@ -126,10 +127,18 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def waiting(pipe: int) -> Iterator[bytes]:
-    """What waits in a pipe that does not block, piece by piece; ends when it is empty or its writer is gone."""
+#: How long one look into a pipe may take.
+LOOK_S = 1.0
+
+
+def waiting(pipe: int, within_s: float = LOOK_S) -> Iterator[bytes]:
+    """What waits in a pipe that does not block, piece by piece; ends when it is empty or its writer is gone.
+
+    And after ``within_s``: a writer that is faster than whoever reads here would keep it from its other work for ever.
+    """
+    end = time.monotonic() + within_s
     with contextlib.suppress(BlockingIOError):
-        while True:
+        while time.monotonic() < end:
             chunk = os.read(pipe, 1 << 16)
             if not chunk:
                 return

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from typing import Any, Sequence
 from evenkeel.probe.sample_course import Lines, awk, parse_awk
 from evenkeel.probe.sample_guest import guest_ended, guest_file, guest_start
 from evenkeel.probe.sample_partition import join, places
-from evenkeel.probe.sample_process import start, waiting
+from evenkeel.probe.sample_process import LOOK_S, start, waiting
 
 #: Histogram buckets of one microsecond of cyclictest; what is later is an overflow, and still counts in max.
 BUCKETS = 20000
@@ -115,9 +116,9 @@ class OnHost:
         self.look()
         return self._child.running()
 
-    def look(self) -> None:
+    def look(self, within_s: float = LOOK_S) -> None:
         """Read what it has told so far, often enough that it need not wait."""
-        for chunk in waiting(self._pipe):
+        for chunk in waiting(self._pipe, within_s):
             if self._lines:
                 self._lines.feed(chunk)
 
@@ -135,7 +136,7 @@ class OnHost:
 
         Raises EPROTO with its words when it wrote none.
         """
-        self.look()
+        self.look(math.inf)  # the tool has ended
         if not os.path.exists(self._file):
             with open(self._log, errors="replace") as log_file:
                 said = log_file.read().strip().splitlines()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from typing import Any, Sequence
 from evenkeel.probe.sample import read
 from evenkeel.probe.sample_course import Course
 from evenkeel.probe.sample_partition import places
-from evenkeel.probe.sample_process import waiting
+from evenkeel.probe.sample_process import LOOK_S, waiting
 from evenkeel.probe.sample_rttests import line
 
 TRACEFS = "/sys/kernel/tracing"
@@ -70,9 +71,12 @@ class Tracer:
         stack.callback(os.close, self._pipe)
         self._on = True
 
-    def look(self) -> None:
-        """Read what is there.  To be called often enough that 4 MiB a CPU hold what comes meanwhile: 20 s and more."""
-        for chunk in waiting(self._pipe):
+    def look(self, within_s: float = LOOK_S) -> None:
+        """Read what is there.  To be called often enough that 4 MiB a CPU hold what comes meanwhile: 20 s and more.
+
+        Where it comes faster than it can be read, the kernel overwrites it, and its numbers tell how much was lost.
+        """
+        for chunk in waiting(self._pipe, within_s):
             self._counts.feed(chunk)
 
     def now(self) -> list[str]:
@@ -91,7 +95,7 @@ class Tracer:
         if self._on:
             self._on = False
             _write(self._instance + "/tracing_on", "0")
-            self.look()
+            self.look(math.inf)  # no more comes
 
     def result(self) -> dict[str, Any]:
         """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "noise": {...}}}}``, see Counts.result()."""
