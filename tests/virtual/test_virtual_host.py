@@ -472,3 +472,32 @@ def test_the_next_host_of_a_name_goes_on_from_the_boot_of_the_first_one() -> Non
         lifecycle.remove(name)
         booted.forget(picture, name)
         assert traces(name) == []
+
+
+@pytest.mark.long
+def test_a_boot_that_had_to_be_switched_on_again_is_kept_and_has_all_its_devices() -> None:
+    """Seen: the second try had its late devices from the start, so keeping it was refused and plugging them failed."""
+    name = host_name("again")
+    spec = HostSpec(sockets=1, cores=2, threads=1, nodes=(Node(memory=1536 * MIB),), devices=(Disk(kind="nvme"),) * 2)
+    picture = image.ensure()
+    killed: list[int] = []
+
+    def kill_the_first(done: int, total: int, what: str) -> None:
+        running = lifecycle.read_run(name)
+        if running is not None and not killed and "booting" in what:
+            killed.append(running.pid)
+            os.kill(running.pid, signal.SIGKILL)
+
+    try:
+        lifecycle.create(name, spec, accel="tcg")
+        started = lifecycle.start(name, reuse_boot=True, on_progress=kill_the_first)
+        assert killed and started.pid not in killed
+        assert any("switched on again once" in note for note in started.notes)
+        assert lifecycle._shows(lifecycle.ssh_target(name), "/sys/block/nvme[0-9]n1", 2)
+        lifecycle.remove(name)
+        lifecycle.create(name, spec, accel="tcg")
+        assert "went on from a kept boot" in lifecycle.start(name, reuse_boot=True).notes
+    finally:
+        lifecycle.remove(name)
+        booted.forget(picture, name)
+        assert traces(name) == []

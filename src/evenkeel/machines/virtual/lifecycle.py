@@ -401,7 +401,7 @@ def start(
             kept = booted.find(picture, name, host.spec, qemu) if reuse else None
             if kept is None or not _resume(host, kept, qemu, verdict, picture, notes, on_progress):
                 _launch(host, qemu, verdict, picture, notes, late=reuse)
-                _come_up(name, contextlib.nullcontext(), on_progress, timeout_s)
+                _come_up(name, contextlib.nullcontext(), on_progress, timeout_s, late=reuse)
                 if reuse:
                     _keep(host, qemu, picture, on_progress)
             running = read_run(name)
@@ -529,21 +529,29 @@ def _shows(target: SshTarget, files: str, count: int) -> bool:
     return done.returncode == 0
 
 
-def _come_up(name: str, alone: AbstractContextManager[None], on_progress: OnProgress | None, timeout_s: float) -> str:
+def _come_up(
+    name: str,
+    alone: AbstractContextManager[None],
+    on_progress: OnProgress | None,
+    timeout_s: float,
+    *,
+    late: bool = False,
+) -> str:
     """Wait for a host that boots, with a second try, and return its boot id.  ``alone``: held while it is relaunched.
 
-    The first try has half of the time: ten times what it needs on an idle machine.
+    The first try has half of the time: ten times what it needs on an idle machine.  ``late``: the second is launched
+    without its late devices, as the first was; whoever keeps the boot plugs them in.
     """
     deadline = time.monotonic() + timeout_s
     try:
         return wait_for_ssh(name, on_progress=on_progress, timeout_s=timeout_s / 2)
     except BootFailed as failure:
         with alone:
-            _relaunch(name, failure, on_progress)
+            _relaunch(name, failure, on_progress, late)
     return wait_for_ssh(name, on_progress=on_progress, timeout_s=deadline - time.monotonic())
 
 
-def _relaunch(name: str, failure: BootFailed, on_progress: OnProgress | None) -> None:
+def _relaunch(name: str, failure: BootFailed, on_progress: OnProgress | None, late: bool) -> None:
     """Switch a host on again whose boot came to no end: mostly the emulator's fault.
 
     Once, and never silently: the run's notes keep it.  Only for a host that had not finished booting, whose disks are
@@ -564,6 +572,7 @@ def _relaunch(name: str, failure: BootFailed, on_progress: OnProgress | None) ->
         images.Image(images.images_dir() / host.image),
         (*before.notes, f"switched on again once: {failure.message}"),
         before.ssh_port,
+        late=late,
     )
 
 
