@@ -229,16 +229,13 @@ def test_qemu_killed_each_time_is_a_clean_error(tmp_path: Path, state: Path) -> 
     process = start(tmp_path / "out", "boot plc")
     killed: list[int] = []
     try:
-        killed.append(wait_for_boot(state))
-        os.kill(killed[0], signal.SIGKILL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-            with contextlib.suppress(OSError, ValueError):  # between two there is no such file, or half of one
-                pid = json.loads((state / "plc/run.json").read_text())["pid"]
-                if pid not in killed:
-                    killed.append(pid)
-                    os.kill(pid, signal.SIGKILL)
+            running = lifecycle.read_run("plc")
+            if running is not None and running.pid not in killed:
+                killed.append(running.pid)
+                os.kill(running.pid, signal.SIGKILL)
         _out, err = process.communicate(timeout=120)
     finally:
         process.kill()
