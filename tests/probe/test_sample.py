@@ -156,19 +156,23 @@ def test_a_look_ends_though_its_writer_is_faster_than_we_read() -> None:
     """Seen: a tracer of a busy host whose text never came to an end, and a load that went on for as long."""
     endless = os.open("/dev/zero", os.O_RDONLY | os.O_NONBLOCK)
     try:
-        assert sum(1 for _ in sample_process.waiting(endless, 0.05)) > 0
+        fed: list[bytes] = []
+        assert not sample_process.drain(endless, fed.append, 0.05)
+        assert fed
     finally:
         os.close(endless)
 
 
 def test_a_look_takes_all_that_waits_and_no_more() -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
+    fed: list[bytes] = []
     os.write(writer, b"a line\n")
-    assert list(sample_process.waiting(reader)) == [b"a line\n"]
-    assert list(sample_process.waiting(reader)) == []
+    assert sample_process.drain(reader, fed.append)
+    assert sample_process.drain(reader, fed.append)
     os.write(writer, b"the last\n")
     os.close(writer)
-    assert list(sample_process.waiting(reader, math.inf)) == [b"the last\n"]
+    assert sample_process.drain(reader, fed.append, math.inf)
+    assert fed == [b"a line\n", b"the last\n"]
     os.close(reader)
 
 

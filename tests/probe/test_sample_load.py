@@ -65,8 +65,10 @@ def test_all_kinds_run_on_the_cpu_that_they_are_given_and_on_no_other() -> None:
 
 
 def test_one_process_of_kind_cpu_on_each_cpu() -> None:
-    with under_load({"kinds": ["cpu"], "cpus": CPUS}) as load:
+    told: list[str] = []
+    with under_load({"kinds": ["cpu"], "cpus": CPUS}, told.append) as load:
         (run,) = _after(load)
+    assert told[0] == "starting the load cpu" and set(told[1:]) <= {"the load warms up"}
     assert run["seen"] == CPUS and run["processes"] == len(CPUS) and run["cpu_seconds"] >= 0
 
 

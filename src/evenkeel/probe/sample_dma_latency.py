@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-from evenkeel.probe.sample import read
+from evenkeel.probe.sample import OnProgress, read
 from evenkeel.probe.sample_guest import guest_exec
 from evenkeel.probe.sample_proc import parse_status
 
@@ -43,18 +43,18 @@ class Holders:
         self._names: set[str] = set()
         self._next_s = 0.0
 
-    def look(self, now: bool = False) -> None:
+    def look(self, now: bool = False, on_progress: OnProgress | None = None) -> None:
         """Look, when the last look is long enough ago: walking /proc costs milliseconds on a large host."""
         if not now and time.monotonic() < self._next_s:
             return
-        found = self._find()
+        found = self._find(on_progress)
         if found is None:
             self._known = False
         else:
             self._names.update("%s (pid %d)" % (holder["name"], holder["pid"]) for holder in found)
         self._next_s = time.monotonic() + self.EVERY_S
 
-    def _find(self) -> list[dict[str, Any]] | None:
+    def _find(self, on_progress: OnProgress | None) -> list[dict[str, Any]] | None:
         return dma_latency()
 
     def names(self) -> list[str] | None:
@@ -70,9 +70,9 @@ class GuestHolders(Holders):
         super().__init__()
         self.guest = guest
 
-    def _find(self) -> list[dict[str, Any]] | None:
+    def _find(self, on_progress: OnProgress | None) -> list[dict[str, Any]] | None:
         try:
-            ran = guest_exec(self.guest, ["/bin/sh", "-c", GUEST_SCRIPT])
+            ran = guest_exec(self.guest, ["/bin/sh", "-c", GUEST_SCRIPT], on_progress=on_progress)
         except OSError:
             return None
         return parse_guest(ran["stdout"])

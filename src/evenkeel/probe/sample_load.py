@@ -64,11 +64,12 @@ class Load:
 
 
 @contextlib.contextmanager
-def under_load(load: dict[str, Any] | None) -> Iterator[Load]:
+def under_load(load: dict[str, Any] | None, tell: Callable[[str], None] = lambda what: None) -> Iterator[Load]:
     """Run a load until the end of the block.
 
     ``{"kinds": ["cpu", "io", "net", "irq"], "cpus": [0, 1]}``: placed there.  ``{"tool": "hackbench", "groups": n}``:
     many processes that wake each other all the time, wherever the scheduler puts them.
+    ``tell`` is told what begins: beside loads that run already the next one takes its time to start.
     Raises ENOENT when hackbench is not installed, EINVAL for CPUs that may not be used, EPROTONOSUPPORT where
     the kernel has no veth for net, ValueError for an unknown kind.
     """
@@ -91,10 +92,12 @@ def under_load(load: dict[str, Any] | None) -> Iterator[Load]:
                 raise ValueError("%r is no load that the probe knows" % kind)
             generator = Placed(kind, sorted(load["cpus"]))
             stack.callback(generator.end)
+            tell("starting the load %s" % kind)
             _START[kind](generator)
             generators.append(generator)
         deadline = time.monotonic() + WARM_UP_S
         while time.monotonic() < deadline and not all(one.busy() for one in generators):
+            tell("the load warms up")
             time.sleep(0.05)
         for one in generators:
             one.begin()

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import time
-from typing import Callable, Iterator, NoReturn, Sequence
+from typing import Callable, NoReturn, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -131,15 +131,18 @@ def _die_with_parent() -> None:
 LOOK_S = 1.0
 
 
-def waiting(pipe: int, within_s: float = LOOK_S) -> Iterator[bytes]:
-    """What waits in a pipe that does not block, piece by piece; ends when it is empty or its writer is gone.
+def drain(pipe: int, feed: Callable[[bytes], None], within_s: float = LOOK_S) -> bool:
+    """Feed what waits in a pipe that does not block, piece by piece.  True: it is empty, or its writer is gone.
 
-    And after ``within_s``: a writer that is faster than whoever reads here would keep it from its other work for ever.
+    False after ``within_s``: a writer that is faster than whoever reads here would keep it from its other work for
+    ever.
     """
     end = time.monotonic() + within_s
     with contextlib.suppress(BlockingIOError):
         while time.monotonic() < end:
             chunk = os.read(pipe, 1 << 16)
             if not chunk:
-                return
-            yield chunk
+                return True
+            feed(chunk)
+        return False
+    return True

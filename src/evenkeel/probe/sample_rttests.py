@@ -19,7 +19,7 @@ from typing import Any, Sequence
 from evenkeel.probe.sample_course import Lines, awk, parse_awk
 from evenkeel.probe.sample_guest import guest_ended, guest_file, guest_start
 from evenkeel.probe.sample_partition import join, places
-from evenkeel.probe.sample_process import LOOK_S, start, waiting
+from evenkeel.probe.sample_process import LOOK_S, drain, start
 
 #: Histogram buckets of one microsecond of cyclictest; what is later is an overflow, and still counts in max.
 BUCKETS = 20000
@@ -113,14 +113,17 @@ class OnHost:
         stack.callback(self._child.kill)
 
     def running(self) -> bool:
-        self.look()
-        return self._child.running()
+        """Whether it runs, or has told something that was not read yet."""
+        running = self._child.running()
+        return not self.look() or running
 
-    def look(self, within_s: float = LOOK_S) -> None:
-        """Read what it has told so far, often enough that it need not wait."""
-        for chunk in waiting(self._pipe, within_s):
-            if self._lines:
-                self._lines.feed(chunk)
+    def look(self, within_s: float = LOOK_S) -> bool:
+        """Read what it has told so far, often enough that it need not wait; False: not all, the time was up."""
+        return drain(self._pipe, self._feed, within_s)
+
+    def _feed(self, chunk: bytes) -> None:
+        if self._lines:
+            self._lines.feed(chunk)
 
     def now(self) -> list[str]:
         """How it stands, one line a CPU.  oslat does not say."""

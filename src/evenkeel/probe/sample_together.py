@@ -39,16 +39,26 @@ def together(
     ``{"error": {"message": text, "errno": name}}``.
     """
     answers: list[dict[str, Any]] = [{} for _ in jobs]
+    spent = 0.0
+
+    def tell(what: str) -> None:
+        if on_progress:
+            on_progress(int(min(spent, seconds) * 10), seconds * 10, what)
+
+    def looking(_done: int, _total: int, what: str) -> None:
+        tell(what)
+
     holders = Holders()
     holders.look()
     inside = [GuestHolders(guest) for guest in sorted({job["guest"] for job in jobs if "guest" in job})]
     for one in inside:
-        one.look()
+        one.look(on_progress=looking)
     with contextlib.ExitStack() as stack:
-        running = stack.enter_context(under_load(load))
+        running = stack.enter_context(under_load(load, tell))
         started: dict[int, Any] = {}
         # A guest takes a moment to start something, so it begins first.
         for number in sorted(range(len(jobs)), key=lambda number: "guest" not in jobs[number]):
+            tell("starting %s" % jobs[number]["tool"])
             with _kept(answers, number):
                 started[number] = _start(stack, jobs[number], seconds, interval_us, live)
         begin = time.monotonic()
@@ -60,9 +70,9 @@ def together(
             for number in list(started):
                 with _kept(answers, number, started):
                     if _ended(jobs[number], started[number], spent, seconds, asked_s, number):
-                        # By now: asking the guests takes its time.
-                        ended = {"spent_s": round(time.monotonic() - begin, 1)}
-                        answers[number] = {**started.pop(number).result(), **ended}
+                        # By now: asking the guests takes its time.  A tracer is read on after its end.
+                        until = getattr(started[number], "until", None) or time.monotonic()
+                        answers[number] = {**started.pop(number).result(), "spent_s": round(until - begin, 1)}
                     elif spent > seconds * 3 + 60:
                         raise OSError(
                             errno.ETIMEDOUT,
@@ -70,20 +80,20 @@ def together(
                         )
             holders.look()
             for one in inside:
-                one.look()
+                one.look(on_progress=looking)
             running.look()
             if live and spent >= next_s:
                 next_s = spent + 1.0
                 standing = [row for tool in started.values() for row in tool.now()] + _failed(jobs, answers)
                 shown = "".join(" | " + row for row in standing)
-            if on_progress:
-                on_progress(int(min(spent, seconds) * 10), seconds * 10, what + shown)
+            tell(what + shown)
             if started:
                 time.sleep(0.2)
         loaded = {"load": running.text(), "loads": running.report()}
+        tell("ending the load" if load else what)
     # The load has ended: beside it asking a guest takes many times as long.
     for one in inside:
-        one.look(now=True)
+        one.look(now=True, on_progress=looking)
     return {
         **loaded,
         "holders": holders.names(),
@@ -114,8 +124,9 @@ def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, inter
 
 def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: dict[int, float], number: int) -> bool:
     if isinstance(tool, Tracer):
-        tool.look()
-        return spent >= seconds
+        if spent >= seconds:
+            tool.stop()
+        return tool.look() and spent >= seconds
     if isinstance(tool, InGuest):
         if spent < asked_s[number]:
             return False

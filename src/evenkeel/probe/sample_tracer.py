@@ -15,12 +15,13 @@ import math
 import os
 import re
 import signal
+import time
 from typing import Any, Sequence
 
 from evenkeel.probe.sample import read
 from evenkeel.probe.sample_course import Course
 from evenkeel.probe.sample_partition import places
-from evenkeel.probe.sample_process import LOOK_S, waiting
+from evenkeel.probe.sample_process import LOOK_S, drain
 from evenkeel.probe.sample_rttests import line
 
 TRACEFS = "/sys/kernel/tracing"
@@ -69,15 +70,16 @@ class Tracer:
         _write(self._instance + "/current_tracer", tool)
         self._pipe = os.open(self._instance + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         stack.callback(os.close, self._pipe)
-        self._on = True
+        #: When it was stopped, by the monotonic clock.
+        self.until: float | None = None
 
-    def look(self, within_s: float = LOOK_S) -> None:
-        """Read what is there.  To be called often enough that 4 MiB a CPU hold what comes meanwhile: 20 s and more.
+    def look(self, within_s: float = LOOK_S) -> bool:
+        """Read what is there; False: not all of it, the time was up.  To be called often enough that 4 MiB a CPU hold
+        what comes meanwhile: 20 s and more.
 
         Where it comes faster than it can be read, the kernel overwrites it, and its numbers tell how much was lost.
         """
-        for chunk in waiting(self._pipe, within_s):
-            self._counts.feed(chunk)
+        return drain(self._pipe, self._counts.feed, within_s)
 
     def now(self) -> list[str]:
         """How it stands, one line a CPU."""
@@ -92,14 +94,15 @@ class Tracer:
         return found
 
     def stop(self) -> None:
-        if self._on:
-            self._on = False
+        """No more comes; what there is is still to be read, which takes long where millions of lines wait."""
+        if self.until is None:
             _write(self._instance + "/tracing_on", "0")
-            self.look(math.inf)  # no more comes
+            self.until = time.monotonic()
 
     def result(self) -> dict[str, Any]:
         """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "noise": {...}}}}``, see Counts.result()."""
         self.stop()
+        self.look(math.inf)
         return {"argv": self._argv, "cpus": self._counts.result()}
 
 
