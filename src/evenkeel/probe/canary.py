@@ -1,8 +1,9 @@
 """The starvation canary: does an operation that needs a turn on every CPU still come to its end?
 
 Writing /proc/sys/vm/stat_refresh queues work on each CPU and waits for all of it (schedule_on_each_cpu), as libvirt,
-systemd and memory compaction do all day.  Measured on 6.12: 0.03-0.11 s with the fair server on, and as long as the
-spinner lives (11 s, 7 s) with the fair server off and one FIFO thread spinning on one CPU.
+systemd and memory compaction do all day.  Measured on 6.12: 0.03-0.11 s with the fair server on, up to its period of a
+second when it has slept, and as long as the spinner lives (11 s, 7 s) with the fair server off and one FIFO thread
+spinning on one CPU.
 
 This module must not know which setting is being tried, and it must never wait for the operation itself: it may hang
 beyond the reach of SIGKILL, so a child does it and is left behind.
@@ -21,8 +22,10 @@ from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.journal import inside
 
 FILE = "/proc/sys/vm/stat_refresh"
-#: A healthy host needs a tenth of this.
-LIMIT_S = 1.0
+#: A healthy host needs a twentieth of this.  Where a thread spins and the fair server is on, a CPU has its turn within
+#: the server's period of a second, by default, and at the end of that when nothing has waited before: seen 1.1 to 1.3 s
+#: in emulation.
+LIMIT_S = 2.0
 #: In emulation, or under load, plain slowness is no starvation: the limit is this many times what it took before.
 FACTOR = 4.0
 #: An operation that takes longer before anything was changed means that the host is starved already.
@@ -82,7 +85,12 @@ def calibrate(root: str = "/") -> tuple[float, float]:
             ETIMEDOUT,
             FILE,
         )
-    return took, max(LIMIT_S, FACTOR * took)
+    return took, limit(took)
+
+
+def limit(took: float) -> float:
+    """Seconds within which the operation must end on a host where it took that long when all was well."""
+    return max(LIMIT_S, FACTOR * took)
 
 
 def watch(within_s: float, limit_s: float, root: str = "/") -> tuple[float | None, float]:

@@ -234,7 +234,7 @@ class Watch:
             self._canary_at = float("inf")
             return
         if took is not None and self._canary_limit_s == canary.PATIENCE_S:
-            self._canary_limit_s = max(canary.LIMIT_S, canary.FACTOR * took)
+            self._canary_limit_s = canary.limit(took)
         was, now = self.picture.around.canary, message or ""
         if was != now:
             self._take({"kind": "canary", "at": self._now, "message": now, "first": not was and not now})

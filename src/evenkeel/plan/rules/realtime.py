@@ -182,7 +182,7 @@ RULES = (
         when="runtime",
         risk="0 and a vCPU that spins: anything that needs a worker on every CPU (libvirt, systemd, compaction) hangs",
         verification="/sys/kernel/debug/sched/fair_server/cpuN/runtime, read back (dmesg claims success even when the "
-        "write failed); canary: writing /proc/sys/vm/stat_refresh returns within a second",
+        "write failed); canary: writing /proc/sys/vm/stat_refresh returns within two seconds",
         source="measured on 6.12, host-tuning §0.1, §0.2, R-RT-2, R-RT-3 (order); ni/meta-nilrt#864",
         compute=fair_server,
         since=FAIR_SERVER,
