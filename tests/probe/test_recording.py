@@ -10,14 +10,19 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from evenkeel.measure.explain.attribute import stage
 from evenkeel.measure.explain.clocks import host_clock
+from evenkeel.measure.explain.recording import Raw
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe.recording import drop, fetch, fly, record, remove_orphans
 from evenkeel.probe.trace import tracefs
+from tests.measure.explain import constructed
 from tests.probe.trace.load import never_idle
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
@@ -32,7 +37,12 @@ def tracing() -> Iterator[Path]:
 
 
 def kept(answer: dict[str, object]) -> Trace:
-    """Fetch all of a recording as the controlling side does."""
+    raw = fetched(answer)
+    return make_trace(raw.pages, raw.formats, raw.header_page, raw.overrun)
+
+
+def fetched(answer: dict[str, object]) -> Raw:
+    """All of a recording, as the controlling side gets it."""
     pages: dict[int, bytes] = {}
     number, sizes = answer["id"], answer["bytes"]
     assert isinstance(number, int) and isinstance(sizes, dict)
@@ -45,9 +55,10 @@ def kept(answer: dict[str, object]) -> Trace:
         assert len(whole) == size
         pages[int(cpu)] = whole
     drop(number)
-    formats, overrun = answer["formats"], answer["overrun"]
-    assert isinstance(formats, dict) and isinstance(overrun, dict)
-    return make_trace(pages, formats, str(answer["header_page"]), {int(cpu): count for cpu, count in overrun.items()})
+    formats, overrun, marks = answer["formats"], answer["overrun"], answer["marks"]
+    assert isinstance(formats, dict) and isinstance(overrun, dict) and isinstance(marks, list)
+    lost = {int(cpu): count for cpu, count in overrun.items()}
+    return Raw(pages, formats, str(answer["header_page"]), lost, tuple(marks))
 
 
 def switched(process: int) -> int:
@@ -108,6 +119,36 @@ def test_memory_is_bounded() -> None:
     assert answer["full"] and time.monotonic() - start < 25
     assert sum(answer["bytes"].values()) <= 64 << 10
     drop(answer["id"])
+
+
+def test_a_recording_that_is_full_can_be_explained() -> None:
+    """The marks that bind its clock are in it, and of no CPU anything is missing until the last of them."""
+    words = ("sh", "-c", "while :; do true | true; done")
+    loads = [subprocess.Popen(["taskset", "-c", str(cpu), *words]) for cpu in os.sched_getaffinity(0)]
+    try:
+        answer = record(60.0, {"sched/sched_switch": "", "sched/sched_waking": ""}, most_bytes=2 << 20)
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+    host = fetched(answer)
+    assert answer["full"] and sum(map(len, host.pages.values())) > (2 << 20) - 4096 and len(host.marks) > 2
+    on = stage(replace(constructed.recording(), host=host))
+    told_ns = host.marks[-1]["before"] - host.marks[0]["before"]
+    assert on.end_ns == pytest.approx(told_ns, abs=1000) and 100_000_000 < on.end_ns < 55_000_000_000
+    for cpu, records in on.host.cpus.items():
+        times = on.host_clock.ns(records.at)
+        longest = max(50_000_000, 2 * int(np.diff(times).max()))  # others may hold the CPU for a while
+        assert times[-1] > on.end_ns - longest, f"CPU {cpu} ends before the last mark"
+
+
+def test_the_mark_of_an_end_that_did_not_fit_is_not_told() -> None:
+    answer = record(0.0, SWITCH, most_bytes=4096)
+    drop(answer["id"])
+    assert answer["full"] and len(answer["marks"]) == 1
+    answer = record(0.0, SWITCH)
+    drop(answer["id"])
+    assert not answer["full"] and len(answer["marks"]) == 2
 
 
 def test_the_rings_of_a_flight_are_bounded_by_their_sum(tracing: Path) -> None:

@@ -149,6 +149,7 @@ class Rings:
                 self.pages[int(name[3:])] = bytearray()
 
     def drain(self) -> None:
+        """Read what is there.  Once full nothing more is read: CPUs are then kept to different times."""
         for cpu, pipe in self._pipes.items():
             kept = self.pages[cpu]
             while self.left >= PAGE:
@@ -186,24 +187,31 @@ def record(
     ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  Ends early, and says
     so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
     says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
-    recording began, which on a loaded machine is long after it was asked for, the last when it ended.
+    recording began, which on a loaded machine is long after it was asked for, the last when it ended.  Of all CPUs
+    everything is kept that came until the last mark.
     """
     folder = tracefs.root()
     wanted = _available(folder, events, optional)
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, most_bytes)) as rings:
         _write(place + "/tracing_on", "1")
-        marks = [mark(place)]
-        start = time.monotonic()
-        while not rings.full:
+        begun, start = mark(place), time.monotonic()
+        marks: list[dict[str, int]] = []
+        while True:
             spent = time.monotonic() - start
             if on_progress:  # also notices a lost connection
                 on_progress(int(min(spent, seconds) * 10), int(seconds * 10), "recording")
             if spent >= seconds or (until and os.path.exists(until)):
                 break
             time.sleep(min(DRAIN_S, seconds - spent))
+            # A mark at each reading: when it fills what may be kept, the one before is the last that all CPUs have.
+            last = mark(place)
             rings.drain()
-        marks.append(mark(place))
-        return _keep(folder, place, wanted, rings, marks)
+            if rings.full:
+                break
+            marks = [*marks[-_MOST_MARKS:], last]
+        if not rings.full:
+            marks.append(mark(place))
+        return _keep(folder, place, wanted, rings, [begun, *marks])
 
 
 def fly(
@@ -312,7 +320,10 @@ def _keep(
     folder: str, place: str, events: Mapping[str, str], rings: Rings, marks: Sequence[Mapping[str, int]]
 ) -> dict[str, Any]:
     _write(place + "/tracing_on", "0")
-    rings.drain()
+    if not rings.full:
+        rings.drain()
+        if rings.full:
+            marks = marks[:-1]
     overrun = {}
     for cpu in rings.pages:
         match = re.search(r"^overrun: (\d+)", _read("%s/per_cpu/cpu%d/stats" % (place, cpu)), re.MULTILINE)

@@ -32,7 +32,15 @@ from evenkeel.measure.explain.charge import (
     explain,
     usual,
 )
-from evenkeel.measure.explain.clocks import Clock, by_round_trips, guest_clock, host_clock, narrowed
+from evenkeel.measure.explain.clocks import (
+    Clock,
+    all_marks,
+    by_round_trips,
+    guest_clock,
+    host_clock,
+    marked,
+    narrowed,
+)
 from evenkeel.measure.explain.recording import Raw, Recording
 from evenkeel.measure.explain.timeline import (
     Below,
@@ -80,7 +88,8 @@ def stage(recording: Recording) -> Stage:
             hint="mount debugfs on the host: mount -t debugfs debugfs /sys/kernel/debug",
         )
     moved, alignment = aligned
-    end = int(clock.ns(host.table("ftrace/print")["at"][-1:])[0])
+    # Beyond the last mark some CPUs may have nothing: the recording was full.
+    end = int(clock.ns(np.array([marked(host, recording.host.marks)[-1][0]]))[0])
     begin = _begin(host, clock, guest, moved)
     under, under_alignment, under_lost = _below(recording, host, clock)
     family = frozenset(thread["tid"] for thread in recording.threads)
@@ -133,8 +142,8 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
     under = _trace(recording.below)
     own = host_clock(under, recording.below.marks)
     # Trips are told in nanoseconds of this machine; its counter at that time is what the host's is compared with.
-    zero_ns = recording.below.marks[0]["before"]
-    stamps = _marks(host)
+    zero_ns = marked(under, recording.below.marks)[0][1]
+    stamps = all_marks(host)
     trips = [
         (
             own.base + round((before - zero_ns) / own.ns_per_tick),
@@ -154,16 +163,6 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
     host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
     axis = Clock(clock.base, clock.ns_per_tick, -host_from_below.offset)
     return below_timeline(under, axis, tids, recording.below_threads["timer"]), alignment, under.lost
-
-
-def _marks(trace: Trace) -> dict[int, int]:
-    """Text of each mark -> its raw time."""
-    found = {}
-    for at, text in zip(trace.table("ftrace/print")["at"].tolist(), trace.texts("ftrace/print", "buf"), strict=True):
-        word, _, number = text.strip().partition(" ")
-        if word == "evenkeel" and number.isdecimal():
-            found[int(number)] = at
-    return found
 
 
 def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:

@@ -49,21 +49,30 @@ def _signed(number: int) -> int:
 
 
 def host_clock(trace: Trace, marks: Sequence[Mapping[str, int]]) -> Clock:
-    """The rate of the counter from the two marks of the recorder; zero is the first.
+    """The rate of the counter from the first and the last mark of the recorder in the trace; zero is the first.
 
-    Raises EvenkeelError when the marks are not in the trace: then events at its begin or end were lost.
+    Raises EvenkeelError when there are no two: then events at its begin or end were lost.
     """
-    texts = trace.texts("ftrace/print", "buf")
-    at = trace.table("ftrace/print")["at"]
-    stamps = {}
-    for raw, text in zip(at.tolist(), texts, strict=True):
-        if match := re.match(r"evenkeel (\d+)", text):
-            stamps[int(match[1])] = raw
-    found = [(stamps[mark["before"]], mark["before"]) for mark in marks if mark["before"] in stamps]
+    found = marked(trace, marks)
     if len(found) < 2 or found[-1][0] <= found[0][0]:
         raise EvenkeelError("the marks of the recorder are not in the trace", hint="a larger ring keeps them")
     (first, begun), (last, ended) = found[0], found[-1]
     return Clock(first, (ended - begun) / (last - first))
+
+
+def marked(trace: Trace, marks: Sequence[Mapping[str, int]]) -> list[tuple[int, int]]:
+    """Those of ``marks`` that are in the trace: raw time, and nanoseconds of the monotonic clock of that machine."""
+    stamps = all_marks(trace)
+    return [(stamps[mark["before"]], mark["before"]) for mark in marks if mark["before"] in stamps]
+
+
+def all_marks(trace: Trace) -> dict[int, int]:
+    """Text of each mark in the trace, whoever wrote it -> its raw time."""
+    found = {}
+    for at, text in zip(trace.table("ftrace/print")["at"].tolist(), trace.texts("ftrace/print", "buf"), strict=True):
+        if match := re.match(r"evenkeel (\d+)", text):
+            found[int(match[1])] = at
+    return found
 
 
 def guest_clock(host: Clock, told: Mapping[str, object]) -> tuple[Clock, Alignment] | None:
