@@ -29,6 +29,8 @@ from evenkeel.measure.guest import guest_call
 
 #: What the host must have.
 _EVENTS = {"sched/sched_switch": ""}
+#: Of the vCPUs of the guest only: other guests have as many of them.
+_OF_VCPUS = ("kvm/kvm_entry", "kvm/kvm_exit")
 #: What it may lack: an older or smaller kernel, no KVM.
 _OPTIONAL = (
     "irq/irq_handler_entry",
@@ -46,9 +48,9 @@ _OPTIONAL = (
     "irq_vectors/irq_work_entry",
     "irq_vectors/irq_work_exit",
     "nmi/nmi_handler",
-    "kvm/kvm_entry",
-    "kvm/kvm_exit",
 )
+#: The kernel takes filters that are shorter than a page.  Without one more is recorded, and nothing is missing.
+_LONGEST_FILTER = 4000
 #: What a recording may take: of the memory of the host's probe, and of the guest's.
 _HOST_BYTES, _GUEST_MB = 256 << 20, 64
 #: Rings of the flight recorder a CPU: for each second that it is to hold, and at most.
@@ -230,11 +232,10 @@ class _Session:
 
     def host(self, op: str, **arguments: Any) -> Any:
         tids = sorted(thread["tid"] for thread in self.threads if thread["vcpu"] is not None)
-        condition = " || ".join(f"pid == {tid}" for tid in tids)
         optional = {
             **dict.fromkeys(_OPTIONAL, ""),
-            "sched/sched_waking": condition,
-            "sched/sched_migrate_task": condition,
+            **dict.fromkeys(_OF_VCPUS, _one_of("common_pid", tids)),
+            **dict.fromkeys(("sched/sched_waking", "sched/sched_migrate_task"), _one_of("pid", tids)),
         }
         answer = _call(self.probe, op, on_progress=self.on_progress, events=_EVENTS, optional=optional, **arguments)
         self.full += ["host"] * answer["full"]
@@ -259,6 +260,12 @@ class _Session:
             told=self.told,
             full=tuple(self.full),
         )
+
+
+def _one_of(name: str, tids: Sequence[int]) -> str:
+    """A filter of the kernel, or "" where it would be too long."""
+    condition = " || ".join(f"{name} == {tid}" for tid in tids)
+    return condition if len(condition) <= _LONGEST_FILTER else ""
 
 
 def _call(probe: Probe, op: str, *, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
@@ -349,13 +356,12 @@ def _below(
 
 
 def _record_below(here: Probe, seconds: float, tids: dict[str, int], until: str) -> tuple[Raw, dict[str, int]]:
-    condition = " || ".join(f"pid == {tid}" for tid in sorted(tids.values()))
     answer = _call(
         here,
         "recording",
         seconds=seconds,
         until=until,
-        events={**_EVENTS, "sched/sched_waking": condition},
+        events={**_EVENTS, "sched/sched_waking": _one_of("pid", sorted(tids.values()))},
         buffer_kb=8192,
     )
     return _fetch(here, answer), tids
