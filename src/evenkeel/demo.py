@@ -44,6 +44,7 @@ WRITTEN = (
     names.FACTS_AFTER,
     names.EVIDENCE_BEFORE,
     names.EVIDENCE_AFTER,
+    names.FINDINGS_BEFORE,
     names.FINDINGS,
     names.JOURNAL,
     names.REPORT,
@@ -240,6 +241,12 @@ def _river(demo: Demo) -> None:
             with demo.step("Measure before: spinners and cyclictest, untuned host and guest") as on_progress:
                 before = _measured(demo, host, machine, facts, "before", on_progress)
                 demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
+            with demo.step("Look before: the same checks, untuned") as on_progress, machine.probe() as probe:
+                # Its spinners ran a moment ago.
+                options = Options(spinners=False)
+                seen = observe(host, probe, facts, options, on_progress)
+                untuned = findings(host, seen, plan_sha256=plan.sha256(), options=options)
+                demo.keep(host, "findings_before", names.FINDINGS_BEFORE, untuned)
         _apply(demo, host, machine)
         with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)

@@ -264,6 +264,16 @@ def test_the_whole_river(tmp_path: Path, state: Path) -> None:
     after = Evidence.from_json((tmp_path / "evidence-after.json").read_text(), file="after")
     ticks = {moment.moment: min(spin.timer_interrupts for spin in moment.spins) for moment in (before, after)}
     assert ticks["before"] > 100 and ticks["after"] <= 9
+    pushed = {
+        moment.moment: max(spin.involuntary_switches for spin in moment.spins if spin.load != "idle")
+        for moment in (before, after)
+    }
+    assert pushed["before"] >= 5 * max(1, pushed["after"]), pushed
+    untuned = Findings.from_json((tmp_path / "findings-before.json").read_text(), file="findings-before.json")
+    assert {check.id for check in untuned.checks} == {check.id for check in findings.checks}
+    # Each kind of check fails on the host as it was; those of the spinner are compared by the evidence above.
+    kinds = {check.subject for check in findings.checks} - {"spinner"}
+    assert {check.subject for check in untuned.failed} >= kinds
     assert {latency.where for latency in after.latencies} == {"host", "guest"}
     assert qemu_of(state) == []
     assert not (state / "plc").exists()

@@ -194,6 +194,19 @@ def test_every_check_stands_with_its_evidence() -> None:
     assert "not checked. the guest was not running" in said
 
 
+def test_every_check_says_how_it_was_before() -> None:
+    run = factories.run(emulated=True, passed=3, failed=1)
+    of_host = run.hosts["plc"]
+    before = factories.findings(not_checked=1, failed=2)  # and nobody looked at the last one
+    run = replace(run, hosts={"plc": replace(of_host, findings_before=before)})
+    page = Page(render_report(run))
+    assert "Before anything was applied: 2 failed, 2 not checked, 0 passed." in page.said
+    assert page.said.count("CPU 0-7, other:0 → CPU 3, fifo:2") == 2
+    assert "not checked: the guest was not running" in page.said
+    assert "Not as planned: 1 check of 4 failed" in page.said  # of now; how it was is no verdict
+    assert "Before anything was applied" not in Page(render_report(factories.run())).said
+
+
 def test_the_conditions_are_those_of_the_evidence(good: Page) -> None:
     for word in (factories.BUILD, factories.ADDED, "7.2.22", "SeaBIOS 1.16.3", "tsc", factories.plan().sha256()):
         assert word in good.said

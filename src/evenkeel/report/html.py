@@ -88,7 +88,7 @@ def render_report(run: Run, *, title: str = "Evenkeel report") -> str:
             ("latency", "Latency", _latency(host, of_host)),
             ("guests", "Guests", _guests(host, of_host, prefix)),
             ("plan", "Plan", _settings(host, of_host, f"{prefix}settings")),
-            ("checks", "Checks", _checks(of_host.findings)),
+            ("checks", "Checks", _checks(of_host.findings, of_host.findings_before)),
             ("journal", "Journal", _journal(of_host.journal)),
             ("conditions", "Conditions", _conditions(run.plan, host, of_host)),
         ):
@@ -567,9 +567,10 @@ def _target(setting: Setting) -> Markup:
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _checks(findings: Findings | None) -> Markup | None:
+def _checks(findings: Findings | None, before: Findings | None) -> Markup | None:
     if findings is None:
         return None
+    old = {check.id: check for check in before.checks} if before else {}
     counts = {status: sum(check.status == status for check in findings.checks) for status in CHECK_STATUS}
     parts: list[Content] = [
         el(
@@ -580,26 +581,41 @@ def _checks(findings: Findings | None) -> Markup | None:
             class_="lead",
         )
     ]
+    if before:
+        parts.append(el("p", _count_before(findings, old), class_="lead"))
     not_passed = [check for check in findings.checks if check.status != "passed"]
     not_passed.sort(key=lambda check: list(CHECK_STATUS).index(check.status))
     if not_passed:
         parts += [
             el("h3", "Not passed"),
-            el("div", *(_check(check, opened=True) for check in not_passed), class_="rows"),
+            el("div", *(_check(check, old.get(check.id), opened=True) for check in not_passed), class_="rows"),
         ]
     for subject, heading in SUBJECTS.items():
         of_subject = [check for check in findings.checks if check.subject == subject and check.status == "passed"]
         if not of_subject:
             continue
-        rows = el("div", *(_check(check) for check in of_subject), class_="rows")
+        rows = el("div", *(_check(check, old.get(check.id)) for check in of_subject), class_="rows")
         if len(of_subject) > MANY:
             rows = el("details", el("summary", f"{len(of_subject)} passed", class_="more"), rows)
         parts += [el("h3", heading), rows]
     return join(*parts)
 
 
-def _check(check: Check, *, opened: bool = False) -> Markup:
+def _count_before(findings: Findings, old: Mapping[str, Check]) -> str:
+    """The same comparisons on the host as it was.  What nobody looked at then is said, and is no failure."""
+    found = [old[check.id].status if check.id in old else "not_checked" for check in findings.checks]
+    counts = ", ".join(f"{sum(one == status for one in found)} {CHECK_STATUS[status][1]}" for status in CHECK_STATUS)
+    return f"Before anything was applied: {counts}."
+
+
+def _check(check: Check, before: Check | None, *, opened: bool = False) -> Markup:
+    observed: Content = check.observed or check.reason
+    # What could not be looked at says so below; here it would stand in front of what was.
+    if before is not None and before.status != "not_checked" and before.observed != check.observed:
+        observed = join(el("span", _shown(before.observed), class_="was"), " → ", el("span", observed))
+    was = join(_status(before.status), f": {before.reason or before.observed}") if before else None
     rows: list[tuple[str, Content]] = [
+        ("Before", was),
         ("Expected", _value(check.expected) if check.expected else None),
         ("Observed", _value(check.observed) if check.observed else None),
         ("Could not be checked", check.reason),
@@ -612,7 +628,7 @@ def _check(check: Check, *, opened: bool = False) -> Markup:
         el(
             "summary",
             el("span", el("b", check.title), el("code", check.id), class_="what"),
-            el("span", check.observed or check.reason, class_="tovalue"),
+            el("span", observed, class_="tovalue"),
             el("span", _status(check.status), class_="when"),
         ),
         el("div", _pairs(rows), class_="body"),
