@@ -202,7 +202,7 @@ def test_every_check_says_how_it_was_before() -> None:
     page = Page(render_report(run))
     assert "Before anything was applied: 2 failed, 2 not checked, 0 passed." in page.said
     assert page.said.count("CPU 0-7, other:0 → CPU 3, fifo:2") == 2
-    assert "not checked: the guest was not running" in page.said
+    assert "not checked : the guest was not running" in page.said
     assert "Not as planned: 1 check of 4 failed" in page.said  # of now; how it was is no verdict
     assert "Before anything was applied" not in Page(render_report(factories.run())).said
 
