@@ -162,6 +162,18 @@ def test_what_no_machine_is_and_which_term_it_is(lab: Lab) -> None:
         claims.request(lab, ANN, Request(predicate="host1", reason=" "))
 
 
+@pytest.mark.parametrize("kind", ["reservation", "maintenance", "permanent"])
+def test_a_boot_source_of_ones_own_is_refused_before_any_machine_is_tried(lab: Lab, kind: Any) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    for source in ({}, {"image": "x"}):
+        with pytest.raises(WrongInput, match="no machine here boots from a source of one's own") as raised:
+            ask(lab, ROOT, "host1", kind=kind, boot_source=source)
+        assert raised.value.hint == "reserve it without, and boot what you like once it is yours"
+    assert claims.listing(lab, ROOT, state=None).items == ()
+    assert machines.get(lab, ROOT, "host1").state == "ready"
+    assert ask(lab, ROOT, "host1", kind=kind, boot_source=None).state in ("active", "preparing")
+
+
 # -- later --------------------------------------------------------------------------------------------------------
 
 

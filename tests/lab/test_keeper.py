@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from evenkeel.documents.facts import Facts
-from evenkeel.errors import Unreachable
-from evenkeel.lab import claims, flat, machines
+from evenkeel.errors import Unreachable, WrongInput
+from evenkeel.lab import claims, flat, machines, schema
 from evenkeel.lab.claims import Request
 from evenkeel.lab.keeper import Keeper
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, lost
+from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, WrongRequest, blame, lost
+from evenkeel.machines.virtual.run import disk_full
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts, inventory
 
@@ -26,6 +31,7 @@ class Hardware:
         self.lab = lab
         self.changed: dict[str, Facts] = {}
         self.dead: set[str] = set()
+        self.wrong: Exception | None = None
         self.jobs: list[Job] = []
         self.go = threading.Event()
         self.go.set()
@@ -34,6 +40,8 @@ class Hardware:
         self.jobs.append(job)
         say("installing it anew")
         assert self.go.wait(20)
+        if self.wrong is not None:
+            raise self.wrong
         if job.name in self.dead:
             raise Unreachable(f"{job.name} does not boot", hint="look at its console")
         last = machines.latest(self.lab, ROOT, job.name)
@@ -133,6 +141,99 @@ def test_a_machine_that_nothing_reaches_is_suspect(lab: Lab) -> None:
     ask(lab, "host1")
     settle(lab, Keeper(lab, ByAddress()))
     assert "there is no virtual host 'no-such-host'" in machines.get(lab, ANN, "host1").state_reason
+
+
+def only(lab: Lab) -> Any:
+    """The one claim whose machine is being prepared."""
+    with lab.store.read() as connection:
+        (row,) = claims.preparing(connection)
+    return row
+
+
+@pytest.mark.parametrize("preparer", [ByAddress, None])
+def test_what_cannot_be_had_of_any_machine_ends_the_claim_and_suspects_none(
+    lab: Lab, preparer: Callable[[], ByAddress] | None
+) -> None:
+    """Of a lab that took such a request before it was refused."""
+    for number in (1, 2):
+        add(lab, f"host{number}", address=f"ssh://root@host{number}")
+    hardware = Hardware(lab)
+    hardware.wrong = WrongRequest("no machine boots from that", hint="reserve it without")
+    got = ask(lab, "host*")
+    lab.store.write(lambda c: c.execute(update(schema.claim).values(boot_source={"image": "x"})))
+    keeper = Keeper(lab, preparer() if preparer else hardware)
+    settle(lab, keeper)
+    ended = claims.get(lab, ANN, got.id)
+    assert (ended.state, ended.end_cause.endswith("(hint: reserve it without)")) == ("cancelled", True)
+    keeper.look()
+    assert [machines.get(lab, ANN, name).state for name in ("host1", "host2")] == ["ready", "ready"]
+
+
+def test_an_error_of_the_lab_suspects_no_machine_and_it_is_tried_again_later(lab: Lab, clock: Clock) -> None:
+    for number in (1, 2):
+        add(lab, f"host{number}", address=f"ssh://root@host{number}")
+    hardware = Hardware(lab)
+    hardware.wrong = OSError(errno.ENOSPC, "No space left on device")
+    got = ask(lab, "host*")
+    keeper = Keeper(lab, hardware)
+    assert keeper.prepare(only(lab)) == "preparing"
+    assert [machines.get(lab, ANN, name).state for name in ("host1", "host2")] == ["preparing", "ready"]
+    assert claims.history(lab, ANN, got.id)[0].data["what"] == (
+        "the lab itself failed, and tries again in 10 s: No space left on device"
+    )
+    keeper.look()
+    assert len(hardware.jobs) == 1  # not yet
+    clock.move(10)
+    assert keeper.prepare(only(lab)) == "preparing"
+    assert "again in 20 s" in claims.history(lab, ANN, got.id)[0].data["what"]
+    hardware.wrong = None
+    due = keeper.look()
+    assert due is not None and due <= lab.now() + 20 * 10**9
+    assert len(hardware.jobs) == 2
+    clock.move(20)
+    keeper.look()
+    until(lambda: claims.get(lab, ANN, got.id).state == "active")
+    assert claims.get(lab, ANN, got.id).machine == "host1"
+
+
+class Babbler:
+    """A machine whose probe tells what nobody understands."""
+
+    def probe(self) -> Any:
+        return contextlib.nullcontext(self)
+
+    def call(self, op: str, timeout_s: float = 0) -> dict[str, Any]:
+        return {"boot_id": "1"} if op == "hello" else {"memory_bytes": "much"}
+
+    def close(self) -> None: ...
+
+
+def test_a_machine_that_tells_nonsense_is_suspect_however_errors_are_told_apart(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(lab, "host1", address="ssh://root@host1")
+    monkeypatch.setattr("evenkeel.machines.address.resolve", lambda address: Babbler())
+    got = ask(lab, "host1")
+    settle(lab, Keeper(lab, ByAddress()))
+    assert claims.get(lab, ANN, got.id).state == "waiting"
+    assert (
+        "was prepared for ann: host1 tells facts that cannot be read: " in machines.get(lab, ANN, "host1").state_reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (WrongRequest("no"), "request"),
+        (Unreachable("does not boot"), "machine"),
+        (WrongInput("there is no virtual host 'x'"), "machine"),  # registered with a wrong address
+        (disk_full("renew virtual host x"), "lab"),
+        (OSError(errno.ENOSPC, "full"), "lab"),
+        (TypeError("a defect"), "lab"),
+    ],
+)
+def test_whose_fault_it_is(error: Exception, whose: str) -> None:
+    assert blame(error) == whose
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ class Request(Model):
     not_before_ns: int | None = Field(default=None, ge=0, lt=FOREVER, description="now, if left out or past")
     kind: Literal["reservation", "maintenance", "permanent"] = "reservation"
     team: Annotated[str, Field(max_length=200)] = ""
-    boot_source: dict[str, Any] | None = Field(default=None, description="what to boot, for the machine's preparer")
+    boot_source: dict[str, Any] | None = Field(
+        default=None, description="for preparers that boot what one likes; this lab has none, so it is refused"
+    )
     urgent: bool = Field(default=False, description="before others, for a credit; without one it waits as any other")
 
 
@@ -166,6 +168,11 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
     predicate = Predicate.parse(wanted.predicate)
     if not wanted.reason.strip():
         raise WrongInput("what is it for?", hint="give a reason: others see it while they wait")
+    if wanted.boot_source is not None:
+        raise WrongInput(
+            "no machine here boots from a source of one's own",
+            hint="reserve it without, and boot what you like once it is yours",
+        )
     if wanted.team and wanted.team not in actor.teams and not actor.may("anything"):
         raise Forbidden(f"{actor.name} is not in team {wanted.team}", hint="reserve for yourself or a team of yours")
 
@@ -193,7 +200,6 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             "team": wanted.team,
             "predicate": wanted.predicate,
             "reason": wanted.reason,
-            "boot_source": wanted.boot_source,
             "requested_ns": lab.now(),
             "not_before_ns": start,
             "length_ns": length,
@@ -539,6 +545,22 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
             machines.set_state(lab, connection, "lab", found.id, "suspect", f"was prepared for {row.holder}: {failed}")
         offer(lab, connection)
         return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
+
+    return lab.store.write(change)
+
+
+def refused(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None:
+    """A claim asks for what can be had of no machine: it ends, and the machine is as good as before.
+
+    Returns as :func:`prepared` does.
+    """
+
+    def change(connection: Connection) -> State | None:
+        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+        if row is None or row.state != "preparing" or row.fencing != fencing:
+            return None
+        _end(lab, connection, row, "cancelled", why, who="lab")  # the keeper lets the machine go
+        return "cancelled"
 
     return lab.store.write(change)
 

@@ -1,7 +1,8 @@
 """The keeper of claims: lets time pass for them, and has machines prepared before they are offered.
 
 A thread of the service.  It ticks when something is due and when something happened; preparations run beside it, a
-few at a time, and after a restart those that were under way begin again.
+few at a time, and after a restart those that were under way begin again.  Only what is a machine's own fault makes it
+suspect: a request that nothing can fulfil ends, and after an error of the lab itself the same machine is tried again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
-from evenkeel.errors import EvenkeelError, NotAsWanted
+from evenkeel.errors import NotAsWanted
 from evenkeel.lab import claims, health, machines
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.prepare import ByAddress, Job, Preparer, judge, reason_of
+from evenkeel.lab.prepare import ByAddress, Job, Preparer, blame, judge, reason_of
 from evenkeel.lab.schema import machine
 from evenkeel.lab.store import Away, StoreClosed
+from evenkeel.lab.words import duration
 
 #: Asked after a machine was prepared; returns why it is not well, or None.
 Check = Callable[[Lab, str], str | None]
@@ -28,6 +30,8 @@ Check = Callable[[Lab, str], str | None]
 MOST_AT_ONCE = 4
 #: Looks at least so often, and at most (a busy queue makes thousands of events a second).
 _OFTEN_S, _SELDOM_S = 0.2, 60.0
+#: After an error of the lab itself it is tried again after so long, after each further one twice as long later.
+_AGAIN_NS, _AGAIN_MOST_NS = 10 * 10**9, 600 * 10**9
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +46,8 @@ class Keeper:
         self._end = threading.Event()
         self._lock = threading.Lock()
         self._running: dict[int, str] = {}  # claim -> its machine
+        #: Fencing number of a claim -> errors of the lab in a row, and when, by the steady clock, it is tried again.
+        self._later: dict[int, tuple[int, int]] = {}
         self._thread = threading.Thread(target=self._keep, name="claims-keeper", daemon=True)
 
     # -- the thread
@@ -85,17 +91,23 @@ class Keeper:
         claims.let_go(self.lab, busy)
         with self.lab.store.read() as connection:
             wanted = list(claims.preparing(connection))
+        at = self.lab.steady()
+        with self._lock:
+            fencings = {row.fencing for row in wanted}
+            self._later = {fencing: later for fencing, later in self._later.items() if fencing in fencings}
+            again = [when - at + self.lab.now() for _, when in self._later.values() if when > at]
         for row in wanted:
             with self._lock:
                 if (
                     row.id in self._running
+                    or self._later.get(row.fencing, (0, at))[1] > at
                     or row.machine_id in self._running.values()
                     or len(self._running) >= MOST_AT_ONCE
                 ):
                     continue
                 self._running[row.id] = row.machine_id
             threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
-        return due
+        return min((when for when in (due, *again) if when is not None), default=None)
 
     def _run(self, row: Any) -> None:
         try:
@@ -113,11 +125,31 @@ class Keeper:
             self._prepare(row)
         except (StoreClosed, Away):  # it is not the machine's fault: it begins again
             raise
-        except Exception as error:  # noqa: BLE001  whatever keeps a machine from being offered is its reason
-            if not isinstance(error, EvenkeelError):
-                _log.exception("claims: preparing a machine for claim %d", row.id)
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for what comes of it
+            match blame(error):
+                case "request":
+                    return claims.refused(self.lab, row.id, row.fencing, str(error))
+                case "lab":
+                    _log.exception("claims: preparing a machine for claim %d", row.id)
+                    self._put_off(row, reason_of(error))
+                    return "preparing"
             failed = reason_of(error)
         return claims.prepared(self.lab, row.id, row.fencing, failed)
+
+    def _put_off(self, row: Any, reason: str) -> None:
+        """The lab itself failed: the machine is kept, and the holder told."""
+        with self._lock:
+            failures = self._later.get(row.fencing, (0, 0))[0] + 1
+            wait_ns = min(_AGAIN_MOST_NS, _AGAIN_NS << min(failures - 1, 10))
+            self._later[row.fencing] = failures, self.lab.steady() + wait_ns
+        what = f"the lab itself failed, and tries again in {duration(wait_ns)}: {reason}"
+        told = {"what": what}
+        try:
+            self.lab.store.write(lambda c: self.lab.store.event(c, "lab", "claim.step", "claim", row.id, **told))
+        except (StoreClosed, Away):
+            raise
+        except Exception:  # noqa: BLE001  on a full disk nobody can be told, and it is tried again all the same
+            _log.exception("claims: the holder of claim %d could not be told", row.id)
 
     def _prepare(self, row: Any) -> None:
         with self.lab.store.read() as connection:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from pydantic import ValidationError
+
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.inventory import Inventory
 from evenkeel.documents.quantity import format_size
-from evenkeel.errors import EvenkeelError, NotAsWanted, WrongInput
-from evenkeel.lab import flat
+from evenkeel.errors import EvenkeelError, NotAsWanted
+from evenkeel.lab import flat, words
 from evenkeel.lab.flat import Flat
 
 #: Said while it goes on; for the holder who waits.
@@ -46,8 +48,15 @@ class Prepared:
     inventory: Inventory | None
 
 
+class WrongRequest(EvenkeelError):
+    """What was asked for can be had of no machine that this preparer prepares."""
+
+
 class Preparer(Protocol):
-    """Raises EvenkeelError with the reason why the machine cannot be offered."""
+    """Raises EvenkeelError with the reason why the machine cannot be offered, WrongRequest where none could be.
+
+    Whatever else it raises is taken for an error of the lab itself (:func:`blame`).
+    """
 
     def prepare(self, job: Job, say: Say) -> Prepared: ...
 
@@ -62,7 +71,8 @@ class ByAddress:
         from evenkeel.machines.address import resolve
 
         if job.boot_source is not None:
-            raise WrongInput(f"{job.name} cannot boot from a source of one's own", hint="reserve it without")
+            # Of a claim that was taken before such were refused (:func:`evenkeel.lab.claims.request`).
+            raise WrongRequest("no machine here boots from a source of one's own", hint="reserve it without")
         machine = resolve(job.address)
         anew = False
         try:
@@ -78,8 +88,12 @@ class ByAddress:
             say("reading its facts")
             with machine.probe() as probe:
                 boot_id = str(probe.call("hello")["boot_id"])
-                facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
-                inventory = Inventory.model_validate(probe.call("inventory"))
+                told = probe.call("facts", timeout_s=300.0), probe.call("inventory")
+            facts, inventory = Facts.model_validate(told[0]), Inventory.model_validate(told[1])
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise NotAsWanted(f"{job.name} tells facts that cannot be read: {where}: {first['msg']}") from None
         finally:
             machine.close()
         return Prepared(boot_id, anew, facts, inventory)
@@ -129,6 +143,21 @@ def judge(before: Flat, done: Prepared) -> None:
         raise NotAsWanted("; ".join(told))
 
 
+def blame(error: Exception) -> Literal["request", "lab", "machine"]:
+    """Whose fault it is that a preparation failed.
+
+    What we can name is the machine's (a wrong address too: it was registered with that), unless it says otherwise.
+    What we cannot name (a defect), and the lab's own disk, say nothing of it, and would fail with the next one too.
+    """
+    from evenkeel.machines.virtual.run import DiskFull
+
+    if isinstance(error, WrongRequest):
+        return "request"
+    return "machine" if isinstance(error, EvenkeelError) and not isinstance(error, DiskFull) else "lab"
+
+
 def reason_of(error: Exception) -> str:
-    """Why a preparation failed, for the machine's state."""
-    return error.message if isinstance(error, EvenkeelError) else f"{type(error).__name__}: {error}"
+    """Why a preparation failed, for the machine's state and for the holder."""
+    if isinstance(error, EvenkeelError):
+        return error.message
+    return words.cause(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

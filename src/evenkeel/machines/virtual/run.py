@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evenkeel.errors import EvenkeelError, NotAsWanted, WrongInput
+from evenkeel.errors import NotAsWanted, WrongInput
 
 #: Everything of the program's output that goes into a message.
 _TAIL = 12
@@ -116,14 +116,16 @@ def _program(argv: Sequence[str]) -> str:
     return Path(argv[start]).name
 
 
-def disk_full(
-    what: str, needed: int | None = None, place: Path | None = None, free: int | None = None
-) -> EvenkeelError:
+class DiskFull(NotAsWanted):
+    """This machine's disk is, or would be, full: no fault of the virtual host."""
+
+
+def disk_full(what: str, needed: int | None = None, place: Path | None = None, free: int | None = None) -> DiskFull:
     """The error for a disk that is, or would be, full.  Sizes in bytes."""
     mib = 1024**2
     size = f"; {needed // mib} MiB are needed" if needed else ""
     left = f" in {place}, {free // mib} MiB are free" if place and free is not None else ""
-    return NotAsWanted(
+    return DiskFull(
         f"could not {what}: the disk is full{size}{left}",
         hint="make room, or point XDG_CACHE_HOME (images) or XDG_STATE_HOME (hosts) to a larger disk",
     )
