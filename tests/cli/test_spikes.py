@@ -137,3 +137,30 @@ def test_wrong_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
 def test_a_flight_recorder_needs_a_guest_and_a_file(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "plan.json", *words, "--flight-recorder", "5s"]) == 2
     assert "needs a guest and a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["--load", "cpu"], "load of your own"),
+        (["--load", "none"], "load of your own"),  # written, though with its default
+        (["--tools", "oslat"], "timerlat"),
+        (["--live"], "without --flight-recorder"),
+        (["--against", "earlier.json"], "without --flight-recorder"),
+        (["--heat-map", "map.svg"], "evenkeel spikes"),
+        (["--format", "hgrm"], "Evidence"),
+        (["--miss-rate", "1e-5"], "leave --miss-rate out"),
+        (["--moment", "after"], "leave --moment out"),
+    ],
+)
+def test_a_flight_recorder_refuses_what_it_would_not_heed(
+    words: list[str], cure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", "plan.json", "plc", "-o", "x.zip", "--flight-recorder", "5s", *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"does not heed {words[0]}" in said and cure in said
+
+
+def test_a_miss_is_waited_for_only_by_a_flight_recorder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "plan.json", "plc", "--on-miss", "50us"]) == 2
+    assert "add --flight-recorder" in " ".join(capsys.readouterr().err.split())

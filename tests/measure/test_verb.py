@@ -87,6 +87,24 @@ def test_a_wrong_option_is_told(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--for", "60s"], ["--tools", "oslat"], ["--load", "cpu"], ["--miss-rate", "1e-6"], ["--live"]],
+)
+def test_saved_evidence_refuses_what_only_a_measurement_heeds(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", saved(tmp_path, evidence()), *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"does not heed {words[0]}" in said and "measure anew" in said
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--against", "earlier.json"]])
+def test_a_format_for_others_stands_alone(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", saved(tmp_path, evidence()), "--format", "prometheus", *words]) == 2
+    assert f"does not go with {words[0]}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_damaged_document_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "evidence.json"
     for text in ("", "{", "[]", '{"kind": "Evidence"}', '{"kind": ["x"]}'):

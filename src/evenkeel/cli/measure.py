@@ -12,7 +12,7 @@ from evenkeel.cli.plan import plan_of
 from evenkeel.cli.verify import file_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from evenkeel.documents.comparison import Comparison, Difference
     from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
@@ -38,6 +38,21 @@ LOADS = ("cpu", "io", "net", "irq")
 #: Shares that are shown besides the smallest and the largest.
 SHARES = (0.5, 0.99, 0.999)
 SHORTEST_NS, LONGEST_NS = 1_000_000_000, 30 * 86_400 * 1_000_000_000
+#: Options that a flight recorder would take and not heed -> what to do in their place.
+_NOT_IN_FLIGHT = {
+    "--tools": "it always measures with timerlat in the guest: leave --tools out",
+    "--load": "start a load of your own on the host before it, without --load",
+    "--miss-rate": "one late sample ends it, so there is no rate: leave --miss-rate out",
+    "--moment": "it gives no verdict that depends on the plan: leave --moment out",
+    "--live": "it writes nothing before a miss: to watch, measure with --live and without --flight-recorder",
+    "--heat-map": "evenkeel spikes PLAN GUEST --from FILE.zip --heat-map draws what it kept",
+    "--against": "compare Evidence, which measure without --flight-recorder saves",
+    "--format": "only Evidence has other forms, which measure without --flight-recorder saves",
+}
+#: Options of a measurement, which saved Evidence has behind it.
+_HELD_BY_EVIDENCE = dict.fromkeys(
+    ("--for", "--tools", "--load", "--miss-rate", "--moment", "--live"), "measure anew, from the plan or the site"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +60,7 @@ def register(app: typer.Typer) -> None:
 
 
 def measure(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -62,7 +78,8 @@ def measure(
         str,
         typer.Option(
             metavar="NAMES",
-            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long.",
+            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long. timerlat and osnoise "
+            "are of the host, not of GUEST.",
         ),
     ] = "cyclictest",
     load: Annotated[
@@ -120,7 +137,8 @@ def measure(
 
     Each tool runs at the same time on the CPUs of real-time vCPUs, where it pre-empts their guests for some
     microseconds a millisecond, and inside the guests, through the guest agent. Needs rt-tests on both; timerlat and
-    osnoise need a kernel that has them. Naming a GUEST leaves the host in peace.
+    osnoise need a kernel that has them. Naming a GUEST leaves the host in peace. An option that would do nothing is
+    refused.
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
@@ -152,14 +170,26 @@ def measure(
     from evenkeel.measure.difference import compare
     from evenkeel.measure.verdict import proven
 
+    given = _given(context)
     if flight_recorder is not None:
         from evenkeel.cli.spikes import fly
 
         if guest is None or output is None or as_json:
             raise WrongInput("a flight recorder needs a guest and a file: GUEST -o FILE.zip, and has no --json")
+        _refuse(given, "a flight recorder does not heed", _NOT_IN_FLIGHT)
         return fly(plan_of(source), guest, _seconds(duration), flight_recorder, on_miss, output)
+    if "--on-miss" in given:
+        raise WrongInput(
+            "--on-miss is the miss that a flight recorder waits for, and there is none",
+            hint="add --flight-recorder 5s; a guest's deadline is its latency in the site file",
+        )
+    if form is not Format.text:
+        unheeded = {"--json": "--format already says how", "--against": "print the comparison with --json instead"}
+        _refuse(given, f"--format {form.value} does not go with", unheeded)
     earlier = _earlier(against) if against else None
     saved = _saved(source)
+    if saved:
+        _refuse(given, "saved Evidence is shown and nothing measured, so it does not heed", _HELD_BY_EVIDENCE)
     found = (
         [_part(saved, guest)]
         if saved
@@ -189,6 +219,24 @@ def measure(
         several = comparison is None and len(found) > 1
         screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Options that were written, also where with the value that they have by default."""
+    return {
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+    }
+
+
+def _refuse(given: Iterable[str], why: str, cures: Mapping[str, str]) -> None:
+    """Raises WrongInput for what was given and would silently do nothing."""
+    from evenkeel.errors import WrongInput
+
+    wrong = [option for option in cures if option in given]
+    if wrong:
+        raise WrongInput(f"{why} {', '.join(wrong)}", hint="; ".join(dict.fromkeys(cures[one] for one in wrong)))
 
 
 def _save_heat_map(evidence: Evidence, target: str) -> None:
