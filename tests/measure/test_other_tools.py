@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.documents.evidence import EMULATION_NOTE
-from evenkeel.errors import EvenkeelError
+from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.measure.host import Wish
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
@@ -84,6 +84,45 @@ def test_timerlat_of_the_host_beside_cyclictest_in_the_guest() -> None:
     both = Replay()
     measure(both, Wish(tools=("cyclictest", "timerlat")))
     assert jobs(both) == [["cyclictest", "cyclictest in plc"], ["timerlat"]], "a guest is not measured twice"
+
+
+class Elsewhere(Replay):
+    """The guest runs, and not on the CPUs that the plan has for it: they are free."""
+
+    def call(self, op: str, /, **args: Any) -> Any:
+        found = super().call(op, **args)
+        if op == "threads":
+            found["threads"] = [{**thread, "cpus": "0-3"} for thread in found["threads"]]
+        return found
+
+
+def test_cyclictest_beside_tracers_runs_once_in_a_guest() -> None:
+    """Two runs of one name would be one series twice, and one of them lost in a comparison."""
+    probe = Replay()
+    notes: list[str] = []
+    steps: list[str] = []
+    more: dict[str, Any] = {"on_note": notes.append, "on_progress": lambda *what: steps.append(what[2])}
+    evidence = measure(probe, Wish(tools=("timerlat", "osnoise")), **more)
+    assert jobs(probe) == [["timerlat", "cyclictest in plc"]]
+    assert [one.tool for one in evidence.latencies].count("cyclictest") == 1
+    assert any("timerlat on host, cyclictest on plc" in step for step in steps)
+    assert notes == ["no osnoise on the host: a busy loop would take the CPUs of the guests that run there"]
+    alone = Replay()
+    measure(alone, Wish(tools=("osnoise",)), **more)
+    assert jobs(alone) == [["cyclictest in plc"]]
+    assert not any("osnoise" in step for step in steps), "no step has the name of what is not run"
+    off = Elsewhere(osnoise_host="ENOENT")
+    measure(off, Wish(tools=("timerlat", "osnoise")), **more)
+    assert jobs(off) == [["timerlat", "cyclictest in plc"], ["osnoise"]], "also where both have CPUs on the host"
+
+
+@pytest.mark.parametrize("tools", [("timerlat",), ("osnoise",), ("cyclictest", "timerlat")])
+def test_a_tracer_of_the_host_and_a_guest_by_name_do_not_go_together(tools: tuple[str, ...]) -> None:
+    probe = Replay()
+    with pytest.raises(WrongInput, match="of the host's kernel") as caught:
+        measure(probe, Wish(guest="plc", tools=tools))
+    assert "leave the guest out" in str(caught.value.hint) and "evenkeel spikes" in str(caught.value.hint)
+    assert not jobs(probe), "before anything is run"
 
 
 def test_a_busy_loop_never_stands_beside_a_vcpu() -> None:

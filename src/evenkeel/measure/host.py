@@ -26,9 +26,9 @@ from evenkeel.verify.observe import GuestSeen, spin_places
 from evenkeel.verify.steps import Steps
 
 Moment = Literal["before", "after"]
-#: cyclictest: on the host and in guests.  timerlat: of the host's kernel, beside cyclictest in guests.  oslat: a busy
-#: loop, in guests, and on those CPUs of the host whose guest does not run.
-#: osnoise: of the host's kernel, a busy loop too.
+#: cyclictest: on the host and in guests.  timerlat: of the host's kernel.  oslat: a busy loop, in guests, and on those
+#: CPUs of the host whose guest does not run.  osnoise: of the host's kernel, a busy loop too.
+#: Where none of them is cyclictest, it runs in the guests once, beside the first that is of the host's kernel.
 TOOLS = ("cyclictest", "timerlat", "oslat", "osnoise")
 TRACERS = ("timerlat", "osnoise")
 INTERVAL_US = 1000
@@ -78,10 +78,11 @@ def measure_host(
     Then each tool there and in all guests at the same time; there it pre-empts a running guest for some microseconds a
     millisecond.  In each guest at last, after the plan is applied, a busy loop.  The load always runs on the host.
     Raises EvenkeelError when a tool is missing, Unreachable when the connection is lost, WrongInput for a guest that
-    is not in the plan.
+    is not in the plan, and for a tracer of the host together with a guest.
     """
     wish = wish or Wish()
     guests = _chosen(host, wish.guest)
+    _refuse_tracers_in_a_guest(wish)
     run = _Run(host, probe, facts, wish, on_note or (lambda text: None))
     run.look()
     spins = wish.guest is None and not spun
@@ -134,6 +135,18 @@ def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
     return found
 
 
+def _refuse_tracers_in_a_guest(wish: Wish) -> None:
+    """Raises WrongInput: with a guest only that guest is measured, and these measure the host only."""
+    tracers = [tool for tool in wish.tools if tool in TRACERS]
+    if wish.guest is None or not tracers:
+        return
+    raise WrongInput(
+        f"--tools {','.join(tracers)}: of the host's kernel, and with guest {wish.guest} the host is left in peace",
+        hint="leave the guest out, and it runs on the host, with cyclictest in the guests; or leave it out of --tools; "
+        "evenkeel spikes runs timerlat inside a guest",
+    )
+
+
 class _Run:
     """A measurement under way."""
 
@@ -154,6 +167,9 @@ class _Run:
         self.seen_holders: list[list[str] | None] = []
         self.guest_holders: dict[str, list[list[str] | None]] = {}
         self.failed: set[str] = set()  # guests in which something could not be run
+        # Tracers are of the host's kernel; what they find there is of use beside what the guests see meanwhile.  Twice
+        # in one guest would be two runs of one name, which nobody can tell apart.
+        self.beside = "cyclictest" not in wish.tools
         self.steps = Steps(0, None)
 
     def look(self) -> None:
@@ -232,9 +248,10 @@ class _Run:
         is a note, too.
         """
         jobs = self._host_jobs(tool) if self.wish.guest is None else []
-        # Tracers are of the host's kernel; what they find there is of use beside what the guests see meanwhile.
+        if tool in TRACERS and not jobs and self._places():
+            self.note(f"no {tool} on the host: a busy loop would take the CPUs of the guests that run there")
         inside = "cyclictest" if tool in TRACERS else tool
-        if tool not in TRACERS or "cyclictest" not in self.wish.tools:
+        if tool not in TRACERS or self.beside:
             jobs += [
                 {"tool": inside, "guest": guest.name, "vcpus": list(guest.realtime_vcpus)}
                 for guest in guests
@@ -242,8 +259,9 @@ class _Run:
             ]
         if not jobs:
             return
-        where = [name for name in ("host", *(guest.name for guest in guests)) if any(_is_at(job, name) for job in jobs)]
-        inner = self.steps.begin(self.wish.seconds + _EXTRA_S["tool"], f"{tool} on {' and '.join(where)}")
+        if tool in TRACERS:
+            self.beside = False
+        inner = self.steps.begin(self.wish.seconds + _EXTRA_S["tool"], _in_words(jobs))
         answer = self._call(
             "together",
             inner,
@@ -400,5 +418,9 @@ def _by_the_hosts_clock(seconds: int, spent_s: float) -> int:
     return seconds if spent_s <= 1.02 * seconds + 5 else int(spent_s)
 
 
-def _is_at(job: dict[str, Any], name: str) -> bool:
-    return bool(job.get("guest", "host") == name)
+def _in_words(jobs: Sequence[dict[str, Any]]) -> str:
+    """Which tool runs where: "timerlat on host, cyclictest on plc"."""
+    places: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        places.setdefault(job["tool"], {})[job.get("guest", "host")] = None
+    return ", ".join(f"{tool} on {' and '.join(names)}" for tool, names in places.items())
