@@ -101,6 +101,13 @@ def test_what_is_no_recording_is_wrong_input(
     assert "no recording of host and guest" in capsys.readouterr().err
 
 
+def test_a_recording_of_another_guest_is_not_explained(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spikes", "plan.json", "hmi", "--from", str(kept)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "a recording of guest plc, not of hmi" in said.err
+    assert f"spikes plan.json plc --from {kept}" in " ".join(said.err.split())
+
+
 def test_a_clock_that_nobody_knows_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "kept.zip"
     file.write_bytes(to_bytes(replace(recording(), told={"offsets": {}, "ratio": None, "fraction_bits": None})))

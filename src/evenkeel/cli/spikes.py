@@ -78,6 +78,7 @@ def spikes(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
+    from evenkeel.errors import Where, WrongInput
     from evenkeel.measure.explain.allowed import allowed
     from evenkeel.measure.explain.attribute import explanation, stage
     from evenkeel.measure.explain.perfetto import pftrace as draw
@@ -86,6 +87,12 @@ def spikes(
     over_ns = _time("--over", over)
     if from_file:
         recording = from_bytes(files.read_bytes(from_file), str(from_file))
+        if recording.guest_name != guest:
+            raise WrongInput(
+                f"this is a recording of guest {recording.guest_name}, not of {guest}",
+                where=Where(str(from_file)),
+                hint=f"evenkeel spikes {source} {recording.guest_name} --from {from_file}",
+            )
     else:
         recording = _record(plan_of(source), guest, _time("--for", duration), _time("--period", period))
     if keep:
