@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.measure.explain.constructed import MS, recording
+from tests.measure.explain.constructed import MS, VCPU, recording
 
 from evenkeel.cli import main
 from evenkeel.documents.evidence import EMULATION_NOTE
@@ -61,7 +61,7 @@ def test_explanations_of_version_1_are_still_read(kept: Path, tmp_path: Path) ->
     old = json.loads(saved.read_text())
     del old["courses"], old["courses_from_ns"]
     found = Explanation.from_json(json.dumps(old | {"version": 1}), file="old.json")
-    assert found.version == 3 and found.courses == {}
+    assert found.version == 4 and found.courses == {}
     assert "Over time" not in render_explanation(found)
 
 
@@ -80,6 +80,56 @@ def test_what_is_printed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert part in said, part
     assert main(["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1s"]) == 0
     assert "0 of 2 samples" in capsys.readouterr().out
+
+
+def test_what_was_lost_and_what_recording_took_is_always_said(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    words = ["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms", "--report", str(page)]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "events lost: host 0, guest 0, machine under the host not recorded" in said
+    # A recording of an earlier version does not know what it took.
+    assert "recorded of the host: 0.1 s, 0.0 MB; what the recorder took was not measured" in said
+    assert "full" not in said
+    known = recording()
+    host, guest = (replace(raw, cost=cost) for raw, cost in zip((known.host, known.guest), COSTS, strict=True))
+    kept.write_bytes(to_bytes(replace(known, host=host, guest=guest)))
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for part in ("recorder took 200 µs, 0.20% of a CPU", "recorder took 2 ms, 2.00% of a CPU; timerlat 10.00%"):
+        assert part in said and part in page.read_text(), part
+    assert "host 0, guest 0, machine under the host not recorded" in page.read_text()
+
+
+COSTS = (
+    {"cpu_ns": MS // 5, "over_ns": 100 * MS},
+    {"cpu_ns": 2 * MS, "over_ns": 100 * MS, "timerlat_ns": 10 * MS},
+)
+
+
+@pytest.mark.parametrize("side", ["host", "guest", "below"])
+def test_a_recording_that_ended_early_says_so(
+    side: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    early = replace(recording(), seconds=3600.0, full=(side,))
+    if side == "below":
+        early = replace(early, below=early.host, below_threads={"3": VCPU, "timer": 1}, trips=((6, 7, 8),))
+    kept.write_bytes(to_bytes(early))
+    words = ["spikes", "plan.json", "plc", "--from", str(kept), "--over", "1ms", "--report", str(page)]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    name = "machine under the host" if side == "below" else side
+    # The last sample of the guest is at 47 ms; the host ended at 100 ms.
+    ended = 0.0 if side == "guest" else 0.1
+    for part in (f"recording of the {name} was full and ended at {ended:.1f} s of 3600 s", "for a shorter time"):
+        assert part in said and part in page.read_text(), part
+    assert main([*words, "--json"]) == 0
+    found = Explanation.model_validate(json.loads(capsys.readouterr().out))
+    assert [name for name, one in found.recorders.items() if one.full] == [side]
+    assert (found.asked_seconds, found.seconds) == (3600, 0.047 if side == "guest" else 0.1)
 
 
 def test_a_recording_survives_saving() -> None:

@@ -142,6 +142,27 @@ def test_a_recording_that_is_full_can_be_explained() -> None:
         assert times[-1] > on.end_ns - longest, f"CPU {cpu} ends before the last mark"
 
 
+def test_what_the_recorder_took_is_told() -> None:
+    """Of this process, which reads, and of what it starts and waits for; not of the others on the machine."""
+    turning = "import time\nwhile time.process_time() < 0.3: pass"
+
+    def burn(done: int, total: int, what: str) -> None:
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+
+    def start(done: int, total: int, what: str) -> None:
+        subprocess.run([sys.executable, "-c", turning], check=True)
+
+    for work in (burn, start):
+        used = os.times()
+        answer = record(0.1, SWITCH, on_progress=work)
+        most = sum(os.times()[:4]) - sum(used[:4])  # in hundredths
+        drop(answer["id"])
+        assert 0.3e9 <= answer["cost"]["cpu_ns"] <= (most + 0.05) * 1e9
+        assert 0.1e9 <= answer["cost"]["over_ns"] < 60e9
+
+
 def test_the_mark_of_an_end_that_did_not_fit_is_not_told() -> None:
     answer = record(0.0, SWITCH, most_bytes=4096)
     drop(answer["id"])

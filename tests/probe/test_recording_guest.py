@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -23,9 +24,10 @@ from evenkeel.documents.evidence import Conditions
 from evenkeel.errors import EvenkeelError
 from evenkeel.machines.protocol import OnProgress, ProbeError
 from evenkeel.measure.explain import recording as controlling
-from evenkeel.measure.explain.attribute import stage
+from evenkeel.measure.explain.attribute import explanation, stage
 from evenkeel.probe import recording, recording_guest, server
 from evenkeel.probe.trace import tracefs
+from evenkeel.report.timeline import ended_early
 from tests.probe import guest_here
 from tests.probe.guest_agent import Libvirt, running_agent
 
@@ -131,6 +133,47 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
         assert next(starts, None) is not None, f"CPU {cpu}"
         compared += len(ours)
     assert compared > 50
+
+
+def test_what_recording_took_in_the_guest_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the recorder, and of the threads of timerlat beside it."""
+    busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo started >$out/started"
+    assert "echo started >$out/started" in recording_guest.SCRIPT
+    monkeypatch.setattr(recording_guest, "SCRIPT", recording_guest.SCRIPT.replace("echo started >$out/started", busy))
+    code = "import time\nopen('/proc/self/comm', 'w').write('timerlat/1')\nwhile True: time.sleep(0.001)"
+    with subprocess.Popen([sys.executable, "-c", code]) as timerlat:
+        stat = Path(f"/proc/{timerlat.pid}/schedstat")
+        try:
+            while Path(f"/proc/{timerlat.pid}/comm").read_text() != "timerlat/1\n":
+                time.sleep(0.01)
+            before = int(stat.read_text().split()[0])
+            found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+            most = int(stat.read_text().split()[0]) - before
+        finally:
+            timerlat.kill()
+    gone_soon()
+    cost = found.guest.cost
+    assert 1_000_000_000 <= cost["over_ns"] < 60_000_000_000
+    # 300,000 turns of a shell's loop take 0.1 s at least of any processor that runs these tests.
+    assert 100_000_000 <= cost["cpu_ns"] <= cost["over_ns"]
+    assert 0 < cost["timerlat_ns"] <= most
+    told = explanation(stage(found), found, over_ns=1).recorders
+    assert told["guest"].cpu_ns == cost["cpu_ns"] and told["guest"].size_bytes > 0
+    assert told["host"].cpu_ns and not told["host"].full and told["host"].seconds > 0.9
+
+
+def test_a_guest_whose_limit_of_memory_ended_it_says_so(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controlling, "_GUEST_MB", 0)
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=6.0)
+    gone_soon()
+    assert found.full == ("guest",)
+    on = stage(found)
+    told = explanation(on, found, over_ns=1)
+    # It looks every two seconds; nothing is explained of what only the host recorded.
+    assert told.recorders["guest"].full and not told.recorders["host"].full
+    assert told.seconds == told.recorders["guest"].seconds < 5 < told.recorders["host"].seconds
+    (said,) = ended_early(told)
+    assert "recording of the guest was full" in said and "of 6 s" in said
 
 
 @pytest.mark.long

@@ -253,7 +253,7 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
 def _print(found: Explanation) -> None:
     from evenkeel.cli import output as screen
     from evenkeel.report.chart import format_ns
-    from evenkeel.report.timeline import explained_share, usual, words
+    from evenkeel.report.timeline import SHORTER, ended_early, explained_share, lost, recorded, usual, words
 
     console = screen.out()
     late = len(found.spikes)
@@ -270,11 +270,12 @@ def _print(found: Explanation) -> None:
         console.print(
             f"machine under the host: by {found.below.method}, off by {format_ns(found.below.error_ns)} at most"
         )
-    lost = found.lost
-    if lost.host or lost.guest or lost.below:
-        console.print(
-            f"events lost: host {lost.host}, guest {lost.guest}, under the host {lost.below}", style="bold red"
-        )
+    missing = bool(found.lost.host or found.lost.guest or found.lost.below)
+    console.print(f"events lost: {lost(found)}", style="bold red" if missing else None)
+    for side, text in recorded(found):
+        console.print(f"recorded of the {side}: {text}")
+    if full := ended_early(found):
+        console.print(" ".join([*full, SHORTER]), style="bold red")
     if not found.causes:
         return
     whole = sum(spike.latency_ns for spike in found.spikes) or 1

@@ -119,14 +119,37 @@ class Lost(Model):
     below: int = 0
 
 
+class Recorder(Model):
+    """What one machine recorded, and what its recorder took of a CPU for that.
+
+    What it costs the recorded tasks that events are written while they run is not in it: no counter tells.
+    """
+
+    seconds: float  # until when, from the begin of what is explained
+    full: bool = False  # its limit of memory ended it before its time
+    size_bytes: int
+    #: CPU time, user and system, of the recorder's process and of all that it started, within ``over_ns``.  None: not
+    #: measured.  In a guest the kernel tells whole hundredths of a second.
+    cpu_ns: int | None = None
+    over_ns: int | None = None
+    timerlat_ns: int | None = None  # of the threads of timerlat beside it, in a guest
+
+    def share(self, of_ns: int | None) -> float | None:
+        """``cpu_ns`` or ``timerlat_ns`` as a share of one CPU."""
+        return of_ns / self.over_ns if of_ns is not None and self.over_ns else None
+
+
 class Explanation(Document):
     kind: Literal["Explanation"] = "Explanation"
-    version: Literal[1, 2, 3] = 3
+    version: Literal[1, 2, 3, 4] = 4
     host: str
     guest: str
     conditions: Conditions
     label: str = ""  # EMULATION_NOTE where it applies
-    seconds: float
+    seconds: float  # that both host and guest recorded
+    #: That were asked for; None: as long as it took (a flight recorder).
+    asked_seconds: float | None = None
+    recorders: dict[Literal["host", "guest", "below"], Recorder] = {}
     period_ns: int
     threshold_ns: int
     samples: int
@@ -147,6 +170,8 @@ class Explanation(Document):
 
     @field_validator("version")
     @classmethod
-    def _is_now(cls, version: Literal[1, 2, 3]) -> Literal[1, 2, 3]:
-        """Version 1 has no courses, 2 does not know what is usual; nothing that version 3 lacks: once read, it is 3."""
-        return 3
+    def _is_now(cls, version: Literal[1, 2, 3, 4]) -> Literal[1, 2, 3, 4]:
+        """Version 1 has no courses, 2 does not know what is usual, 3 not what recording took; nothing that version 4
+        lacks: once read, it is 4.
+        """
+        return 4

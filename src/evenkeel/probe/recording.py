@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import time
 import zlib
 from contextlib import closing
@@ -188,12 +189,13 @@ def record(
     so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
     says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
     recording began, which on a loaded machine is long after it was asked for, the last when it ended.  Of all CPUs
-    everything is kept that came until the last mark.
+    everything is kept that came until the last mark.  ``cost``: CPU time that this took, as :func:`_spent` has it.
     """
     folder = tracefs.root()
     wanted = _available(folder, events, optional)
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, most_bytes)) as rings:
         _write(place + "/tracing_on", "1")
+        before = _spent()
         begun, start = mark(place), time.monotonic()
         marks: list[dict[str, int]] = []
         while True:
@@ -211,7 +213,7 @@ def record(
             marks = [*marks[-_MOST_MARKS:], last]
         if not rings.full:
             marks.append(mark(place))
-        return _keep(folder, place, wanted, rings, [begun, *marks])
+        return _keep(folder, place, wanted, rings, [begun, *marks], before)
 
 
 def fly(
@@ -236,7 +238,7 @@ def fly(
     wanted = _available(folder, events, optional)
     buffer_kb = max(4, min(buffer_kb, (most_bytes >> 10) // (os.cpu_count() or 1)))
     with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, 1 << 40)) as rings:
-        oopses, reason = _oopses(), None
+        oopses, reason, before = _oopses(), None, _spent()
         _write(place + "/tracing_on", "1")
         marks, start = [mark(place)], time.monotonic()
         armed = False
@@ -264,7 +266,7 @@ def fly(
                 if reason is None:
                     marks = [_begin_anew(place)]
         _freeze(place, marks)
-        return {**_keep(folder, place, wanted, rings, marks), "reason": reason}
+        return {**_keep(folder, place, wanted, rings, marks, before), "reason": reason}
 
 
 def keep(pages: dict[int, bytearray]) -> int:
@@ -316,14 +318,27 @@ def _available(folder: str, events: Mapping[str, str], optional: Mapping[str, st
     return wanted
 
 
+def _spent() -> dict[str, int]:
+    """Nanoseconds: ``cpu_ns`` that this process and its ended children have taken, and ``over_ns``, what time it is."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(one.ru_utime + one.ru_stime for one in used)
+    return {"cpu_ns": round(cpu_s * 1e9), "over_ns": time.monotonic_ns()}
+
+
 def _keep(
-    folder: str, place: str, events: Mapping[str, str], rings: Rings, marks: Sequence[Mapping[str, int]]
+    folder: str,
+    place: str,
+    events: Mapping[str, str],
+    rings: Rings,
+    marks: Sequence[Mapping[str, int]],
+    before: Mapping[str, int],
 ) -> dict[str, Any]:
     _write(place + "/tracing_on", "0")
     if not rings.full:
         rings.drain()
         if rings.full:
             marks = marks[:-1]
+    now = _spent()
     overrun = {}
     for cpu in rings.pages:
         match = re.search(r"^overrun: (\d+)", _read("%s/per_cpu/cpu%d/stats" % (place, cpu)), re.MULTILINE)
@@ -338,6 +353,7 @@ def _keep(
         "formats": formats,
         "header_page": _read(folder + "/events/header_page"),
         "marks": list(marks),
+        "cost": {name: now[name] - before[name] for name in now},
     }
 
 

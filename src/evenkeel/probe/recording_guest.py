@@ -95,7 +95,18 @@ drain() {  # $1: pages that are not worth a program; "all": take what there is
 		done
 	done
 }
+cost() {  # when it is; what timerlat took, in ns; what this shell and all that it has started took, in 1/100 s
+	timers=
+	for t in /proc/[0-9]*; do
+		read -r name <$t/comm || continue
+		case $name in timerlat/*) read -r ns rest <$t/schedstat && timers=$((timers + ns)) ;; esac
+	done 2>/dev/null
+	read -r up rest </proc/uptime
+	read -r line </proc/$$/stat
+	echo "$up ${timers:--} ${line##*) }" >>$out/cost
+}
 list=$(cd $I/per_cpu && echo cpu* | sed 's/cpu//g')
+cost
 echo 1 >$I/tracing_on
 echo started >$out/started
 now() { read -r now rest </proc/uptime; now=${now%%%%.*}; }
@@ -116,10 +127,11 @@ while [ $now -lt $until ] && [ ! -e $out/stop ]; do
 done
 echo 0 >$I/tracing_on
 drain all
+cost
 for c in $list; do cp $I/per_cpu/cpu$c/stats $out/cpu$c.stats; done
 trap - EXIT
 ended
-cd $out && tar cf - header_page *.format *.stats *.raw | gzip -1 >%(archive)s && rm -f *.raw && echo done >done
+cd $out && tar cf - header_page cost *.format *.stats *.raw | gzip -1 >%(archive)s && rm -f *.raw && echo done >done
 """ % {"folder": FOLDER, "events": _EVENTS, "archive": ARCHIVE}
 
 
@@ -200,7 +212,9 @@ def happened(guest: str, limit_s: int = 20) -> str | None:
 def file(guest: str, name: str = ARCHIVE, offset: int = 0) -> dict[str, Any]:
     """Operation: a piece of a file of the recording: ``data`` (base64) and ``next`` offset, None at the end.
 
-    The archive is a compressed tar of the pages ``cpuN.raw``, ``cpuN.stats``, ``SYSTEM:EVENT.format``, ``header_page``.
+    The archive is a compressed tar of the pages ``cpuN.raw``, ``cpuN.stats``, ``SYSTEM:EVENT.format``, ``header_page``,
+    and ``cost``: at the begin and at the end a line of uptime, nanoseconds of timerlat's threads (``-``: not told), and
+    the recorder's /proc/PID/stat after its name.
 
     Raises ENOENT when there is no such file.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evenkeel.documents.explanation import NO_CAUSE, Alignment, Cause, Explanation, Kind, Piece, Spike
+from evenkeel.documents.explanation import NO_CAUSE, Alignment, Cause, Explanation, Kind, Piece, Recorder, Spike
 from evenkeel.report.chart import format_ns
 from evenkeel.report.heat import Panel, extent, heat_figure, heat_picture
 from evenkeel.report.markup import Content, Markup, el, join, trusted
@@ -79,6 +79,49 @@ def usual(cause: Cause) -> str:
     return format_ns(cause.usual_ns) if cause.usual_ns else "0"
 
 
+SIDES = {"host": "host", "guest": "guest", "below": "machine under the host"}
+
+
+def lost(explanation: Explanation) -> str:
+    """How many events are missing, also when none is: a count that is not told proves nothing."""
+    count = explanation.lost
+    below = str(count.below) if explanation.below else "not recorded"
+    return f"host {count.host}, guest {count.guest}, {SIDES['below']} {below}"
+
+
+def recorded(explanation: Explanation) -> list[tuple[str, str]]:
+    """Of each side its name, and what its recorder kept and took; none where an older document does not say."""
+    return [(SIDES[side], _recorded(one)) for side, one in explanation.recorders.items()]
+
+
+def _recorded(one: Recorder) -> str:
+    parts = [f"{one.seconds:.1f} s, {one.size_bytes / 1e6:.1f} MB"]
+    if (share := one.share(one.cpu_ns)) is None:
+        parts.append("what the recorder took was not measured")
+    else:
+        parts.append(f"the recorder took {format_ns(one.cpu_ns or 0)}, {share:.2%} of a CPU")
+    if (share := one.share(one.timerlat_ns)) is not None:
+        parts.append(f"timerlat {share:.2%}")
+    return "; ".join(parts)
+
+
+def ended_early(explanation: Explanation) -> list[str]:
+    """Of each side whose limit of memory ended the recording before its time, what that means."""
+    asked = explanation.asked_seconds
+    return [
+        f"The recording of the {SIDES[side]} was full and ended at {one.seconds:.1f} s"
+        + (f" of {asked:.0f} s" if asked else "")
+        + f" with {one.size_bytes / 1e6:.0f} MB. "
+        + ("What it took later is not known." if side == "below" else "Nothing later is explained.")
+        for side, one in explanation.recorders.items()
+        if one.full
+    ]
+
+
+#: What to do about it.
+SHORTER = "Record for a shorter time, or with a longer --period."
+
+
 def render_explanation(explanation: Explanation) -> str:
     """The page: HTML that needs nothing beside it."""
     title = f"Late samples of {explanation.guest} on {explanation.host}"
@@ -107,14 +150,16 @@ def render_explanation(explanation: Explanation) -> str:
 
 def _head(explanation: Explanation, title: str) -> Markup:
     late = len(explanation.spikes)
-    lost = explanation.lost
+    missing = explanation.lost
     notes: list[Content] = []
     if explanation.label:
         notes.append(
             el("div", el("p", f"Latencies: {explanation.label}. What took the time is exact."), class_="note warn")
         )
-    if lost.host or lost.guest or lost.below:
-        said = f"Events were lost: host {lost.host}, guest {lost.guest}, machine under the host {lost.below}."
+    if full := ended_early(explanation):
+        notes.append(el("div", *(el("p", one) for one in full), el("p", SHORTER), class_="note bad"))
+    if missing.host or missing.guest or missing.below:
+        said = f"Events were lost: {lost(explanation)}."
         notes.append(
             el("div", el("p", said, " What is charged is true; what is not may have had a cause."), class_="note bad")
         )
@@ -282,6 +327,8 @@ def _conditions(explanation: Explanation) -> Markup:
         ("Measured by", f"timerlat in the guest, every {format_ns(explanation.period_ns)}"),
         ("Clocks of host and guest", _aligned(explanation.alignment)),
         ("Machine under the host", _aligned(explanation.below) if explanation.below else "not recorded"),
+        ("Events lost", lost(explanation)),
+        *((f"Recorded of the {side}", text) for side, text in recorded(explanation)),
         ("Kernel of the host", conditions.kernel),
         ("QEMU", conditions.qemu),
         ("Emulated in software", "yes" if conditions.emulated else "no"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from evenkeel.documents.explanation import (
     Kind,
     Lost,
     Piece,
+    Recorder,
     Spike,
 )
 from evenkeel.errors import EvenkeelError
@@ -63,7 +64,9 @@ _NOTICED_NS = 20_000
 
 @dataclass(frozen=True)
 class Stage:
-    """A recording on one axis.  ``scenes``: vCPU -> what is known; ``begin_ns``, ``end_ns``: what both recorded."""
+    """A recording on one axis.  ``scenes``: vCPU -> what is known; ``begin_ns``, ``end_ns``: what both recorded;
+    ``ends_ns``: host, guest, below -> until when that one did.
+    """
 
     scenes: Mapping[int, Scene]
     host: Trace
@@ -75,6 +78,7 @@ class Stage:
     end_ns: int
     below_alignment: Alignment | None = None
     below_lost: int = 0
+    ends_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 def stage(recording: Recording) -> Stage:
@@ -89,9 +93,15 @@ def stage(recording: Recording) -> Stage:
         )
     moved, alignment = aligned
     # Beyond the last mark some CPUs may have nothing: the recording was full.
-    end = int(clock.ns(np.array([marked(host, recording.host.marks)[-1][0]]))[0])
+    ends = {"host": _last_mark(host, recording.host, clock)}
+    if last := [records.at[-1] for records in guest.cpus.values() if len(records)]:
+        ends["guest"] = int(moved.ns(np.array([max(last)]))[0])
+    # One that was not full went on longer than the host: it is ended after it.
+    end = min(ends.values()) if "guest" in recording.full else ends["host"]
     begin = _begin(host, clock, guest, moved)
-    under, under_alignment, under_lost = _below(recording, host, clock)
+    under, under_alignment, under_lost, under_end = _below(recording, host, clock)
+    if under_end is not None:
+        ends["below"] = under_end
     family = frozenset(thread["tid"] for thread in recording.threads)
     names = _exit_names(host)
     vcpus = [
@@ -113,7 +123,11 @@ def stage(recording: Recording) -> Stage:
         )
         for thread, seen in wanted
     }
-    return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost)
+    return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost, ends)
+
+
+def _last_mark(trace: Trace, raw: Raw, clock: Clock) -> int:
+    return int(clock.ns(np.array([marked(trace, raw.marks)[-1][0]]))[0])
 
 
 def _trace(raw: Raw, flight: bool = False) -> Trace:
@@ -135,10 +149,13 @@ def _exit_names(host: Trace) -> Mapping[int, str]:
     return VMX_EXITS if len(isa) and isa[0] == 1 else SVM_EXITS
 
 
-def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | None, Alignment | None, int]:
-    """The machine under the host, on the axis of the host: bound by round trips, narrowed by what is impossible."""
+def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | None, Alignment | None, int, int | None]:
+    """The machine under the host, on the axis of the host: bound by round trips, narrowed by what is impossible.
+
+    Then how many of its events were lost, and until when it was recorded.
+    """
     if recording.below is None:
-        return None, None, 0
+        return None, None, 0, None
     under = _trace(recording.below)
     own = host_clock(under, recording.below.marks)
     # Trips are told in nanoseconds of this machine; its counter at that time is what the host's is compared with.
@@ -156,13 +173,14 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
     # The host's counter seen from below: as a guest's from its host, so the two change places.
     found = by_round_trips(own, trips)
     if found is None:
-        return None, None, 0
+        return None, None, 0, None
     host_from_below, alignment = found
     tids = {int(cpu): tid for cpu, tid in recording.below_threads.items() if cpu != "timer"}
     absent, seen = _absences(under, tids), {cpu: records.at for cpu, records in host.cpus.items()}
     host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
     axis = Clock(clock.base, clock.ns_per_tick, -host_from_below.offset)
-    return below_timeline(under, axis, tids, recording.below_threads["timer"]), alignment, under.lost
+    seen_below = below_timeline(under, axis, tids, recording.below_threads["timer"])
+    return seen_below, alignment, under.lost, _last_mark(under, recording.below, axis)
 
 
 def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
@@ -213,6 +231,8 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         conditions=recording.conditions,
         label=EMULATION_NOTE if recording.conditions.emulated else "",
         seconds=round((on.end_ns - on.begin_ns) / 1e9, 3),
+        asked_seconds=None if recording.flight else recording.seconds,
+        recorders=_recorders(on, recording),
         period_ns=recording.period_ns,
         threshold_ns=over_ns,
         samples=samples,
@@ -227,6 +247,22 @@ def explanation(on: Stage, recording: Recording, *, over_ns: int) -> Explanation
         courses=courses,
         courses_from_ns=on.begin_ns,
     )
+
+
+def _recorders(on: Stage, recording: Recording) -> dict[Any, Recorder]:
+    raws = {"host": recording.host, "guest": recording.guest, "below": recording.below}
+    return {
+        name: Recorder(
+            seconds=round((on.ends_ns[name] - on.begin_ns) / 1e9, 3),
+            full=name in recording.full,
+            size_bytes=sum(map(len, raw.pages.values())),
+            cpu_ns=raw.cost.get("cpu_ns"),
+            over_ns=raw.cost.get("over_ns"),
+            timerlat_ns=raw.cost.get("timerlat_ns"),
+        )
+        for name, raw in raws.items()
+        if raw is not None and name in on.ends_ns
+    }
 
 
 def _ending(on: Stage, recording: Recording) -> tuple[Spike, ...]:

@@ -68,13 +68,18 @@ _KIND = "evenkeel recording 1"
 
 @dataclass(frozen=True)
 class Raw:
-    """What one machine recorded: pages a CPU, texts of the format files, and the rest that reading needs."""
+    """What one machine recorded: pages a CPU, texts of the format files, and the rest that reading needs.
+
+    ``cost``: ``cpu_ns`` of the recorder within ``over_ns``, in a guest ``timerlat_ns`` too; what is not known is left
+    out.
+    """
 
     pages: Mapping[int, bytes]
     formats: Mapping[str, str]
     header_page: str
     overrun: Mapping[int, int] = field(default_factory=dict)  # a CPU: what the kernel says that it overwrote
     marks: tuple[Mapping[str, int], ...] = ()
+    cost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,8 @@ def record(
         kept = session.keep(recorded, seconds)
     if under_raw is None:
         return kept
-    return replace(kept, below=under_raw[0], below_threads=under_raw[1], trips=tuple(trips))
+    full = kept.full + ("below",) * under_raw.full
+    return replace(kept, below=under_raw.raw, below_threads=under_raw.threads, trips=tuple(trips), full=full)
 
 
 def fly(
@@ -288,6 +294,7 @@ def _fetch(probe: Probe, answer: Mapping[str, Any], on_progress: OnProgress | No
         header_page=answer["header_page"],
         overrun={int(cpu): count for cpu, count in answer["overrun"].items()},
         marks=tuple(answer["marks"]),
+        cost=answer["cost"],
     )
 
 
@@ -314,16 +321,41 @@ def _fetch_guest(probe: Probe, guest: str, on_progress: OnProgress | None) -> Ra
         elif kind == "stats":
             lines = dict(line.partition(": ")[::2] for line in content.decode().splitlines())
             overrun[int(stem[3:])] = int(lines.get("overrun", 0))
-    return Raw(pages=pages, formats=formats, header_page=files["header_page"].decode(), overrun=overrun)
+    cost = _guest_cost(files["cost"].decode())
+    return Raw(pages=pages, formats=formats, header_page=files["header_page"].decode(), overrun=overrun, cost=cost)
+
+
+def _guest_cost(text: str) -> dict[str, int]:
+    """From the lines of the recorder in the guest; empty where it could not say.
+
+    Fields 14 to 17 of /proc/PID/stat, of the process and of its children that have ended, each in user and in system
+    mode, are hundredths of a second on every kernel that KVM runs (USER_HZ; proc_pid_stat(5)).
+    """
+    looks = [line.split() for line in text.splitlines()]
+    if len(looks) != 2:
+        return {}
+    before, after = looks
+    ticks = sum(map(int, after[13:17])) - sum(map(int, before[13:17]))
+    cost = {"cpu_ns": ticks * 10_000_000, "over_ns": round((float(after[0]) - float(before[0])) * 1e9)}
+    if "-" not in (before[1], after[1]):
+        cost["timerlat_ns"] = int(after[1]) - int(before[1])
+    return cost
 
 
 # -- the machine under the host -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _UnderRaw:
+    raw: Raw
+    threads: Mapping[str, int]
+    full: bool
+
+
 @contextmanager
 def _below(
     pool: ThreadPoolExecutor, under: Under | None, host: Probe, seconds: float
-) -> Iterator[tuple[Future[tuple[Raw, dict[str, int]]] | None, list[tuple[int, int, int]], Callable[[], object]]]:
+) -> Iterator[tuple[Future[_UnderRaw] | None, list[tuple[int, int, int]], Callable[[], object]]]:
     """Record the threads of the host's CPUs, and time round trips to the host, until the third is called.
 
     Not for a time: an emulated host on a busy machine took 22 s to set its own recording up.
@@ -355,7 +387,7 @@ def _below(
                 running.exception()
 
 
-def _record_below(here: Probe, seconds: float, tids: dict[str, int], until: str) -> tuple[Raw, dict[str, int]]:
+def _record_below(here: Probe, seconds: float, tids: dict[str, int], until: str) -> _UnderRaw:
     answer = _call(
         here,
         "recording",
@@ -364,7 +396,7 @@ def _record_below(here: Probe, seconds: float, tids: dict[str, int], until: str)
         events={**_EVENTS, "sched/sched_waking": _one_of("pid", sorted(tids.values()))},
         buffer_kb=8192,
     )
-    return _fetch(here, answer), tids
+    return _UnderRaw(_fetch(here, answer), tids, answer["full"])
 
 
 def _time_trips(there: Probe, pid: int, seconds: float, trips: list[tuple[int, int, int]]) -> None:
@@ -401,6 +433,7 @@ def to_bytes(recording: Recording) -> bytes:
             if raw is None:
                 continue
             meta = {"formats": dict(raw.formats), "header_page": raw.header_page, "overrun": dict(raw.overrun)}
+            meta["cost"] = dict(raw.cost)
             add(f"{name}/about.json", json.dumps({**meta, "marks": list(raw.marks)}, indent=1, sort_keys=True).encode())
             for cpu, pages in sorted(raw.pages.items()):
                 add(f"{name}/cpu{cpu}.raw", pages)
@@ -434,4 +467,5 @@ def _raw(archive: zipfile.ZipFile, name: str) -> Raw:
         for item in archive.namelist()
         if item.startswith(prefix)
     }
-    return Raw(pages, meta["formats"], meta["header_page"], overrun, tuple(meta["marks"]))
+    # Recordings of earlier versions do not say what they cost.
+    return Raw(pages, meta["formats"], meta["header_page"], overrun, tuple(meta["marks"]), meta.get("cost", {}))
