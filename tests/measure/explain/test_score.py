@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evenkeel.documents.explanation import NO_CAUSE, Charge, Kind, Spike
-from evenkeel.measure.explain.score import Injection, explained, score
+from evenkeel.measure.explain.score import Injection, explained, explained_by_named, score
 from tests.report.test_timeline import explanation
 
 MS = 1_000_000
@@ -55,3 +55,24 @@ def test_a_spike_is_explained_by_its_causes_only() -> None:
     bad = late(20, (Kind.waits, "hog", 7), (Kind.asleep, "", 3))
     short = late(30, (Kind.unexplained, "", 1))
     assert explained([good, bad, short], 2 * MS) == (1, 2)
+    assert explained([good, bad, short], 10 * MS) == (1, 2), "as late as that is late"
+
+
+def test_strictly_it_is_explained_by_named_causes_only() -> None:
+    """Time that is charged to what is never named earns nothing, nor does what nobody injects."""
+    named = late(10, (Kind.waits, "hog", 8), (Kind.asleep, "", 2))
+    way = Charge(kind=Kind.guest_kernel, who="from halt to interrupt", ns=2 * MS, usual_ns=2 * MS)
+    hog = Charge(kind=Kind.waits, who="hog", ns=8 * MS, named=True)
+    half = Charge(kind=Kind.waits, who="hog", ns=6 * MS, named=True)
+    other = Charge(kind=Kind.waits, who="backup", ns=4 * MS)
+    spikes = [
+        named,
+        Spike(at_ns=20 * MS, vcpu=1, latency_ns=10 * MS, charges=(hog, way)),
+        Spike(at_ns=30 * MS, vcpu=1, latency_ns=10 * MS, charges=(half, other)),
+        Spike(at_ns=40 * MS, vcpu=1, latency_ns=2 * MS, charges=(way,)),
+    ]
+    assert explained(spikes, 2 * MS) == (4, 4)
+    assert explained_by_named(spikes, 2 * MS) == (2, 4)
+    under = [late(50, (Kind.below, "make", 9), (Kind.unexplained, "", 1))]
+    assert explained_by_named(under, MS) == (0, 1) and explained_by_named(under, MS, below=True) == (1, 1)
+    assert explained_by_named([late(60, (Kind.asleep, "", 9))], MS, below=True) == (0, 1)
