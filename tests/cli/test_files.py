@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -167,6 +168,16 @@ def test_mode_and_links_are_kept(tmp_path: Path) -> None:
     assert fresh.stat().st_mode == plain.stat().st_mode, "as an ordinary write makes it"
 
 
-def test_dash_is_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    files.save_text("-", "text\n")
-    assert capsys.readouterr().out == "text\n"
+def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(WrongInput, match="Too many levels of symbolic links"):
+        files.save_text(tmp_path / "a", "x")
+
+
+def test_dash_is_stdout(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    with contextlib.chdir(tmp_path):
+        files.save_text("-", "text\n")
+        files.save_bytes(Path("-"), b"\x1f\x8b\xff")
+    assert capsysbinary.readouterr().out == b"text\n\x1f\x8b\xff"
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -316,6 +317,14 @@ def test_lab_run_of_a_step_that_fails(tmp_path: Path) -> None:
     assert code == 2 and "did you mean 'new-warnings'?" in err
     code, _, err = run("lab", "run", "new-warnings", "--set", "allowed")
     assert code == 2 and "is no setting" in err
+
+
+def test_an_artifact_takes_the_place_of_files_only(tmp_path: Path) -> None:
+    """As root `-o /dev/null` would otherwise leave the machine without /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path / "pipe"), str(tmp_path), "-"):
+        code, _, told = run("lab", "artifact", "get", "17", "-o", name)
+        assert code == 2 and "is no ordinary file" in told
 
 
 def test_artifacts_and_comparison_from_a_running_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

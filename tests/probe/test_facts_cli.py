@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evenkeel.cli.root import run
 from evenkeel.documents.facts import Facts
+from tests.plan.factories import make_facts
 from tests.probe.trees import Link, cpus_tree, plant
 
 CPU = "/sys/devices/system/cpu"
@@ -94,6 +100,60 @@ def test_record_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert replayed["cpus"] == live["cpus"]
     assert replayed["settings"] == live["settings"]
     assert [path.name for path in tmp_path.iterdir()] == ["self.tar.bz2"]
+
+
+class _Recording:
+    """A machine whose recording is there already; the real one takes seconds."""
+
+    address = "local"
+
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[_Recording]:
+        yield self
+
+    def call(self, op: str, **arguments: object) -> object:
+        known = json.loads(make_facts().to_json())
+        return {"tarball": base64.b64encode(b"BZh").decode(), "facts": known} if op == "record" else known
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evenkeel.machines.address.resolve", lambda address: _Recording())
+
+
+def _device(path: Path, minor: int) -> Path:
+    """A device node of our own: a defect that replaces it must not take /dev/null from the machine."""
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        path.open("rb").close()
+    except PermissionError:
+        pytest.skip("making a device node needs root and a file system that has them")
+    return path
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_recording_goes_into_a_device_and_does_not_replace_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    null, full = _device(tmp_path / "null", 3), _device(tmp_path / "full", 7)
+    assert run(["facts", "--record", str(null)]) == 0
+    assert run(["facts", "--record", str(full)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert all(stat.S_ISCHR(path.stat().st_mode) for path in (null, full))
+    assert sorted(tmp_path.iterdir()) == [full, null]
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_recording_on_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["facts", "--record", "-"]) == 0
+    assert capsysbinary.readouterr().out == b"BZh"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

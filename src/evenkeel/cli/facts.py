@@ -77,6 +77,9 @@ def facts(
 
 
 def _read(machine: Machine, record: Path | None) -> Facts:
+    from base64 import b64decode
+
+    from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.documents.facts import Facts
 
@@ -84,9 +87,7 @@ def _read(machine: Machine, record: Path | None) -> Facts:
         if record is None:
             return Facts.model_validate(probe.call("facts", on_progress=on_progress, timeout_s=180.0))
         answer = probe.call("record", on_progress=on_progress, timeout_s=180.0)
-    from base64 import b64decode
-
-    _save_bytes(record, b64decode(answer["tarball"]))
+    files.save_bytes(record, b64decode(answer["tarball"]))
     return Facts.model_validate(answer["facts"])
 
 
@@ -96,17 +97,3 @@ def _closing(machine: Machine) -> Iterator[Machine]:
         yield machine
     finally:
         machine.close()
-
-
-def _save_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.  Raises WrongInput for a place that cannot be written to."""
-    from evenkeel.errors import WrongInput
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise WrongInput(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)

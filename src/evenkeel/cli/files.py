@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from evenkeel.cli import output
 from evenkeel.documents.base import Document
 from evenkeel.documents.plan import Plan
 from evenkeel.documents.site import Site
@@ -149,19 +150,22 @@ def save_document(path: str | Path, document: Document) -> None:
 def save_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8; ``-`` is stdout.  Raises as :func:`save_bytes`."""
     if str(path) == "-":
-        sys.stdout.write(text)
+        output.emit(text)
     else:
         save_bytes(path, text.encode())
 
 
 def save_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader, a full disk or a kill never leaves half of one.
+    """Write a file whole or not at all: a reader, a full disk or a kill never leaves half of one; ``-`` is stdout.
 
     Raises WrongInput for a place that cannot be written to and EvenkeelError for a full disk.
     """
-    target = Path(path).resolve()  # through a symbolic link: replace what it points to, keep the link
+    if str(path) == "-":
+        output.emit(data)
+        return
     temporary: Path | None = None
     try:
+        target = _behind_links(Path(path))
         if target.exists() and not target.is_file():  # a device or a pipe, as in -o /dev/stdout
             target.write_bytes(data)
             return
@@ -179,11 +183,19 @@ def save_bytes(path: str | Path, data: bytes) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise EvenkeelError(f"cannot write {path}: {reason}", hint="the old file, if any, is untouched") from None
-        hint = f"make the folder first: mkdir -p {target.parent}" if error.errno == errno.ENOENT else None
+        hint = f"make the folder first: mkdir -p {Path(path).parent}" if error.errno == errno.ENOENT else None
         raise WrongInput(f"cannot write {path}: {reason}", hint=hint) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _behind_links(path: Path) -> Path:
+    """What a symbolic link points to, so that the link stays.  Raises OSError, for links in a circle too."""
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python before 3.13 makes of ELOOP
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 def _umask() -> int:

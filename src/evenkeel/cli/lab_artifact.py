@@ -77,11 +77,24 @@ def get(
     from evenkeel.lab.client import connect
     from evenkeel.lab.transfer import download
 
+    if file is not None:
+        _require_plain(file)
     with connect(at) as lab:
         found = lab.get(f"/artifacts/{number}")
         target = file or Path(found["name"] + (".tar" if found["media"].endswith("+tar") else ""))
         download(lab, f"/artifacts/{number}/content", found["sha256"], target)
     output.note(f"{target}: {found['size']} bytes, SHA-256 {found['sha256']}")
+
+
+def _require_plain(file: Path) -> None:
+    """What is fetched takes the place of a file; it must not take that of /dev/null.  Raises WrongInput."""
+    from evenkeel.errors import WrongInput
+
+    if str(file) == "-" or (file.exists() and not file.is_file()):
+        raise WrongInput(
+            f"{file} is no ordinary file; a fetch that broke off goes on in one",
+            hint="-o FILE, and copy it from there",
+        )
 
 
 @artifact.command(name="pin")

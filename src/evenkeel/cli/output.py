@@ -74,10 +74,18 @@ _emitted = False
 
 def emit_json(data: Any) -> None:
     """Print the result of ``--json``: a document in its canonical form, or plain data."""
+    emit(data.to_json() if hasattr(data, "to_json") else json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def emit(data: str | bytes) -> None:
+    """Put a whole file on stdout, as it is: for ``-`` as the name of a file."""
     global _emitted
     _emitted = True
-    text = data.to_json() if hasattr(data, "to_json") else json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    sys.stdout.write(text)
+    if isinstance(data, str):
+        sys.stdout.write(data)
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
 
 
 def table(
