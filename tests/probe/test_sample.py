@@ -250,6 +250,7 @@ def test_nothing_is_left_when_the_probe_is_killed(tmp_path: Path) -> None:
 # -- the probe on this machine --------------------------------------------------------------------------------------
 
 CPU = max(os.sched_getaffinity(0))
+OTHER = min(os.sched_getaffinity(0))
 
 
 def test_a_spinner_here_gets_counted() -> None:
@@ -273,6 +274,30 @@ def test_two_spinners_share_a_cpu_and_both_see_it() -> None:
         rival.kill()
     assert spins[0]["involuntary_switches"] >= 5
     assert spins[0]["cpu_seconds"] < 0.9 * spins[0]["seconds"]
+
+
+@pytest.mark.skipif(CPU == OTHER, reason="needs two CPUs")
+def test_an_intruder_in_the_vcpus_cgroup_is_told_from_the_vcpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its number alone: both are in that cgroup.  One that runs on another CPU disturbs nobody here."""
+    pinned = lambda: os.sched_setaffinity(0, {CPU})  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        vcpu = sample_process.start("evk-vcpu", pinned, lambda: time.sleep(600))
+        rival = sample_process.start("evk-rival", pinned, _forever)
+        elsewhere = sample_process.start("evk-far", lambda: os.sched_setaffinity(0, {OTHER}), _forever)
+        for child in (vcpu, rival, elsewhere):
+            stack.callback(child.kill)
+        folder = tmp_path / "vcpu0"
+        folder.mkdir()
+        (folder / "cgroup.type").write_text("domain\n")
+        (folder / "cgroup.procs").write_text("")
+        (folder / "cgroup.threads").write_text(f"{vcpu.pid}\n{rival.pid}\n{elsewhere.pid}\n")
+        monkeypatch.setattr(sample_partition, "CGROUPS", str(tmp_path))
+        answer = sample_spin.spin([CPU], 1.0, cgroups={str(CPU): "/vcpu0"}, vcpus={str(CPU): vcpu.pid})
+    (spin,) = answer["spins"]
+    assert spin["placement"] == "beside the guest's vCPU, in its cgroup"
+    assert [one["cpu_seconds"] for one in spin["tenants"]] == [0.0]
+    assert [(one["tid"], one["name"]) for one in spin["intruders"]] == [(rival.pid, "evk-rival")]
+    assert 0 < spin["intruders"][0]["cpu_seconds"] <= spin["intruders"][0]["watched_seconds"] + 0.02
 
 
 def _forever() -> None:

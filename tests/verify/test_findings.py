@@ -398,6 +398,39 @@ def test_a_guest_that_is_busy_throughout_is_judged_itself() -> None:
     assert failed(judge(ticking(SEEN))) == {"V-SPIN-TICK"}
 
 
+def intruder(share: float, switches: int = 100) -> list[dict[str, Any]]:
+    grew = {"voluntary_switches": 0, "involuntary_switches": switches, "cpu_seconds": share * 4.0}
+    return [{"tid": 4711, "name": "rival", **grew}]
+
+
+@pytest.mark.parametrize("guest_share", [0.0, 0.4])
+def test_an_intruder_beside_the_vcpu_is_not_the_guest(guest_share: float) -> None:
+    """At ordinary priority it takes its half; that the guest works now and then, too, is no excuse for it."""
+    beside: dict[str, Any] = {"tenants": tenants(guest_share), "intruders": intruder(0.5), "seconds": 4.0}
+    seen = spins("quiet", timer_interrupts=400, cpu_seconds=2.0 - 4 * guest_share, **beside)(SEEN)
+    seen = spins("loaded", involuntary_switches=200, cpu_seconds=2.0 - 4 * guest_share, **beside)(seen)
+    found = judge(seen)
+    assert failed(found) == {"V-SPIN-TICK", "V-SPIN-LOAD"} and open_checks(found) == {}
+    for check in found.failed:
+        assert "rival (4711) used 50 % of CPU 5, in the vCPU's cgroup and not of the guest" in check.observed
+    assert "400 in 4.0 s" in one(found, "V-SPIN-TICK").observed
+
+
+def test_an_intruder_that_leaves_nothing_to_the_spinner_is_not_the_vcpu_itself() -> None:
+    """At real-time priority it has the CPU to itself, so that even the tick rests: that is nobody's isolation."""
+    beside: dict[str, Any] = {"tenants": IDLE, "intruders": intruder(0.95, 0), "seconds": 4.0, "cpu_seconds": 0.2}
+    seen = spins("loaded", involuntary_switches=0, **beside)(spins("quiet", timer_interrupts=3, **beside)(SEEN))
+    found = judge(seen)
+    assert failed(found) == {"V-SPIN-TICK", "V-SPIN-LOAD"}
+    assert "3 in 4.0 s on CPU 5; rival (4711) used 95 %" in one(found, "V-SPIN-TICK").observed
+    assert not any("the guest's vCPU itself" in one(found, id_).evidence[0].value for id_ in failed(found))
+
+
+def test_an_intruder_that_sleeps_changes_no_count() -> None:
+    beside: dict[str, Any] = {"tenants": IDLE, "intruders": intruder(0.01, 1)}
+    assert failed(judge(spins("quiet", **beside)(spins("loaded", **beside)(SEEN)))) == set()
+
+
 def test_a_longer_run_is_allowed_more_ticks_in_proportion() -> None:
     assert failed(judge(spins("quiet", timer_interrupts=18, seconds=8.0)(SEEN))) == set()
     assert failed(judge(spins("quiet", timer_interrupts=19, seconds=8.0, tenants=IDLE)(SEEN))) == {"V-SPIN-TICK"}

@@ -63,7 +63,7 @@ def describe(path: str | None) -> str:
 
 
 def neighbours(path: str | None) -> list[int]:
-    """Threads that are in the cgroup already: those of the guest."""
+    """Threads that are in the cgroup: the vCPU, and whoever was put beside it."""
     if path is None:
         return []
     try:

@@ -16,7 +16,7 @@ from evenkeel.probe.sample import OnProgress, grown, interrupt_rows, pause, read
 from evenkeel.probe.sample_guest import guest_start
 from evenkeel.probe.sample_load import Load, under_load
 from evenkeel.probe.sample_partition import describe, join, neighbours, places
-from evenkeel.probe.sample_proc import cpu_seconds, parse_status
+from evenkeel.probe.sample_proc import cpu_seconds, parse_stat, parse_status
 from evenkeel.probe.sample_process import Child, start
 
 WARM_UP_S = 0.5
@@ -30,6 +30,7 @@ def spin(
     seconds: float,
     isolate: Sequence[int] = (),
     cgroups: dict[str, str] | None = None,
+    vcpus: dict[str, int] | None = None,
     policy: str = "other",
     load: dict[str, Any] | None = None,
     settle_s: float = 0.0,
@@ -37,22 +38,23 @@ def spin(
 ) -> dict[str, Any]:
     """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
 
-    ``cgroups``: CPU (as text) -> cgroup of the vCPU thread that runs there, which the spinner joins.  ``isolate``: CPUs
-    that no guest runs on and that get a partition of their own.  ``load``: as ``under_load`` of
+    ``cgroups``: CPU (as text) -> cgroup of the vCPU thread that runs there, which the spinner joins; ``vcpus``: CPU ->
+    number of that thread, which tells the guest from an intruder in the same cgroup.  ``isolate``: CPUs that no guest
+    runs on and that get a partition of their own.  ``load``: as ``under_load`` of
     :mod:`evenkeel.probe.sample_load` takes it.  ``settle_s``: wait so long at most for a guest that is still booting.
     Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
     Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(places(cpus, isolate, cgroups or {}))
-        _settle({tid for path in found.values() for tid in neighbours(path)}, settle_s, on_progress)
+        theirs = {cpu: [(vcpus or {})[str(cpu)]] if str(cpu) in (vcpus or {}) else [] for cpu in cpus}
+        _settle({tid for tids in theirs.values() for tid in tids}, settle_s, on_progress)
         described = stack.enter_context(under_load(load))
         spinning = {}
         for cpu in cpus:
-            tenants = neighbours(found.get(cpu))
             child = _spinner(cpu, policy, found.get(cpu))
             stack.callback(child.kill)
-            spinning[cpu] = (child.pid, tenants)
+            spinning[cpu] = Busy(child.pid, theirs[cpu], found.get(cpu))
         pause(WARM_UP_S, "warming up", on_progress)
         answer = _count(spinning, seconds, described, on_progress)
         for one in answer["spins"]:
@@ -84,7 +86,7 @@ def spin_guest(
         thread = next((one for one in threads(guest)["threads"] if one["vcpu"] == vcpu), None)
         if thread is None:
             raise ValueError("guest %s has no thread of vCPU %d" % (guest, vcpu))
-        answer = _count({thread["seen"][-1]: (thread["tid"], [])}, seconds, described, on_progress)
+        answer = _count({thread["seen"][-1]: Busy(thread["tid"])}, seconds, described, on_progress)
         # The next measurement must find the guest quiet again.
         pause(max(0.0, started + lasts + 0.5 - time.monotonic()), "letting the guest come to rest", on_progress)
         for one in answer["spins"]:
@@ -125,21 +127,43 @@ def _spinner(cpu: int, policy: str, cgroup: str | None) -> Child:
     return start("evenkeel-spin", setup, work)
 
 
-def _count(
-    spinning: dict[int, tuple[int, list[int]]], seconds: float, load: Load, on_progress: OnProgress | None
-) -> dict[str, Any]:
-    """``spins``: for each CPU what happened there and to the thread that spun, and to the ``tenants`` beside it (the
-    vCPU thread: all zero while its guest is idle).  ``rows``: what grew in /proc/interrupts on any CPU.
+class Busy(NamedTuple):
+    """The thread that spins on a CPU, the vCPU ``tenants`` beside it, and the cgroup that they share."""
+
+    tid: int
+    tenants: Sequence[int] = ()
+    cgroup: str | None = None
+
+    def others(self, cpu: int) -> dict[int, State]:
+        """Everybody else in the cgroup whom this CPU ran last, and how far each has come."""
+        found = {}
+        for tid in neighbours(self.cgroup):
+            if tid not in (self.tid, *self.tenants):
+                stat = parse_stat(read("/proc/%d/task/%d/stat" % (tid, tid)) or "")
+                # Where cgroups are not one a vCPU, the guest's other threads are here too, on CPUs of their own.
+                if stat and stat.cpu == cpu:
+                    with contextlib.suppress(ProcessLookupError):  # it may come and go as it likes
+                        found[tid] = _state(tid)
+        return found
+
+
+def _count(spinning: dict[int, Busy], seconds: float, load: Load, on_progress: OnProgress | None) -> dict[str, Any]:
+    """``spins``: for each CPU what happened there and to the thread that spun; to the ``tenants`` beside it (the vCPU
+    thread: all zero while its guest is idle); and to ``intruders``, with ``tid`` and ``name``: who else ran there from
+    the same cgroup.  ``rows``: what grew in /proc/interrupts on any CPU.
     """
-    begin = {cpu: (_state(tid), [_state(tenant) for tenant in tenants]) for cpu, (tid, tenants) in spinning.items()}
+    begin = {
+        cpu: (_state(one.tid), [_state(tenant) for tenant in one.tenants], one.others(cpu))
+        for cpu, one in spinning.items()
+    }
     rows, start_s = interrupt_rows(), time.monotonic()
     pause(seconds, "counting" if load.text() == "idle" else "counting under load", on_progress)
     changed, real = grown(rows, interrupt_rows()), time.monotonic() - start_s
     load.check()
     described = load.text()
     spins = []
-    for cpu, (tid, tenants) in spinning.items():
-        own, theirs = begin[cpu]
+    for cpu, one in spinning.items():
+        own, theirs, strange = begin[cpu]
         spins.append(
             {
                 "cpu": cpu,
@@ -147,11 +171,22 @@ def _count(
                 "timer_interrupts": sum(_on(changed, cpu, "timer").values()),
                 "device_interrupts": _on(changed, cpu, "device"),
                 "other_interrupts": _on(changed, cpu, "other"),
-                **_growth(own, _state(tid)),
-                "tenants": [_growth(old, _state(tenant)) for old, tenant in zip(theirs, tenants)],  # noqa: B905
+                **_growth(own, _state(one.tid)),
+                "tenants": [_growth(old, _state(tid)) for old, tid in zip(theirs, one.tenants)],  # noqa: B905
+                "intruders": _intruders(strange, one.others(cpu), real),
             }
         )
     return {"load": described, "spins": spins, "rows": changed}
+
+
+def _intruders(before: dict[int, State], after: dict[int, State], seconds: float) -> list[dict[str, Any]]:
+    """Those that ran, the busiest first.  One that came meanwhile began with nothing."""
+    found = []
+    for tid, now in after.items():
+        grew = _growth(before.get(tid, State(0, 0, 0.0, now.when_s - seconds)), now)
+        if grew["cpu_seconds"] or grew["voluntary_switches"] or grew["involuntary_switches"]:
+            found.append({"tid": tid, "name": (read("/proc/%d/comm" % tid) or "?").strip(), **grew})
+    return sorted(found, key=lambda one: (-one["cpu_seconds"], one["tid"]))
 
 
 def _growth(old: State, new: State) -> dict[str, Any]:

@@ -144,22 +144,31 @@ def vcpu_cpus(host: HostPlan) -> frozenset[int]:
 
 
 def spin_places(host: HostPlan, guests: dict[str, GuestSeen], facts: Facts) -> dict[str, Any]:
-    """Arguments of the probe's ``spin``: on which CPUs, and in which cgroup or partition; empty: there is no such CPU.
+    """Arguments of the probe's ``spin``: on which CPUs, beside which vCPU, in which cgroup or partition.
+
+    Empty: there is no such CPU.
 
     Beside the vCPU where its guest runs, because nobody else may use that CPU then: its cgroup is the condition that
     is to be checked.  In a partition of its own where the host is tuned and no guest runs.  On a host that is not
     tuned yet plainly pinned, or the partition would hide what is missing.
     """
     cpus = sorted(vcpu_cpus(host) or host.ledger.realtime)  # never beside what polls: two busy threads prove nothing
-    cgroups = {}
+    if not cpus:
+        return {}
+    beside: dict[str, dict[str, Any]] = {}
     for guest in host.guests:
         for vcpu in guest.vcpus:
             thread = guests[guest.name].vcpu(vcpu.index) if guest.name in guests else None
-            if thread and thread["cgroup"] and len(vcpu.cpus) == 1 and parse_cpus(thread["cpus"]) == vcpu.cpus:
-                cgroups[str(min(vcpu.cpus))] = thread["cgroup"]
-    cgroups = {cpu: path for cpu, path in cgroups.items() if int(cpu) in cpus}
-    isolate = [cpu for cpu in cpus if str(cpu) not in cgroups and cpu in facts.nohz_full]
-    return {"cpus": cpus, "isolate": isolate, "cgroups": cgroups} if cpus else {}
+            alone = len(vcpu.cpus) == 1 and min(vcpu.cpus) in cpus
+            if thread and thread["cgroup"] and alone and parse_cpus(thread["cpus"]) == vcpu.cpus:
+                beside[str(min(vcpu.cpus))] = thread
+    isolate = [cpu for cpu in cpus if str(cpu) not in beside and cpu in facts.nohz_full]
+    return {
+        "cpus": cpus,
+        "isolate": isolate,
+        "cgroups": {cpu: thread["cgroup"] for cpu, thread in beside.items()},
+        "vcpus": {cpu: thread["tid"] for cpu, thread in beside.items()},
+    }
 
 
 def _see_guest(guest: GuestPlan, attempt: Callable[..., Any], trouble: dict[str, str], options: Options) -> GuestSeen:
