@@ -39,6 +39,8 @@ def test_a_kept_recording_is_explained(kept: Path, tmp_path: Path, capsys: pytes
     assert spike.at_ns == 27 * MS and spike.explained_ns == 6 * MS
     assert [one.rule for one in found.causes[0].allowed] == ["G-3", "C-1"]
     assert "vCPU waited for hog on the host" in page.read_text()
+    for rule in ("G-3", "C-1"):
+        assert f'href="#rule-{rule}"' in page.read_text() and f'id="rule-{rule}"' in page.read_text()
     assert b"hog" in drawn.read_bytes() and b"8000 us late" in drawn.read_bytes()
 
 

@@ -14,7 +14,7 @@ from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
 from evenkeel.report.html import render_report
-from evenkeel.report.timeline import explained_share, lanes_svg, render_explanation, words
+from evenkeel.report.timeline import RuleText, explained_share, lanes_svg, render_explanation, words
 from tests.report import factories
 from tests.report.test_page import CHROMIUM, browse
 
@@ -123,6 +123,23 @@ def test_the_page_says_what_took_the_time_and_what_allowed_it() -> None:
         assert part in said, part
 
 
+RULES = (
+    RuleText("C-1", "A partition for each vCPU", (("value", "isolated"), ("risk", "<b>none</b>" + "x" * 60))),
+    RuleText("G-3", "Priorities", (("value", "FIFO 2"),)),
+    RuleText("R-RT-4", "What stands in rich() " + "y" * 40, (("verified by", "/proc/" + "z" * 90),)),
+)
+
+
+def test_the_rule_that_would_prevent_a_cause_is_told_in_the_page_and_linked() -> None:
+    page = render_explanation(explanation(), RULES)
+    (target,) = re.findall(r'href="#(rule-[^"]+)"', page)
+    assert target == "rule-C-1" and page.count(f'id="{target}"') == 1
+    assert "C-1 A partition for each vCPU value isolated" in text(page) and "<b>none" not in page
+    assert "Priorities" not in page, "no cause names it"
+    without = render_explanation(explanation())
+    assert "#rule-" not in without and "<code>C-1</code>" in without and "Rules that" not in without
+
+
 def test_slack_and_the_unexplained_are_not_explained() -> None:
     assert explained_share([spike()]) == 0.7
     assert explained_share([]) == 1.0
@@ -217,7 +234,7 @@ addEventListener("load", () => {
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
 @pytest.mark.timeout(180)
 def test_in_a_browser_nothing_overlaps_and_the_page_does_not_scroll_sideways(tmp_path: Path) -> None:
-    seen = browse(render_explanation(rich()), tmp_path, wrapper_page=LOOKING)
+    seen = browse(render_explanation(rich(), RULES), tmp_path, wrapper_page=LOOKING)
     assert seen.console == [] and seen.requests == set()
     for width, frame in seen.frames.items():
         assert frame["scrollWidth"] <= width and frame["lanes"] == 3

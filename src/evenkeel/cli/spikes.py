@@ -108,9 +108,11 @@ def spikes(
         files.save_bytes(pftrace, draw(on, found))
         screen.note(f"wrote {pftrace}")
     if report:
-        from evenkeel.report.timeline import render_explanation
+        from evenkeel.plan.catalogue import entries
+        from evenkeel.report.timeline import RuleText, render_explanation
 
-        files.save_text(report, render_explanation(found))
+        rules = [RuleText(entry.id, entry.title, entry.lines()) for entry in entries()]
+        files.save_text(report, render_explanation(found, rules))
         screen.note(f"wrote {report}")
     if heat_map:
         from evenkeel.report.timeline import heat_map as drawn

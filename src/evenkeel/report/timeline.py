@@ -6,7 +6,8 @@ its pattern, never by its colour alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from evenkeel.documents.explanation import NO_CAUSE, Alignment, Cause, Explanation, Kind, Piece, Recorder, Spike
 from evenkeel.report.chart import format_ns
@@ -122,16 +123,27 @@ def ended_early(explanation: Explanation) -> list[str]:
 SHORTER = "Record for a shorter time, or with a longer --period."
 
 
-def render_explanation(explanation: Explanation) -> str:
-    """The page: HTML that needs nothing beside it."""
+@dataclass(frozen=True)
+class RuleText:
+    """A rule of the catalogue in words: name and text of each line."""
+
+    id: str
+    title: str
+    lines: Sequence[tuple[str, str]]
+
+
+def render_explanation(explanation: Explanation, rules: Sequence[RuleText] = ()) -> str:
+    """The page: HTML that needs nothing beside it.  ``rules``: those that a cause may name, which are linked then."""
     title = f"Late samples of {explanation.guest} on {explanation.host}"
+    told = [rule for rule in rules if rule.id in rules_named(explanation)]
     sections = [
         *(
             [("ending", f"Before it was frozen: {explanation.reason}", _ending(explanation))]
             if explanation.ending
             else []
         ),
-        ("causes", "Causes", _causes(explanation)),
+        ("causes", "Causes", _causes(explanation, {rule.id for rule in told})),
+        *([("rules", "Rules that would prevent them", _rules(told))] if told else []),
         *([("time", "Over time", _over_time(explanation))] if explanation.courses else []),
         ("timelines", "The worst samples", _timelines(explanation)),
         ("conditions", "How it was taken", _conditions(explanation)),
@@ -178,11 +190,29 @@ def explained_share(spikes: Sequence[Spike]) -> float:
     return sum(spike.explained_ns for spike in spikes) / whole if whole else 1.0
 
 
-def _causes(explanation: Explanation) -> Markup:
+def rules_named(explanation: Explanation) -> frozenset[str]:
+    """Identifiers of the rules that would have prevented a cause."""
+    return frozenset(one.rule for cause in explanation.causes for one in cause.allowed if one.rule)
+
+
+def _rules(rules: Sequence[RuleText]) -> Markup:
+    return join(
+        *(
+            el(
+                "div",
+                el("h3", el("code", rule.id), f" {rule.title}", id=f"rule-{rule.id}"),
+                el("dl", *(join(el("dt", name), el("dd", text)) for name, text in rule.lines), class_="pairs"),
+            )
+            for rule in rules
+        )
+    )
+
+
+def _causes(explanation: Explanation, linked: Collection[str]) -> Markup:
     if not explanation.causes:
         return el("p", "No sample was late.", class_="lead")
     whole = sum(spike.latency_ns for spike in explanation.spikes) or 1
-    rows = [_cause(cause, whole) for cause in explanation.causes]
+    rows = [_cause(cause, whole, linked) for cause in explanation.causes]
     head = el("tr", *(el("th", name, scope="col", class_="num" if name in _NUMBERS else None) for name in _COLUMNS))
     return el("div", el("table", el("thead", head), el("tbody", *rows), class_="cards"), class_="scroll")
 
@@ -191,13 +221,13 @@ _COLUMNS = ("What took the time", "Time", "Share", "Samples", "Made late", "Wors
 _NUMBERS = ("Time", "Share", "Samples", "Made late", "Worst", "Usual")
 
 
-def _cause(cause: Cause, whole: int) -> Markup:
+def _cause(cause: Cause, whole: int, linked: Collection[str]) -> Markup:
     share = cause.ns / whole
     bar = el(
         "span", class_="share no" if cause.kind in NO_CAUSE else "share", style=f"width:{max(2, round(70 * share))}px"
     )
     why = [
-        el("div", one.fact, el("span", " ", el("code", one.rule), class_="muted") if one.rule else None)
+        el("div", one.fact, el("span", " ", _rule(one.rule, linked), class_="muted") if one.rule else None)
         for one in cause.allowed
     ]
     return el(
@@ -211,6 +241,11 @@ def _cause(cause: Cause, whole: int) -> Markup:
         el("td", usual(cause), class_="num", data_label="Usual"),
         el("td", join(*why), data_label=_COLUMNS[-1]),
     )
+
+
+def _rule(rule: str, linked: Collection[str]) -> Markup:
+    name = el("code", rule)
+    return el("a", name, href=f"#rule-{rule}") if rule in linked else name
 
 
 def _over_time(explanation: Explanation) -> Markup:
