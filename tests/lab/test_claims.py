@@ -38,7 +38,9 @@ def events(lab: Lab, kind: str) -> list[dict[str, Any]]:
 def take(lab: Lab, step: int, predicate: str = "", **more: Any) -> Taken | None:
     def change(connection: Connection) -> Taken | None:
         wanted = Predicate.parse(predicate)
-        return claims.take_for_step(lab, connection, step_id=step, predicate=wanted, holder="ann", **more)
+        return claims.take_for_step(
+            lab, connection, step_id=step, predicate=wanted, holder=more.pop("holder", "ann"), **more
+        )
 
     return lab.store.write(change)
 
@@ -462,8 +464,63 @@ def test_steps_keep_to_the_calendar_and_to_owners(lab: Lab) -> None:
     assert take(lab, 1, "host1", length_ns=3 * HOUR) is None
     short = take(lab, 1, "host1", length_ns=2 * HOUR)
     assert short and short.machine == "host1"
-    with lab.store.read() as connection:
-        assert claims.machines_for_step(connection, Predicate.parse("")) == []
+    assert take(lab, 2) is None
+
+
+def person(lab: Lab, name: str, *teams: str, role: str = "user") -> None:
+    row = {"name": name, "kind": "person", "roles": [role], "teams": list(teams)}
+    lab.store.write(lambda connection: connection.execute(insert(schema.principal).values(row)) and None)
+
+
+def test_a_step_takes_no_machine_that_its_owner_does_not_let_its_sender_have(lab: Lab) -> None:
+    """Who has a step on a machine holds it, with its power and console."""
+    add(lab, "host1", owner="ann", policy=Policy(users=("ann",), teams=("kernel",)))
+    person(lab, "cat", "kernel")
+    person(lab, "dan", "kernel-too")
+    person(lab, "eve", role="admin")
+    assert take(lab, 1, "host1", holder="bob") is None
+    assert take(lab, 1, "", holder="bob") is None
+    assert take(lab, 1, "host1", holder="dan", team="kernel-too") is None
+    assert machines.get(lab, ROOT, "host1").held is None
+    for step, more in enumerate(({"holder": "ann"}, {"holder": "cat"}, {"holder": "bob", "team": "kernel"}), 1):
+        assert take(lab, step, "host1", **more), more
+        lab.store.write(lambda connection, step=step: claims.release_step(lab, connection, step, "passed"))  # type: ignore[misc]
+    assert take(lab, 4, "host1", holder="eve")
+
+
+def test_an_owner_who_wants_no_steps_gets_none_whoever_sends_them(lab: Lab) -> None:
+    add(lab, "host1", owner="ann", policy=Policy(steps=False))
+    person(lab, "eve", role="admin")
+    assert take(lab, 1, "host1", holder="ann") is None
+    assert take(lab, 1, "host1", holder="eve") is None
+
+
+def test_a_free_machine_that_somebody_may_not_have_is_no_reason_to_foretell_now(lab: Lab) -> None:
+    add(lab, "free", owner="ann", policy=Policy(users=("ann",)))
+    add(lab, "other", mem=512 * GIB)
+    held = ask(lab, CAT, "other", 5)
+    place = ask(lab, BOB, "mem>=1GiB").waits
+    assert place and place.likely_ns == place.at_latest_ns == held.until_ns
+    assert place.why == ("free may not be reserved by bob", "other is cat's")
+    assert ask(lab, CAT, "mem>=1GiB").waits == claims.get(lab, CAT, 3).waits
+    waits = claims.get(lab, CAT, 3).waits
+    assert waits and waits.position == 2
+
+
+def test_who_may_not_have_a_machine_does_not_keep_its_holder_from_extending(lab: Lab) -> None:
+    add(lab, "mine", owner="cat", policy=Policy(users=("ann",)))
+    add(lab, "other", mem=512 * GIB)
+    got, _ = ask(lab, ANN, "mine", 5), ask(lab, CAT, "other", 5)
+    assert ask(lab, BOB, "mem>=1GiB").state == "waiting"
+    assert claims.extend(lab, ANN, got.id, HOUR).until_ns == lab.now() + 6 * HOUR
+
+
+def test_what_a_team_may_have_is_not_handed_to_somebody_outside(lab: Lab) -> None:
+    add(lab, "host1", policy=Policy(teams=("kernel",)))
+    person(lab, "bob")
+    got = ask(lab, with_roles("ann", ["user"], ["kernel"]), "host1", team="kernel")
+    with pytest.raises(Forbidden, match="bob may not have host1"):
+        claims.hand_over(lab, ANN, got.id, "bob")
 
 
 def test_a_step_is_not_ended_by_time(lab: Lab, clock: Clock) -> None:

@@ -11,15 +11,17 @@ import pytest
 from sqlalchemy import event, insert, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import agents, claims, protocol, schema, steps, submissions
+from evenkeel.lab import agents, claims, machines, protocol, schema, steps, submissions, touch
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
+from evenkeel.lab.energy import OFF_REASON
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.process import Process
 from evenkeel.lab.protocol import Ended, Hello, Start, Stop, Taken, Welcome
 from evenkeel.lab.step import graph_of
+from evenkeel.lab.why import Why, why
 from tests.lab.conftest import Clock
 
 ANN = with_roles("ann", ["user"], ["kernel"])
@@ -579,13 +581,88 @@ def test_a_machine_that_somebody_took_first_is_not_given_and_the_step_waits_on(
     assert [start.step for start in agent.starts()] == ["boot"]
 
 
-def machine_of(lab: Lab, name: str, gib: int) -> str:
+def test_a_step_never_has_a_machine_that_is_not_for_who_sent_it_in(lab: Lab, dispatcher: Dispatcher) -> None:
+    machine_of(lab, "anns", 64, owner="ann", policy={"users": ["ann"]})
+    agent = Player(dispatcher, slots=4)
+    agent.hello()
+    bobs = send(lab, BOB, boot={"step": {"machine": "anns"}})
+    run(dispatcher)
+    assert agent.starts() == []
+    told = reason(dispatcher, bobs.id)
+    assert (told.code, told.text) == ("machines-barred", "the one machine that is anns takes no steps of bob's")
+    with lab.store.read() as connection:
+        assert touch.find(connection, "anns").holder == ""
+    anns = send(lab, ANN, boot={"step": {"machine": "anns"}})
+    run(dispatcher)
+    assert [start.submission for start in agent.starts()] == [anns.id]
+    agent.end(agent.starts()[0])
+    # He is let in, or joins the team that is: it goes on by itself.
+    edit = machines.Edit(policy=machines.Policy(users=("ann",), teams=("kernel",), prepare="none"))
+    machines.edit(lab, with_roles("root", ["admin"]), "anns", edit)
+    run(dispatcher)
+    assert len(agent.starts()) == 1
+    row = {"name": "bob", "kind": "person", "roles": ["user"], "teams": ["kernel"]}
+
+    def join(connection: Any) -> None:
+        connection.execute(insert(schema.principal).values(row))
+        lab.store.event(connection, "root", "principal.changed", "principal", "bob")
+
+    lab.store.write(join)
+    run(dispatcher)
+    assert [start.submission for start in agent.starts()] == [anns.id, bobs.id]
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "text"),
+    [
+        ({"policy": {"steps": False}}, "machines-barred", "the one machine that is mem>=8GiB takes no steps of ann's"),
+        ({"state": "broken"}, "machines-down", "the one machine that is mem>=8GiB is broken, suspect or off"),
+        ({"state": "off"}, "machines-down", "the one machine that is mem>=8GiB is broken, suspect or off"),
+    ],
+)
+def test_a_machine_that_cannot_be_given_is_not_in_use_and_idles_nobody(
+    lab: Lab, dispatcher: Dispatcher, clock: Clock, made: dict[str, Any], code: str, text: str
+) -> None:
+    machine_of(lab, "only", 64, **made)
+    agent = Player(dispatcher)
+    agent.hello()
+    sent = send(lab, boot={"step": {"machine": "mem>=8GiB"}})
+    clock.move(1)
+    run(dispatcher)
+    clock.move(30)
+    run(dispatcher)
+    told = reason(dispatcher, sent.id)
+    assert (told.code, told.text) == (code, text)
+    assert idle_while_waiting(lab, ANN, since_ns=clock()).by_cause == {}
+
+
+def test_a_machine_that_sleeps_is_possible(lab: Lab, dispatcher: Dispatcher, clock: Clock) -> None:
+    machine_of(lab, "only", 64, state="off", state_reason=OFF_REASON)
+    agent = Player(dispatcher)
+    agent.hello()
+    sent = send(lab, boot={"step": {"machine": "mem>=8GiB"}})
+    clock.move(1)
+    run(dispatcher)
+    clock.move(30)
+    run(dispatcher)
+    assert reason(dispatcher, sent.id).text == "the one machine that is mem>=8GiB is switched on for it"
+    assert idle_while_waiting(lab, ANN, since_ns=clock()).by_cause == {"machine": 30 * 10**9}
+
+
+def reason(dispatcher: Dispatcher, submission: int) -> Why:
+    """Of the one step of a submission."""
+    (node,) = dispatcher.subs[submission].steps.values()
+    return why(dispatcher, node)
+
+
+def machine_of(lab: Lab, name: str, gib: int, **more: Any) -> str:
     """A machine that needs no preparation; returns its id."""
     row = {"id": f"id-{name}", "name": name, "state": "ready", "state_since_ns": 0, "identity": {}, "registered_ns": 0}
     fact = {"machine_id": row["id"], "key": "mem", "text": str(gib << 30), "num": float(gib << 30)}
 
     def change(connection: Any) -> None:
-        connection.execute(insert(schema.machine).values(row | {"policy": {"prepare": "none"}}))
+        policy = {"prepare": "none", **more.pop("policy", {})}
+        connection.execute(insert(schema.machine).values(row | {"policy": policy} | more))
         connection.execute(insert(schema.fact).values(fact))
         lab.store.event(connection, "ann", "machine.registered", "machine", row["id"])
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import credits, machines, people, search
+from evenkeel.lab import allowed, credits, machines, people, search
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
@@ -116,11 +116,13 @@ def take_for_step(
 
     Of several the smallest (memory, then name), so that large ones remain for those that need them.  People who wait
     come first: they were offered the machine when it became free.  The step is told its machine as it is: preparing
-    it is a step of its own, if wanted.
+    it is a step of its own, if wanted.  Whoever sent it in holds the machine, with its power and console, so owners
+    let their steps have what they let them have.
     """
     until = lab.now() + (STEP_NS if length_ns is None else length_ns)
+    who = allowed.of_name(connection, holder, team)
     for found in _free(connection, predicate, machine_id):
-        if policy_of(found).steps and not _overlaps(connection, found.id, lab.now(), until):
+        if allowed.lets_steps(found, who) and not _overlaps(connection, found.id, lab.now(), until):
             row = {
                 "kind": "step",
                 "state": "active",
@@ -153,11 +155,6 @@ def release_step(lab: Lab, connection: Connection, step_id: int, cause: str) -> 
     return [row.machine_id for row in rows]
 
 
-def machines_for_step(connection: Connection, predicate: Predicate) -> list[str]:
-    """Names of the free machines that a step could have now, in the order in which they would be given."""
-    return [row.name for row in _free(connection, predicate) if policy_of(row).steps]
-
-
 # -- asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +185,8 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             raise WrongInput("that time is past", hint="leave it out to begin now")
         if start - lab.now() > limits.ahead and not actor.may("anything"):
             raise Conflict(f"that is more than {_days(limits.ahead)} ahead", hint="ask again when it is nearer")
-        usable = [row for row in rows if _allowed(connection, row, wanted, actor, length)]
+        who = allowed.of_actor(actor, wanted.team)
+        usable = [row for row in rows if allowed.lets(row, who, length)]
         if not usable:
             raise _why_not_allowed(rows, actor, wanted)
         if predicate.machine_name and start <= lab.now() and wanted.kind == "reservation":
@@ -270,26 +268,6 @@ def _need_not_have(connection: Connection, actor: Actor, row: Row[Any]) -> None:
         raise Conflict(
             f"{row.name} is yours already: reservation {held.id}", hint=f"evenkeel lab extend {row.name} DURATION"
         )
-
-
-def _allowed(
-    connection: Connection, row: Row[Any], wanted: Request | Row[Any], holder: Actor | str, length: int | None
-) -> bool:
-    """Whether the machine's owner lets this holder have it, for so long."""
-    policy = policy_of(row)
-    if isinstance(holder, Actor):
-        name, teams, all_powerful = holder.name, holder.teams, holder.may("anything")
-    else:
-        name, all_powerful = holder, False
-        known = connection.execute(select(principal).where(principal.c.name == holder)).first()
-        teams = frozenset(known.teams if known is not None else ())
-        all_powerful = known is not None and "admin" in known.roles
-    teams = teams | {wanted.team} - {""}
-    if all_powerful or name == row.owner or (row.team and row.team in teams):
-        return True
-    if (policy.users or policy.teams) and name not in policy.users and not teams & set(policy.teams):
-        return False
-    return policy.longest_ns is None or length is None or length <= policy.longest_ns
 
 
 def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) -> Forbidden:
@@ -425,10 +403,9 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any]) -> bool:
     if booked and until is not None and until <= now:
         _end(lab, connection, row, "cancelled", "its time went by before the machine could be given", who="lab")
         return False
+    who = allowed.of_name(connection, row.holder, row.team)
     for found in _candidates(connection, predicate, row):
-        if _allowed(connection, found, row, row.holder, row.length_ns) and not _overlaps(
-            connection, found.id, now, until, but=row.id
-        ):
+        if allowed.lets(found, who, row.length_ns) and not _overlaps(connection, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)
             return True
     return False
@@ -606,7 +583,7 @@ def _remind(lab: Lab, connection: Connection, limits: Limits) -> None:
     now = lab.now()
     active = select(claim).where(claim.c.state == "active", claim.c.kind.in_(("reservation", "permanent")))
     waiting = [row for row in _queue(connection, now) if now - row.requested_ns >= limits.waited]
-    wanted = {row.id: _ids(connection, Predicate.parse(row.predicate)) for row in waiting}
+    wanted = {row.id: _fitting(connection, row)[0] for row in waiting}
     for row in connection.execute(active).all():
         told: dict[str, Any] | None = None
         at = _remind_at(row, limits)
@@ -644,8 +621,13 @@ def _next(connection: Connection, now: int, limits: Limits) -> int | None:
     return min((at for at in due if at > now), default=None)
 
 
-def _ids(connection: Connection, predicate: Predicate) -> frozenset[str]:
-    return frozenset(connection.scalars(select(machine.c.id).where(predicate.where())))
+def _fitting(connection: Connection, row: Row[Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Ids of the machines that a waiting claim could have, and of those like them that its holder may not have."""
+    who = allowed.of_name(connection, row.holder, row.team)
+    asked = select(machine.c.id, machine.c.owner, machine.c.team, machine.c.policy)
+    rows = connection.execute(asked.where(Predicate.parse(row.predicate).where(), machine.c.state != "retired")).all()
+    may = frozenset(found.id for found in rows if allowed.lets(found, who, row.length_ns))
+    return may, frozenset(found.id for found in rows) - may
 
 
 # -- changing ---------------------------------------------------------------------------------------------------------
@@ -676,7 +658,7 @@ def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | Non
         waits = [
             one.holder
             for one in _queue(connection, lab.now())
-            if one.holder != row.holder and found.id in _ids(connection, Predicate.parse(one.predicate))
+            if one.holder != row.holder and found.id in _fitting(connection, one)[0]
         ]
         if waits and not boss:
             raise Conflict(
@@ -721,7 +703,8 @@ def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | Non
         known = connection.execute(select(principal.c.name).where(principal.c.name == to)).first()
         if known is None and not people.is_local(to):
             raise NotFound(f"nobody here is called {to!r}", hint="people are known after their first log-in")
-        if found is not None and not _allowed(connection, found, row, to, row.length_ns):
+        # It is no longer for a team, so what that may have is not what counts.
+        if found is not None and not allowed.lets(found, allowed.of_name(connection, to), row.length_ns):
             raise Forbidden(f"{to} may not have {found.name}", hint=f"ask {found.owner or found.team}")
         new = {"holder": to, "team": "", "version": row.version + 1, "reminded_ns": None}
         connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
@@ -835,15 +818,16 @@ def _models(lab: Lab, connection: Connection, rows: Iterable[Row[Any]]) -> list[
 def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
     """Where each waiting claim stands: see :mod:`evenkeel.lab.waiting`."""
     now = lab.now()
-    matching: dict[str, frozenset[str]] = {}
+    fitting: dict[tuple[Any, ...], tuple[frozenset[str], frozenset[str]]] = {}
     wishes = []
     rows = list(_queue(connection, now))
     later = select(claim).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
     booked = connection.execute(later.order_by(claim.c.not_before_ns)).all()
     for row in rows:
-        if row.predicate not in matching:
-            matching[row.predicate] = _ids(connection, Predicate.parse(row.predicate))
-        wishes.append(Wish(row.id, row.holder, row.length_ns, matching[row.predicate]))
+        signature = (row.predicate, row.holder, row.team, row.length_ns)
+        if signature not in fitting:
+            fitting[signature] = _fitting(connection, row)
+        wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature]))
     holding = connection.execute(select(claim).where(claim.c.state.in_(HELD))).all()
     pool = Pool(
         now=now,

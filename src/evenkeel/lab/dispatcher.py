@@ -108,6 +108,7 @@ class Dispatcher:
         self._fresh_groups = 0
         self._fresh_agents: set[str] = set()
         self._fresh_machines = self._fresh_facts = True
+        self._fresh_people = False
         # Groups that were refused a machine that looked free (it is booked soon), and when they are tried again.
         self._refused = 0
         self._again_ns = 0
@@ -385,7 +386,9 @@ class Dispatcher:
                 self._load_submissions(connection, sorted(submissions))
             if any(row.type in AGENT_EVENTS for row in rows):
                 self._load_agent_states(turn, connection, self.lab.now())
-        if any(row.object in ("machine", "claim") for row in rows):
+        # Teams and roles say which machines somebody's steps may have.
+        self._fresh_people |= any(row.object == "principal" for row in rows)
+        if self._fresh_people or any(row.object in ("machine", "claim") for row in rows):
             self._fresh_machines = True
             self._try_refused()
         self._fresh_facts |= any(row.object == "machine" for row in rows)
@@ -585,8 +588,10 @@ class Dispatcher:
             self.ready.drop(number)
 
     def group_for(self, node: Node) -> int:
-        """Of all steps that want the same of an agent and of a machine."""
-        group = self.ready.group((node.needs, node.machine))
+        """Of all steps that want the same of an agent, and the same machines that they may have."""
+        # Whose it is counts only where a machine is wanted: owners do not let everybody have theirs.
+        whose = (node.sub.person, node.sub.team) if node.machine else ("", "")
+        group = self.ready.group((node.needs, node.machine, *whose))
         if group >= self._groups_known:
             self._new_groups()
         return group
@@ -615,10 +620,10 @@ class Dispatcher:
     def _new_groups(self) -> None:
         signatures: list[Any] = self.ready.signatures
         for group in range(self._groups_known, len(signatures)):
-            needs, machine = signatures[group]
+            needs, machine, person, team = signatures[group]
             self._wants.append(Predicate.parse(needs))
             if machine:
-                self.machines.want(group, machine)
+                self.machines.want(group, machine, person, team)
             else:
                 self._plain |= 1 << group
         self._groups_known = len(signatures)
@@ -634,8 +639,8 @@ class Dispatcher:
 
     def _look_at_machines(self) -> None:
         before = self.machines.available
-        self.machines.look(facts=self._fresh_facts)
-        self._fresh_machines = self._fresh_facts = False
+        self.machines.look(facts=self._fresh_facts, people=self._fresh_people)
+        self._fresh_machines = self._fresh_facts = self._fresh_people = False
         self._fresh_groups |= self.machines.available & ~before
 
     # -- choosing -------------------------------------------------------------------------------------------------

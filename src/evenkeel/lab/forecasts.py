@@ -113,7 +113,7 @@ def live_of(dispatcher: Dispatcher) -> tuple[Live, dict[int, int]]:
         durations=dispatcher.durations.copy(),
         machines=machines,
         wanting=wanting,
-        wants=dict(enumerate(ready.signatures)),  # type: ignore[arg-type]
+        wants={number: signature[:2] for number, signature in enumerate(ready.signatures)},  # type: ignore[index]
         withheld=sum(1 << group for group, ids in fitting.items() if ids),
     )
     return live, claims

@@ -31,12 +31,13 @@ class Place(Model):
 
 @dataclass(frozen=True)
 class Wish:
-    """A waiting claim.  ``machines``: ids of those that fit."""
+    """A waiting claim.  ``machines``: ids of those it may have; ``barred``: of those like them that it may not have."""
 
     claim_id: int
     holder: str
     length_ns: int | None
     machines: frozenset[str]
+    barred: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,12 @@ class _Plan:
 
 def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
     told = []
-    fitting = sorted((pool.machines[one][0], one) for one in wish.machines if one in pool.machines)
+    fitting = sorted((pool.machines[one][0], one) for one in wish.machines | wish.barred if one in pool.machines)
     for name, machine_id in fitting[:_NAMED]:
         _, state, reason = pool.machines[machine_id]
-        if machine_id in pool.held:
+        if machine_id in wish.barred:
+            told.append(f"{name} may not be reserved by {wish.holder}")
+        elif machine_id in pool.held:
             holder, _, until = pool.held[machine_id]
             told.append(f"{name} is {holder}'s" + (" for good" if until is None else ""))
         elif state in ("suspect", "broken", "off"):
@@ -129,7 +132,7 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
         elif booked := next((one for one in pool.booked if one[0] == machine_id), None):
             told.append(f"{name} is booked by {booked[1]}")
         else:
-            told.append(f"{name} goes to somebody before, or may not be reserved by {wish.holder}")
+            told.append(f"{name} goes to somebody before")
     if len(fitting) > _NAMED:
         told.append(f"{len(fitting) - _NAMED} more")
     return tuple(told) or ("no machine fits any more",)

@@ -15,6 +15,8 @@ from evenkeel.lab.live import Node
 Code = Literal[
     "after",  # other steps
     "no-machine",  # no machine of the pool is as it wants
+    "machines-barred",  # there are such machines, their owners do not let steps of that person have them
+    "machines-down",  # those that it may have are broken, suspect or off
     "machines-busy",  # there are such machines, none is free
     "no-agent",  # no agent was ever as it wants
     "agents-away",  # there are such agents, none is connected
@@ -44,13 +46,7 @@ def why(dispatcher: Dispatcher, node: Node) -> Why:
         return Why(code="after", text=f"comes after {_listed(before)}", number=len(before))
     group = dispatcher.group_for(node)
     if node.machine and not dispatcher.available >> group & 1:
-        fit = dispatcher.machines.fits(group)
-        if not fit:
-            return Why(code="no-machine", text=f"no machine of the pool is {node.machine}", number=0)
-        busy = f"all {len(fit)} machines that are {node.machine} are in use" if len(fit) > 1 else (
-            f"the one machine that is {node.machine} is in use"
-        )  # fmt: skip
-        return Why(code="machines-busy", text=busy, number=len(fit))
+        return _of_machines(dispatcher, node, group)
     wanted = f"that are {node.needs}" if node.needs else "here"
     agents = [agent for agent in dispatcher.agents.values() if agent.mask >> group & 1]
     there = [agent for agent in agents if agent.link is not None]
@@ -67,6 +63,33 @@ def why(dispatcher: Dispatcher, node: Node) -> Why:
         return Why(code="starting", text="starts now")
     slots = sum(agent.slots for agent in takes)
     return Why(code="agents-busy", text=f"all {slots} slots of agents {wanted} are busy", number=slots)
+
+
+def _of_machines(dispatcher: Dispatcher, node: Node, group: int) -> Why:
+    """Of a step that wants a machine and could have none now."""
+    pool = dispatcher.machines
+    if not (like := pool.like(group)):
+        return Why(code="no-machine", text=f"no machine of the pool is {node.machine}", number=0)
+    if not (may := pool.fits(group)):
+        if len(like) == 1:
+            text = f"the one machine that is {node.machine} takes no steps of {node.sub.person}'s"
+        else:
+            text = f"none of the {len(like)} machines that are {node.machine} takes steps of {node.sub.person}'s"
+        return Why(code="machines-barred", text=text, number=len(like))
+    sound = may - pool.down
+    that_may = "" if may == like else f" and that {node.sub.person} may have"
+    if not sound:
+        return Why(code="machines-down", text=f"{_all_of(may, node, that_may)} broken, suspect or off", number=len(may))
+    asleep = sound & pool.asleep
+    how = "in use" if not asleep else "switched on for it" if sound == asleep else "in use, or switched on for it"
+    return Why(code="machines-busy", text=f"{_all_of(sound, node, that_may)} {how}", number=len(sound))
+
+
+def _all_of(ids: frozenset[str], node: Node, more: str = "") -> str:
+    """``all 3 machines that are mem>=1TiB are``."""
+    if len(ids) == 1:
+        return f"the one machine that is {node.machine}{more} is"
+    return f"all {len(ids)} machines that are {node.machine}{more} are"
 
 
 def _listed(names: list[str]) -> str:
