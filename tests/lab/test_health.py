@@ -11,10 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select, update
 
-from evenkeel.lab import claims, energy, health, power, schema, secrets, touch
-from evenkeel.lab.actor import with_roles
+from evenkeel.lab import claims, energy, health, power, schema, secrets, submissions, touch
+from evenkeel.lab.actor import Actor, with_roles
 from evenkeel.lab.health import _Found
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.step import graph_of
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
 from tests.lab.test_power import events, state_of
 
@@ -215,6 +216,106 @@ def test_a_machine_that_a_person_switched_off_is_not_woken(lab: Lab) -> None:
     assert energy.wanted(lab) == []
     lab.store.write(lambda c: c.execute(update(schema.machine).values(state_reason=energy.OFF_REASON)))
     assert energy.wanted(lab) == ["host1"]
+
+
+def step(lab: Lab, machine: str, who: Actor = ANN) -> None:
+    """A step that waits for a machine."""
+    made = {"kind": "boot", "command": ["true"], "machine": machine}
+    submissions.submit(lab, who, graph_of({"version": 1, "name": "test", "steps": {"boot": {"step": made}}}))
+
+
+def test_a_step_wakes_a_machine(lab: Lab) -> None:
+    add_machine(lab, "host1", state="off", state_reason=energy.OFF_REASON)
+    add_machine(lab, "host2", state="off", state_reason=energy.OFF_REASON)
+    assert energy.wanted(lab) == []
+    step(lab, "host2")
+    assert energy.wanted(lab) == ["host2"]
+
+
+@pytest.mark.parametrize("kind", ["claim", "step"])
+@pytest.mark.parametrize("why", ["none", "only-for", "no-steps", "booked"])
+def test_a_ready_machine_that_the_waiter_may_not_have_leaves_none_asleep(lab: Lab, kind: str, why: str) -> None:
+    policies: dict[str, dict[str, Any]] = {"only-for": {"users": ["bob"]}, "no-steps": {"steps": False}}
+    add_machine(lab, "awake", policy=policies.get(why, {}), owner="bob")
+    add_machine(
+        lab,
+        "barred",
+        policy={"users": ["bob"], "steps": False},
+        owner="bob",
+        state="off",
+        state_reason=energy.OFF_REASON,
+    )
+    add_machine(lab, "sleeps", state="off", state_reason=energy.OFF_REASON)
+    if why == "booked":
+        claim(lab, "waiting", None, machine_id="awake", holder="bob", not_before_ns=lab.now() + MINUTE_NS, length_ns=1)
+    if kind == "step":
+        step(lab, "name:awake OR name:sleeps OR name:barred")
+    else:
+        claim(lab, "waiting", None, predicate="name:awake OR name:sleeps OR name:barred", machine_id=None,
+              length_ns=energy.HOUR_NS)  # fmt: skip
+    enough = why == "none" or (kind, why) == ("claim", "no-steps")
+    assert energy.wanted(lab) == ([] if enough else ["sleeps"])
+
+
+def test_a_machine_is_not_kept_awake_for_who_may_not_have_it(lab: Lab) -> None:
+    policy = {"auto_off": {"after": "4h"}}
+    add_machine(lab, "host1", policy=policy | {"users": ["bob"]}, owner="bob")
+    add_machine(lab, "host2", policy=policy | {"steps": False}, owner="bob")
+    assert energy.spare(lab) == ["host1", "host2"]
+    claim(lab, "waiting", None, machine_id=None)
+    step(lab, "host2")
+    assert energy.spare(lab) == ["host1", "host2"]
+    step(lab, "host1", with_roles("bob", ["user"]))
+    assert energy.spare(lab) == ["host2"]
+
+
+@pytest.fixture
+def switched(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], power.Result]]:
+    """What happens while a machine is switched off, and what comes of it; each begun switching takes the first one."""
+    add_machine(lab, policy={"auto_off": {"after": "4h"}, "prepare": "none"})
+    add_endpoint(lab, "host1", "bmc", "ipmi", "127.0.0.1:1")
+    todo: list[Callable[[], power.Result]] = []
+    monkeypatch.setattr(power, "_run", lambda lab, begun: power._end(lab, begun, [], todo.pop(0)(), "", 0, None))
+    return todo
+
+
+def reserve(lab: Lab) -> claims.Claim:
+    return claims.request(lab, ANN, claims.Request(predicate="host1", reason="work", length_ns=energy.HOUR_NS))
+
+
+def test_a_machine_that_was_claimed_since_it_looked_spare_is_not_switched_off(
+    lab: Lab, switched: list[Callable[[], power.Result]]
+) -> None:
+    assert energy.spare(lab) == ["host1"]
+    assert reserve(lab).state == "active"
+    energy.rest(lab, "host1")
+    assert power.history(lab, ANN, "host1").items == ()
+    assert state_of(lab) == "claimed"
+
+
+def test_nobody_gets_a_machine_while_it_is_switched_off(lab: Lab, switched: list[Callable[[], power.Result]]) -> None:
+    def meanwhile() -> power.Result:
+        assert reserve(lab).state == "waiting"
+        energy.rest(lab, "host1")  # a second one changes nothing
+        assert state_of(lab) == "off"
+        return "done"
+
+    switched.append(meanwhile)
+    energy.rest(lab, "host1")
+    assert (state_of(lab), energy.wanted(lab)) == ("off", ["host1"])
+    assert [event.action for event in power.history(lab, ANN, "host1").items] == ["off"]
+
+
+def test_a_machine_that_nobody_knows_to_be_off_goes_to_who_waits(
+    lab: Lab, switched: list[Callable[[], power.Result]]
+) -> None:
+    def meanwhile() -> power.Result:
+        reserve(lab)
+        return "unknown"
+
+    switched.append(meanwhile)
+    energy.rest(lab, "host1")
+    assert state_of(lab) == "claimed"
 
 
 # -- over REST and on pages -----------------------------------------------------------------------------------------

@@ -319,6 +319,11 @@ def _overlaps(
     return connection.execute(select(claim).where(*within).order_by(begin).limit(1)).first()
 
 
+def is_free(connection: Connection, machine_id: str, start: int, end: int | None, but: int | None = None) -> bool:
+    """Whether nobody holds or booked the machine within ``[start, end)``, other than the claim ``but``."""
+    return _overlaps(connection, machine_id, start, end, but) is None
+
+
 def _book(
     connection: Connection, rows: Sequence[Row[Any]], start: int, length: int | None, predicate: Predicate
 ) -> Row[Any]:

@@ -8,6 +8,7 @@ long that takes.  A machine without that policy is only ever a candidate in the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,10 +17,12 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import claims, machines, power, schema, touch
-from evenkeel.lab.actor import SERVICE, Actor
+from evenkeel.lab import allowed, claims, machines, power, schema, touch
+from evenkeel.lab.actor import SERVICE, Actor, Conflict
+from evenkeel.lab.allowed import Asker
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.predicate import Predicate
+from evenkeel.lab.touch import Touched
 
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
@@ -191,28 +194,34 @@ def tend(lab: Lab, begin: Callable[[Callable[[Lab, str], object], Lab, str], obj
 
 def spare(lab: Lab) -> list[str]:
     """Machines that may be switched off now: their owner allows it, and they were idle long enough."""
-    table, claim = schema.machine, schema.claim
     with lab.store.read() as connection:
-        rows = connection.execute(select(table).where(table.c.state == "ready")).all()
-        rows = [row for row in rows if auto_off(row.policy) is not None]
-        if not rows:
-            return []
-        open_claims = select(claim.c.machine_id).where(claim.c.state.in_(claims.OPEN), claim.c.machine_id.is_not(None))
-        taken = set(connection.scalars(open_claims))
-        last = dict(
-            connection.execute(
-                select(claim.c.machine_id, func.max(claim.c.ended_ns)).group_by(claim.c.machine_id)
-            ).all()
-        )
-        loads = _loads(connection)
-        waited_for = _waited_for(connection, lab.now())
-        found = []
-        for row in rows:
-            since = max(row.state_since_ns, last.get(row.id) or 0)
-            idle = lab.now() - since >= (auto_off(row.policy) or 0)
-            calm = loads.get(row.id, 0.0) < _BUSY_LOAD
-            if row.id not in taken and idle and calm and not _fits_any(connection, row.id, waited_for):
-                found.append(row.id)
+        return _spare(lab, connection)
+
+
+def _spare(lab: Lab, connection: Connection, *only: Any) -> list[str]:
+    """``only``: conditions on table machine."""
+    table, claim = schema.machine, schema.claim
+    rows = connection.execute(select(table).where(table.c.state == "ready", *only)).all()
+    rows = [row for row in rows if auto_off(row.policy) is not None]
+    if not rows:
+        return []
+    open_claims = select(claim.c.machine_id).where(claim.c.state.in_(claims.OPEN), claim.c.machine_id.is_not(None))
+    taken = set(connection.scalars(open_claims))
+    last = dict(
+        connection.execute(select(claim.c.machine_id, func.max(claim.c.ended_ns)).group_by(claim.c.machine_id)).all()
+    )
+    loads = _loads(connection)
+    now = lab.now()
+    waiting = _waiting(connection, now)
+    found = []
+    for row in rows:
+        since = max(row.state_since_ns, last.get(row.id) or 0)
+        idle = now - since >= (auto_off(row.policy) or 0)
+        calm = loads.get(row.id, 0.0) < _BUSY_LOAD
+        if row.id in taken or not idle or not calm:
+            continue
+        if not any(one.could_have(connection, now, table.c.id == row.id) for one in waiting):
+            found.append(row.id)
     return found
 
 
@@ -220,51 +229,65 @@ def wanted(lab: Lab) -> list[str]:
     """Machines that were switched off while idle, and that somebody waits for who could not have another one."""
     table = schema.machine
     with lab.store.read() as connection:
-        asked = select(table.c.id).where(table.c.state == "off", table.c.state_reason == OFF_REASON)
-        asleep = list(connection.scalars(asked.order_by(table.c.name)))
+        sleeps = table.c.state == "off", table.c.state_reason == OFF_REASON
+        asleep = list(connection.scalars(select(table.c.id).where(*sleeps).order_by(table.c.name)))
         if not asleep:
             return []
-        ready_soon = _boot_ns(lab, connection, asleep[0])
+        now = lab.now()
         found: list[str] = []
-        for predicate, promised in _waited_for(connection, lab.now() + ready_soon):
-            if promised is not None and promised in asleep:
-                found.append(promised)
-                continue
-            fits = select(table.c.id).where(predicate.where(), table.c.state == "ready")
-            if connection.execute(fits.limit(1)).first() is None:
-                mine = select(table.c.id).where(
-                    predicate.where(), table.c.id.in_([m for m in asleep if m not in found])
-                )
-                found += connection.scalars(mine.order_by(table.c.name).limit(1))
+        for one in _waiting(connection, now + _boot_ns(lab, connection, asleep[0])):
+            if one.promised is not None and one.promised in asleep:
+                found.append(one.promised)
+            elif not one.could_have(connection, now, table.c.state == "ready"):
+                found += one.could_have(connection, now, *sleeps, table.c.id.not_in(found))[:1]
     return list(dict.fromkeys(found))
 
 
-def _waited_for(connection: Connection, before_ns: int) -> list[tuple[Predicate, str | None]]:
-    """What claims and steps wait for now, or are booked for before then: what it must be, and which was promised."""
-    claim, step = schema.claim, schema.step
-    asked = select(claim.c.predicate, claim.c.machine_id).where(
-        claim.c.state == "waiting", claim.c.not_before_ns <= before_ns
-    )
-    texts = [(text, promised) for text, promised in connection.execute(asked.order_by(claim.c.requested_ns))]
-    for spec in connection.scalars(select(step.c.spec).where(step.c.state == "ready")):
-        if isinstance(spec, dict) and spec.get("machine"):
-            texts.append((spec["machine"], None))
+@dataclass(frozen=True)
+class _Waits:
+    """Somebody, or a step of theirs, who waits for a machine.  ``promised``: the one that was booked for them."""
+
+    predicate: Predicate
+    who: Asker
+    step: bool
+    length_ns: int | None
+    promised: str | None = None
+    claim_id: int | None = None
+
+    def could_have(self, connection: Connection, now: int, *conditions: Any) -> list[str]:
+        """Ids of the machines of which ``conditions`` are true that it could be given now, by name.
+
+        One that its owner keeps for others, or that is booked too soon, helps nobody who waits.
+        """
+        table = schema.machine
+        asked = select(table).where(self.predicate.where(), *conditions).order_by(table.c.name)
+        return [row.id for row in connection.execute(asked) if self._lets(row) and self._in_time(connection, now, row)]
+
+    def _lets(self, row: Row[Any]) -> bool:
+        return allowed.lets_steps(row, self.who) if self.step else allowed.lets(row, self.who, self.length_ns)
+
+    def _in_time(self, connection: Connection, now: int, row: Row[Any]) -> bool:
+        end = None if self.length_ns is None else now + self.length_ns
+        return claims.is_free(connection, row.id, now, end, but=self.claim_id)
+
+
+def _waiting(connection: Connection, before_ns: int) -> list[_Waits]:
+    """Claims and steps that wait for a machine now, or are booked for before then; of equal steps one."""
+    claim, step, sub = schema.claim.c, schema.step.c, schema.submission.c
     found = []
-    for text, promised in dict.fromkeys(texts):
-        try:
-            found.append((Predicate.parse(text), promised))
-        except WrongInput:
-            continue
-    return found
-
-
-def _fits_any(connection: Connection, machine_id: str, waited_for: list[tuple[Predicate, str | None]]) -> bool:
-    table = schema.machine
-    return any(
-        promised == machine_id
-        or connection.execute(select(table.c.id).where(predicate.where(), table.c.id == machine_id)).first()
-        for predicate, promised in waited_for
+    asked = select(schema.claim).where(claim.state == "waiting", claim.not_before_ns <= before_ns)
+    for row in connection.execute(asked.order_by(claim.requested_ns)):
+        who = allowed.of_name(connection, row.holder, row.team)
+        found.append(_Waits(Predicate.parse(row.predicate), who, False, row.length_ns, row.machine_id, row.id))
+    ready = select(step.machine, step.timeout_ns, sub.submitter, sub.team).join(
+        schema.submission, step.submission_id == sub.id
     )
+    for text, limit, submitter, team in connection.execute(
+        ready.where(step.state == "ready", step.machine != "").distinct()
+    ):
+        who = allowed.of_name(connection, submitter, team)
+        found.append(_Waits(Predicate.parse(text), who, True, limit or claims.STEP_NS))
+    return found
 
 
 def _boot_ns(lab: Lab, connection: Connection, machine_id: str) -> int:
@@ -277,19 +300,33 @@ def _boot_ns(lab: Lab, connection: Connection, machine_id: str) -> int:
 
 
 def rest(lab: Lab, machine_id: str) -> None:
-    """Switch one off, and say that it wakes by itself.  A failure is in the machine's power events."""
+    """Switch one off, and say that it wakes by itself.  A failure is in the machine's power events.
+
+    It counts as off before it is: whoever were given it while it is switched off would lose what they run.
+    """
+    table = schema.machine
+    kept = False
+
+    def keep(connection: Connection, found: Touched) -> None:
+        nonlocal kept
+        if not _spare(lab, connection, table.c.id == found.id):
+            raise Conflict(f"{found.name} is wanted again")
+        kept = machines.set_state(lab, connection, SERVICE.name, found.id, "off", OFF_REASON)
+
+    def back(connection: Connection) -> None:
+        row = connection.execute(select(table.c.state, table.c.state_reason).where(table.c.id == machine_id)).one()
+        if tuple(row) == ("off", OFF_REASON):
+            machines.set_state(lab, connection, SERVICE.name, machine_id, "ready")
+            claims.offer(lab, connection)
+
+    result = ""
     try:
-        done = power.switch(lab, SERVICE, machine_id, "off")
+        result = power.switch(lab, SERVICE, machine_id, "off", first=keep).result
     except EvenkeelError:
         return
-    if done.result == "done":
-
-        def change(connection: Connection) -> None:
-            table = schema.machine
-            if connection.scalar(select(table.c.state).where(table.c.id == machine_id)) == "off":
-                machines.set_state(lab, connection, SERVICE.name, machine_id, "off", OFF_REASON)
-
-        lab.store.write(change)
+    finally:
+        if kept and result != "done":
+            lab.store.write(back)
 
 
 def wake(lab: Lab, machine_id: str) -> None:

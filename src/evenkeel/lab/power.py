@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -207,9 +207,20 @@ def request(lab: Lab, actor: Actor, machine: str, action: Action, *, method: Met
     return event(lab, SERVICE, begun.event_id)
 
 
-def switch(lab: Lab, actor: Actor, machine: str, action: Action, *, method: Method | None = None) -> PowerEvent:
-    """The same, and wait for the end: minutes, when it boots.  Its ``result`` says what came of it."""
-    begun = _begin(lab, actor, machine, action, method)
+def switch(
+    lab: Lab,
+    actor: Actor,
+    machine: str,
+    action: Action,
+    *,
+    method: Method | None = None,
+    first: Callable[[Connection, Touched], None] | None = None,
+) -> PowerEvent:
+    """The same, and wait for the end: minutes, when it boots.  Its ``result`` says what came of it.
+
+    ``first``: run within the change that begins it; what it raises keeps the machine from being switched.
+    """
+    begun = _begin(lab, actor, machine, action, method, first)
     _run(lab, begun)
     return event(lab, SERVICE, begun.event_id)
 
@@ -238,7 +249,14 @@ class _Begun:
     at_ns: int
 
 
-def _begin(lab: Lab, actor: Actor, machine: str, action: Action, method: Method | None) -> _Begun:
+def _begin(
+    lab: Lab,
+    actor: Actor,
+    machine: str,
+    action: Action,
+    method: Method | None,
+    first: Callable[[Connection, Touched], None] | None = None,
+) -> _Begun:
     actor.need("power", f"switch {machine}")
     table = schema.power_event
     at_ns = lab.now()
@@ -259,6 +277,8 @@ def _begin(lab: Lab, actor: Actor, machine: str, action: Action, method: Method 
             raise Conflict(
                 f"{found.name} is being switched ({other.action}, by {other.actor})", hint="wait for its end"
             )
+        if first is not None:
+            first(connection, found)
         row = {"machine_id": found.id, "action": action, "actor": actor.name, "at_ns": at_ns}
         done = connection.execute(insert(table).values(row | {"tried": [], "result": "running"}))
         number = int(done.inserted_primary_key[0])  # type: ignore[index]
