@@ -136,6 +136,8 @@ def test_a_recording_that_ended_early_says_so(
 
 def test_a_recording_survives_saving() -> None:
     assert from_bytes(to_bytes(recording()), "x") == recording()
+    known = replace(recording(), siblings={"3": (7,), "7": (3,)})
+    assert from_bytes(to_bytes(known), "x") == known
     assert to_bytes(from_bytes(to_bytes(recording()), "x")) == to_bytes(recording())
 
 

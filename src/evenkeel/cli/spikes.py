@@ -160,6 +160,7 @@ def fly(plan: Plan, guest: str, limit_s: int, keep: str, on_miss: str, output: s
             keep_s=keep_ns / 1e9,
             late_us=late_ns // 1000,
             limit_s=limit_s,
+            siblings=session.siblings,
             on_progress=session.on_progress,
         )
     if found.reason is None:
@@ -187,6 +188,7 @@ def _record(plan: Plan, guest: str, length_ns: int, period_ns: int) -> Recording
             conditions=session.conditions,
             seconds=length_ns / 1e9,
             period_us=period_ns // 1000,
+            siblings=session.siblings,
             under=_under(session.machine, session.conditions.emulated),
             on_progress=session.on_progress,
         )
@@ -199,6 +201,7 @@ class _Session:
     host: HostPlan
     vcpus: list[int]
     conditions: Conditions
+    siblings: dict[str, tuple[int, ...]]
     on_progress: OnProgress
 
 
@@ -214,8 +217,10 @@ def _session(plan: Plan, guest: str) -> Iterator[_Session]:
     machine = resolve(host.address)
     try:
         with machine.probe() as probe, screen.progress(f"recording {guest} on {host.name}") as on_progress:
-            bound = conditions(read_facts(probe), load="what runs there", plan_sha256=plan.sha256())
-            yield _Session(machine, probe, host, list(wanted.realtime_vcpus), bound, on_progress)
+            facts = read_facts(probe)
+            bound = conditions(facts, load="what runs there", plan_sha256=plan.sha256())
+            siblings = {str(cpu.id): tuple(sorted(cpu.siblings - {cpu.id})) for cpu in facts.cpus}
+            yield _Session(machine, probe, host, list(wanted.realtime_vcpus), bound, siblings, on_progress)
     finally:
         machine.close()
 

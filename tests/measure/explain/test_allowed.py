@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from evenkeel.documents.evidence import Conditions
-from evenkeel.documents.explanation import Alignment, Allowed, Cause, Kind
+from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Kind, Spike
 from evenkeel.measure.explain import allowed as module
 from evenkeel.measure.explain.allowed import allowed
 from evenkeel.measure.explain.attribute import Stage
 from evenkeel.measure.explain.clocks import Clock
 from evenkeel.measure.explain.recording import Raw, Recording
+from evenkeel.measure.explain.timeline import PREEMPTED, RUNS
 from evenkeel.measure.explain.trace import Trace
 from evenkeel.plan.catalogue import entries
-from tests.measure.explain.test_charge import EMULATOR, VCPU, scene
+from tests.measure.explain.test_charge import EMULATOR, HOG, MS, VCPU, host, scene, steps
 from tests.report.test_timeline import explanation
 
 
@@ -97,7 +99,35 @@ def test_where_no_fact_is_known_none_is_named(kind: Kind) -> None:
     assert facts(kind, "x") == ()
 
 
+def beside(**changes: Any) -> tuple[Allowed, ...]:
+    """CPU 7 is of one core with CPU 3, where the vCPU ran but for 2 to 6 ms; a sample of 10 ms was late then."""
+    running = {3: steps((0, VCPU)), 7: steps((0, 0), (6 * MS, HOG), (9 * MS, EMULATOR), (9 * MS + 200_000, 0))}
+    seen = host(thread=steps((0, RUNS), (2 * MS, PREEMPTED), (6 * MS, RUNS)), running=running)
+    one = replace(scene(seen), **{"siblings": {3: (7,), 7: (3,)}, **changes})
+    kind = Kind.guest_kernel
+    spike = Spike(at_ns=10 * MS, vcpu=1, latency_ns=10 * MS, charges=(Charge(kind=kind, who="x", ns=3 * MS),))
+    nothing, clock = Trace({}, {}), Clock(0, 1.0)
+    on = Stage({1: one}, nothing, nothing, clock, clock, Alignment(method="tsc-offset", error_ns=0), 0, 0)
+    raw = Raw({}, {}, "")
+    conditions = Conditions(kernel="6.12", preempt_rt=True, command_line="")
+    recording = Recording("cell", "plc", conditions, 1.0, 1000, raw, raw, (thread(VCPU),), {})
+    causes = tuple(Cause(kind=kind, who=who, ns=1, spikes=1, worst_ns=1) for kind, who in ((kind, "x"), (kind, "y")))
+    first, second = allowed(on, recording, explanation(causes=causes, spikes=(spike,))).causes
+    assert second.allowed == (), "it had no part in a late sample"
+    return first.allowed
+
+
+def test_a_sibling_that_ran_something_is_told() -> None:
+    """3 of the 6 ms in which the vCPU ran; that of 0.2 ms beside it is not worth a word."""
+    (found,) = beside()
+    assert found == Allowed(fact="hog ran on CPU 7, of one core with CPU 3 of vCPU 1, for 50% of its time", rule="S3")
+
+
+def test_a_cpu_of_another_core_is_no_sibling() -> None:
+    assert beside(siblings={}) == beside(siblings={3: (), 7: ()}) == beside(siblings={3: (5,)}) == ()
+
+
 def test_every_rule_that_is_named_exists() -> None:
     known = {entry.id for entry in entries()}
     named = {rule for _, rule, _ in module._KERNEL_THREADS} | set(module._INTERRUPTS.values())
-    assert named | {"G-1", "G-2", "G-3", "G-4", "C-1", "R-RT-1", "R-RT-2", "R-IRQ-1", "I-CMD"} <= known
+    assert named | {"S3", "G-1", "G-2", "G-3", "G-4", "C-1", "R-RT-1", "R-RT-2", "R-IRQ-1", "I-CMD"} <= known

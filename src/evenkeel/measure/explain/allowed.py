@@ -6,14 +6,17 @@ they were set.  A rule is named only where it is about that very fact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 from evenkeel.documents.cpuset import format_cpus
-from evenkeel.documents.explanation import Allowed, Explanation, Kind
+from evenkeel.documents.explanation import Allowed, Cause, Explanation, Kind, Spike
 from evenkeel.measure.explain.attribute import Stage
 from evenkeel.measure.explain.charge import Scene
 from evenkeel.measure.explain.recording import Recording
+from evenkeel.measure.explain.timeline import IDLE, RUNS
 
 #: Kernel threads by the begin of their name, and the rule that is about them.
 _KERNEL_THREADS = (
@@ -29,6 +32,15 @@ _KERNEL_THREADS = (
     ("vhost", "R-KVM-5", "a helper of KVM runs on the CPU of the vCPU"),
 )
 _INTERRUPTS = {"local_timer": "H-ISO-2", "reschedule": "R-IPI", "call_function": "R-IPI", "irq_work": "R-IPI"}
+#: Causes that take longer while another thread of the core runs something: the vCPU's own thread ran.
+_SLOWED = frozenset(
+    {
+        *(Kind.page_fault, Kind.exits, Kind.delivery),
+        *(Kind.guest_nmi, Kind.guest_irq, Kind.guest_softirq, Kind.guest_thread, Kind.guest_kernel),
+    }
+)
+#: A sibling that ran for less of that time is not told.
+_SHARED = 0.1
 _REALTIME = 100  # kernel priorities below this are real-time: 99 is FIFO 0, 49 is FIFO 50
 
 
@@ -39,7 +51,11 @@ def allowed(on: Stage, recording: Recording, explanation: Explanation) -> Explan
     for cause in explanation.causes:
         facts: list[Allowed] = []
         for vcpu, scene in sorted(on.scenes.items()):
-            facts += [fact for fact in _facts(cause.kind, cause.who, vcpu, scene, threads) if fact not in facts]
+            found = _facts(cause.kind, cause.who, vcpu, scene, threads)
+            if cause.kind in _SLOWED and scene.siblings:
+                late = [spike for spike in explanation.spikes if spike.vcpu == vcpu and _has_part(cause, spike)]
+                found += _of_siblings(vcpu, scene, late)
+            facts += [fact for fact in found if fact not in facts]
         causes.append(cause.model_copy(update={"allowed": tuple(facts)}))
     return explanation.model_copy(update={"causes": tuple(causes)})
 
@@ -117,6 +133,33 @@ def _of_task(who: str, scene: Scene, own: Mapping[str, Any], home: str) -> list[
             )
         )
     return facts
+
+
+def _has_part(cause: Cause, spike: Spike) -> bool:
+    return any((charge.kind, charge.who) == (cause.kind, cause.who) for charge in spike.charges)
+
+
+def _of_siblings(vcpu: int, scene: Scene, spikes: Iterable[Spike]) -> list[Allowed]:
+    """What ran the longest on each sibling of the vCPU's CPU while the vCPU ran, in these samples."""
+    whole, ran = 0, Counter[tuple[int, int, str]]()
+    for spike in spikes:
+        for state in scene.host.thread.cut(spike.at_ns - spike.latency_ns, spike.at_ns):
+            if state.what != RUNS:
+                continue
+            whole += state.end - state.start
+            for cpu in scene.siblings.get(state.cpu, ()):
+                running = scene.host.running.get(cpu)
+                for span in running.cut(state.start, state.end) if running else ():
+                    if span.what not in (IDLE, scene.tid):
+                        name = scene.host.names.get(span.what, f"pid {span.what}")
+                        ran[state.cpu, cpu, name] += span.end - span.start
+    found = []
+    for (home, cpu), parts in groupby(sorted(ran.items()), key=lambda item: item[0][:2]):
+        (*_, name), ns = max(parts, key=lambda item: item[1])
+        if ns >= _SHARED * whole:
+            core = f"of one core with CPU {home} of vCPU {vcpu}"
+            found.append(Allowed(fact=f"{name} ran on CPU {cpu}, {core}, for {ns / whole:.0%} of its time", rule="S3"))
+    return found
 
 
 def _policy(thread: Mapping[str, Any]) -> str:

@@ -120,6 +120,7 @@ def stage(recording: Recording) -> Stage:
             family=family - {thread["tid"]},
             exit_names=names,
             below=under,
+            siblings={int(cpu): others for cpu, others in recording.siblings.items()},
         )
         for thread, seen in wanted
     }

@@ -7,7 +7,7 @@ fault.  Each instant belongs to the first layer that covers it, so the charges c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -72,7 +72,9 @@ class Painted:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known about one vCPU.  ``home``: the host CPUs that it belongs on; ``family``: threads of its QEMU."""
+    """What is known about one vCPU.  ``home``: the host CPUs that it belongs on; ``family``: threads of its QEMU;
+    ``siblings``: CPU of the host -> the other threads of its core.
+    """
 
     host: HostTimeline
     guest: GuestTimeline
@@ -81,6 +83,7 @@ class Scene:
     family: frozenset[int]
     exit_names: Mapping[int, str]
     below: Below | None = None
+    siblings: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 Layer = Iterable[tuple[int, int, Kind, str]]

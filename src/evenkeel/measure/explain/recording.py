@@ -86,7 +86,8 @@ class Raw:
 class Recording:
     """``threads``: those of the guest's QEMU, as the probe's ``threads`` gives them; ``told``: its clock, as
     ``recording_guest.clock`` gives it; ``below_threads``: CPU of the host as text -> thread here, and ``timer``;
-    ``trips``: time here before, mark of the host, time here after.
+    ``trips``: time here before, mark of the host, time here after; ``siblings``: CPU of the host as text -> the other
+    threads of its core, empty where nobody said.
     """
 
     host_name: str
@@ -101,6 +102,7 @@ class Recording:
     below: Raw | None = None
     below_threads: Mapping[str, int] = field(default_factory=dict)
     trips: tuple[tuple[int, int, int], ...] = ()
+    siblings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     full: tuple[str, ...] = ()  # of which machines the limit of memory ended the recording
     #: Of a flight recorder: its rings were overwritten on purpose; ``reason``: what froze them.
     flight: bool = False
@@ -128,6 +130,7 @@ def record(
     conditions: Conditions,
     seconds: float,
     period_us: int = 1000,
+    siblings: Mapping[str, tuple[int, ...]] | None = None,
     under: Under | None = None,
     on_progress: OnProgress | None = None,
     during: Callable[[], None] | None = None,
@@ -137,7 +140,7 @@ def record(
 
     Raises EvenkeelError when the guest has no agent or no timerlat, or the host no tracefs.
     """
-    session = _Session(probe, host, guest, conditions, period_us, on_progress)
+    session = _Session(probe, host, guest, conditions, period_us, siblings, on_progress)
     with session.guest(vcpus, seconds + _GUEST_ALONE_S):
         with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips, end_below):
             other = pool.submit(during) if during else None
@@ -165,6 +168,7 @@ def fly(
     late_us: int,
     limit_s: float,
     period_us: int = 1000,
+    siblings: Mapping[str, tuple[int, ...]] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Recording:
     """Keep the last ``keep_s`` or so in rings, until a sample is later than ``late_us``, and return what they hold.
@@ -172,7 +176,7 @@ def fly(
     ``reason`` says what ended it, None when nothing had within ``limit_s``.  The rings have a fixed size: a busy host
     overwrites sooner.  A guest that is gone leaves only the trace of its host.  Raises as :func:`record`.
     """
-    session = _Session(probe, host, guest, conditions, period_us, on_progress)
+    session = _Session(probe, host, guest, conditions, period_us, siblings, on_progress)
     ring_kb = round(min(_MOST_RING_KB, max(1024, keep_s * _RING_KB_S)))
     with session.guest(vcpus, limit_s + _GUEST_ALONE_S, late_us=late_us, buffer_kb=ring_kb):
         recorded = session.host("recording_flight", guest=guest, limit_s=limit_s, buffer_kb=ring_kb)
@@ -194,8 +198,10 @@ class _Session:
         guest: str,
         conditions: Conditions,
         period_us: int,
+        siblings: Mapping[str, tuple[int, ...]] | None,
         on_progress: OnProgress | None,
     ) -> None:
+        self.siblings = siblings or {}
         self.probe, self.on_progress = probe, on_progress
         self.host_name, self.guest_name, self.conditions, self.period_us = host, guest, conditions, period_us
         self.threads = _call(probe, "threads", guest=guest)["threads"]
@@ -264,6 +270,7 @@ class _Session:
             guest=guest,
             threads=tuple(self.threads),
             told=self.told,
+            siblings=self.siblings,
             full=tuple(self.full),
         )
 
@@ -451,6 +458,8 @@ def from_bytes(data: bytes, file: str) -> Recording:
             raws = {name: _raw(archive, name) for name in ("host", "guest", "below") if f"{name}/about.json" in names}
         for key in ("threads", "full"):
             about[key] = tuple(about[key])
+        # Recordings of earlier versions do not know them.
+        about["siblings"] = {cpu: tuple(others) for cpu, others in about.get("siblings", {}).items()}
         about["trips"] = tuple((before, stamp, after) for before, stamp, after in about["trips"])
         about["conditions"] = Conditions.model_validate(about["conditions"])
         return Recording(**about, host=raws["host"], guest=raws["guest"], below=raws.get("below"))
