@@ -20,7 +20,7 @@ from evenkeel.lab.actor import SERVICE, Actor, Forbidden, NotFound, with_roles
 from evenkeel.lab.artifacts import collect, contents, fill_inputs
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.retention import DAY_NS, Retention
+from evenkeel.lab.retention import DAY_NS, ArtifactRetention
 from tests.lab.conftest import Clock
 
 ANN, BOB, ADMIN = with_roles("ann", ["user"]), with_roles("bob", ["user"]), with_roles("root", ["admin"])
@@ -265,7 +265,7 @@ def test_the_policy(lab: Lab, work: Work, clock: Clock) -> None:
     work.done({"module": b"short"}, branch="b", keep=DAY_NS)
     pinned = artifacts.of_attempt(lab, ANN, kept[0])[0].id
     artifacts.pin(lab, ANN, pinned)
-    policy = Retention(last=2, passed=10 * DAY_NS, failed=30 * DAY_NS)
+    policy = ArtifactRetention(last=2, passed=10 * DAY_NS, failed=30 * DAY_NS)
 
     assert collect(lab, ADMIN, policy).artifacts == 0
     clock.move(11 * 86400)
@@ -289,7 +289,7 @@ def test_one_content_of_two_artifacts_goes_with_the_last(lab: Lab, work: Work, c
     clock.move(20 * 86400)
     work.done({"module": b"same"}, "failed")
     clock.move(15 * 86400)
-    policy = Retention(failed=30 * DAY_NS)
+    policy = ArtifactRetention(failed=30 * DAY_NS)
     assert collect(lab, ADMIN, policy).artifacts == 1
     assert contents(lab).has(sha(b"same"))
     clock.move(20 * 86400)
@@ -299,7 +299,7 @@ def test_one_content_of_two_artifacts_goes_with_the_last(lab: Lab, work: Work, c
 
 def test_nothing_that_a_live_attempt_has_or_gave_is_removed(lab: Lab, work: Work, clock: Clock) -> None:
     # A policy that would take everything at once.
-    greedy = Retention(last=1, passed=0, failed=0, grace=0)
+    greedy = ArtifactRetention(last=1, passed=0, failed=0, grace=0)
     old = work.done({"log": b"base"})
     clock.move(86400)
     submission = work.submission(inputs={"src": {"content": sha(b"sent")}})

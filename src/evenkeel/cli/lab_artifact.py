@@ -148,7 +148,8 @@ def usage(at: At = None, json: Json = False) -> None:
 
 @artifact.command(name="collect")
 def collect(at: At = None, json: Json = False) -> None:
-    """Remove now what the policy does not keep. The service does so by itself each hour. Needs an admin.
+    """Remove now what the policy does not keep: artifacts, logs, results and events. The service does so by itself each
+    hour. Needs an admin.
 
     evenkeel lab artifact collect
     """
@@ -159,6 +160,8 @@ def collect(at: At = None, json: Json = False) -> None:
         found = lab.post("/artifacts/collect")
     tell(
         found,
-        f"{found['artifacts']} artifacts forgotten, {found['contents']} contents ({size(found['size'])}) removed",
+        f"{found['artifacts']} artifacts forgotten, {found['contents']} contents ({size(found['size'])}) removed; "
+        f"{found['logs']} logs ({size(found['log_size'])}), {found['results']} results and {found['events']} events "
+        "removed",
         json,
     )

@@ -178,8 +178,13 @@ def events(
         if follow:
             after = found[-1]["seq"] if found else None
             for line in lab.lines("/events", after=after, type=type_):
-                if line.startswith("data: ") and (not by or json.loads(line[6:])["actor"] == by):
-                    show(json.loads(line[6:])) if not as_json else print(line[6:], flush=True)
+                if not line.startswith("data: "):
+                    continue
+                one = json.loads(line[6:])
+                if "seq" not in one:
+                    output.note(f"events up to number {one['to']} were removed: they were older than the lab keeps")
+                elif not by or one["actor"] == by:
+                    show(one) if not as_json else print(line[6:], flush=True)
 
 
 @_token.command()

@@ -230,6 +230,7 @@ def log(
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
+    from evenkeel.lab.words import moment
         while True:
             found = lab.get(f"/submissions/{number}/steps/{step}")
             attempts = found["attempts"]
@@ -247,7 +248,12 @@ def log(
             offset += len(answer.content)
             if answer.headers["Lab-Log-More"] == "no" or (not answer.content and not follow):
                 if not offset:
-                    output.note(f"step {step} printed nothing")
+                    removed = chosen[-1]["log_removed_ns"]
+                    output.note(
+                        f"the log of step {step} was removed on {moment(removed)} UTC: it was older than the lab keeps"
+                        if removed
+                        else f"step {step} printed nothing"
+                    )
                 return
             if not answer.content:
                 time.sleep(0.3)

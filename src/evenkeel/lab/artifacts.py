@@ -20,19 +20,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from evenkeel.documents.base import Model
 from evenkeel.documents.result import Result
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import idempotency, schema
+from evenkeel.lab import idempotency, records, schema
 from evenkeel.lab.actor import SERVICE, Actor, NotFound
 from evenkeel.lab.contents import Contents, NoSuchContent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import DEFAULT, Page, key_of, page
-from evenkeel.lab.retention import Retention
+from evenkeel.lab.retention import ArtifactRetention
 from evenkeel.lab.step import output_text
 
 _HOUR_NS = 3600 * 10**9
 #: Of one content.
 MOST_BYTES = 16 << 30
 _artifact, _attempt, _step = schema.artifact.c, schema.attempt.c, schema.step.c
-_submission = schema.submission.c
 _JOINED = schema.artifact.join(schema.attempt, _artifact.attempt_id == _attempt.id).join(
     schema.step, _attempt.step_id == _step.id
 )
@@ -66,11 +65,16 @@ class Usage(Model):
 
 
 class Collected(Model):
-    """What :func:`collect` removed: rows, contents and their bytes."""
+    """What :func:`collect` removed: rows of artifacts, contents and their bytes; logs and their bytes, documents of
+    results, events."""
 
     artifacts: int
     contents: int
     size: int
+    logs: int = 0
+    log_size: int = 0
+    results: int = 0
+    events: int = 0
 
 
 def contents(lab: Lab) -> Contents:
@@ -277,8 +281,9 @@ def usage(lab: Lab, actor: Actor) -> Usage:
     return Usage(contents=number, size=int(size), artifacts=rows or 0, pinned=pinned or 0)
 
 
-def collect(lab: Lab, actor: Actor, policy: Retention | None = None) -> Collected:
-    """Forget artifacts that the policy does not keep, and remove contents that nobody names.
+def collect(lab: Lab, actor: Actor, policy: ArtifactRetention | None = None) -> Collected:
+    """Forget artifacts that the policy does not keep, and remove contents that nobody names; then logs, results and
+    events by theirs (:mod:`evenkeel.lab.records`).
 
     Kept: what is pinned; the last so many passed of each ``same``; what is younger than the policy, or than its step
     asked for; all of submissions that are open.  Contents that were brought or given out since the oldest attempt
@@ -301,8 +306,8 @@ def collect(lab: Lab, actor: Actor, policy: Retention | None = None) -> Collecte
             if store.remove(sha256, before_ns=before):
                 removed, size = removed + 1, size + old[sha256]
     store.sweep(before)
-    done = Collected(artifacts=rows, contents=removed, size=size)
-    if rows or removed:
+    done = Collected(artifacts=rows, contents=removed, size=size, **records.remove(lab))
+    if rows or removed or done.logs or done.results or done.events > 1:  # 1: what the time before was told by
         lab.store.write(
             lambda connection: lab.store.event(
                 connection, actor.name, "artifact.collected", "artifact", "", **done.model_dump()
@@ -334,33 +339,9 @@ def part(lab: Lab, app: object) -> Iterator[None]:
         thread.join()
 
 
-def _forget(connection: Connection, lab: Lab, policy: Retention) -> int:
+def _forget(connection: Connection, lab: Lab, policy: ArtifactRetention) -> int:
     now = lab.now()
-    ranked = (
-        select(
-            _attempt.id,
-            func.row_number()
-            .over(partition_by=_attempt.same, order_by=(_attempt.ended_ns.desc(), _attempt.id.desc()))
-            .label("place"),
-        )
-        .where(_attempt.state == "passed", _attempt.same != "")
-        .subquery()
-    )
-    last = select(ranked.c.id).where(ranked.c.place <= policy.last)
-    open_ = (
-        select(_attempt.id)
-        .select_from(
-            schema.attempt.join(schema.step, _attempt.step_id == _step.id).join(
-                schema.submission, _step.submission_id == _submission.id
-            )
-        )
-        .where(or_(_submission.state == "open", _attempt.state == "running"))
-    )
-    age = or_(
-        and_(_attempt.state == "passed", _attempt.ended_ns < now - policy.passed),
-        _attempt.ended_ns < now - policy.failed,
-    )
-    old = select(_attempt.id).where(age, _attempt.id.not_in(last), _attempt.id.not_in(open_))
+    old, open_ = records.old(policy, now), records.open_attempts()
     done = connection.execute(
         delete(schema.artifact).where(
             _artifact.pinned_by == "",

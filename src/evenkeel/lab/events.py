@@ -120,6 +120,12 @@ def last_seq(lab: Lab) -> int:
         return int(connection.execute(select(func.coalesce(func.max(_event.c.seq), 0))).scalar_one())
 
 
+def first_seq(lab: Lab) -> int:
+    """Of the oldest that is kept: who has read up to one before it misses nothing.  1 when there is none."""
+    with lab.store.read() as connection:
+        return int(connection.execute(select(func.coalesce(func.min(_event.c.seq), 1))).scalar_one())
+
+
 async def stream(lab: Lab, actor: Actor, seq: int, *, type_: str | None = None) -> AsyncIterator[Event | None]:
     """All after ``seq``, then each as it is committed; None now and then, when there is nothing (a sign of life)."""
     actor.need("read", "read the log")

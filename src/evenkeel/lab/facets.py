@@ -48,6 +48,7 @@ _MANY = 200
 #: Made once: to put a statement together takes longer than SQLite takes to answer it.
 _SINCE = event.c.type.in_(_CHANGES), event.c.seq > bindparam("seq")
 _NEWEST = select(func.max(event.c.seq)).where(*_SINCE)
+_OLDEST = select(func.min(event.c.seq))
 _CHANGED = select(event.c.object_id, event.c.type).where(*_SINCE).distinct().limit(_MANY + 1)
 _ORDERED = select(machine.c.id).order_by(machine.c.name)
 
@@ -138,6 +139,8 @@ class Index:
             return self._view
 
     def _follow(self, connection: Connection) -> None:
+        if self._seq >= 0 and (connection.scalar(_OLDEST) or 0) > self._seq + 1:
+            self._seq = -1  # nobody searched for so long that some of what changed is not in the log any more
         last = connection.scalar(_NEWEST, {"seq": self._seq})
         if last is None:
             if self._seq >= 0:

@@ -5,6 +5,7 @@ An agent sends bytes with their offset, so that what was sent twice is written o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -31,6 +32,15 @@ class Logs:
             return self.path(attempt).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def remove(self, attempt: int) -> int:
+        """Bytes that it had; 0 when there is none.  Raises OSError."""
+        path = self.path(attempt)
+        size = self.size(attempt)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a thousand attempts, which others may still have
+            path.parent.rmdir()
+        return size
 
     def write(self, attempt: int, offset: int, data: bytes) -> int:
         """Bytes from ``offset`` on; returns how many there are now.  What would leave a gap is not taken.

@@ -19,6 +19,7 @@ from evenkeel.lab.compare import Comparison, compare
 from evenkeel.lab.contents import NoSuchContent
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import DEFAULT, Page, key_of, page
+from evenkeel.lab.words import moment
 
 _attempt, _step, _submission = schema.attempt.c, schema.step.c, schema.submission.c
 _JOINED = schema.attempt.join(schema.step, _attempt.step_id == _step.id).join(
@@ -47,9 +48,11 @@ class ResultLine(Model):
 
 
 class ResultInFull(ResultLine):
-    """``result``: the document, where the agent sent one; ``before``: the attempt that it is compared with."""
+    """``result``: the document, where the agent sent one; ``removed_ns``: when the lab's policy took it away;
+    ``before``: the attempt that it is compared with."""
 
     result: Result | None
+    removed_ns: int | None
     artifacts: tuple[artifacts.Artifact, ...]
     before: int | None
 
@@ -112,11 +115,12 @@ def show(lab: Lab, actor: Actor, attempt: int) -> ResultInFull:
     actor.need("read", "see results")
     with lab.store.read() as connection:
         line = _line(connection, attempt)
-        document = connection.scalar(select(_attempt.result).where(_attempt.id == attempt))
-        before = _before(connection, line)
+        document, removed_ns = _kept(connection, attempt)
+        before = _before(connection, line) if removed_ns is None else None
     return ResultInFull(
         **line.model_dump(),
-        result=_document(document),
+        result=document,
+        removed_ns=removed_ns,
         artifacts=artifacts.of_attempt(lab, actor, attempt),
         before=before,
     )
@@ -126,7 +130,7 @@ def compared(lab: Lab, actor: Actor, attempt: int, with_attempt: int | None = No
     """This result with that one; with None, the last good one before it of the same thing.  Raises NotFound."""
     actor.need("read", "see results")
     with lab.store.read() as connection:
-        now = _line(connection, attempt)
+        now, document = _line(connection, attempt), _needed(connection, attempt)
         other = with_attempt if with_attempt is not None else _before(connection, now)
         if other is None:
             raise NotFound(
@@ -134,14 +138,8 @@ def compared(lab: Lab, actor: Actor, attempt: int, with_attempt: int | None = No
                 hint="name one: its kind and what `same` names must be equal for this to be found",
             )
         before = _line(connection, other)
-        documents = [
-            _document(connection.scalar(select(_attempt.result).where(_attempt.id == number)))
-            for number in (other, attempt)
-        ]
-    if documents[0] is None or documents[1] is None:
-        which = other if documents[0] is None else attempt
-        raise NotFound(f"attempt {which} left no result", hint="it still runs, or was lost with its agent")
-    return Compared(before=before, now=now, comparison=compare(documents[0], documents[1]))
+        comparison = compare(_needed(connection, other), document)
+    return Compared(before=before, now=now, comparison=comparison)
 
 
 def _before(connection: Connection, line: ResultLine) -> int | None:
@@ -150,13 +148,30 @@ def _before(connection: Connection, line: ResultLine) -> int | None:
     return connection.scalar(
         select(_attempt.id)
         .where(_attempt.same == line.same, _attempt.state == "passed", _attempt.id < line.attempt)
+        .where(_attempt.result_removed_ns.is_(None))
         .order_by(_attempt.id.desc())
         .limit(1)
     )
 
 
-def _document(data: Any) -> Result | None:
-    return Result.model_validate(data) if data else None
+def _kept(connection: Connection, attempt: int) -> tuple[Result | None, int | None]:
+    """Its document, and when that was removed."""
+    query = select(_attempt.result, _attempt.result_removed_ns).where(_attempt.id == attempt)
+    document, removed_ns = connection.execute(query).one()
+    return Result.model_validate(document) if document else None, removed_ns
+
+
+def _needed(connection: Connection, attempt: int) -> Result:
+    """Raises NotFound, with the reason why there is none."""
+    document, removed_ns = _kept(connection, attempt)
+    if document is not None:
+        return document
+    if removed_ns is not None:
+        raise NotFound(
+            f"the result of attempt {attempt} was removed on {moment(removed_ns)} UTC: it was older than the lab keeps",
+            hint="the newest good ones of each kind and branch stay; `results` in the lab's settings says how long",
+        )
+    raise NotFound(f"attempt {attempt} left no result", hint="it still runs, or was lost with its agent")
 
 
 def _line(connection: Connection, attempt: int) -> ResultLine:

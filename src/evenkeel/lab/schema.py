@@ -106,7 +106,8 @@ saved_search = Table(
 
 # -- the one log --------------------------------------------------------------------------------------------------
 
-#: Never changed, never deleted but by retention: audit, history, server-sent events and webhooks all read it.
+#: Never changed, and deleted by age alone, the oldest first, without a gap (:mod:`evenkeel.lab.records`): audit,
+#: history, server-sent events and webhooks all read it.
 event = Table(
     "event",
     metadata,
@@ -471,6 +472,9 @@ attempt = Table(
     Column("result", JSON),
     # Results with the same text here are of the same thing, and may be compared (lab.step.Use.same_key).
     Column("same", Text, nullable=False, server_default=""),
+    # When the lab's policy took its log, and its result with its warnings; None: it did not.
+    Column("log_removed_ns", BigInteger),
+    Column("result_removed_ns", BigInteger),
     _one_of("state", "running", "passed", "failed", "lost", "cancelled", "timed-out"),
     UniqueConstraint("step_id", "number"),
     Index(None, "state", "agent"),

@@ -17,7 +17,7 @@ from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import Where, WrongInput
 from evenkeel.lab.limits import Limits
 from evenkeel.lab.place import SYSTEM_FOLDER
-from evenkeel.lab.retention import Retention
+from evenkeel.lab.retention import DAY_NS, EVENTS_NS, ArtifactRetention, LogRetention, ResultRetention
 from evenkeel.plan.sitefile import parse_as
 
 SYSTEM_FILE = Path("/etc/evenkeel/lab.yaml")
@@ -52,7 +52,7 @@ class Settings(Model):
     that come by the Unix socket; root and the user of the service are admins.  It is ``viewer``: whoever submits a step
     runs it on the agent of this machine as the user of the service.  ``credits``: for urgent work, of each
     person in each month; ``shares``: team -> its part of the queue, 1 when not named.  ``reservations``: their limits;
-    ``artifacts``: how long they are kept.
+    ``artifacts``, ``logs``, ``results``: how long they are kept; ``events``: for how long the one log is.
     ``agent_slots``: of the agent on the service's machine, one a CPU when left out; 0: there is none.
     """
 
@@ -66,7 +66,10 @@ class Settings(Model):
     shares: dict[str, Annotated[float, Field(gt=0)]] = {}
     oidc: Oidc | None = None
     reservations: Limits = Limits()
-    artifacts: Retention = Retention()
+    artifacts: ArtifactRetention = ArtifactRetention()
+    logs: LogRetention = LogRetention()
+    results: ResultRetention = ResultRetention()
+    events: Nanoseconds = Field(default=EVENTS_NS, ge=DAY_NS)
 
     @field_validator("listen")
     @classmethod

@@ -16,7 +16,8 @@ _step, _attempt, _sub, _edge = schema.step.c, schema.attempt.c, schema.submissio
 
 
 class Attempt(Model):
-    """``result``: the Result document, when the agent sent one.  ``log_size``: bytes of the log that are here."""
+    """``result``: the Result document, when the agent sent one.  ``log_size``: bytes of the log that are here.
+    ``log_removed_ns``, ``result_removed_ns``: when the lab's policy took them away."""
 
     id: int
     number: int
@@ -28,6 +29,8 @@ class Attempt(Model):
     cause: str
     result: dict[str, Any] | None
     log_size: int
+    log_removed_ns: int | None
+    result_removed_ns: int | None
 
 
 class StepInFull(Model):
@@ -190,4 +193,5 @@ _STEP = (
 _ATTEMPT = (
     *(_attempt.id, _attempt.number, _attempt.agent, _attempt.state, _attempt.started_ns, _attempt.ended_ns),
     *(_attempt.exit, _attempt.cause, _attempt.result),
+    *(_attempt.log_removed_ns, _attempt.result_removed_ns),
 )

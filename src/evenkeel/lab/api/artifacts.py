@@ -106,7 +106,7 @@ def usage(caller: Caller) -> artifacts.Usage:
 
 @router.post("/artifacts/collect")
 def collect(caller: Caller) -> artifacts.Collected:
-    """Remove now what the policy does not keep; the service does so by itself each hour."""
+    """Remove now what the policy does not keep: artifacts, logs, results and events; the service does so each hour."""
     return artifacts.collect(caller.lab, caller.actor)
 
 

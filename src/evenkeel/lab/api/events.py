@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab import events as log
@@ -47,7 +48,10 @@ async def events(
     type: Word = None,
     last_event_id: Annotated[str | None, Header(description="What browsers send instead of `after`.")] = None,
 ) -> StreamingResponse:
-    """Server-sent events, without end: all after a number (left out: from now on), then each as it is committed."""
+    """Server-sent events, without end: all after a number (left out: from now on), then each as it is committed.
+
+    ``log.removed``, without an id, stands first when some of them are too old to be kept: ``to`` is the last of those.
+    """
     caller.actor.need("read", "read the log")
     seq = after
     if last_event_id:
@@ -59,6 +63,8 @@ async def events(
 
     async def lines() -> AsyncIterator[str]:
         yield ": hello\n\n"
+        if (first := await run_in_threadpool(log.first_seq, caller.lab)) > seq + 1:
+            yield f'event: log.removed\ndata: {{"to": {first - 1}}}\n\n'
         async for one in log.stream(caller.lab, caller.actor, seq, type_=type):
             yield (
                 ": nothing new\n\n"

@@ -497,6 +497,8 @@ def upgrade() -> None:
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
         sa.Column("result", sa.JSON(), nullable=True),
         sa.Column("same", sa.Text(), server_default="", nullable=False),
+        sa.Column("log_removed_ns", sa.BigInteger(), nullable=True),
+        sa.Column("result_removed_ns", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
             "state IN ('running', 'passed', 'failed', 'lost', 'cancelled', 'timed-out')", name=op.f("ck_attempt_state")
         ),
