@@ -63,11 +63,11 @@ class Postgres:
             return False
         return not subprocess.run([str(_bin() / "pg_isready"), "-q", "-h", str(self.folder)], check=False).returncode
 
-    def database(self) -> str:
-        """The URL of a new, empty one."""
+    def database(self, *options: str) -> str:
+        """The URL of a new, empty one; ``options``: of createdb."""
         self._number += 1
         name = f"lab{self._number}"
-        command = [str(_bin() / "createdb"), "-h", str(self.folder), "-U", self.user, name]
+        command = [str(_bin() / "createdb"), "-h", str(self.folder), "-U", self.user, *options, name]
         subprocess.run(command, check=True, capture_output=True)
         return f"postgresql://{self.user}@/{name}?host={self.folder}"
 

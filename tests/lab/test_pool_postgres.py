@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from evenkeel.lab import claims, flat, machines, migrate, schema, search, usage
 from evenkeel.lab.actor import Conflict
@@ -128,3 +128,24 @@ def test_a_day_of_the_pool(team: Lab, clock: Clock) -> None:
     assert used["host3"].claimed == 0 and used["host2"].claimed > 0.9
     machines.retire(team, ROOT, "host3", "old")
     assert search.find(team, ANN).total == 3
+
+
+def test_a_letter_that_is_not_ascii_is_the_same_for_search_and_reservations(
+    server: Callable[..., str], tmp_path: Path, clock: Clock
+) -> None:
+    # Not the locale of whoever runs the test: this one has more capital letters than A to Z.
+    url = server("--locale=C.UTF-8", "--template=template0", "--encoding=UTF8")
+    with Store(url, clock=clock, steady=clock.steady) as store:
+        migrate.migrate(store)
+        lab = Lab(tmp_path, store)
+        with store.read() as connection:
+            assert connection.scalar(select(func.lower("ÚSTÍ"))) == "ústí"
+        add(lab, "host1")
+        machines.edit(lab, ROOT, "host1", Edit(site="ÚSTí", team="Kernel"))
+        for text, count in (("site:Ústí", 1), ("site:ÚS*", 1), ("site:ústí", 0), ("team:KERNEL", 1)):
+            assert search.find(lab, ANN, text).total == count, text
+            with store.read() as connection:
+                where = search.condition(Predicate.parse(text))
+                assert len(connection.execute(select(schema.machine.c.id).where(where)).all()) == count, text
+        made = claims.request(lab, ANN, Request(predicate="site:Ústí", reason="x", length_ns=HOUR))
+        assert made.machine == "host1"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from evenkeel.lab import claims, flat, machines, search, usage
 from evenkeel.lab import facets as facets_of_all
@@ -90,7 +90,7 @@ def test_retired_machines_are_found_when_asked_for(pool: Lab) -> None:
 )
 def test_facets_are_what_looking_at_each_machine_counts(pool: Lab, text: str) -> None:
     if "state" not in text:
-        text += " state!=retired"
+        text = f"({text}) state!=retired"
     assert facets(search.find(pool, ANN, text)) == counted_by_hand(pool, text)
 
 
@@ -293,3 +293,66 @@ def test_claims_over_rest(ask: Ask, lab: Lab) -> None:
     assert [lane["machine"] for lane in ann.get("/api/v1/calendar").json()] == ["host1"]
     assert len(ann.get("/api/v1/machines/host1/claims").json()["items"]) == 2
     assert ann.post("/api/v1/claims", json={"predicate": "host1", "reason": "x", "length_ns": 0}).status_code == 422
+
+
+# -- how text is compared, and what is told of a search that finds nothing ------------------------------------------
+
+
+def test_a_word_with_an_underline_is_looked_for_as_it_is(pool: Lab) -> None:
+    assert [one.predicate for one in search.find(pool, ANN, "mlx5_core").instead] == ["nic.driver:mlx5_core"]
+    # Neither of the two signs that LIKE knows stands for anything else.
+    assert search.find(pool, ANN, "mlx5xcore").instead == search.find(pool, ANN, "i_e").instead == ()
+    assert search.find(pool, ANN, '"i%"').instead == ()
+
+
+def test_facets_count_what_their_terms_find(pool: Lab) -> None:
+    for name, site, team in (("host00", "PRG", "Kernel"), ("host01", "Ústí", "virt"), ("host02", "ústí", "virt")):
+        machines.edit(pool, ROOT, name, Edit(site=site, team=team))
+    found = search.find(pool, ANN)
+    counted = {facet.key: {one.predicate: one.count for one in facet.values} for facet in found.facets}
+    assert counted["site"] == {"site:prg": 2, "site:nue": 1, "site:Ústí": 1, "site:ústí": 1}
+    assert sum(counted["team"].values()) == found.total
+    for predicate, count in (counted["site"] | counted["team"]).items():
+        assert search.find(pool, ANN, predicate).total == count, predicate
+        with pool.store.read() as connection:  # as reservations and steps ask it
+            wanted = search.condition(Predicate.parse(predicate))
+            assert len(connection.execute(select(machine.c.id).where(wanted)).all()) == count, predicate
+    machines.edit(pool, ROOT, "host00", Edit(site="nue"))  # the index follows
+    assert facets(search.find(pool, ANN))["site"] == {"prg": 1, "nue": 2, "Ústí": 1, "ústí": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "retired"),
+    [
+        ("state!=broken", False),
+        ("NOT state:ready", False),
+        ("state:ready,broken", False),
+        ("NOT (NOT (state:retired OR state:ready) OR site:nue)", True),
+        ("state:*", True),
+        ("state:ret*", True),
+        ("state:ready OR state:retired", True),
+    ],
+)
+def test_only_who_asks_for_retired_machines_finds_them(pool: Lab, text: str, retired: bool) -> None:
+    assert ("host11" in names(search.find(pool, ANN, text))) is retired
+    with pool.store.read() as connection:
+        found = connection.scalars(select(machine.c.name).where(search.condition(Predicate.parse(text))))
+        assert ("host11" in list(found)) is retired
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("NOT tag:foo site:prg cpu.threads>=999", "cpu.threads>=999 alone finds none: cpu.threads is 8 here"),
+        ("NOT arch:* site:prg", "NOT arch:* leaves none: all machines here are so"),
+        ("state:retired cpu.threads>=999", "cpu.threads>=999 alone finds none"),
+        ("state:retired site:prg", "each term alone finds some"),
+        ("(tag:foo OR tag:fast) site:brq", "site:brq alone finds none"),
+        ("(tag:foo OR tag:bar) site:prg", "tag:bar OR tag:foo alone finds none: tag is old, slow, fast here"),
+        ("(tag:foo OR site:brq) state:ready", "site:brq OR tag:foo alone finds none"),
+    ],
+)
+def test_what_is_blamed_for_finding_nothing_is_to_blame(pool: Lab, text: str, said: str) -> None:
+    found = search.find(pool, ANN, text)
+    assert found.total == 0
+    assert said in found.nearest

@@ -182,7 +182,9 @@ class Index:
     def _read_columns(self, connection: Connection, ids: set[str] | None) -> None:
         query = select(machine.c.id, machine.c.name, *(machine.c[name] for name in COLUMNS))
         members: dict[tuple[str, str], list[str]] = {}
-        for machine_id, named, *now in connection.execute(query if ids is None else query.where(machine.c.id.in_(ids))):
+        rows = connection.execute(query if ids is None else query.where(machine.c.id.in_(ids)))
+        for machine_id, named, *raw in rows:
+            now = [flat.fold(text) for text in raw]  # as terms compare it: PRG and prg are one site
             place = self._place.setdefault(machine_id, len(self._place))
             if self._names.get(machine_id) != named:
                 self._names[machine_id], self._order = named, None

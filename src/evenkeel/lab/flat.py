@@ -107,7 +107,7 @@ def key(name: str) -> Key | None:
 
 
 def fold(text: str) -> str:
-    """Lower case of ASCII alone: what lower() of SQLite does, and PostgreSQL's in any locale does to ASCII."""
+    """Lower case of ASCII alone, as in the database (lab.predicate): lower() of SQLite knows no other letters."""
     return "".join(chr(ord(letter) + 32) if "A" <= letter <= "Z" else letter for letter in text)
 
 

@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, Select, String, and_, false, not_, or_, select, true
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from evenkeel.documents.quantity import SIZE_UNITS
 from evenkeel.errors import Where, WrongInput
@@ -124,7 +127,7 @@ class Term:
 
     def where(self) -> ColumnElement[bool]:
         if self.key in _COLUMNS:
-            text = func.lower(_COLUMNS[self.key])
+            text = _Folded(_COLUMNS[self.key])
             return and_(text != "", self._of_text(text))
         return schema.machine.c.id.in_(self._of_facts())
 
@@ -150,6 +153,24 @@ class Term:
             like = re.sub(r"([%_\\])", r"\\\1", self.glob).replace("*", "%").replace("?", "_")
             return text.like(like, escape="\\")
         return true()
+
+
+class _Folded(FunctionElement[str]):
+    """:func:`evenkeel.lab.flat.fold` in the database: what SQLite's lower() does.  PostgreSQL's goes by a locale, and
+    in any but "C" changes letters that are not ASCII, too."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(_Folded)
+def _fold_anywhere(element: _Folded, compiler: SQLCompiler, **kept: Any) -> str:
+    return f"lower({compiler.process(element.clauses, **kept)})"
+
+
+@compiles(_Folded, "postgresql")
+def _fold_in_postgresql(element: _Folded, compiler: SQLCompiler, **kept: Any) -> str:
+    return f'lower({compiler.process(element.clauses, **kept)} COLLATE "C")'
 
 
 @dataclass(frozen=True)
@@ -278,6 +299,19 @@ class Predicate:
                 yield node
             else:
                 waiting += (node.part,) if isinstance(node, Not) else node.parts
+
+    def wanted(self) -> Iterator[Term]:
+        """The terms that what is found may fit; those under NOT say what it does not."""
+        waiting: list[tuple[Node, bool]] = [(self.root, True)]
+        while waiting:
+            node, positive = waiting.pop()
+            if isinstance(node, Term):
+                if positive:
+                    yield node
+            elif isinstance(node, Not):
+                waiting.append((node.part, not positive))
+            else:
+                waiting += ((part, positive) for part in node.parts)
 
     @property
     def machine_name(self) -> str | None:

@@ -1,6 +1,6 @@
 """Search for machines: by predicate, with facets that narrow it down, and searches that are kept.
 
-Retired machines are found only by who asks for ``state:retired``.
+Retired machines are found only by who asks for them: ``state:retired``, or any state with ``state:*``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    true,
     update,
 )
 
@@ -32,7 +33,7 @@ from evenkeel.lab.facets import View, index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
-from evenkeel.lab.predicate import Predicate, Term, quote
+from evenkeel.lab.predicate import All, Not, Predicate, Term, quote
 from evenkeel.lab.schema import claim, fact, machine, saved_search
 
 #: Values shown of a facet, the most frequent first.
@@ -131,16 +132,19 @@ def find(
 
 
 def condition(predicate: Predicate) -> ColumnElement[bool]:
-    """Machines that fit; retired ones only if ``state`` was asked about."""
-    if _of_state(predicate):
-        return predicate.where()
-    return (machine.c.state != "retired") & predicate.where()
+    """Machines that fit; retired ones only if they were asked for."""
+    return _among(predicate) & predicate.where()
+
+
+def _among(predicate: Predicate) -> ColumnElement[bool]:
+    """Which machines are looked at."""
+    return true() if _of_retired(predicate) else machine.c.state != "retired"
 
 
 def fitting(view: View, connection: Connection, predicate: Predicate) -> int:
     """The machines of :func:`condition` as bits of the view, which answers what it can; the database, the rest."""
     everything = view.having(_ANY_STATE)
-    if not _of_state(predicate):
+    if not _of_retired(predicate):
         everything &= ~view.having(_RETIRED)
 
     def having(terms: Sequence[Term]) -> int:
@@ -160,8 +164,9 @@ def fitting(view: View, connection: Connection, predicate: Predicate) -> int:
     return predicate.among(having, everything)
 
 
-def _of_state(predicate: Predicate) -> bool:
-    return any(term.key == "state" for term in predicate.terms())
+def _of_retired(predicate: Predicate) -> bool:
+    """Whether it asks for them: ``state!=broken`` does not."""
+    return any(term.key == "state" and term.fits("retired") for term in predicate.wanted())
 
 
 _ANY_STATE, _RETIRED = Term("state", "state:*"), Term("state", "state:retired", equals="retired")
@@ -169,37 +174,44 @@ _UP_TO = select(func.count()).select_from(machine).where(machine.c.name <= bindp
 
 
 def nearest(connection: Connection, predicate: Predicate) -> str:
-    """What a search that found nothing should have asked: which term finds none, and what there is instead."""
-    there = machine.c.state != "retired"
-    for term in predicate.terms():
-        if connection.scalar(select(machine.c.id).where(term.where(), there).limit(1)) is not None:
+    """What a search that found nothing should have asked: which part of it finds none, and what there is instead."""
+    there = _among(predicate)
+    parts = predicate.root.parts if isinstance(predicate.root, All) else (predicate.root,)
+    for part in parts:
+        if connection.scalar(select(machine.c.id).where(part.where(), there).limit(1)) is not None:
             continue
-        if term.key == "name":
+        if isinstance(part, Not):
+            return f"{part.shown} leaves none: all machines here are so"
+        keys = {term.key for term in Predicate("", part).wanted()}
+        if isinstance(part, Term) and part.key == "name":
             names = list(connection.scalars(select(machine.c.name).where(there)))
-            near = difflib.get_close_matches(term.equals or "", names, 3, 0.6)
+            near = difflib.get_close_matches(part.equals or "", names, 3, 0.6)
             if near:
                 return f"did you mean {' or '.join(near)}?"
             return "a bare word is a name; anything else has a key, as in nic.driver:ice (`evenkeel lab search --keys`)"
-        return f"{term.shown} alone finds none: {_what_there_is(connection, term.key)}"
+        found = f"{part.shown} alone finds none"
+        return f"{found}: {_what_there_is(connection, keys.pop(), there)}" if len(keys) == 1 else found
     return "each term alone finds some, but none is all of it"
 
 
-def _what_there_is(connection: Connection, key: str) -> str:
+def _what_there_is(connection: Connection, key: str, there: ColumnElement[bool]) -> str:
     """Of keys that are facets, or numbers: those have few values, or an index; a list of all flags helps nobody."""
     known = flat.KEYS.get(key)
+    of_key = (fact.c.key == key) & fact.c.machine_id.in_(select(machine.c.id).where(there))
     if known is not None and known.kind in ("count", "size", "speed", "frequency"):
-        range_ = select(func.min(fact.c.num), func.max(fact.c.num)).where(fact.c.key == key)
+        range_ = select(func.min(fact.c.num), func.max(fact.c.num)).where(of_key)
         least, most = connection.execute(range_).one()
         texts = [] if most is None else [words.fact(key, least)]
         if most != least:
             texts = [f"{texts[0]} to {words.fact(key, most)}"]
     elif key in ("site", "state", "owner", "team"):
         column = machine.c[key]
-        texts = list(connection.scalars(select(column).where(column != "").distinct().order_by(column).limit(9)))
+        those = select(column).where(column != "", there).distinct().order_by(column).limit(9)
+        texts = list(connection.scalars(those))
     elif known is not None and known.facet:
-        mine = select(fact.c.text).where(fact.c.key == key).group_by(fact.c.text)
+        mine = select(fact.c.text).where(of_key).group_by(fact.c.text)
         texts = list(connection.scalars(mine.order_by(func.count().desc(), fact.c.text).limit(9)))
-    elif connection.scalar(select(fact.c.key).where(fact.c.key == key).limit(1)) is None:
+    elif connection.scalar(select(fact.c.key).where(of_key).limit(1)) is None:
         texts = []
     else:
         return "others have other values"
@@ -240,10 +252,10 @@ def _facet(key: str, counted: list[tuple[str, int]]) -> Facet:
 
 def _instead(connection: Connection, predicate: Predicate) -> tuple[Value, ...]:
     """What a bare word that is no machine's name could have meant: values of facts that have it in them."""
-    words = [term.equals for term in predicate.terms() if term.key == "name" and term.equals]
+    words = [term.equals for term in predicate.wanted() if term.key == "name" and term.equals]
     if not words:
         return ()
-    like = [fact.c.text.like(f"%{word.replace('%', '').replace('_', '')}%") for word in words]
+    like = [fact.c.text.contains(word, autoescape=True) for word in words]
     keys = [
         key for key, known in flat.KEYS.items() if known.kind in ("text", "version") and key not in ("mac", "serial")
     ]
