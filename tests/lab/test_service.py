@@ -294,6 +294,27 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert unit.unit(["--x"]).startswith("# Written by")
 
 
+def test_an_agent_has_a_unit_that_systemd_takes_and_that_nothing_of_it_outlives(tmp_path: Path) -> None:
+    given = ("--lab", "https://lab.example.org", "--slots", "8", "--label", "cross=arm64", "--label", "say=a b%c")
+    done = evenkeel("lab", "agent", *given, "--folder", "rel", "--slurm", "", "--print-unit")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "evenkeel-agent.service"
+    path.write_text(done.stdout)
+    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    (command,) = [line for line in done.stdout.splitlines() if line.startswith("ExecStart=")]
+    assert ' lab agent --lab https://lab.example.org --slots 8 --label cross=arm64 --label "say=a b%%c"' in command
+    assert command.endswith(f'--folder {Path("rel").absolute()} --slurm ""')
+    # What docs/explanation/lab-losses.md relies on: the control group ends with the agent, its cgroups are its own.
+    assert {"KillMode=mixed", "SendSIGKILL=yes", "Delegate=yes", "Restart=always"} <= set(done.stdout.splitlines())
+    plain = evenkeel("lab", "agent", "--lab", "https://lab.example.org", "--print-unit").stdout
+    folder = plain.partition("--folder ")[2].split()[0]
+    assert f"StateDirectory={Path(folder).relative_to('/var/lib')}\n" in plain
+    wrong = evenkeel("lab", "agent", "--label", "no equals sign", "--print-unit")
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and not wrong.stdout
+    assert "EVENKEEL_LAB_TOKEN" not in command  # a token never stands in a file that all can read
+
+
 def test_the_socket_is_unreachable_for_nobody() -> None:
     with Client("/nowhere/lab.sock") as client, pytest.raises(Unreachable, match="evenkeel lab up"):
         client.get("/me")

@@ -51,11 +51,15 @@ def agent(
             "--leave-after", metavar="SECONDS", min=1, hidden=True, help="What `lab up` starts leaves by itself."
         ),
     ] = None,
+    print_unit: Annotated[
+        bool, typer.Option("--print-unit", help="Print a unit file for systemd, start nothing.")
+    ] = False,
     at: At = None,
 ) -> None:
     """Take steps from a lab and do them here, until it is ended.
 
     evenkeel lab agent --lab https://lab.example.org --slots 8 --label cross=arm64
+    evenkeel lab agent --lab https://lab.example.org --print-unit
     evenkeel lab agent --lab https://lab.example.org --slots 200 --slurm "--partition=build" --folder /shared/lab
 
     A lab elsewhere wants a token with the scope `agent` in EVENKEEL_LAB_TOKEN. The lab may be away: steps go on, and
@@ -70,6 +74,23 @@ def agent(
     from evenkeel.cli import output
     from evenkeel.lab import agent_setup
 
+    if print_unit:
+        from evenkeel.lab import unit
+
+        agent_setup.given(label or ())  # a mistake in them is told now, and not by the service
+        if folder is None and at is not None and "://" in at:
+            folder = unit.AGENT_FOLDER
+        options = (
+            ("--lab", at if at is None or "://" in at else str(Path(at).expanduser().absolute())),
+            ("--name", name),
+            ("--slots", None if slots is None else str(slots)),
+            *(("--label", one) for one in label or ()),
+            ("--folder", None if folder is None else str(folder.expanduser().absolute())),
+            ("--slurm", slurm),
+        )
+        told = [word for option, value in options if value is not None for word in (option, value)]
+        output.out().print(unit.agent_unit(told), end="", soft_wrap=True)
+        return
     logging.basicConfig(level=logging.WARNING)
     words = None if slurm is None else shlex.split(slurm)
     made = agent_setup.agent(

@@ -38,7 +38,7 @@ def agent(
     submitted with these options.  Raises WrongInput."""
     name = name or platform.node().partition(".")[0]
     slots = slots or os.cpu_count() or 1
-    known = labels_here() | _given(labels)
+    known = labels_here() | given(labels)
     if at is not None and "://" in at:
         token = os.environ.get("EVENKEEL_LAB_TOKEN") or tokens().get(at.rstrip("/"))
         if not token:
@@ -114,7 +114,7 @@ def labels_here() -> dict[str, list[str]]:
     return found
 
 
-def _given(labels: Sequence[str]) -> dict[str, list[str]]:
+def given(labels: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for word in labels:
         match = _LABEL.fullmatch(word)

@@ -1,4 +1,4 @@
-"""The unit file for systemd that runs a lab.  Text only; the user puts it where it belongs."""
+"""The unit files for systemd that run a lab, and an agent of one.  Text only; the user puts them where they belong."""
 
 from __future__ import annotations
 
@@ -41,8 +41,59 @@ WantedBy=multi-user.target
 """
 
 
+_AGENT = """\
+# Written by `evenkeel lab agent --print-unit`.
+[Unit]
+Description=Evenkeel agent: does steps for a lab
+Documentation=man:systemd.service(5)
+Wants=network-online.target
+After=network-online.target evenkeel-lab.service
+
+[Service]
+Type=exec
+# The token, of a lab elsewhere: EVENKEEL_LAB_TOKEN=ekl_..., readable for root alone.
+EnvironmentFile=-/etc/evenkeel/agent.env
+ExecStart={command}
+SyslogIdentifier=evenkeel-agent
+# The agent that comes next tells the lab what this one had done, and that no step of it runs any more.
+Restart=always
+RestartSec=2
+# What it was told to do cannot be done; that does not get better by waiting.
+RestartPreventExitStatus=2
+# SIGTERM to the agent alone, which ends its steps itself. But whatever ends the agent, nothing of its cgroup outlives
+# it: no step runs on here after the lab has given it to another agent.
+KillMode=mixed
+SendSIGKILL=yes
+TimeoutStopSec=30
+# A cgroup for each step, below the one of this unit, holds its limits.
+Delegate=yes
+StateDirectory=evenkeel/lab-agent
+StateDirectoryMode=0700
+# Steps do what whoever submits them likes, as this user. Without the line it is root.
+#User=evenkeel
+NoNewPrivileges=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+#: Of the agent, for its steps: whatever user it has, systemd gives it that.
+AGENT_FOLDER = Path("/var/lib/evenkeel/lab-agent")
+
+
 def unit(options: Sequence[str]) -> str:
     """``options``: of ``evenkeel lab up``, one word each."""
+    return _UNIT.format(command=_command("up", options))
+
+
+def agent_unit(options: Sequence[str]) -> str:
+    """``options``: of ``evenkeel lab agent``, one word each."""
+    return _AGENT.format(command=_command("agent", options))
+
+
+def _command(verb: str, options: Sequence[str]) -> str:
     beside = Path(sys.executable).parent / "evenkeel"
     program = [str(beside)] if beside.exists() else [sys.executable, "-m", "evenkeel"]
-    return _UNIT.format(command=" ".join(map(quoted, [*program, "lab", "up", *options])))
+    return " ".join(map(quoted, [*program, "lab", verb, *options]))
