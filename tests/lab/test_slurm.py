@@ -35,7 +35,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def agent(lab: Lab) -> Here:
     here = Here(lab, name="cluster", slots=10)
-    made = Slurm("cluster", here.folder / "slurm", reach_here(lab.folder / "artifacts"))
+    made = Slurm("cluster", "id", here.folder / "slurm", reach_here(lab.folder / "artifacts"))
     here.agent.executor = lambda identity: made
     return here
 

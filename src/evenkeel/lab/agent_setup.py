@@ -85,13 +85,12 @@ def _slurm(
     from evenkeel.lab.slurm import Slurm, reach_here, reach_there
 
     def made(identity: str) -> Executor:
-        del identity  # jobs have numbers of their own
         if isinstance(lab, Path):
-            return Slurm(name, folder / "slurm", reach_here(lab), words)
+            return Slurm(name, identity, folder / "slurm", reach_here(lab), words)
         file = folder / "token"
         file.touch(mode=0o600)
         file.write_text(token)
-        return Slurm(name, folder / "slurm", reach_there(lab, file), words)
+        return Slurm(name, identity, folder / "slurm", reach_there(lab, file), words)
 
     return made
 

@@ -46,33 +46,69 @@ class _Submitted:
 
 
 @dataclass
+class _Asked:
+    """How an attempt is to end whose job is not known yet; empty: nobody asked for that."""
+
+    state: str = ""
+    cause: str = ""
+
+
+@dataclass
 class Slurm:
-    """``folder``: of this executor, shared with the nodes; ``words``: more options for sbatch; ``reach``: what a job
+    """``identity``: of the agent; attempts have numbers in one lab only, and jobs of several labs can be one user's.
+
+    ``folder``: of this executor, shared with the nodes; ``words``: more options for sbatch; ``reach``: what a job
     needs to fetch and bring files (see slurm_job)."""
 
     name: str
+    identity: str
     folder: Path
     reach: Mapping[str, str]
     words: Sequence[str] = ()
     kind: str = "slurm"
     _jobs: dict[int, _Submitted] = field(default_factory=dict)
+    _coming: dict[int, _Asked] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _submitting: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "sbatch"))
 
     def _of(self, attempt: int) -> Path:
         return self.folder / str(attempt)
 
+    def _job_name(self, attempt: int) -> str:
+        return f"evenkeel-{self.identity}-{attempt}"
+
     def submit(self, job: Job, on_end: OnEnd) -> None:
         # sbatch takes a tenth of a second, or much longer while Slurm's controller is away.
+        with self._lock:
+            self._coming[job.attempt] = _Asked()
         self._submitting.submit(self._submit, job, on_end)
 
     def _submit(self, job: Job, on_end: OnEnd) -> None:
+        with self._lock:
+            asked = self._coming[job.attempt]
+            if asked.state:
+                del self._coming[job.attempt]
+        if asked.state:  # while others were submitted
+            on_end(_ended(job.attempt, asked))
+            return
         try:
-            self._sbatch(job, on_end)
+            number = self._sbatch(job)
         except (EvenkeelError, OSError) as error:
-            on_end(Ended(attempt=job.attempt, state="lost", cause=f"Slurm: {error}"))
+            # It may have come through though nothing was answered, and must not run beside another try.
+            self._end_by_name(job.attempt)
+            with self._lock:
+                del self._coming[job.attempt]
+            on_end(_ended(job.attempt, asked if asked.state else _Asked("lost", f"Slurm: {error}")))
+            return
+        with self._lock:
+            del self._coming[job.attempt]
+            submitted = _Submitted(job, on_end, number, asked.state, asked.cause)
+            self._jobs[job.attempt] = submitted
+        if submitted.state:  # while sbatch worked
+            self._end(submitted)
 
-    def _sbatch(self, job: Job, on_end: OnEnd) -> None:
+    def _sbatch(self, job: Job) -> str:
+        """The number of its job.  Raises EvenkeelError, OSError."""
         folder = self._of(job.attempt)
         folder.mkdir(parents=True, exist_ok=True)
         orders = {
@@ -83,19 +119,20 @@ class Slurm:
         }
         (folder / "orders.json").write_text(json.dumps(orders))
         limit = job.start.timeout_ns
-        words = ["--parsable", "--no-requeue", f"--job-name=evenkeel-{job.attempt}", f"--output={folder}/out"]
+        words = ["--parsable", "--no-requeue", f"--job-name={self._job_name(job.attempt)}", f"--output={folder}/out"]
         words += [f"--time={limit // (60 * 10**9) + _MORE_MIN}"] if limit else []
         words += [f"--export=ALL,PYTHONPATH={':'.join(filter(None, sys.path))}"]
         run = f"exec {sys.executable} -m evenkeel.lab.slurm_job {folder}"
         number = _slurm("sbatch", *words, *self.words, f"--wrap={run}").split(";")[0].strip()
         (folder / "number.new").write_text(number)
         (folder / "number.new").rename(folder / "number")
-        with self._lock:
-            self._jobs[job.attempt] = _Submitted(job, on_end, number)
+        return number
 
     def cancel(self, attempt: int, state: str, cause: str) -> None:
         with self._lock:
             submitted = self._jobs.get(attempt)
+            if submitted is None and (asked := self._coming.get(attempt)) is not None:
+                asked.state, asked.cause = state, cause
         if submitted is not None:
             submitted.state, submitted.cause = state, cause
             self._end(submitted)
@@ -108,14 +145,17 @@ class Slurm:
             with contextlib.suppress(EvenkeelError):
                 _slurm("scancel", *words, submitted.number)
 
+    def _end_by_name(self, attempt: int) -> None:
+        with contextlib.suppress(EvenkeelError):
+            _slurm("scancel", f"--name={self._job_name(attempt)}")
+
     def adopt(self, job: Job, on_end: OnEnd) -> bool:
         """Jobs do not die with their agent."""
         try:
             number = (self._of(job.attempt) / "number").read_text()
         except FileNotFoundError:
             # Killed while it submitted: the job may be there, and must not run beside another try.
-            with contextlib.suppress(EvenkeelError):
-                _slurm("scancel", f"--name=evenkeel-{job.attempt}")
+            self._end_by_name(job.attempt)
             return False
         with self._lock:
             self._jobs[job.attempt] = _Submitted(job, on_end, number)
@@ -170,6 +210,11 @@ class Slurm:
     def close(self) -> None:
         """Jobs go on: the next agent adopts them."""
         self._submitting.shutdown()
+
+
+def _ended(attempt: int, asked: _Asked) -> Ended:
+    """Of one that has no job."""
+    return Ended.model_validate({"attempt": attempt, "state": asked.state, "cause": asked.cause})
 
 
 def _slurm(*words: str) -> str:
