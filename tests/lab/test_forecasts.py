@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import RowMapping, select
 
 from evenkeel.lab import credits, durations, forecasts, schema, submissions
@@ -144,14 +145,30 @@ def test_what_was_cancelled_teaches_nothing(
     assert len(forecaster._calibration["submission", "end"]) == 0
 
 
-def test_too_many_open_steps_are_not_foretold(
-    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster, monkeypatch: pytest.MonkeyPatch
+def test_too_many_open_steps_are_not_foretold_and_that_is_said(
+    lab: Lab,
+    dispatcher: Dispatcher,
+    forecaster: Forecaster,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[..., TestClient],
 ) -> None:
     monkeypatch.setattr(forecasts, "MOST_STEPS", 1)
     sent = _graph(lab)
     forecaster.look()
     assert _rows(lab, "submission") == []
-    assert forecasts.of_submission(lab, ANN, sent.id).now is None
+    found = forecasts.of_submission(lab, ANN, sent.id)
+    assert found.now is None and not found.steps
+    said = f"{len(dispatcher.nodes)} steps are open, and forecasts are made for 1 at most"
+    # Whoever looks is told so: by REST, and on each page that shows when things start and end.
+    client = ask("ann")
+    assert found.no_forecast == said == client.get(f"/api/v1/submissions/{sent.id}/eta").json()["no_forecast"]
+    for path in ("/queue", "/overview"):
+        assert client.get(f"/api/v1{path}").json()["no_forecast"] == said
+    for path in ("/queue", "/", f"/submissions/{sent.id}"):
+        assert f"not foretold now: {said}." in client.get(path).text, path
+    monkeypatch.undo()
+    for path in ("/queue", "/", f"/submissions/{sent.id}"):
+        assert "not foretold" not in client.get(path).text, path
 
 
 def test_looking_does_not_disturb_the_dispatcher(lab: Lab, dispatcher: Dispatcher) -> None:

@@ -154,6 +154,8 @@ def queue(
     if rows:
         columns = ("place", "submission", "waits", "who", "starts in", "why")
         console.print(output.table(columns, rows, right=("place", "submission")))
+    if found["no_forecast"] and (found["running"] or found["waiting"]):
+        output.note(f"nothing is foretold now: {found['no_forecast']}")
     idle = found["idle"]["share"]
     waits = several(found["ready"], "step waits", "steps wait")
     output.note(
@@ -228,9 +230,9 @@ def log(
 
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
+    from evenkeel.lab.words import moment
 
     with connect(at) as lab:
-    from evenkeel.lab.words import moment
         while True:
             found = lab.get(f"/submissions/{number}/steps/{step}")
             attempts = found["attempts"]

@@ -81,7 +81,8 @@ def eta(
         out.print(f"foretold when it was sent in: {_end(found['first'])}")
     if not found["now"]:
         if not found["ended_ns"]:
-            out.print("nothing is foretold for it: it has ended, or the service foretells nothing now")
+            why = found["no_forecast"] or "nothing is known of it yet; ask again"
+            out.print(f"nothing is foretold for it now: {why}", soft_wrap=True)
         return
     now = found["now"]
     out.print(f"as it looks now: {_end(now)}")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
@@ -66,7 +66,8 @@ class Eta(Model):
 
 
 class SubmissionEta(Model):
-    """``now``: as it looks now, None once it has ended; ``first``: as it was foretold when it was sent in."""
+    """``now``: as it looks now, None once it has ended; ``first``: as it was foretold when it was sent in.
+    ``no_forecast``: in words, why nothing is foretold now."""
 
     submission: int
     now: Eta | None
@@ -74,6 +75,15 @@ class SubmissionEta(Model):
     started_ns: int | None
     ended_ns: int | None
     steps: dict[str, Eta]
+    no_forecast: str = ""
+
+
+class Current(NamedTuple):
+    """By their numbers, what open steps and open submissions are foretold.  ``none``: in words, why for nothing."""
+
+    steps: Mapping[int, Eta]
+    submissions: Mapping[int, Eta]
+    none: str = ""
 
 
 class TooMany(EvenkeelError):
@@ -86,7 +96,7 @@ class TooMany(EvenkeelError):
 def live_of(dispatcher: Dispatcher) -> tuple[Live, dict[int, int]]:
     """What is live, and the claims of running steps (step -> claim).  In the dispatcher's thread only."""
     if len(dispatcher.nodes) > MOST_STEPS:
-        raise TooMany(f"{len(dispatcher.nodes)} steps are open; forecasts are made for {MOST_STEPS} at most")
+        raise TooMany(f"{len(dispatcher.nodes)} steps are open, and forecasts are made for {MOST_STEPS} at most")
     ready = dispatcher.ready
     jobs: list[Job] = []
     claims: dict[int, int] = {}
@@ -375,7 +385,7 @@ def part(lab: Lab, app: FastAPI) -> Iterator[Forecaster]:
 
 
 def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
-    """Raises NotFound.  ``now`` and ``steps`` are empty where no dispatcher runs, and once it has ended."""
+    """Raises NotFound.  ``now`` and ``steps`` are empty when nothing is foretold, and once it has ended."""
     actor.need("read", "see forecasts")
     with lab.store.read() as connection:
         state = connection.scalar(select(_sub.state).where(_sub.id == number))
@@ -390,7 +400,7 @@ def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
         names = {row_.id: row_.name for row_ in connection.execute(
             select(_step.id, _step.name).where(_step.submission_id == number, _step.state.in_(sorted(_OPEN)))
         )}  # fmt: skip
-    steps, whole = current(lab, actor, submission=number if state == "open" else None)
+    steps, whole, none = current(lab, actor, submission=number if state == "open" else None)
     return SubmissionEta(
         submission=number,
         now=whole.get(number),
@@ -398,18 +408,19 @@ def of_submission(lab: Lab, actor: Actor, number: int) -> SubmissionEta:
         started_ns=row["started_ns"] if row else None,
         ended_ns=row["ended_ns"] if row else None,
         steps={name: steps[step] for step, name in names.items() if step in steps},
+        no_forecast=none if state == "open" else "",
     )
 
 
-def current(lab: Lab, actor: Actor, *, submission: int | None = None) -> tuple[Mapping[int, Eta], Mapping[int, Eta]]:
-    """Of open steps and of open submissions, by their numbers; empty where no dispatcher runs, or too many are open."""
+def current(lab: Lab, actor: Actor, *, submission: int | None = None) -> Current:
+    """Of all that is open; nothing, with the reason, where no dispatcher runs, or too much is open."""
     actor.need("read", "see forecasts")
     if lab.forecaster is None:
-        return {}, {}
+        return Current({}, {}, "this service stands by, or is starting")
     try:
-        return lab.forecaster.etas(submission)
-    except TooMany:
-        return {}, {}
+        return Current(*lab.forecaster.etas(submission))
+    except TooMany as error:
+        return Current({}, {}, error.message)
 
 
 # -- small parts --------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Overview(Model):
     """``slots``, ``busy``: of agents that are online.  ``machines``, ``steps``: by state.  ``idle``: of the last day.
 
     ``mine``: claims of who asks; ``wait``: claims that wait for a machine; ``runs``: the oldest first.
+    ``no_forecast``: in words, why nothing is foretold.
     """
 
     at_ns: int
@@ -60,6 +61,7 @@ class Overview(Model):
     wait: tuple[Claim, ...]
     runs: tuple[Runs, ...]
     open: tuple[Open, ...]
+    no_forecast: str = ""
 
 
 def overview(lab: Lab, actor: Actor) -> Overview:
@@ -70,7 +72,7 @@ def overview(lab: Lab, actor: Actor) -> Overview:
         machines = connection.execute(select(machine.state, func.count()).group_by(machine.state)).all()
         live = select(step.state, func.count()).where(step.state.in_(("blocked", "ready", "running")))
         steps = connection.execute(live.group_by(step.state)).all()
-    of_steps, of_submissions = forecasts.current(lab, actor)
+    of_steps, of_submissions, none = forecasts.current(lab, actor)
     online = [one for one in agents.agents(lab, actor) if one.state in ("online", "drained")]
     running = sorted((one for agent in online for one in _runs(agent, of_steps)), key=lambda one: one.started_ns)
     found = submissions.submissions(lab, actor, state="open", limit=_MOST).items
@@ -86,6 +88,7 @@ def overview(lab: Lab, actor: Actor) -> Overview:
         wait=tuple(claims.waiting(lab, actor)[:_MOST]),
         runs=tuple(running[:_MOST]),
         open=tuple(Open(submission=one, eta=of_submissions.get(one.id)) for one in found),
+        no_forecast=none,
     )
 
 

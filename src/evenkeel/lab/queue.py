@@ -57,7 +57,8 @@ class Running(Model):
 
 
 class Queue(Model):
-    """``ready``, ``blocked``, ``runs``: how many there are in all; the lists may be shorter.  ``idle``: of a day."""
+    """``ready``, ``blocked``, ``runs``: how many there are in all; the lists may be shorter.  ``idle``: of a day.
+    ``no_forecast``: in words, why nothing is foretold."""
 
     now_ns: int
     ready: int
@@ -67,15 +68,16 @@ class Queue(Model):
     waiting: tuple[Waiting, ...]
     running: tuple[Running, ...]
     idle: Idle
+    no_forecast: str = ""
 
 
 def queue(lab: Lab, actor: Actor, *, limit: int = 200, submitter: str | None = None) -> Queue:
     """At most ``limit`` of each.  ``submitter``: only theirs, with their places among all."""
     actor.need("read", "see the queue")
-    steps = forecasts.current(lab, actor)[0]
+    steps, _, none = forecasts.current(lab, actor)
     idle = idle_while_waiting(lab, actor, since_ns=lab.now() - DAY_NS)
     if lab.dispatching is None:
-        return _without_dispatcher(lab, limit, submitter, idle)
+        return _without_dispatcher(lab, limit, submitter, idle, none)
 
     def look(dispatcher: Dispatcher) -> Queue:
         waiting = []
@@ -115,6 +117,7 @@ def queue(lab: Lab, actor: Actor, *, limit: int = 200, submitter: str | None = N
             waiting=tuple(waiting),
             running=running,
             idle=idle,
+            no_forecast=none,
         )
 
     return lab.dispatching.ask(look)
@@ -156,7 +159,7 @@ def _waiting(place: int, node: Node, reason: Why, eta: Eta | None) -> Waiting:
     )
 
 
-def _without_dispatcher(lab: Lab, limit: int, submitter: str | None, idle: Idle) -> Queue:
+def _without_dispatcher(lab: Lab, limit: int, submitter: str | None, idle: Idle, no_forecast: str) -> Queue:
     joined = schema.step.join(schema.submission, _step.submission_id == _sub.id)
     columns = (
         *(_step.id.label("step_id"), _step.name.label("step"), _step.kind, _sub.id.label("submission")),
@@ -197,6 +200,7 @@ def _without_dispatcher(lab: Lab, limit: int, submitter: str | None, idle: Idle)
         waiting=tuple(listed[:limit]),
         running=tuple(running[:limit]),
         idle=idle,
+        no_forecast=no_forecast,
     )
 
 

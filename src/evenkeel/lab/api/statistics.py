@@ -24,5 +24,8 @@ def show(
 
 @router.get("/etas")
 def etas(caller: Caller) -> dict[int, forecasts.Eta]:
-    """When each open submission will start and end, as it looks now, by its number."""
+    """When each open submission will start and end, as it looks now, by its number.
+
+    Nothing at all when the service foretells nothing; ``no_forecast`` of `/queue` and `/overview` says why.
+    """
     return dict(forecasts.current(caller.lab, caller.actor)[1])
