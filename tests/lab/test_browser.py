@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from evenkeel.lab.pages import navigation
 from tests.lab.service import Running, up
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
@@ -197,7 +198,9 @@ def test_submit_watch_result_and_a_second_user_can_see_but_not_touch(root: Page,
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_fit_and_say_where_one_is(root: Page, width: int) -> None:
     root.set_viewport_size({"width": width, "height": 800})
-    for entry in ("/", "/machines", "/reservations", "/queue", "/submissions", "/people", "/webhooks", "/me", "/log"):
+    # All that the navigation leads to, and the pages behind those.
+    behind = ("/calendar", "/use", "/submissions/new", "/me")
+    for entry in (*(one.path for one in navigation()), *behind):
         root.goto(entry)
         assert root.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, entry
         assert root.locator("h1").count() == 1, entry
