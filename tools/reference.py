@@ -26,7 +26,8 @@ The verbs follow [the river](../explanation/the-river.md). What they exit with: 
 
 - The result goes to stdout, everything else to stderr. With `--json` the result is one JSON document.
 - A machine is `local`, `ssh://root@HOST[:PORT]`, `virtual:NAME`, or the path of a recorded tree.
-- `-` is stdin where a document or a site is read, and stdout where one is written.
+- `-` is stdin where a document or a site is read, and stdout where one is written: nothing else goes there then, and
+  `-o - --json` is one document.
 - `evenkeel --install-completion` teaches your shell the verbs and options; `--show-completion` prints how.
 """
 

@@ -52,11 +52,10 @@ def doctor(
 
       evenkeel doctor facts.json --xml guest.xml --accept D-IRQ-MANAGED
     """
-    from evenkeel.errors import WrongInput
+    from evenkeel.cli import output as screen
     from evenkeel.verify.doctor import AILMENTS, examine
 
-    if as_json and as_sarif:
-        raise WrongInput("--json and --sarif both print on stdout", hint="take one; -o FILE saves the Findings besides")
+    screen.takes_stdout({"-o": output}, json=as_json, sarif=as_sarif)
     known = tuple(accept or ())
     _require_known(known)
     facts = _facts(host)
@@ -81,6 +80,7 @@ def show_findings(
 ) -> int:
     """Save them where asked, and print them as asked: for every verb whose findings are kinds of a catalogue.
 
+    The verb has called :func:`evenkeel.cli.output.takes_stdout` before it began.
     Exit code 0: nothing harmful but what is ``known``; 1: something is.
     """
     from evenkeel.cli import files
@@ -88,10 +88,13 @@ def show_findings(
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
     from evenkeel.verify.doctor import harmful
 
+    code = EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
     if output:
         files.save_document(output, findings)
-        if output != "-":
-            screen.note(f"wrote {output}")
+    if output == "-":
+        return code
+    if output:
+        screen.note(f"wrote {output}")
     if as_json:
         screen.emit_json(findings)
     elif as_sarif:
@@ -101,7 +104,7 @@ def show_findings(
         screen.emit_json(sarif(findings, known, version=__version__, catalogue=catalogue, verb=verb))
     else:
         _print(findings, known, show_all)
-    return EXIT_NOT_AS_WANTED if harmful(findings, known) else EXIT_DONE
+    return code
 
 
 def _require_known(accept: tuple[str, ...]) -> None:

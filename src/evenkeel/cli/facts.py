@@ -54,6 +54,7 @@ def facts(
     from evenkeel.documents.facts import Facts
     from evenkeel.machines.address import resolve
 
+    taken = screen.takes_stdout({"-o": output, "--picture": picture, "--record": record}, json=json)
     if machine.endswith(".json") and record is None:
         document = files.load_document(Facts, machine)
     else:
@@ -68,7 +69,7 @@ def facts(
     for path in (output, picture, record):
         if path is not None and str(path) != "-":
             screen.note(f"wrote {path}")
-    if json:
+    if json and not taken:
         screen.emit_json(document)
     elif output is None and picture is None and record is None:
         from evenkeel.cli.facts_tables import print_facts

@@ -139,8 +139,7 @@ def nova(
         return EXIT_DONE
     if not dumps:
         raise WrongInput("nothing to look at", hint="name a dump; see `evenkeel lint nova --help` for how to make one")
-    if as_json and as_sarif:
-        raise WrongInput("--json and --sarif both print on stdout", hint="take one; -o FILE saves the Findings besides")
+    screen.takes_stdout({"-o": output}, json=as_json, sarif=as_sarif)
     known = tuple(accept or ())
     for one in known:
         if one.partition(":")[0] not in {fault.id for fault in FAULTS}:

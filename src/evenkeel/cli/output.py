@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.errors import EvenkeelError, Where
+from evenkeel.errors import EvenkeelError, Where, WrongInput
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -86,6 +86,22 @@ def emit(data: str | bytes) -> None:
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
+
+
+def takes_stdout(files: Mapping[str, str | Path | None], **formats: bool) -> bool:
+    """Whether one of these files is ``-``: stdout then holds that and nothing else, no table either.
+
+    ``files``: option -> file, ``-o`` being the document that ``--json`` prints: `-o - --json` asks twice for one thing.
+    ``formats``: options that print on stdout.  Ask before the work begins: raises WrongInput where two want stdout.
+    """
+    wanting = [f"{option} -" for option, file in files.items() if str(file) == "-"]
+    taken = bool(wanting)
+    wanting += [f"--{name}" for name, wanted in formats.items() if wanted]
+    if len(wanting) > 1 and wanting != ["-o -", "--json"]:
+        raise WrongInput(
+            f"{wanting[0]} and {wanting[1]} both print on stdout", hint="name a file for one, or leave it out"
+        )
+    return taken
 
 
 def table(

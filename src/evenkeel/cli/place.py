@@ -89,6 +89,7 @@ def register(app: typer.Typer) -> None:
             )
         if fewest and moves is not None:
             raise WrongInput("--fewest does not go with --moves", hint="take one of them")
+        taken = console.takes_stdout({"-o": output, "--picture": picture}, json=as_json)
         wanted = files.load_site(site)
         if guest is not None:
             from evenkeel.plan.fleet.site import require_guest
@@ -106,9 +107,9 @@ def register(app: typer.Typer) -> None:
             from evenkeel.report.fleet import fleet_svg
 
             files.save_text(picture, fleet_svg(placed))
-        if as_json and output != "-":
+        if as_json and not taken:
             console.emit_json(placed)
-        elif output != "-":
+        elif not taken:
             print_placement(placed, guest)
         refused = [one for one in placed.refused if guest in (None, one.name)]
         return 1 if refused or (board.standby and not placed.standby and guest is None) else 0

@@ -88,6 +88,7 @@ def register(app: typer.Typer) -> None:
         from evenkeel.documents.plan import Plan
         from evenkeel.plan.diff import diff_plans
 
+        taken = console.takes_stdout({"-o": output}, json=as_json)
         wanted = files.load_site(site)
         older = files.load_document(Plan, against) if against else None
         kept = files.load_document(Plan, keep) if keep else None
@@ -96,19 +97,20 @@ def register(app: typer.Typer) -> None:
             made = plan_hosts(wanted, known, kept)
         if output:
             files.save_document(output, made)
+        if taken:
+            return
         if give_up:
             from evenkeel.cli.plan_cost import print_cost
             from evenkeel.plan.cost import cost_of
 
             cost = cost_of(made, known)
-            if as_json and output != "-":
+            if as_json:
                 console.emit_json(cost)
-            elif output != "-":
+            else:
                 print_cost(cost)
         elif as_json:
-            if output != "-":
-                console.emit_json(made)
-        elif output != "-":
+            console.emit_json(made)
+        else:
             if older is not None:
                 _print_differences(diff_plans(older, made))
             else:

@@ -42,6 +42,7 @@ def report(
     from evenkeel.report.placement import render_placement
     from evenkeel.report.verdict import judge
 
+    taken = cli_output.takes_stdout({"--output": output}, json=json)
     target = output or (paths[0] / folder.REPORT if len(paths) == 1 and paths[0].is_dir() else Path(folder.REPORT))
     placement = folder.load_placement(paths)
     if placement is not None:
@@ -54,7 +55,7 @@ def report(
     files.save_text(target, page)
     if json:
         cli_output.emit_json(answer)
-    else:
+    elif not taken:
         cli_output.out().print(str(target), soft_wrap=True)
 
 

@@ -62,6 +62,7 @@ def verify(
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
     from evenkeel.verify.observe import Options
 
+    taken = screen.takes_stdout({"-o": output}, json=as_json)
     plan = plan_of(source)
     options = Options(load=load.value, spinners=not quick)
     found = []
@@ -69,11 +70,11 @@ def verify(
         with screen.progress(f"verifying {host.name}") as on_progress:
             found.append(_verify(host, plan, options, on_progress))
     for findings in found:
-        if output:
+        if output and not taken:
             _save(findings, output, several=len(found) > 1)
-        if not as_json:
+        if not (as_json or taken):
             _print(findings, show_all)
-    if as_json:
+    if as_json or taken:
         screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
     return EXIT_DONE if all(_good(findings, quick) for findings in found) else EXIT_NOT_AS_WANTED
 
@@ -112,8 +113,7 @@ def _save(findings: Findings, file: str, *, several: bool) -> None:
 
     target = file_for(findings.host, file, several=several)
     files.save_document(target, findings)
-    if target != "-":
-        screen.note(f"wrote {target}")
+    screen.note(f"wrote {target}")
 
 
 def _print(findings: Findings, show_all: bool) -> None:
