@@ -7,16 +7,21 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evenkeel.cli import files
+from evenkeel.cli.root import run
 from evenkeel.documents.findings import Findings
 from evenkeel.documents.journal import Journal
 from evenkeel.documents.plan import Plan
 from evenkeel.documents.site import Site
 from evenkeel.errors import EvenkeelError, Where, WrongInput
+from evenkeel.machines.address import resolve
+from evenkeel.machines.virtual.spec import read_spec
+from evenkeel.report.folder import load_run
 
 SITE = "version: 1\nhosts:\n  cell:\n    address: local\n"
 GUESTS = "version: 1\nguests:\n  plc: {vcpus: 1, memory: 1GiB}\n"
@@ -119,6 +124,72 @@ def test_a_text_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(files, "MAX_BYTES", 1000)
     with pytest.raises(WrongInput, match="too large"):
         files.read_text("/dev/zero")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that may not be looked into, with a site and a recorded tree; for root, by being somebody else."""
+    folder = tmp_path / "locked"
+    (folder / "tree/sys").mkdir(parents=True)
+    (folder / "site.yaml").write_text(SITE)
+    folder.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_where_one_may_not_look_is_wrong_input(locked: Path) -> None:
+    from evenkeel.cli import rollback
+
+    site, tree = locked / "site.yaml", locked / "tree"
+    for look in (files.load_site, files.load_plan_or_site, files.place_in_site, resolve, rollback._hosts, read_spec):
+        with pytest.raises(WrongInput, match=f"cannot read {site}: Permission denied"):
+            look(str(site))
+    with pytest.raises(WrongInput, match="Permission denied"):
+        resolve(str(tree))
+    with pytest.raises(WrongInput, match="Permission denied"):
+        load_run([locked / "run"])
+
+
+def test_a_folder_that_may_be_seen_and_not_read_is_wrong_input(locked: Path) -> None:
+    for look in (files.load_site, lambda path: resolve(path).probe().call("facts")):
+        with pytest.raises(WrongInput, match=r"cannot read .*: Permission denied"):
+            look(str(locked))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["facts", "NAME"],
+        ["doctor", "NAME"],
+        ["plan", "NAME"],
+        ["plan", "SITE", "--facts", "NAME"],
+        ["apply", "NAME"],
+        ["rollback", "NAME"],
+        ["status", "NAME"],
+        ["verify", "NAME"],
+        ["measure", "NAME"],
+        ["report", "NAME"],
+        ["virtual", "create", "x", "--topology", "NAME"],
+        ["lab", "artifact", "get", "1", "-o", "NAME/x"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_is_no_defect(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVENKEEL_LAB", str(tmp_path))
+    Path("site.yaml").write_text(SITE)
+    code = run([word.replace("NAME", "n" * 300).replace("SITE", "site.yaml") for word in words])
+    told = capsys.readouterr().err
+    assert code in (2, 3) and "Traceback" not in told and "defect" not in told, told
 
 
 # -- writing ------------------------------------------------------------------------------------------------------

@@ -40,18 +40,25 @@ devices:
 @pytest.mark.parametrize(
     ("text", "message", "line"),
     [
-        ("sokets: 2", "sokets: unknown key; did you mean 'sockets'?", 1),
-        ("sockets: 2\nnodes:\n  - memory: 1.5G", "is not a size; write it as in 1536MiB", 3),
+        ("sokets: 2", 'unknown key "sokets"; did you mean "sockets"?', 1),
+        ("sockets: 2\nnodes:\n  - memory: 1.5G", "unknown unit 'G' in '1.5G'; did you mean 1.5GiB?", 3),
+        ("nodes:\n  - memory: 64", "write a number and a unit, as in 4GiB", 2),
+        ("nodes: [{memory: 2GiB}]\ndevices:\n  - {kind: nvme, size: 64}", "write a number and a unit", 3),
         ("cores: 0", "greater than or equal to 1", 1),
+        ("cores: 2024-13-45", "valid integer", 1),
+        ("cores: " + "9" * 5000, "this number is too large", 1),
+        ("cores: " + "[" * 5000, "not YAML", None),
+        ("cores: 2\ncores: 3", '"cores" is said twice', 2),
+        ("", "the file is empty", None),
         ("cores: 3\nsockets: 1\nnodes: [{memory: 1GiB}, {memory: 1GiB}]", "cannot be dealt evenly to 2 nodes", None),
         ("nodes: [{memory: 16MiB}]", "a host needs 1024MiB", None),
         ("nodes: [{memory: 2GiB}, {memory: 2GiB, distances: [10, 10]}]", "to another node is 11 to 254", None),
         ("nodes: [{memory: 2GiB}, {memory: 2GiB, distances: [21, 20]}]", "the distance to itself is 10", None),
         ("devices:\n  - {kind: nic, model: igb, node: 7}", "is on node 7; nodes are 0 to 1", None),
-        ("devices:\n  - {kind: nic, model: rtl8139}", "devices.0.model", 2),
-        ("devices:\n  - kind: gpu", "devices.0", 2),
+        ("devices:\n  - {kind: nic, model: rtl8139}", "'virtio-net', 'e1000e' or 'igb'", 2),
+        ("devices:\n  - kind: gpu", "'gpu'", 2),
         ("sockets: [", "not YAML", 1),
-        ("- 1", "valid dictionary", None),
+        ("- 1", "a mapping is needed here, this is a list", None),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: str, line: int | None) -> None:
@@ -63,6 +70,12 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
     assert caught.value.where is not None and caught.value.where.file == str(file)
     if line is not None:
         assert caught.value.where.line == line
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "host.yaml").write_bytes(b"sockets: \xff")
+    with pytest.raises(WrongInput, match="not UTF-8 text"):
+        read_spec(str(tmp_path / "host.yaml"))
 
 
 def test_a_missing_file_names_the_built_in_topologies() -> None:

@@ -66,6 +66,8 @@ def test_other_files_in_the_folder_are_passed_over(saved: Path) -> None:
     [
         (lambda path: (path / folder.PLAN).unlink(), "no Plan document"),
         (lambda path: (path / folder.JOURNAL).write_text((path / folder.JOURNAL).read_text()[:200]), "not JSON"),
+        (lambda path: (path / "deep.json").write_text("[" * 100_000), "not a Plan document"),
+        (lambda path: (path / "huge.json").write_text("9" * 5000), "not a Plan document"),
         (lambda path: (path / "copy.json").write_text((path / folder.FINDINGS).read_text()), "both hold the findings"),
         (
             lambda path: (path / "other.json").write_text(factories.plan(address="ssh://root@elsewhere").to_json()),

@@ -22,6 +22,7 @@ from evenkeel.documents.base import Document
 from evenkeel.documents.plan import Plan
 from evenkeel.documents.site import Site
 from evenkeel.errors import EvenkeelError, Where, WrongInput
+from evenkeel.machines.paths import kind_of
 from evenkeel.plan.sitefile import find_place, parse_site, parse_site_parts
 
 D = TypeVar("D", bound=Document)
@@ -39,9 +40,12 @@ def load_site(path: str | Path) -> Site:
 def _site_parts(path: str | Path) -> list[tuple[str, str]]:
     """Name and text of each file of a site."""
     folder = Path(path)
-    if str(path) == "-" or not folder.is_dir():
+    if str(path) == "-" or kind_of(path) != "folder":
         return [(str(path), read_text(path))]
-    parts = sorted(item for item in folder.iterdir() if item.suffix in SITE_SUFFIXES and item.is_file())
+    try:
+        parts = sorted(item for item in folder.iterdir() if item.suffix in SITE_SUFFIXES and kind_of(item) == "file")
+    except OSError as error:
+        raise _unreadable(folder, error) from None
     if not parts:
         raise WrongInput(
             f"no site file in the folder {folder}",
@@ -89,7 +93,7 @@ def load_document(kind: type[D], path: str | Path) -> D:
 
 def load_plan_or_site(path: str | Path) -> Plan | Site:
     """For the verbs that take either: a Plan document (JSON) or a site (YAML file or folder)."""
-    if Path(path).is_dir() or Path(path).suffix in SITE_SUFFIXES:
+    if Path(path).suffix in SITE_SUFFIXES or kind_of(path) == "folder":
         return load_site(path)
     text = read_text(path)
     if text.lstrip().startswith("{"):

@@ -89,8 +89,9 @@ def get(
 def _require_plain(file: Path) -> None:
     """What is fetched takes the place of a file; it must not take that of /dev/null.  Raises WrongInput."""
     from evenkeel.errors import WrongInput
+    from evenkeel.machines.paths import kind_of
 
-    if str(file) == "-" or (file.exists() and not file.is_file()):
+    if str(file) == "-" or kind_of(file) not in ("file", ""):
         raise WrongInput(
             f"{file} is no ordinary file; a fetch that broke off goes on in one",
             hint="-o FILE, and copy it from there",

@@ -186,15 +186,16 @@ def _saved(site: Site, saved: Iterable[str]) -> dict[str, str]:
     from pathlib import Path
 
     from evenkeel.errors import WrongInput
+    from evenkeel.machines.paths import kind_of
     from evenkeel.plan.problems import did_you_mean
 
     found: dict[str, str] = {}
     of_folders: dict[str, str] = {}
     for text in saved:
         host, equals, file = text.partition("=")
-        if not equals and Path(text).is_dir():
+        if not equals and kind_of(text) == "folder":
             there = {one: Path(text, f"{one}{FACTS_SUFFIX}") for one in site.hosts}
-            files = {one: str(path) for one, path in there.items() if path.is_file()}
+            files = {one: str(path) for one, path in there.items() if kind_of(path) == "file"}
             if not files:
                 raise WrongInput(
                     f"--facts {text}: the folder has facts of none of {', '.join(sorted(site.hosts)[:5])}",

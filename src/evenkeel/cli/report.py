@@ -37,13 +37,16 @@ def report(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as cli_output
+    from evenkeel.machines.paths import kind_of
     from evenkeel.report import folder
     from evenkeel.report.html import render_report
     from evenkeel.report.placement import render_placement
     from evenkeel.report.verdict import judge
 
     taken = cli_output.takes_stdout({"--output": output}, json=json)
-    target = output or (paths[0] / folder.REPORT if len(paths) == 1 and paths[0].is_dir() else Path(folder.REPORT))
+    target = output or (
+        paths[0] / folder.REPORT if len(paths) == 1 and kind_of(paths[0]) == "folder" else Path(folder.REPORT)
+    )
     placement = folder.load_placement(paths)
     if placement is not None:
         page = render_placement(placement)

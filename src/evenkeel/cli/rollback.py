@@ -70,18 +70,19 @@ def _note(where: str, history: str | None, address: str) -> None:
     from evenkeel.apply.history import beside, note_rolled_back
     from evenkeel.cli import output
     from evenkeel.errors import EvenkeelError
+    from evenkeel.machines.paths import kind_of
 
     try:
-        note_rolled_back(Path(history) if history else beside(where if Path(where).exists() else "-"), address)
+        note_rolled_back(Path(history) if history else beside(where if kind_of(where) else "-"), address)
     except EvenkeelError as error:
         output.warn(f"{error.message}; owners are accounted for what was on {address}")
 
 
 def _hosts(where: str) -> list[tuple[str, str]]:
     """(name, address) of each host meant."""
-    from pathlib import Path
+    from evenkeel.machines.paths import kind_of
 
-    if where == "local" or where.startswith(("ssh://", "virtual:")) or not Path(where).exists():
+    if where == "local" or where.startswith(("ssh://", "virtual:")) or not kind_of(where):
         return [(where, where)]
     from evenkeel.cli.files import load_plan_or_site
     from evenkeel.documents.plan import Plan

@@ -79,8 +79,13 @@ def read_model(model: type[M], text: str, file: str) -> tuple[M, Places]:
 def explained(error: ValidationError, model: type[BaseModel], places: Places) -> WrongInput:
     """What pydantic found, in sentences with places."""
     found: dict[tuple[Where, str], WrongInput] = {}
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems:
         loc = tuple(problem["loc"])
+        # Pydantic counts only the good items of a list, so one that is wrong makes the list too short as well.
+        inside = any(other["loc"][: len(loc)] == loc != other["loc"] for other in problems)
+        if problem["type"] == "too_short" and inside:
+            continue
         place = places.nearest(loc)
         message, hint = _sentence(dict(problem), model)
         found.setdefault((place, message), WrongInput(message, where=place, hint=hint))
@@ -208,7 +213,10 @@ class _Builder:
                 return text.lower() == "true"
             case "int":
                 digits = text.replace("_", "")
-                return int(digits, 0) if re.match(r"[-+]?0[xob]", digits) else int(digits)
+                try:
+                    return int(digits, 0) if re.match(r"[-+]?0[xob]", digits) else int(digits)
+                except ValueError:  # of more than 4300 digits
+                    raise WrongInput("this number is too large", where=self.where(node)) from None
             case "float":
                 return float(re.sub(r"\.(inf|nan)$", r"\1", text.replace("_", ""), flags=re.IGNORECASE))
             case "str" | "timestamp":

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from evenkeel.errors import WrongInput
+from evenkeel.machines.paths import kind_of
 from evenkeel.machines.protocol import Machine
 
 
@@ -21,7 +22,7 @@ def resolve(address: str) -> Machine:
         return VirtualMachine(address.removeprefix("virtual:"))
     if address.startswith("ssh://"):
         return _ssh(address)
-    if address and "\0" not in address and Path(address).exists():
+    if address and kind_of(address):
         from evenkeel.machines.tree import TreeMachine
 
         return TreeMachine(Path(address))

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, cast
 
 from evenkeel.errors import WrongInput
+from evenkeel.machines.paths import kind_of
 from evenkeel.machines.protocol import OnProgress, Probe
 from evenkeel.probe.facts import facts_of
 from evenkeel.probe.facts.root import Files, Root
@@ -50,7 +51,8 @@ class TreeMachine:
         Raises WrongInput when it is damaged or holds no machine.
         """
         if self._files is None:
-            self._files = _open_folder(self._path) if self._path.is_dir() else _read_tarball(self._path, on_progress)
+            folder = kind_of(self._path) == "folder"
+            self._files = _open_folder(self._path) if folder else _read_tarball(self._path, on_progress)
         return self._files
 
     def reboot(self, *, on_progress: OnProgress | None = None, timeout_s: float = 600.0) -> None:
@@ -93,9 +95,12 @@ def _not_a_machine(address: str, what: str) -> WrongInput:
 def _open_folder(path: Path) -> Files:
     folder = path
     for _ in range(4):
-        if (folder / "sys").is_dir() or (folder / "proc").is_dir():
+        if "folder" in (kind_of(folder / "sys"), kind_of(folder / "proc")):
             return Files(str(folder))
-        inside = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        try:
+            inside = [entry for entry in folder.iterdir() if kind_of(entry) == "folder" and not entry.is_symlink()]
+        except OSError as error:
+            raise WrongInput(f"cannot read {folder}: {error.strerror}") from None
         if len(inside) != 1:
             break
         folder = inside[0]

@@ -85,7 +85,11 @@ def load_placement(paths: Sequence[Path]) -> FleetPlan | None:
 def _documents(paths: Sequence[Path]) -> list[tuple[Path, Document]]:
     documents: list[tuple[Path, Document]] = []
     for path in paths:
-        if path.is_dir():
+        try:
+            folder = path.is_dir()
+        except OSError as error:  # where one may not look, or a name that is too long
+            raise WrongInput(f"cannot read {path}: {error.strerror}") from None
+        if folder:
             documents += [(file, found) for file in sorted(path.glob("*.json")) if (found := _read(file, named=False))]
         else:
             found = _read(path, named=True)
@@ -106,7 +110,7 @@ def _read(path: Path, *, named: bool) -> Document | None:
     try:
         raw = json.loads(text)
         kind = KINDS.get(raw.get("kind", "")) if isinstance(raw, dict) else None
-    except (json.JSONDecodeError, TypeError):
+    except (ValueError, RecursionError, TypeError):
         # A cut-off document must be told, also in a folder: what it would have said may be the bad news.
         kind = Plan
     if kind is None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import Field, PlainSerializer, model_validator
 
 from evenkeel.documents.base import Model
+from evenkeel.documents.quantity import Bytes
+from evenkeel.documents.yamltext import read_model
 from evenkeel.errors import Where, WrongInput
+from evenkeel.machines.paths import kind_of
 
 MIB = 1024**2
-_UNITS = {"MiB": MIB, "GiB": 1024 * MIB}
-_SIZE = re.compile(r"(\d+)\s*(MiB|GiB)")
 #: A name becomes a folder, a host name and a DMI serial number.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -27,21 +28,12 @@ MAX_CPUS = 64
 MAX_DEVICES = 24
 
 
-def _parse_size(value: Any) -> Any:
-    if isinstance(value, int):
-        return value
-    match = _SIZE.fullmatch(str(value).strip())
-    if not match:
-        raise ValueError(f"{value!r} is not a size; write it as in 1536MiB or 2GiB")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _format_size(size: int) -> str | int:
     return f"{size // MIB}MiB" if size % MIB == 0 else size
 
 
-#: Bytes inside, ``1536MiB`` or ``2GiB`` in the file.
-Size = Annotated[int, BeforeValidator(_parse_size), PlainSerializer(_format_size), Field(ge=0)]
+#: Bytes inside, ``1536MiB`` or ``2GiB`` in the file and when it is kept.
+Size = Annotated[Bytes, PlainSerializer(_format_size), Field(ge=0)]
 
 
 class Node(Model):
@@ -64,7 +56,8 @@ class Disk(Model):
 
     kind: Literal["nvme", "virtio-blk"]
     node: int = 0
-    size: Size = 64 * MIB
+    # Checked, it would be refused as a number without a unit in a file that does not mention it.
+    size: Annotated[Size, Field(validate_default=False)] = 64 * MIB
 
 
 Device = Annotated[Nic | Disk, Field(discriminator="kind")]
@@ -165,55 +158,22 @@ def read_spec(topology: str) -> HostSpec:
     """The built-in topology of that name, or the YAML or JSON file.  Raises WrongInput with file and line."""
     if topology in BUILT_IN:
         return BUILT_IN[topology]
-    path = Path(topology)
-    if not path.is_file():
+    if kind_of(topology) != "file":
         raise WrongInput(
             f"no topology file {topology}",
             hint=f"a YAML file, or one of: {', '.join(sorted(BUILT_IN))}",
         )
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        raw = YAML(typ="rt").load(path.read_text())
-    except (YAMLError, UnicodeDecodeError) as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        where = Where(topology, mark.line + 1, mark.column + 1) if mark else Where(topology)
-        raise WrongInput("not YAML: " + str(getattr(error, "problem", None) or error), where=where) from None
+        text = Path(topology).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise WrongInput(f"cannot read {topology}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise WrongInput("not UTF-8 text", where=Where(topology)) from None
     try:
-        return HostSpec.model_validate(raw if raw is not None else {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise WrongInput(
-            _explain(dict(first)),
-            where=_where(topology, raw, first["loc"]),
-            hint="docs/reference/virtual-host.md lists the keys of a topology file",
-        ) from None
-
-
-def _explain(error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part not in ("nic", "nvme", "virtio-blk"))
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        import difflib
-
-        known = {*HostSpec.model_fields, *Node.model_fields, *Nic.model_fields, *Disk.model_fields}
-        close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=1)
-        message = "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
-    return f"{place}: {message}" if place else message
-
-
-def _where(file: str, raw: Any, loc: tuple[int | str, ...]) -> Where:
-    """Line and column of the deepest part of ``loc`` that the file really has."""
-    line = column = None
-    for part in loc:
-        try:
-            marks = raw.lc.item(part) if isinstance(part, int) else raw.lc.key(part)
-            line, column = marks[0] + 1, marks[1] + 1
-            raw = raw[part]
-        except (AttributeError, KeyError, TypeError, IndexError):
-            continue  # the discriminator of a union is in loc, but not in the file
-    return Where(file, line, column)
+        return read_model(HostSpec, text, topology)[0]
+    except WrongInput as error:
+        error.hint = error.hint or "docs/reference/virtual-host.md lists the keys of a topology file"
+        raise
 
 
 def check_name(name: str) -> str:
