@@ -174,6 +174,61 @@ def test_only_the_cpus_that_were_asked_for() -> None:
         assert row_of(os.getpid(), question.trace_finish()["rows"])["count"] == 400, source
 
 
+#: Touches pages that nobody has touched, in the thread that is there, in one that begins later and in a process of its
+#: own, which is somebody else.
+_TOUCH = """
+import mmap, os, sys, threading
+def touch():
+    page = mmap.mmap(-1, 2000 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page.madvise(mmap.MADV_NOHUGEPAGE)
+    for at in range(0, len(page), 4096):
+        page[at] = 1
+print("ready", flush=True)
+sys.stdin.readline()
+touch()
+later = threading.Thread(target=touch)
+later.start()
+later.join()
+if not os.fork():
+    touch(), touch(), touch()
+    os._exit(0)
+os.wait()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("cpus", [None, sorted(os.sched_getaffinity(0))])
+def test_a_counter_of_one_process_counts_its_threads_and_nobody_else(cpus: list[int] | None) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", _TOUCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdin and one.stdout and one.stdout.readline() == "ready\n"
+        about = {"kind": "count", "events": ["software:page-faults"], "process": one.pid, "cpus": cpus}
+        question.trace_start(about, "perf")
+        one.stdin.write("go\n")
+        one.stdin.flush()
+        assert one.stdout.readline() == "done\n"
+        found = question.trace_finish()
+        one.communicate("end\n")
+    assert 4000 <= found["events"] < 6000, "twice two thousand, and not the other process's six thousand"
+    assert f"the threads of process {one.pid}" in found["mechanism"][0]
+
+
+def test_a_tracepoint_of_one_process_is_left_to_programs() -> None:
+    """perf gives a wake-up to the thread that is woken, too, so its count would be another number."""
+    with pytest.raises(StepFailed) as caught:
+        question.trace_start({"kind": "count", "events": ["sched:sched_waking"], "process": os.getpid()}, "perf")
+    assert caught.value.code == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("source", ["raw_tp", "perf"])
+def test_a_process_that_does_not_exist_is_no_count_of_nothing(source: str) -> None:
+    with pytest.raises(StepFailed, match="no process 4194304") as caught:
+        ask("count", source, process=4194304)
+    assert caught.value.code == errno.ESRCH
+
+
 @pytest.mark.parametrize(
     ("by", "key", "label"),
     [

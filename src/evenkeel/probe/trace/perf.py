@@ -26,7 +26,7 @@ HARDWARE_EVENTS = {
     **{"cycles": 0, "instructions": 1, "cache-references": 2, "cache-misses": 3, "branches": 4, "branch-misses": 5},
 }
 _ENABLE, _DISABLE, _SET_BPF = 0x2400, 0x2401, 0x40042408
-_DISABLED, _FREQ = 1 << 0, 1 << 10
+_DISABLED, _INHERIT, _FREQ, _INHERIT_THREAD = 1 << 0, 1 << 1, 1 << 10, 1 << 35
 _CLOEXEC = 1 << 3
 _SIZE = 120  # PERF_ATTR_SIZE_VER6
 
@@ -39,7 +39,11 @@ def online_cpus() -> list[int]:
 
 
 class Event(Descriptor):
-    """One perf event on one CPU, switched off until :meth:`enable`."""
+    """One perf event on one CPU, switched off until :meth:`enable`.
+
+    ``thread``: only while that one runs, or one that it begins from now on (not a process); on any CPU where ``cpu`` is
+    -1.  Since Linux 5.13; EINVAL before.
+    """
 
     def __init__(
         self,
@@ -51,11 +55,13 @@ class Event(Descriptor):
         period: int = 0,
         config1: int = 0,
         config2: int = 0,
-        pid: int = -1,
+        thread: int | None = None,
     ) -> None:
         """Raises OSError: ENOENT for an event that this CPU does not have, EACCES and EPERM without rights."""
         super().__init__(-1)
         flags = _DISABLED | (_FREQ if frequency_hz else 0)
+        flags |= 0 if thread is None else _INHERIT | _INHERIT_THREAD
+        pid = -1 if thread is None else thread
         attr = ctypes.create_string_buffer(_SIZE)
         every = frequency_hz or period
         struct.pack_into("=IIQQQQQIIQQ", attr, 0, kind, _SIZE, config, every, 0, 0, flags, 0, 0, config1, config2)
@@ -96,3 +102,32 @@ def on_every_cpu(
             event.close()
         raise
     return events
+
+
+def of_process(kind: int, config: int, process: int, *, cpus: Sequence[int] | None = None) -> list[Event]:
+    """The event on every thread of a process, there or on these CPUs; a thread that begins later is counted, too.
+
+    As of ``perf stat -p``, one that begins while this looks may be missing.  Raises OSError: ESRCH for no such process.
+    """
+    events: list[Event] = []
+    try:
+        for thread in _threads(process):
+            for cpu in [-1] if cpus is None else cpus:
+                try:
+                    events.append(Event(kind, config, cpu, thread=thread))
+                except OSError as error:
+                    if error.errno != errno.ESRCH or not _threads(process):
+                        raise  # a thread may have ended meanwhile, the process may not
+    except OSError:
+        for event in events:
+            event.close()
+        raise
+    return events
+
+
+def _threads(process: int) -> list[int]:
+    """Raises OSError: ESRCH."""
+    try:
+        return sorted(int(name) for name in os.listdir("/proc/%d/task" % process))
+    except FileNotFoundError:
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH)) from None

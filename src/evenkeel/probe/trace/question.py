@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 from typing import Any, Callable
 
@@ -144,6 +145,8 @@ class Run:
 
     def on_cpus(self) -> float | None:
         """On how many CPUs they happen, as many as would share them equally; None where that is not counted."""
+        if self.question.get("process") is not None:
+            return None  # counters of threads
         each = [float(number) for one in self.counters if hasattr(one, "counts") for number in one.counts()]
         return sum(each) ** 2 / sum(number * number for number in each) if any(each) else None
 
@@ -230,6 +233,10 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
     """
     global _run
     trace_close()
+    process = question.get("process")
+    if process is not None and not os.path.isdir("/proc/%d" % process):
+        # A program would look for it in vain, and the answer be 0.
+        raise StepFailed("there is no process %d" % process, errno.ESRCH)
     try:
         run = _kind(question["kind"])(question, source)
     except OSError as error:

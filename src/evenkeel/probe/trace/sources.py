@@ -331,18 +331,25 @@ class Samples(Hook):
 
 
 class PerfCounter:
-    """One perf counter a CPU.  CPUs that come online later are not counted."""
+    """One perf counter a CPU, or a thread of one process.  CPUs that come online later are not counted."""
 
     name = "perf"
 
     def __init__(self, event: str, cpus: Sequence[int] | None = None, process: int | None = None) -> None:
         """Raises StepFailed."""
-        if process is not None:
-            raise StepFailed("%s sees everybody, and not one process" % self.name, errno.EOPNOTSUPP)
         self.event = event
+        self._process = process
         kind, config = self._resolve(event)
+        if process is not None and kind == perf.TRACEPOINT:
+            # include/trace/events/sched.h: the wake-ups name the woken thread by __perf_task.
+            raise StepFailed(
+                "perf gives some tracepoints to the thread that is woken, besides the one that runs", errno.EOPNOTSUPP
+            )
         try:
-            self._events = perf.on_every_cpu(kind, config, cpus=cpus)
+            if process is None:
+                self._events = list(perf.on_every_cpu(kind, config, cpus=cpus).values())
+            else:
+                self._events = perf.of_process(kind, config, process, cpus=cpus)
         except OSError as error:
             raise refused(error, "perf_event_open refuses %s" % event) from None
 
@@ -359,16 +366,16 @@ class PerfCounter:
         return perf.TRACEPOINT, tracefs.event_id(event)
 
     def attach(self) -> None:
-        for event in self._events.values():
+        for event in self._events:
             event.enable()
 
     def detach(self) -> None:
-        for event in self._events.values():
+        for event in self._events:
             event.disable()
 
     def counts(self) -> list[int]:
-        """Of each CPU."""
-        return [event.count() for event in self._events.values()]
+        """Of each CPU; of one process of each thread, and on each CPU where some were asked for."""
+        return [event.count() for event in self._events]
 
     def total(self) -> int:
         return sum(self.counts())
@@ -377,12 +384,14 @@ class PerfCounter:
         return 0
 
     def mechanism(self) -> str:
+        if self._process is not None:
+            return "perf counters on the threads of process %d" % self._process
         return "perf counters on %d CPUs" % len(self._events)
 
     def close(self) -> None:
-        for event in self._events.values():
+        for event in self._events:
             event.close()
-        self._events = {}
+        self._events = []
 
 
 class Buffer:
