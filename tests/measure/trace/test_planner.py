@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.documents.answer import Question, Refused
+from evenkeel.errors import WrongInput
 from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Each
 
@@ -169,3 +170,37 @@ def test_the_budget_is_kept_by_windows_and_durations_are_never_cut() -> None:
     assert planner.pace(question, 1e6) == 0.001, "there is a least"
     latency = Question(kind="latency", events=(SWITCH, SWITCH))
     assert planner.pace(latency, 0.1) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        (
+            Question(kind="latency", events=(GETUID, "function:vfs_read")),
+            "function:vfs_read is a function of the kernel",
+        ),
+        (Question(kind="latency", events=("uprobe:/bin/true:main", SWITCH)), f"{SWITCH} is a tracepoint"),
+        (Question(kind="latency", events=(SWITCH, "software:page-faults")), "software:page-faults is a counter"),
+        (top("software:page-faults"), "neither by whom nor when"),
+        (Question(kind="record", events=("hardware:cycles",)), "neither by whom nor when"),
+        (
+            Question(kind="latency", events=("sched:sched_waking", SWITCH), key="pid=next_pid", process=1),
+            "in other threads",
+        ),
+    ],
+)
+def test_what_no_kernel_can_answer_is_said_before_one_is_asked(question: Question, says: str) -> None:
+    """By sources tried in vain it would be "the kernel has no such event", or "root is needed"."""
+    with pytest.raises(WrongInput, match=says) as caught:
+        planner.check(question)
+    assert caught.value.hint
+
+
+def test_both_ends_of_one_kind_are_no_mixture() -> None:
+    for events in (
+        (GETUID, "syscalls:sys_exit_getuid"),
+        ("function:vfs_read", "function:fsnotify"),
+        ("uprobe:/bin/true:main", "uprobe:/bin/sh:main"),
+    ):
+        planner.check(Question(kind="latency", events=events, key="thread", process=1))
+    planner.check(count("software:page-faults"))

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 PILOT_S = 0.2
 #: Between two looks at whether the user wants to stop.
 STEP_S = 0.25
-#: Errors that every source would meet again: the event does not exist, or the question is wrong.
-_FINAL = ("ENOENT", "EINVAL")
+#: Errors that every source would meet again: the event or process does not exist, or the question is wrong.
+_FINAL = ("ENOENT", "EINVAL", "ESRCH")
 
 
 def ask(
@@ -50,9 +50,11 @@ def ask(
 
     ``online``: how many CPUs the machine has.  ``stop``: end early, with what there is by then.  ``source``: this one
     and no other.  ``on_start`` is called with the source as soon as events are seen.
-    Raises WrongInput for an event that the machine does not have, NotAsWanted when no source works there.
+    Raises WrongInput for an event or a process that the machine does not have, and for what nothing can answer;
+    NotAsWanted when no source works there.
     """
     stop = stop or threading.Event()
+    planner.check(question)
     rates, on_cpus = pilot(probe, question)
     if question.kind == "profile":
         rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
@@ -118,7 +120,8 @@ def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
             found = _counted(probe, question, event)
         except ProbeError as error:
             if error.errno in _FINAL:
-                raise WrongInput(error.said, hint="`evenkeel trace events WORD` lists what there is") from None
+                hint = "`evenkeel trace events WORD` lists what there is" if error.errno != "ESRCH" else None
+                raise WrongInput(error.said, hint=hint) from None
             continue
         rates[event] = found["events"] / found["seconds"]
         on_cpus = max(on_cpus, found["on_cpus"] or 1.0)
@@ -134,7 +137,9 @@ def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
 
 def _counted(probe: Probe, question: Question, *events: str) -> dict[str, Any]:
     """By perf counters, for a moment.  Raises ProbeError."""
-    counting = {**_request(question), "kind": "count", "events": list(events), "process": None}
+    # Programs run for everybody's events, of whom one process is picked out; a counter of one process counts no others.
+    process = question.process if events[0].startswith(("software:", "hardware:")) else None
+    counting = {**_request(question), "kind": "count", "events": list(events), "process": process}
     probe.call("trace_start", question=counting, source="perf")
     found: dict[str, Any] = probe.call("trace_wait", within_s=PILOT_S)
     probe.call("trace_close")
@@ -154,6 +159,8 @@ def start(
         try:
             started = probe.call("trace_start", question=asked, source=candidate.source)
         except ProbeError as error:
+            if error.errno == "ESRCH" and question.process is not None:
+                raise WrongInput(error.said) from None
             refused.append(Refused(source=candidate.source, why=error.said, errno=error.errno))
             continue
         return candidate, tuple(refused), started["finish_s"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evenkeel.documents.answer import Question, Refused, TraceCost
+from evenkeel.errors import WrongInput
 
 SYSCALLS = "raw_syscalls:sys_enter"
 #: Events a second that are assumed where nobody could count them beforehand.
@@ -139,6 +140,39 @@ def gap_ns(question: Question, rates: Mapping[str, float], on_cpus: float) -> fl
     perf = SOURCES["perf"]
     counting = (perf.ns["count"] + (perf.call_ns if _is_call(question) else 0.0)) / len(question.events)
     return max(1.0, 1e9 * on_cpus / rate - counting)
+
+
+def check(question: Question) -> None:
+    """Raises WrongInput for what no source can answer on any kernel; one that was tried would say something else."""
+    kinds = {event: _kind(event) for event in question.events}
+    if len(set(kinds.values())) > 1:
+        told = ", and ".join(f"{event} is {kind}" for event, kind in kinds.items())
+        raise WrongInput(
+            f"one source has to see both ends of a {question.kind}: {told}",
+            hint="take both ends of one kind; `evenkeel trace events WORD` lists tracepoints",
+        )
+    if kinds and question.kind not in ("count", "exits") and _COUNTER in kinds.values():
+        raise WrongInput(
+            f"{question.events[0]} is a counter, which tells neither by whom nor when",
+            hint="only `evenkeel trace count` has answers from it; page faults are exceptions:page_fault_user, too",
+        )
+    if question.process is not None and question.kind == "latency" and "=" in (question.key or ""):
+        # The beginning is seen in the thread that wakes, the end in the one that goes.
+        raise WrongInput(
+            f"--process is about who runs, and these ends are joined by {question.key}, in other threads than that",
+            hint="leave --process out; `evenkeel trace wakeups` has a row for each thread that was woken",
+        )
+
+
+_COUNTER = "a counter"
+
+
+def _kind(event: str) -> str:
+    """What a part of the kernel, or of a program, an event is."""
+    system = event.partition(":")[0]
+    if system in ("software", "hardware"):
+        return _COUNTER
+    return {"function": "a function of the kernel", "uprobe": "a function of a program"}.get(system, "a tracepoint")
 
 
 def _is_call(question: Question) -> bool:
