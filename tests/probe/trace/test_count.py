@@ -246,6 +246,62 @@ def test_by_what_it_is_counted(by: str, key: str, label: str) -> None:
     assert rows[key]["count"] >= 1000
 
 
+#: What a guest is for whoever looks from outside: QEMU by its name, with -name, and a thread for each vCPU, named
+#: as with debug-threads=on.  Each vCPU thread calls getuid so many times, and the main thread, which is no vCPU, 50.
+_LOOKS_LIKE_QEMU = """
+import os, sys, threading
+open("/proc/self/comm", "w").write("qemu-ek-top")
+go = threading.Event()
+def vcpu(number, times):
+    open("/proc/self/task/%d/comm" % threading.get_native_id(), "w").write("CPU %d/KVM" % number)
+    named.wait()
+    go.wait()
+    for _ in range(times):
+        os.getuid()
+named = threading.Barrier(3)
+threads = [threading.Thread(target=vcpu, args=one) for one in ((0, 700), (1, 300))]
+for one in threads:
+    one.start()
+named.wait()
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    os.getuid()
+go.set()
+for one in threads:
+    one.join()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted"),
+    [
+        ("vcpu", {"ek-top vCPU 0": 700, "ek-top vCPU 1": 300, "ek-top qemu-ek-top": 50}),
+        ("guest", {"ek-top": 1050}),
+    ],
+)
+def test_by_vcpu_and_by_guest(by: str, wanted: dict[str, int]) -> None:
+    """The threads of a guest are found when it begins; they are gone when names are given in the end."""
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", _LOOKS_LIKE_QEMU, "-name", "guest=ek-top,debug-threads=on"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as one:
+        assert one.stdin and one.stdout and one.stdout.readline() == "ready\n"
+        ask("top", "raw_tp", by=by)
+        one.stdin.write("go\n")
+        one.stdin.flush()
+        assert one.stdout.readline() == "done\n"
+        rows = question.trace_finish()["rows"]
+        one.communicate("end\n")
+    found = {row["key"]: row["count"] for row in rows if row["key"].startswith("ek-top")}
+    assert found == wanted
+    assert all(row["label"] == row["key"] for row in rows)
+
+
 def test_by_cgroup_has_its_path() -> None:
     ask("top", "raw_tp", by="cgroup")
     for _ in range(100):
