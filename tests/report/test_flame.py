@@ -14,6 +14,7 @@ import pytest
 from evenkeel.documents.answer import Answer, Question, Stack
 from evenkeel.documents.evidence import Conditions
 from evenkeel.report.flame import flame_page, tree
+from tests.report.test_html import contrast
 from tests.report.test_page import CHROMIUM, browse
 
 STACKS = (
@@ -122,15 +123,21 @@ const use = (frame) => {
   }
   press("ArrowDown"); press("Enter");
   found.zoomed = boxes(); found.zoom = told();
+  const colours = () => [...flame.querySelectorAll("[role=treeitem]")].map((box) => {
+    const style = frame.contentWindow.getComputedStyle(box);
+    return [box.getAttribute("aria-label"), style.color, style.backgroundColor, style.opacity];
+  });
+  found.colours = colours();
   press("Escape"); press("Home");
   found.out = boxes();
   const box = page.getElementById("search");
   box.value = "PARSE"; box.dispatchEvent(new Event("input"));
+  found.colours.push(...colours());
   found.matches = flame.querySelectorAll(".m").length; found.found = page.getElementById("found").textContent;
   box.value = ""; box.dispatchEvent(new Event("input"));
   flame.querySelector("[aria-label^=parse]").click();
   found.clicked = told();
-  found.dark = frame.contentWindow.getComputedStyle(page.body).backgroundColor;
+  found.ground = frame.contentWindow.getComputedStyle(page.body).backgroundColor;
   return found;
 };
 const wait = setInterval(() => {
@@ -142,10 +149,21 @@ const wait = setInterval(() => {
 </script>"""
 
 
+def hexadecimal(colour: str) -> str:
+    """``#1b1f27`` of ``rgb(27, 31, 39)``."""
+    numbers = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour)
+    assert numbers, f"{colour} is seen through"
+    return "#" + "".join(f"{int(number):02x}" for number in numbers.groups())
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
 @pytest.mark.timeout(180)
-def test_in_a_browser_it_is_searched_zoomed_and_walked_by_keys(tmp_path: Path) -> None:
-    seen = browse(flame_page(answer(STACKS)), tmp_path, "--virtual-time-budget=10000", wrapper_page=WRAPPER)
+@pytest.mark.parametrize(
+    ("scheme", "ground"), [(1, "rgb(255, 255, 255)"), (0, "rgb(20, 23, 28)")], ids=["light", "dark"]
+)
+def test_in_a_browser_it_is_searched_zoomed_and_walked_by_keys(scheme: int, ground: str, tmp_path: Path) -> None:
+    words = ("--virtual-time-budget=10000", f"--blink-settings=preferredColorScheme={scheme}")
+    seen = browse(flame_page(answer(STACKS)), tmp_path, *words, wrapper_page=WRAPPER)
     assert seen.console == []
     assert seen.requests == set()
     for frame in seen.frames.values():
@@ -157,6 +175,10 @@ def test_in_a_browser_it_is_searched_zoomed_and_walked_by_keys(tmp_path: Path) -
         assert frame["matches"] == 1
         assert frame["found"] == "1 functions, 50.0 % of the samples"
         assert frame["clicked"] == "parse: 50 samples, 50.00 %"
+        assert frame["ground"] == ground
+        assert len(frame["colours"]) == 5 + 8, "zoomed in, so with what is above; and all, with one that was searched"
+        for name, text, box, opacity in frame["colours"]:
+            assert opacity == "1" and contrast(hexadecimal(text), hexadecimal(box)) >= 4.5, (name, text, box)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")

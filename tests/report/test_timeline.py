@@ -14,7 +14,7 @@ from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
 from evenkeel.report.html import render_report
-from evenkeel.report.timeline import RuleText, explained_share, lanes_svg, render_explanation, words
+from evenkeel.report.timeline import STYLE, RuleText, explained_share, lanes_svg, render_explanation, words
 from tests.report import factories
 from tests.report.test_page import CHROMIUM, browse
 
@@ -259,3 +259,12 @@ def test_labels_of_the_charts_of_a_report_do_not_overlap(tmp_path: Path) -> None
         seen = browse(render_report(factories.run(emulated=emulated)), folder, wrapper_page=LOOKING)
         for frame in seen.frames.values():
             assert frame["touching"] == [], frame
+
+
+def test_patterns_have_the_colours_of_the_page() -> None:
+    """Those change with light and dark, and a test holds their contrast; one of its own had 3.3 on a light lane."""
+    page = render_explanation(explanation())
+    assert not re.search(r"#[0-9a-f]{6}", STYLE)
+    drawn = re.findall(r"<pattern.*?</pattern>", page)
+    assert len(drawn) == 2 and not any(re.search(r"fill=|stroke=|#[0-9a-f]{3}", one) for one in drawn)
+    assert ".pattern path{stroke:var(--muted)}.pattern circle{fill:var(--muted)}" in page

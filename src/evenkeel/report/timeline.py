@@ -57,16 +57,17 @@ STYLE = """
 .lanes .guest{fill:var(--warn);fill-opacity:.30;stroke:var(--warn)}
 .lanes .below{fill:url(#hatch);stroke:var(--muted)}
 .lanes .slack{fill:url(#dots);stroke:var(--muted);stroke-dasharray:2 2}
+.pattern path{stroke:var(--muted)}.pattern circle{fill:var(--muted)}
 .lanes .open{fill:none;stroke:var(--muted);stroke-dasharray:4 3}
 .share{display:inline-block;height:9px;background:var(--new);border-radius:2px;vertical-align:baseline}
 .share.no{background:none;border:1px dashed var(--muted)}
 """
 _PATTERNS = (
-    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
+    '<svg width="0" height="0" style="position:absolute" class="pattern" aria-hidden="true"><defs>'
     '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<path d="M0 0V6" stroke="#808894" stroke-width="2"/></pattern>'
+    '<path d="M0 0V6" stroke-width="2"/></pattern>'
     '<pattern id="dots" width="6" height="6" patternUnits="userSpaceOnUse">'
-    '<circle cx="2" cy="2" r="1" fill="#808894"/></pattern></defs></svg>'
+    '<circle cx="2" cy="2" r="1"/></pattern></defs></svg>'
 )
 
 
