@@ -43,7 +43,10 @@ From = Annotated[
 Budget = Annotated[
     float,
     typer.Option(
-        metavar="PERCENT", min=0.001, max=100.0, help="What it may take of one core before it looks only now and then."
+        metavar="PERCENT",
+        min=0.001,
+        max=100.0,
+        help="What it may take of one core over the whole time; what would take more is looked at only now and then.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the Answer as JSON on stdout.")]
@@ -573,9 +576,11 @@ def _account(answer: Answer) -> list[str]:
     for one in answer.refused:
         lines.append(f"not        {one.source}: {one.why}{f' ({one.errno})' if one.errno else ''}")
     if answer.predicted:
-        lines.append(f"predicted  {_cost(answer.predicted)}")
+        lines.append(f"predicted  {_cost(answer.predicted, answer.sampled)}")
     measured = (
-        _cost(answer.measured) if answer.measured else "not: the kernel does not time it, and nothing was calibrated"
+        _cost(answer.measured, answer.sampled)
+        if answer.measured
+        else "not: the kernel did not time it, and nothing was calibrated"
     )
     lines.append(f"measured   {measured}")
     lines.append(f"reader     {answer.reader_cpu_s:.2f} s of CPU")
@@ -584,5 +589,9 @@ def _account(answer: Answer) -> list[str]:
     return lines
 
 
-def _cost(cost: TraceCost) -> str:
-    return f"{cost.share_of_core:.2%} of a core: {cost.ns_per_event:.0f} ns x {cost.events_per_s:,.0f}/s, {cost.how}"
+def _cost(cost: TraceCost, sampled: float) -> str:
+    """``sampled``: the share of the time in which it was attached."""
+    share = f"{cost.share_of_core:.2%} of a core"
+    if sampled < 1:
+        share += f" while attached, {cost.share_of_core * sampled:.3%} over the whole time"
+    return f"{share}: {cost.ns_per_event:.0f} ns x {cost.events_per_s:,.0f}/s, {cost.how}"

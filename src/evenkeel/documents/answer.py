@@ -48,7 +48,10 @@ class Refused(Model):
 
 
 class TraceCost(Model):
-    """What tracing takes from the machine.  ``share_of_core``: 0.01 is one hundredth of one core."""
+    """What tracing takes from the machine while it is attached.  ``share_of_core``: 0.01 is one hundredth of one core.
+
+    Over the whole time it is as much times ``Answer.sampled``; that is what a budget is about.
+    """
 
     ns_per_event: float
     events_per_s: float

@@ -164,12 +164,15 @@ def test_the_ladder_of_a_function() -> None:
 
 
 def test_the_budget_is_kept_by_windows_and_durations_are_never_cut() -> None:
-    question = count(SWITCH)  # 1 % of a core
-    assert planner.pace(question, 0.0098) == 1
-    assert planner.pace(question, 0.1) == pytest.approx(0.1)
-    assert planner.pace(question, 1e6) == 0.001, "there is a least"
+    question = count(SWITCH).model_copy(update={"seconds": 10.0})  # 1 % of a core for ten seconds: 0.1 s of one
+    assert planner.pace(question, 0.0098, 0, 0, 10) == 1
+    assert planner.pace(question, 0.1, 0, 0, 10) == pytest.approx(0.1)
+    assert planner.pace(question, 0.1, 0.5, 0.1, 4) == pytest.approx(0.1), "0.4 s are left of the second that it may be"
+    assert planner.pace(question, 0.1, 0.1, 0.1, 1) == pytest.approx(0.8), "what was saved may be spent"
+    assert planner.pace(question, 0.1, 0.95, 0.1, 4) == 0, "nothing is left but for the end"
+    assert planner.pace(question, 1e6, 0, 0, 10) < 1e-6, "there is no least"
     latency = Question(kind="latency", events=(SWITCH, SWITCH))
-    assert planner.pace(latency, 0.1) == 1
+    assert planner.pace(latency, 0.1, 5, 0, 1) == 1
 
 
 @pytest.mark.parametrize(

@@ -107,5 +107,5 @@ def test_windows_see_their_share_of_a_steady_stream() -> None:
         loop.kill()
         loop.wait()
     assert found["share"] == 0.1
-    assert 0.05 < (seen["seconds"] - 0.2) / 3.0 < 0.25
+    assert (seen["seconds"] - 0.2) / 3.0 < 0.15, "no more than it may, but for attaching that took longer than before"
     assert found["events"] > 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,10 @@ def ask(
         unable = ()
         if not candidates:
             raise WrongInput(f"{source} cannot answer `{question.kind}`", hint="leave --source out, and it is chosen")
-    chosen, refused, finish_s = start(probe, question, candidates, sum(rates.get(one, 0.0) for one in question.events))
+    chosen, refused, pace = start(probe, question, candidates, rates)
     if on_start:
         on_start(chosen.source)
-    rate = _wait(probe, question, chosen.cost, finish_s, stop, on_progress)
+    rate = _wait(probe, question, pace, stop, on_progress)
     found = probe.call("trace_finish", timeout_s=120.0)
     if take is not None and "records" in found:
         from evenkeel.measure.trace.records import records
@@ -79,10 +79,11 @@ def ask(
     cost = chosen.cost
     if (ns := _event_ns(question, chosen.source, found)) is not None:
         known.learn(question, chosen.source, gap_ns, ns)
-    if rate is not None and not rates:  # nothing could be counted beforehand, so the first moment was the pilot
+    if rate is not None and not rates:  # nothing could be counted beforehand
         share = cost.ns_per_event * rate / 1e9
-        how = f"{planner.TABLE}, at the rate of its first {STEP_S} s"
+        how = f"{planner.TABLE}, at the rate of its first moment"
         cost = TraceCost(ns_per_event=cost.ns_per_event, events_per_s=round(rate, 1), share_of_core=share, how=how)
+    measured = _timed(found) if found["cost"] else _reckoned(each.get(chosen.source), found)
     return Answer(
         host=host,
         question=question,
@@ -92,16 +93,16 @@ def ask(
         events=found["events"],
         lost=found["lost"],
         seconds=found["seconds"],
-        sampled=round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0,
+        sampled=_sampled(found),
         predicted=cost,
-        measured=_timed(found) if found["cost"] else _reckoned(each.get(chosen.source), found),
+        measured=measured,
         reader_cpu_s=found["reader_cpu_s"],
         rows=_rows(found, question),
         durations=_durations(found),
         durations_ns=found.get("total_ns"),
         stacks=tuple(Stack(**one) for one in found.get("stacks", ())),
         conditions=conditions,
-        notes=_notes(question, stop, found, conditions),
+        notes=(*_notes(question, stop, found, conditions), *_over_budget(question, measured, cost, found)),
     )
 
 
@@ -147,23 +148,29 @@ def _counted(probe: Probe, question: Question, *events: str) -> dict[str, Any]:
 
 
 def start(
-    probe: Probe, question: Question, candidates: tuple[Candidate, ...], rate_per_s: float
-) -> tuple[Candidate, tuple[Refused, ...], float]:
+    probe: Probe, question: Question, candidates: tuple[Candidate, ...], rates: Mapping[str, float]
+) -> tuple[Candidate, tuple[Refused, ...], _Pace]:
     """Start at the first source that the kernel lets us, and say what it refused before.  Rings have room for the rate.
 
-    The last that comes back is how long the finish goes on counting, in seconds.  Raises NotAsWanted.
+    What may be too much for the budget is attached for a window only, until that has told its rate.
+    Raises NotAsWanted.
     """
     refused: list[Refused] = []
-    asked = {**_request(question), "rate_per_s": rate_per_s}
+    asked = {**_request(question), "rate_per_s": sum(rates.get(one, 0.0) for one in question.events)}
     for candidate in candidates:
+        pace = _Pace(probe, question, candidate.cost, bool(rates))
         try:
-            started = probe.call("trace_start", question=asked, source=candidate.source)
+            started = probe.call("trace_start", question=asked, source=candidate.source, window=pace.window)
         except ProbeError as error:
             if error.errno == "ESRCH" and question.process is not None:
                 raise WrongInput(error.said) from None
             refused.append(Refused(source=candidate.source, why=error.said, errno=error.errno))
             continue
-        return candidate, tuple(refused), started["finish_s"]
+        pace.finish_s = started["finish_s"]
+        if pace.window:
+            found = probe.call("trace_wait", within_s=0)
+            pace.look(found["events"], found["seconds"], question.seconds)
+        return candidate, tuple(refused), pace
     wrong = next((one for one in refused if one.errno in _FINAL and one.source in planner.SEES_FIELDS), None)
     if wrong is not None:
         raise WrongInput(wrong.why)
@@ -182,33 +189,88 @@ def _request(question: Question) -> dict[str, Any]:
     return data
 
 
+def _sampled(found: dict[str, Any]) -> float:
+    """The share of the time in which it was attached."""
+    return round(min(1.0, found["seconds"] / found["elapsed"]), 5) if _paced(found) else 1.0
+
+
+def _over_budget(
+    question: Question, measured: TraceCost | None, expected: TraceCost, found: dict[str, Any]
+) -> tuple[str, ...]:
+    """What is to be said where the budget was not kept."""
+    rate = found["events"] / found["seconds"] if found["seconds"] else 0.0
+    over_all = (measured.share_of_core if measured else _at(expected, rate)) * _sampled(found)
+    if not planner.paced(question) or over_all <= question.budget:
+        return ()
+    said = f"the budget of {question.budget:.3%} of a core was not kept: over the whole time it took {over_all:.3%}"
+    if found["windows"] == 1:
+        said += f", for the one window of {found['seconds']:.2g} s without which there is no answer"
+    return (said,)
+
+
 def _paced(found: dict[str, Any]) -> bool:
     """Whether it was taken off on purpose for a part of the time; attaching and reading takes a little of it always."""
     return bool(found["share"] < 1)
 
 
+def _at(cost: TraceCost, rate: float) -> float:
+    """What it takes of a core at another rate of the event; what other system calls cost stays."""
+    return cost.share_of_core + cost.ns_per_event * (rate - cost.events_per_s) / 1e9
+
+
+class _Pace:
+    """Keeps the cost of a run within its budget, by what it has cost so far and what was expected.
+
+    The rate that was counted beforehand stands for :data:`PILOT_S` of events: a moment at the beginning alone would
+    tell too little.
+    """
+
+    def __init__(self, probe: Probe, question: Question, cost: TraceCost, known: bool) -> None:
+        """``known``: whether the rate was counted beforehand; an assumed one says nothing."""
+        self._probe, self._question, self._cost = probe, question, cost
+        self._before_s = PILOT_S if known else 0.0
+        self.finish_s = 0.0
+        #: Whether it may be too much, so that no more than a window is seen before the first look.
+        self.window = planner.paced(question) and (
+            not known or planner.pace(question, cost.share_of_core, 0.0, 0.0, question.seconds) < 1
+        )
+        #: For so much of the time it is attached; None before the first look.
+        self.share = None if self.window else 1.0
+
+    def look(self, events: int, attached_s: float, left_s: float) -> None:
+        """After so many events in so long a time: attach for less, or for more, from here on.
+
+        ``left_s``: until the end of the time that the user gave.
+        """
+        if not planner.paced(self._question) or self.share == 0:
+            return  # where nothing is seen any more, nothing new is known
+        seen = events + self._cost.events_per_s * self._before_s
+        attached = _at(self._cost, seen / (attached_s + self._before_s))
+        left_s -= self.finish_s
+        share = planner.pace(self._question, attached, attached_s, self.finish_s, left_s)
+        if share != self.share:
+            self.share = share
+            self.finish_s = self._probe.call("trace_pace", share=share, most_s=share * max(0.0, left_s))["finish_s"]
+
+
 def _wait(
     probe: Probe,
     question: Question,
-    cost: TraceCost,
-    finish_s: float,
+    pace: _Pace,
     stop: threading.Event,
     on_progress: OnProgress | None,
 ) -> float | None:
-    """Until the time is over or the user has seen enough.  The first moment tells whether it has to be sampled.
+    """Until the time is over or the user has seen enough.
 
-    Returns the events a second of that moment; None when it was over before.
+    Returns the events a second of its first moment; None when it was over before.
     """
-    seconds, rate = question.seconds - finish_s, None
+    seconds, rate = question.seconds, None
     end = time.monotonic() + seconds
-    while not stop.is_set() and (left := end - time.monotonic()) > 0:
+    while not stop.is_set() and (left := end - pace.finish_s - time.monotonic()) > 0:
         found = probe.call("trace_wait", within_s=min(STEP_S, left))
-        if rate is None and found["seconds"]:
-            rate = found["events"] / found["seconds"]
-            changed = cost.ns_per_event * (rate - cost.events_per_s) / 1e9
-            share = planner.pace(question, cost.share_of_core + changed)
-            if share < 1:
-                probe.call("trace_pace", share=share)
+        if found["seconds"]:
+            rate = found["events"] / found["seconds"] if rate is None else rate
+            pace.look(found["events"], found["seconds"], end - time.monotonic())
         if on_progress:
             done = seconds - max(0.0, end - time.monotonic())
             on_progress(round(done * 10), round(seconds * 10), f"{found['events']:,} events")
@@ -258,7 +320,7 @@ def _reckoned(each: Each | None, found: dict[str, Any]) -> TraceCost | None:
 
 def _rows(found: dict[str, Any], question: Question) -> tuple[Row, ...]:
     """Those that did it often enough; in a sample as many as there must have been."""
-    whole = found["elapsed"] / found["seconds"] if _paced(found) else 1.0
+    whole = found["elapsed"] / found["seconds"] if _paced(found) and found["seconds"] else 1.0
     return tuple(Row(**row) for row in found.get("rows", ()) if row["count"] * whole >= question.at_least)
 
 
@@ -288,7 +350,7 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
     if stop.is_set():
         notes.append("ended early by the user")
     if _paced(found):
-        notes.append(f"sampled: it would have taken more than {question.budget:.3g} of a core, see --budget")
+        notes.append(f"sampled: it would have taken more than {question.budget:.3%} of a core, see --budget")
     if found.get("only_userspace"):
         notes.append("this KVM has no event for an exit: only those that reach QEMU are counted")
     if question.kind == "noise":

@@ -99,11 +99,22 @@ _ON_CALL = ("fentry", *_ON_TRACEPOINT)
 _SAMPLED = ("count", "top")
 
 
-def pace(question: Question, share_of_core: float) -> float:
-    """The share of the time for which it may be attached, so that it takes no more than the budget: 1 is always."""
-    if question.kind not in _SAMPLED or share_of_core <= question.budget:
+def pace(question: Question, share_of_core: float, attached_s: float, kept_s: float, left_s: float) -> float:
+    """The share of what is left of the time for which it may be attached, so that all of it takes no more than the
+    budget: 1 is always, 0 not at all any more.
+
+    ``share_of_core``: what it takes while attached.  ``attached_s``: so long it has been, ``kept_s``: so long it will
+    be in the end whatever comes, ``left_s``: from now until then.
+    """
+    if not paced(question) or share_of_core <= 0:
         return 1.0
-    return max(0.001, question.budget / share_of_core)
+    may_s = question.budget * question.seconds / share_of_core - attached_s - kept_s
+    return max(0.0, min(1.0, may_s / left_s)) if left_s > 0 else float(may_s >= 0)
+
+
+def paced(question: Question) -> bool:
+    """Whether it may be watched in windows."""
+    return question.kind in _SAMPLED
 
 
 def loop_of(question: Question) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from typing import Any, Callable
@@ -23,7 +24,8 @@ from evenkeel.probe.trace.sources import Hook
 #: How long the kernel times our programs at the end of a run.
 STATISTICS_S = 0.2
 
-#: A window of sampling is no shorter, or attaching would be most of it.
+#: A window of sampling is no shorter, or attaching would be most of it.  Of those that are programs the last one is
+#: timed by the kernel.
 WINDOW_S = 0.02
 
 
@@ -64,7 +66,13 @@ class Run:
         self.attached_s = 0.0
         self._since: float | None = None
         self._began = time.monotonic()
-        self.share = 1.0
+        self.share = self.least_share = 1.0
+        self.windows = 0  # how often it was attached
+        self._around_s = [0.0, 0.0]  # what attaching and detaching take, as far as it is counted
+        self._told: list[str] = []
+        self._owed_s = 0.0
+        self._wanted_s = WINDOW_S
+        self._most_s = math.inf
         self._cpu_s = time.process_time()
         try:
             self.prepare()
@@ -101,34 +109,78 @@ class Run:
         before = time.monotonic()
         for one in (*self.hooks, *self.counters):
             one.attach()
-        self._since = (before + time.monotonic()) / 2
+        self._around_s[0] = (time.monotonic() - before) / 2
+        self._since = before + self._around_s[0]
+        self.windows += 1
 
     def detach(self) -> None:
         before = time.monotonic()
         for one in (*self.hooks, *self.counters):
             one.detach()
         if self._since is not None:
-            self.attached_s += (before + time.monotonic()) / 2 - self._since
+            self._around_s[1] = (time.monotonic() - before) / 2
+            self.attached_s += before + self._around_s[1] - self._since
             self._since = None
 
+    def begin(self, window: bool) -> list[str]:
+        """Attach, and say how.  ``window``: for one window only, and not again before :meth:`pace`."""
+        self.attach()
+        self._told = self.mechanism()
+        if window:
+            time.sleep(WINDOW_S)
+            self.detach()
+        return self._told
+
+    def pace(self, share: float, most_s: float | None = None) -> None:
+        """From here on attached for ``share`` of the time, 0 to 1, and no more than ``most_s`` before the finish."""
+        self.share = share
+        self._most_s = math.inf if most_s is None else self.seconds() + most_s
+        self.least_share = min(share, self.least_share)
+        if share < 1:
+            self.detach()
+            window_s = self._window_s()
+            self._wanted_s = min(max(self._wanted_s, window_s), 2 * window_s)
+        elif self._since is None:
+            self._owed_s = 0.0
+            self.attach()
+
     def wait(self, within_s: float) -> None:
-        """Attached all the time, or for windows that make up ``share`` of it."""
+        """Attached all the time, or for windows that make up no more than ``share`` of it; the last may end later."""
         if self.share >= 1:
             self.pass_time(within_s)
             return
+        end = last = time.monotonic()
+        end += within_s
+        while True:
+            now = time.monotonic()
+            self._owed_s += self.share * (now - last)
+            last = now
+            if now >= end:
+                return
+            may = self.share > 0 and self.attached_s + self._window_s() <= self._most_s
+            if may and self._owed_s >= self._wanted_s:
+                self._window()
+            else:
+                pause_s = (self._wanted_s - self._owed_s) / self.share if may else within_s
+                time.sleep(max(0.0, min(pause_s, end - now)))
+
+    def _window_s(self) -> float:
+        """How long a window is, with what attaching and detaching took the last time."""
+        return max(WINDOW_S, self.share * 0.25) + sum(self._around_s)
+
+    def _window(self) -> None:
+        """Attached for as long as it is owed at most, and what was attached is not owed any more."""
         import random
 
-        end = time.monotonic() + within_s
-        window_s = max(WINDOW_S, self.share * 0.25)
-        pause_s = window_s * (1 / self.share - 1)
-        while True:
-            self.detach()
-            # Not the same moment of every second: what happens then would be seen always, or never.
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-            self.attach()
-            time.sleep(window_s)
-            if time.monotonic() >= end:
-                return
+        before_s = self.attached_s
+        length_s = min(self._window_s(), self._owed_s) - sum(self._around_s)
+        self.attach()
+        time.sleep(max(0.0, length_s))
+        self.detach()
+        self._owed_s -= self.attached_s - before_s
+        # Not the same moment of every second: what happens then would be seen always, or never.  No less than a whole
+        # window is owed before one begins, so that there are never more of them than the share allows.
+        self._wanted_s = self._window_s() * random.uniform(1.0, 2.0)
 
     def pass_time(self, within_s: float) -> None:
         """The kernel counts, and nothing runs here."""
@@ -165,32 +217,47 @@ class Run:
     def mechanism(self) -> list[str]:
         return [one.mechanism() for one in (*self.hooks, *self.counters)]
 
+    def finish_s(self) -> float:
+        """How long :meth:`finish` goes on counting: for as long as the kernel times our programs."""
+        if not self.hooks or not self.share:
+            return 0.0
+        return STATISTICS_S if self._always() else WINDOW_S + sum(self._around_s)
+
+    def _always(self) -> bool:
+        """Whether it has been attached all the time, but for a gap behind its first window."""
+        return self.least_share >= 1 and self._since is not None
+
     def cost(self) -> dict[str, Any]:
-        """``{"ns_per_run", "runs"}`` as the kernel timed it for a moment, where it can."""
+        """``{"ns_per_run", "runs", "seconds"}`` as the kernel timed it for a moment, where it can."""
         programs = [hook.program for hook in self.hooks if hook.program is not None]
-        if not programs:
-            return {}
+        if not programs or not self.share:
+            return {}  # after a share of 0 nothing is attached any more
         try:
             statistics = bpf.enable_stats()
         except OSError:
             return {}  # before 5.8
+        seconds = STATISTICS_S if self._always() else WINDOW_S
+        if self._since is None:
+            self.attach()
         before = [program.runs() for program in programs]
-        self.pass_time(STATISTICS_S)
+        self.pass_time(seconds)
         after = [program.runs() for program in programs]
         statistics.close()
         spent = sum(new[0] - old[0] for old, new in zip(before, after))  # noqa: B905
         runs = sum(new[1] - old[1] for old, new in zip(before, after))  # noqa: B905
-        return {"ns_per_run": spent / runs if runs else 0.0, "runs": runs, "seconds": STATISTICS_S}
+        return {"ns_per_run": spent / runs if runs else 0.0, "runs": runs, "seconds": seconds}
 
     def finish(self) -> dict[str, Any]:
         """Stop, and the answer: events, lost, seconds, cost, CPU time of the reader, and what was asked for."""
-        cost, mechanism = self.cost(), self.mechanism()
+        cost = self.cost()
+        mechanism = self._told if self._since is None else self.mechanism()
         self.detach()
         answer = {
             "events": self.events(),
             "lost": self.lost(),
             "seconds": round(self.attached_s, 4),
-            "share": self.share,
+            "share": self.least_share,
+            "windows": self.windows,
             "elapsed": round(time.monotonic() - self._began, 4),
             "cost": cost,
             "mechanism": mechanism,
@@ -224,10 +291,11 @@ def _kind(name: str) -> Callable[[dict[str, Any], str], Run]:
     return kinds.KINDS[name]
 
 
-def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
+def trace_start(question: dict[str, Any], source: str, window: bool = False) -> dict[str, Any]:
     """Operation: begin to answer a question at this source, and at no other.
 
     ``question``: ``kind``, ``events``, and what the kind needs.
+    ``window``: to be attached for one window only, and not again before ``trace_pace``.
     Returns ``{"mechanism": [...], "finish_s"}``, the last of them the time that ``trace_finish`` goes on counting.
     Raises StepFailed with the errno of a source that this kernel refuses.
     """
@@ -242,12 +310,12 @@ def trace_start(question: dict[str, Any], source: str) -> dict[str, Any]:
     except OSError as error:
         raise StepFailed("%s: %s" % (source, error.strerror or error), error.errno) from None
     try:
-        run.attach()
+        mechanism = run.begin(window)
     except BaseException:
         run.close()
         raise
     _run = run
-    return {"mechanism": run.mechanism(), "finish_s": STATISTICS_S if run.hooks else 0.0}
+    return {"mechanism": mechanism, "finish_s": run.finish_s()}
 
 
 def trace_wait(within_s: float) -> dict[str, Any]:
@@ -263,11 +331,17 @@ def trace_wait(within_s: float) -> dict[str, Any]:
     return {**found, "full": run.full, "on_cpus": run.on_cpus()}
 
 
-def trace_pace(share: float) -> None:
-    """Operation: from here on, be attached for this share of the time only, in windows at random moments."""
-    if not 0 < share <= 1:
+def trace_pace(share: float, most_s: float | None = None) -> dict[str, Any]:
+    """Operation: from here on, be attached for this share of the time only, in windows at random moments.
+
+    0: not at all any more.  ``most_s``: no more windows than that, with the time that a share was not used before.
+    Returns ``{"finish_s"}``, as :func:`trace_start` does; with windows it is one of them.
+    """
+    if not 0 <= share <= 1:
         raise StepFailed("%r is no share of the time" % share, errno.EINVAL)
-    _running().share = share
+    run = _running()
+    run.pace(share, most_s)
+    return {"finish_s": run.finish_s()}
 
 
 def trace_finish() -> dict[str, Any]:
