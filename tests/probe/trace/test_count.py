@@ -18,7 +18,18 @@ from typing import Any
 import pytest
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.trace import bpf, calibrate, capabilities, functions, kinds, question, sources, syscalls, tracefs
+from evenkeel.probe.trace import (
+    bpf,
+    calibrate,
+    capabilities,
+    functions,
+    kinds,
+    perf,
+    question,
+    sources,
+    syscalls,
+    tracefs,
+)
 from tests.probe.trace.load import caller, with_tracefs
 
 GETUID = "syscalls:sys_enter_getuid"
@@ -213,6 +224,15 @@ def test_a_counter_of_one_process_counts_its_threads_and_nobody_else(cpus: list[
         one.communicate("end\n")
     assert 4000 <= found["events"] < 6000, "twice two thousand, and not the other process's six thousand"
     assert f"the threads of process {one.pid}" in found["mechanism"][0]
+
+
+def test_a_processor_without_counters_is_no_event_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_of_what: object, **_more: object) -> None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(perf, "on_every_cpu", none)
+    with pytest.raises(StepFailed, match="not shown the processor's counters"):
+        question.trace_start({"kind": "count", "events": ["hardware:cycles"]}, "perf")
 
 
 def test_a_tracepoint_of_one_process_is_left_to_programs() -> None:

@@ -31,6 +31,7 @@ PILOT_S = 0.2
 STEP_S = 0.25
 #: Errors that every source would meet again: the event or process does not exist, or the question is wrong.
 _FINAL = ("ENOENT", "EINVAL", "ESRCH")
+_COUNTERS = ("software:", "hardware:")
 
 
 def ask(
@@ -121,7 +122,8 @@ def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
             found = _counted(probe, question, event)
         except ProbeError as error:
             if error.errno in _FINAL:
-                hint = "`evenkeel trace events WORD` lists what there is" if error.errno != "ESRCH" else None
+                listed = error.errno != "ESRCH" and not event.startswith(_COUNTERS)
+                hint = "`evenkeel trace events WORD` lists what there is" if listed else None
                 raise WrongInput(error.said, hint=hint) from None
             continue
         rates[event] = found["events"] / found["seconds"]
@@ -139,7 +141,7 @@ def pilot(probe: Probe, question: Question) -> tuple[dict[str, float], float]:
 def _counted(probe: Probe, question: Question, *events: str) -> dict[str, Any]:
     """By perf counters, for a moment.  Raises ProbeError."""
     # Programs run for everybody's events, of whom one process is picked out; a counter of one process counts no others.
-    process = question.process if events[0].startswith(("software:", "hardware:")) else None
+    process = question.process if events[0].startswith(_COUNTERS) else None
     counting = {**_request(question), "kind": "count", "events": list(events), "process": process}
     probe.call("trace_start", question=counting, source="perf")
     found: dict[str, Any] = probe.call("trace_wait", within_s=PILOT_S)

@@ -351,7 +351,10 @@ class PerfCounter:
             else:
                 self._events = perf.of_process(kind, config, process, cpus=cpus)
         except OSError as error:
-            raise refused(error, "perf_event_open refuses %s" % event) from None
+            doing = "perf_event_open refuses %s" % event
+            if kind == perf.HARDWARE and error.errno == errno.ENOENT:
+                doing += ", as where a virtual machine is not shown the processor's counters"
+            raise refused(error, doing) from None
 
     def _resolve(self, event: str) -> tuple[int, int]:
         system, _, name = event.partition(":")
