@@ -531,6 +531,50 @@ def test_a_step_is_not_ended_by_time(lab: Lab, clock: Clock) -> None:
     assert took and claims.get(lab, ANN, took.claim_id).state == "active"
 
 
+def test_a_step_without_a_time_limit_has_its_machine_for_an_hour_and_not_for_good(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    began = lab.now()
+    assert take(lab, 1, "host1")
+    waits = ask(lab, BOB, "host1", 5).waits
+    assert waits and (waits.likely_ns, waits.at_latest_ns) == (began + HOUR, None)
+    assert waits.why == ("host1 is ann's, for a step without a time limit",)
+    (lane,) = claims.calendar(lab, BOB)
+    assert [(span.kind, span.end_ns, span.about) for span in lane.spans] == [("step", began + HOUR, True)]
+    with pytest.raises(Conflict) as raised:
+        ask(lab, CAT, "host1", 1, not_before_ns=began + HOUR // 2)
+    assert raised.value.hint == "probably free for so long from 2026-11-29 11:00 UTC"
+    assert ask(lab, CAT, "host1", 8, not_before_ns=began + 24 * HOUR).machine == "host1"
+    # It runs on: another hour.
+    clock.move(3600)
+    place = claims.get(lab, BOB, 2).waits
+    assert place and (place.likely_ns, place.at_latest_ns) == (began + 2 * HOUR, None)
+    (lane,) = claims.calendar(lab, BOB, "", lab.now(), lab.now() + HOUR)
+    assert [(span.end_ns, span.about) for span in lane.spans] == [(began + 2 * HOUR, True)]
+    with pytest.raises(Conflict):
+        ask(lab, CAT, "host1", 1, not_before_ns=began + HOUR + HOUR // 2)
+    lab.store.write(lambda connection: claims.release_step(lab, connection, 1, "passed"))
+    (lane,) = claims.calendar(lab, BOB, "", began, lab.now() + HOUR)
+    assert (lane.spans[0].kind, lane.spans[0].end_ns, lane.spans[0].about) == ("step", lab.now(), False)
+
+
+def test_a_step_with_a_time_limit_and_a_claim_for_good_are_no_estimates(lab: Lab) -> None:
+    add(lab, "limited")
+    add(lab, "owned", owner="ann")
+    took = take(lab, 1, "limited", length_ns=2 * HOUR)
+    ask(lab, ANN, "owned", kind="permanent")
+    waits = ask(lab, BOB, "limited", 5).waits
+    assert took and waits and waits.likely_ns == waits.at_latest_ns == lab.now() + 2 * HOUR
+    assert waits.why == ("limited is ann's",)
+    with pytest.raises(Conflict) as raised:
+        ask(lab, CAT, "limited", 1, not_before_ns=lab.now() + HOUR)
+    assert raised.value.hint == "free for so long from 2026-11-29 12:00 UTC"
+    with pytest.raises(Conflict) as raised:
+        ask(lab, CAT, "owned", 1, not_before_ns=lab.now() + 24 * HOUR)
+    assert raised.value.hint == "nothing is free later either"
+    spans = [span for lane in claims.calendar(lab, BOB) for span in lane.spans]
+    assert [(span.end_ns, span.about) for span in spans] == [(lab.now() + 2 * HOUR, False), (None, False)]
+
+
 def test_a_step_can_name_its_machine(lab: Lab) -> None:
     add(lab, "host1", mem=64 * GIB)
     small = add(lab, "host2", mem=32 * GIB)

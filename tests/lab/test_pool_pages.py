@@ -11,6 +11,7 @@ from httpx import Response
 from evenkeel.lab import claims, machines
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR
+from evenkeel.lab.predicate import Predicate
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, ROOT, add, facts
 
@@ -95,6 +96,18 @@ def test_the_log_leads_to_what_it_tells_of(ask: Ask, lab: Lab) -> None:
     assert '<a href="/reservations/1">reservation 1</a>' in page
     assert "length: 2 h" in words(page) and "_ns" not in page
     assert ask("ann").get(f"/machines/{made.id}").status_code == 200
+
+
+def test_a_step_without_a_time_limit_is_shown_as_an_estimate_and_never_for_good(ask: Ask, lab: Lab) -> None:
+    add(lab, "host1")
+    wanted = Predicate.parse("host1")
+    lab.store.write(lambda c: claims.take_for_step(lab, c, step_id=1, predicate=wanted, holder="ann", reason="boot"))
+    ann = ask("ann")
+    calendar, shown, one = (ann.get(path).text for path in ("/calendar", "/machines/host1", "/reservations/1"))
+    assert "to about 2026-11-29 11:00 UTC (a step without a time limit)" in calendar
+    assert "has it, for a step without a time limit: boot" in words(shown)
+    assert "Until no time limit" in words(one)
+    assert "for good" not in calendar + one
 
 
 def test_later_and_the_calendar(ask: Ask, lab: Lab) -> None:

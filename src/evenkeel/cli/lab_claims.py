@@ -308,6 +308,6 @@ def calendar(
             if span is None:
                 rows.append((lane["machine"], "free", "", "", ""))
                 continue
-            end = moment(span["end_ns"]) or "for good"
+            end = ("about " if span["about"] else "") + (moment(span["end_ns"]) or "for good")
             rows.append((lane["machine"], moment(span["start_ns"]), end, span["holder"], span["reason"]))
     output.out().print(output.table(("machine", "from (UTC)", "until", "who", "for"), rows))

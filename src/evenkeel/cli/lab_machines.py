@@ -46,13 +46,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_machine, name="machine")
 
 
+def _endless(held: dict[str, Any]) -> str:
+    return ", for a step without a time limit" if held["kind"] == "step" else ", for good"
+
+
 def _line(one: dict[str, Any], now_ns: int) -> tuple[str, ...]:
     from evenkeel.lab.words import ago, size
 
     told, held = one["told"], one["held"]
     who = ""
     if held:
-        who = held["holder"] + (f", ends {ago(held['until_ns'], now_ns)}" if held["until_ns"] else ", for good")
+        who = held["holder"] + (f", ends {ago(held['until_ns'], now_ns)}" if held["until_ns"] else _endless(held))
     return (
         one["name"],
         one["state"],
@@ -377,7 +381,7 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
     held = one["held"]
     rows = [("state", one["state"] + (f": {one['state_reason']}" if one["state_reason"] else ""))]
     if held:
-        until = f" until {moment(held['until_ns'])} UTC" if held["until_ns"] else ", for good"
+        until = f" until {moment(held['until_ns'])} UTC" if held["until_ns"] else _endless(held)
         rows.append(("held by", f"{held['holder']}{until}: {held['reason']}"))
     rows += [(key, str(one[key])) for key in ("owner", "team", "site", "enclosure", "address", "note") if one[key]]
     for key, values in told.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, or_, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
@@ -28,7 +28,7 @@ from evenkeel.lab.machines import Happened, Policy, policy_of
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.schema import claim, event, fact, machine, principal
-from evenkeel.lab.waiting import Place, Pool, Wish, forecast
+from evenkeel.lab.waiting import Hold, Place, Pool, Wish, forecast
 
 Kind = Literal["reservation", "step", "maintenance", "permanent"]
 State = Literal["waiting", "preparing", "active", "ended", "cancelled"]
@@ -36,7 +36,8 @@ HELD = ("preparing", "active")
 #: Forms are filled in while time goes on; what was meant longer ago is a mistake.
 _PAST_NS = 300 * 10**9
 OPEN = ("waiting", *HELD)
-#: What a step without a limit is taken to need of a machine, when somebody booked that.
+#: What a step without a time limit is taken to need of a machine; once that is over as much again.  Only to foretell
+#: and to book by: no step ends by it.
 STEP_NS = HOUR
 FOREVER = (1 << 63) - 1
 Text = Annotated[str, Field(max_length=2000)]
@@ -122,7 +123,7 @@ def take_for_step(
     until = lab.now() + (STEP_NS if length_ns is None else length_ns)
     who = allowed.of_name(connection, holder, team)
     for found in _free(connection, predicate, machine_id):
-        if allowed.lets_steps(found, who) and not _overlaps(connection, found.id, lab.now(), until):
+        if allowed.lets_steps(found, who) and not _overlaps(connection, lab.now(), found.id, lab.now(), until):
             row = {
                 "kind": "step",
                 "state": "active",
@@ -203,7 +204,7 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             "length_ns": length,
         }
         if start > lab.now():
-            row["machine_id"] = _book(connection, usable, start, length, predicate).id
+            row["machine_id"] = _book(connection, lab.now(), usable, start, length).id
         claim_id = int(connection.execute(insert(claim).values(row)).inserted_primary_key[0])  # type: ignore[index]
         told = {"predicate": wanted.predicate, "reason": wanted.reason, "claim_kind": wanted.kind, "start_ns": start}
         lab.store.event(connection, actor.name, "claim.requested", "claim", claim_id, length_ns=length, **told)
@@ -306,12 +307,11 @@ def _free(connection: Connection, predicate: Predicate, machine_id: str | None =
 
 
 def _overlaps(
-    connection: Connection, machine_id: str, start: int, end: int | None, but: int | None = None
+    connection: Connection, now: int, machine_id: str, start: int, end: int | None, but: int | None = None
 ) -> Row[Any] | None:
     """The first claim that holds or booked the machine within ``[start, end)``; ``end`` None: for good."""
     begin = func.coalesce(claim.c.began_ns, claim.c.not_before_ns)
-    until = func.coalesce(claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, FOREVER)
-    within = [claim.c.machine_id == machine_id, claim.c.state.in_(OPEN), until > start]
+    within = [claim.c.machine_id == machine_id, claim.c.state.in_(OPEN), _ends(now) > start]
     if end is not None:
         within.append(or_(begin < end, claim.c.state.in_(HELD)))
     if but is not None:
@@ -319,49 +319,65 @@ def _overlaps(
     return connection.execute(select(claim).where(*within).order_by(begin).limit(1)).first()
 
 
-def is_free(connection: Connection, machine_id: str, start: int, end: int | None, but: int | None = None) -> bool:
-    """Whether nobody holds or booked the machine within ``[start, end)``, other than the claim ``but``."""
-    return _overlaps(connection, machine_id, start, end, but) is None
+def is_free(connection: Connection, now: int, machine_id: str, end: int | None, but: int | None = None) -> bool:
+    """Whether nobody holds or booked the machine from now to ``end``, other than the claim ``but``."""
+    return _overlaps(connection, now, machine_id, now, end, but) is None
 
 
-def _book(
-    connection: Connection, rows: Sequence[Row[Any]], start: int, length: int | None, predicate: Predicate
-) -> Row[Any]:
+def _book(connection: Connection, now: int, rows: Sequence[Row[Any]], start: int, length: int | None) -> Row[Any]:
     """A machine that nobody has or booked then.  Raises Conflict that tells who does, and until when."""
     end = None if length is None else start + length
     sound = [row for row in rows if row.state not in ("broken", "off")] or list(rows)
     first: Row[Any] | None = None
     for row in sound:
-        taken = _overlaps(connection, row.id, start, end)
+        taken = _overlaps(connection, now, row.id, start, end)
         if taken is None:
             return row
         first = first or taken
     assert first is not None
     from evenkeel.lab.words import moment
 
-    free = min((at for row in sound if (at := _free_from(connection, row.id, start, length)) is not None), default=None)
+    free = min((at for row in sound if (at := _free_from(connection, now, row.id, start, length))), default=None)
+    probably = "probably " if free is not None and free[1] else ""
     what = f"{sound[0].name} is" if len(sound) == 1 else f"all {len(sound)} machines that fit are"
     raise Conflict(
         f"{what} taken then; {sound[0].name} by {first.holder} ({first.reason})",
-        hint=f"free for so long from {moment(free)} UTC" if free is not None else "nothing is free later either",
+        hint=f"{probably}free for so long from {moment(free[0])} UTC" if free else "nothing is free later either",
     )
 
 
-def _free_from(connection: Connection, machine_id: str, start: int, length: int | None) -> int | None:
-    """When the machine is next free for so long, as far as it is known now."""
-    at = start
-    while (taken := _overlaps(connection, machine_id, at, None if length is None else at + length)) is not None:
-        until = _until(taken)
+def _free_from(
+    connection: Connection, now: int, machine_id: str, start: int, length: int | None
+) -> tuple[int, bool] | None:
+    """When the machine is next free for so long, as far as it is known now, and whether that is an estimate."""
+    at, guess = start, False
+    while (taken := _overlaps(connection, now, machine_id, at, None if length is None else at + length)) is not None:
+        until = _until(taken, now)
         if until is None:
             return None
-        at = max(until, at + 1)
-    return at
+        at, guess = max(until, at + 1), guess or _endless(taken)
+    return at, guess
 
 
-def _until(row: Any) -> int | None:
+def _endless(row: Any) -> bool:
+    """Whether it is a step that runs without a time limit: where its end is told, that is an estimate."""
+    return row.kind == "step" and row.ended_ns is None and row.until_ns is None and row.length_ns is None
+
+
+def _until(row: Any, now: int) -> int | None:
+    """When a claim ends; None: it is for good."""
     if row.until_ns is not None:
         return int(row.until_ns)
-    return None if row.length_ns is None else int(row.not_before_ns + row.length_ns)
+    if row.length_ns is not None:
+        return int(row.not_before_ns + row.length_ns)
+    return row.began_ns + (max(0, now - row.began_ns) // STEP_NS + 1) * STEP_NS if row.kind == "step" else None
+
+
+def _ends(now: int) -> ColumnElement[int]:
+    """The same of each row of table claim; for good: FOREVER."""
+    estimate = claim.c.began_ns + ((now - claim.c.began_ns) // STEP_NS + 1) * STEP_NS
+    step = case((claim.c.kind == "step", estimate))
+    return func.coalesce(claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, step, FOREVER)
 
 
 # -- giving -----------------------------------------------------------------------------------------------------------
@@ -410,7 +426,7 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any]) -> bool:
         return False
     who = allowed.of_name(connection, row.holder, row.team)
     for found in _candidates(connection, predicate, row):
-        if allowed.lets(found, who, row.length_ns) and not _overlaps(connection, found.id, now, until, but=row.id):
+        if allowed.lets(found, who, row.length_ns) and not _overlaps(connection, now, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)
             return True
     return False
@@ -511,7 +527,7 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
             until = row.until_ns
             if row.length_ns is not None and not booked:
                 until = lab.now() + row.length_ns
-                after = _overlaps(connection, found.id, lab.now(), until, but=row.id)
+                after = _overlaps(connection, lab.now(), found.id, lab.now(), until, but=row.id)
                 until = min(until, after.not_before_ns) if after is not None else until
             new = {"state": "active", "began_ns": lab.now(), "until_ns": until}
             connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
@@ -657,7 +673,7 @@ def extend(lab: Lab, actor: Actor, claim_id: int, by_ns: int, version: int | Non
                 f"that would make {_days(until - row.began_ns)}, the longest is {_days(longest)}",
                 hint=f"ask {found.owner or found.team or 'an admin of the lab'}",
             )
-        taken = _overlaps(connection, found.id, row.until_ns, until, but=row.id)
+        taken = _overlaps(connection, lab.now(), found.id, row.until_ns, until, but=row.id)
         if taken is not None:
             raise Conflict(f"{found.name} is booked by {taken.holder} then ({taken.reason})", hint="extend it by less")
         waits = [
@@ -840,8 +856,10 @@ def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
             row.id: (row.name, row.state, row.state_reason)
             for row in connection.execute(select(machine).where(machine.c.state != "retired"))
         },
-        held={row.machine_id: (row.holder, row.began_ns or now, _until(row)) for row in holding},
-        booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row)) for row in booked if row.machine_id],
+        held={
+            row.machine_id: Hold(row.holder, row.began_ns or now, _until(row, now), _endless(row)) for row in holding
+        },
+        booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row, now)) for row in booked if row.machine_id],
         used=_used(connection),
     )
     places = forecast(wishes, pool)
@@ -863,7 +881,7 @@ def _used(connection: Connection) -> list[float]:
 
 
 class Span(Model):
-    """One claim in the calendar; ``end_ns`` None: without end."""
+    """One claim in the calendar; ``end_ns`` None: without end; ``about``: an estimate, of a step without a limit."""
 
     claim_id: int
     kind: Kind
@@ -872,6 +890,7 @@ class Span(Model):
     reason: str
     start_ns: int
     end_ns: int | None
+    about: bool
 
 
 class Lane(Model):
@@ -891,7 +910,7 @@ def calendar(
     start = lab.now() if start_ns is None else start_ns
     end = start + 14 * 24 * HOUR if end_ns is None else end_ns
     begin = func.coalesce(claim.c.began_ns, claim.c.not_before_ns)
-    until = func.coalesce(claim.c.ended_ns, claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, FOREVER)
+    until = func.coalesce(claim.c.ended_ns, _ends(lab.now()))
     with lab.store.read() as connection:
         rows = connection.execute(
             select(machine.c.id, machine.c.name, machine.c.state)
@@ -908,7 +927,8 @@ def calendar(
                 holder=row.holder,
                 reason=row.reason,
                 start_ns=row.began_ns or row.not_before_ns,
-                end_ns=row.ended_ns or _until(row),
+                end_ns=row.ended_ns or _until(row, lab.now()),
+                about=_endless(row),
             )
             found.setdefault(row.machine_id, []).append(span)
     return [Lane(machine=row.name, state=row.state, spans=tuple(found.get(row.id, ()))) for row in rows]

@@ -268,7 +268,7 @@ class _Waits:
 
     def _in_time(self, connection: Connection, now: int, row: Row[Any]) -> bool:
         end = None if self.length_ns is None else now + self.length_ns
-        return claims.is_free(connection, row.id, now, end, but=self.claim_id)
+        return claims.is_free(connection, now, row.id, end, but=self.claim_id)
 
 
 def _waiting(connection: Connection, before_ns: int) -> list[_Waits]:

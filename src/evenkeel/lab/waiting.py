@@ -2,7 +2,8 @@
 
 Forward list scheduling: each waiting claim, in order, gets the machine that is free first.  *At latest*: everybody
 keeps their machine until its time is over.  *Likely*: they give it back after the part of it that people here mostly
-use.  Whoever comes later cannot push it back, except urgent ones.
+use.  Whoever comes later cannot push it back, except urgent ones.  A step without a time limit has an estimate, which
+is likely and nothing to rely on.
 """
 
 from __future__ import annotations
@@ -41,15 +42,25 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Who has a machine.  ``until`` None: for good; ``guess``: of a step without a time limit, which may pass it."""
+
+    holder: str
+    since: int
+    until: int | None
+    guess: bool = False
+
+
+@dataclass(frozen=True)
 class Pool:
-    """``machines``: id -> name, state, reason of the state.  ``held``: id -> holder, since, until (None: for good).
+    """``machines``: id -> name, state, reason of the state.  ``held``: by id.
 
     ``booked``: machine id, holder, start, end.  ``used``: parts (0..1) of their time that past reservations were kept.
     """
 
     now: int
     machines: Mapping[str, tuple[str, str, str]]
-    held: Mapping[str, tuple[str, int, int | None]]
+    held: Mapping[str, Hold]
     booked: Sequence[tuple[str, str, int, int | None]]
     used: Sequence[float]
 
@@ -58,7 +69,7 @@ def forecast(wishes: Sequence[Wish], pool: Pool) -> dict[int, Place]:
     """A place for each wish, which are in the order in which they are served."""
     # Below ten past reservations nothing is known of how people here are.
     part = statistics.median(pool.used) if len(pool.used) >= 10 else 1.0
-    latest, likely = _Plan(pool, 1.0), _Plan(pool, part)
+    latest, likely = _Plan(pool, 1.0, guess=False), _Plan(pool, part, guess=True)
     places = {}
     for index, wish in enumerate(wishes):
         ahead = sum(1 for other in wishes[:index] if other.machines & wish.machines)
@@ -74,7 +85,7 @@ def forecast(wishes: Sequence[Wish], pool: Pool) -> dict[int, Place]:
 class _Plan:
     """When each machine is free, as claims are given to them one after the other."""
 
-    def __init__(self, pool: Pool, part: float) -> None:
+    def __init__(self, pool: Pool, part: float, *, guess: bool) -> None:
         self.part, self.now = part, pool.now
         self.booked = pool.booked
         self.free: dict[str, int] = {}
@@ -84,9 +95,10 @@ class _Plan:
             if machine_id not in pool.held:
                 self.free[machine_id] = pool.now
                 continue
-            _, since, until = pool.held[machine_id]
-            if until is not None:
-                self.free[machine_id] = max(pool.now, since + int((until - since) * part))
+            hold = pool.held[machine_id]
+            if hold.until is not None and (guess or not hold.guess):
+                kept = hold.until - hold.since if hold.guess else int((hold.until - hold.since) * part)
+                self.free[machine_id] = max(pool.now, hold.since + kept)
 
     def give(self, wish: Wish) -> int | None:
         found: tuple[int, str] | None = None
@@ -125,8 +137,9 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
         if machine_id in wish.barred:
             told.append(f"{name} may not be reserved by {wish.holder}")
         elif machine_id in pool.held:
-            holder, _, until = pool.held[machine_id]
-            told.append(f"{name} is {holder}'s" + (" for good" if until is None else ""))
+            hold = pool.held[machine_id]
+            how = ", for a step without a time limit" if hold.guess else " for good" if hold.until is None else ""
+            told.append(f"{name} is {hold.holder}'s{how}")
         elif state in ("suspect", "broken", "off"):
             told.append(f"{name} is {state}" + (f": {reason}" if reason else ""))
         elif booked := next((one for one in pool.booked if one[0] == machine_id), None):
