@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.documents.answer import Question, Refused
+from evenkeel.documents.answer import Kind, Question, Refused
 from evenkeel.errors import WrongInput
 from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Each
@@ -207,3 +211,21 @@ def test_both_ends_of_one_kind_are_no_mixture() -> None:
     ):
         planner.check(Question(kind="latency", events=events, key="thread", process=1))
     planner.check(count("software:page-faults"))
+
+
+#: What a word of a question is, besides its events.
+_OF_KIND = {"wakeups": ("sched:sched_waking", SWITCH), "noise": (SWITCH,), "exits": ("kvm:kvm_exit",), "profile": ()}
+
+
+def test_the_reference_has_the_order_in_which_sources_are_tried() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "trace-sources.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", page, re.MULTILINE)
+    assert len(rows) >= 20
+    told = {asked: re.findall(r"`(\w+)`", tried) for asked, tried in rows}
+    found = {}
+    for asked in told:
+        kind, *events = asked.split()
+        question = Question.model_validate({"kind": kind, "by": "process", "events": _OF_KIND.get(kind, tuple(events))})
+        found[asked] = names(question, {})
+    assert told == found
+    assert {asked.split()[0] for asked in told} == set(get_args(Kind))
