@@ -85,6 +85,48 @@ def test_json_is_alone_on_stdout(host: TreeHost, tmp_path: Path, capsys: pytest.
     assert answer("rollback", plan)["undone"] == ["R-RT-1", "R-TIM-2", "R-WQ-1", "R-IRQ-1", "H-THP"]
 
 
+# -- several hosts, of which one is away ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(host: TreeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A plan for a host that answers, one that does not, and the first once more (as a site would have three)."""
+
+    def resolve(address: str) -> TreeHost:
+        if address == "virtual:away":
+            raise Unreachable("virtual:away: no route to host")
+        return host
+
+    monkeypatch.setattr("evenkeel.machines.address.resolve", resolve)
+    plan = make_plan(host, *RUNTIME_SETTINGS)
+    (one,) = plan.hosts
+    hosts = (("first", one.address), ("second", "virtual:away"), ("third", one.address))
+    named = tuple(one.model_copy(update={"name": name, "address": address}) for name, address in hosts)
+    return save(tmp_path, plan.model_copy(update={"hosts": named}))
+
+
+def test_apply_tells_what_it_wrote_before_a_host_was_away(three: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["apply", three, "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["host"], one["outcome"]) for one in said["hosts"]] == [("first", "applied")]
+    assert (said["error"]["host"], said["error"]["exit_code"]) == ("second", 3)
+    assert main(["apply", three]) == 3
+    assert "first: nothing to change" in capsys.readouterr().out
+
+
+def test_rollback_goes_on_behind_a_host_that_is_away(three: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["apply", three]) == 3
+    capsys.readouterr()
+    assert main(["rollback", three, "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)["hosts"]
+    assert {one["host"]: len(one["undone"]) for one in said if "undone" in one} == {"first": 5, "third": 0}
+    assert [(one["host"], one["error"]["exit_code"]) for one in said if "error" in one] == [("second", 3)]
+    assert main(["rollback", three]) == 3
+    told = capsys.readouterr()
+    assert "first: nothing to undo" in told.out and "third: nothing to undo" in told.out
+    assert "virtual:away: no route to host" in told.err
+
+
 def test_exit_codes_of_what_goes_wrong(
     host: TreeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

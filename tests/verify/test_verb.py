@@ -11,8 +11,12 @@ import pytest
 
 from evenkeel.cli import main, measure, output, verify
 from evenkeel.documents.evidence import Evidence
-from evenkeel.errors import EXIT_UNREACHABLE, EXIT_WRONG_INPUT, WrongInput
+from evenkeel.documents.facts import Facts
+from evenkeel.documents.findings import Findings
+from evenkeel.documents.plan import HostPlan
+from evenkeel.errors import EXIT_UNREACHABLE, EXIT_WRONG_INPUT, Unreachable, WrongInput
 from evenkeel.verify.observe import Options
+from tests.plan.factories import make_facts
 from tests.verify.record import load
 from tests.verify.test_findings import judge, setting
 
@@ -59,6 +63,55 @@ def test_wrong_input(arguments: list[str], told: str, plan: Path, capsys: pytest
     said = capsys.readouterr()
     assert code == EXIT_WRONG_INPUT, said.err
     assert told in said.err and "Traceback" not in said.err
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A plan of three hosts; the second does not answer, the third has something to find."""
+
+    def look(host: HostPlan, *_: object) -> Findings:
+        if host.name == "second":
+            raise Unreachable("virtual:second: connection lost")
+        seen = setting("/proc/sys/vm/stat_interval", "1")(SEEN) if host.name == "third" else SEEN
+        return judge(seen).model_copy(update={"host": host.name})
+
+    monkeypatch.setattr(verify, "_verify", look)
+    monkeypatch.setattr(output, "_emitted", False)
+    hosts = tuple(PLAN.hosts[0].model_copy(update={"name": name}) for name in ("first", "second", "third"))
+    (tmp_path / "plan.json").write_text(PLAN.model_copy(update={"hosts": hosts}).to_json())
+    return str(tmp_path / "plan.json")
+
+
+def test_a_host_that_is_away_hides_no_findings_of_the_others(
+    three: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", three, "-o", str(tmp_path / "findings.json")]) == EXIT_UNREACHABLE
+    said = capsys.readouterr()
+    assert "first: as planned" in said.out and "third: not as planned" in said.out
+    assert "virtual:second: connection lost" in said.err
+    saved = sorted(path.name for path in tmp_path.glob("findings*"))
+    assert saved == ["findings-first.json", "findings-third.json"]
+    assert main(["verify", three, "--json"]) == EXIT_UNREACHABLE
+    first, third, second = json.loads(capsys.readouterr().out)
+    assert [Findings.model_validate(one).host for one in (first, third)] == ["first", "third"]
+    assert second["host"] == "second" and second["error"]["exit_code"] == EXIT_UNREACHABLE
+
+
+def test_of_a_site_those_that_answer_are_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(address: str, *_: object) -> Facts:
+        if address == "virtual:second":
+            raise Unreachable("virtual:second: no route to host")
+        return make_facts()
+
+    monkeypatch.setattr("evenkeel.cli.plan.ask_facts", ask)
+    monkeypatch.setattr(verify, "_verify", lambda host, *_: judge(SEEN).model_copy(update={"host": host.name}))
+    hosts = "".join(f"  {name}: {{address: 'virtual:{name}'}}\n" for name in ("first", "second"))
+    (tmp_path / "site.yaml").write_text(f"version: 1\nhosts:\n{hosts}")
+    assert main(["verify", str(tmp_path / "site.yaml")]) == EXIT_UNREACHABLE
+    said = capsys.readouterr()
+    assert "first: as planned" in said.out and "virtual:second: no route to host" in said.err
 
 
 def test_a_recorded_tree_can_be_neither_verified_nor_measured(

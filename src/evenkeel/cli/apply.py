@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,10 +73,12 @@ def apply(
 
       evenkeel apply plan.json --reboot
     """
+    from contextlib import closing
+
     from evenkeel.apply.engine import apply_plan
     from evenkeel.cli import output
     from evenkeel.cli.plan import plan_of
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, RolledBack, WrongInput
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EvenkeelError, RolledBack, WrongInput
     from evenkeel.machines.address import resolve
 
     if only and (reboot or drain or restart_guests):
@@ -90,9 +92,9 @@ def apply(
     plan = plan_of(source)
     reports: list[ApplyReport] = []
     for host in plan.hosts:
-        machine = resolve(host.address)
+        doing = f"{'checking' if dry_run else 'applying to'} {host.name}"
         try:
-            with output.progress(f"{'checking' if dry_run else 'applying to'} {host.name}") as on_progress:
+            with closing(resolve(host.address)) as machine, output.progress(doing) as on_progress:
                 report = apply_plan(
                     host,
                     plan,
@@ -107,19 +109,23 @@ def apply(
                     confirm=None if yes else _ask,
                     offer=None if yes else _offer,
                 )
-        except RolledBack as error:
-            if not as_json:
+        except EvenkeelError as error:
+            if isinstance(error, RolledBack) and not as_json:
                 _print_findings(error.findings)
+            if as_json and reports:  # what was written on the hosts before this one
+                output.emit_json({"hosts": _data(reports), "error": {"host": host.name, **output.error_data(error)}})
             raise
-        finally:
-            machine.close()
         reports.append(report)
         _note(source, history, host, report)
         if not as_json:
             _print(report)
     if as_json:
-        output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
+        output.emit_json({"hosts": _data(reports)})
     return EXIT_DONE if all(_good(report, only) for report in reports) else EXIT_NOT_AS_WANTED
+
+
+def _data(reports: Sequence[ApplyReport]) -> list[dict[str, Any]]:
+    return [report.model_dump(mode="json") for report in reports]
 
 
 def _note(source: str, history: str | None, host: HostPlan, report: ApplyReport) -> None:

@@ -167,13 +167,17 @@ def _excerpt(where: Where) -> list[Text]:
 
 def emit_error(error: Exception, *, exit_code: int | None = None) -> None:
     """The error as JSON on stdout, unless a result is there already: two objects would be no JSON."""
-    if _emitted:
-        return
+    if not _emitted:
+        emit_json({"error": error_data(error, exit_code=exit_code)})
+
+
+def error_data(error: Exception, *, exit_code: int | None = None) -> dict[str, Any]:
+    """The error as plain data, for a result that has one beside what went well."""
     found = (error, *getattr(error, "others", ()))
     body = _error_data(found[0], exit_code)
     if found[1:]:
         body["others"] = [_error_data(other, exit_code) for other in found[1:]]
-    emit_json({"error": body})
+    return body
 
 
 def _error_data(error: Exception, exit_code: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evenkeel.documents.facts import Facts
     from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Plan, Setting
     from evenkeel.documents.site import Site
+    from evenkeel.errors import Unreachable
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.plan.diff import Difference
 
@@ -130,6 +131,45 @@ def plan_of(source: str) -> Plan:
     facts = gather_facts(found, ())
     with placed_in(source):
         return plan_hosts(found, facts, None)
+
+
+def plan_of_answering(source: str) -> tuple[Plan, dict[str, tuple[str, Unreachable]]]:
+    """The plan that was named; of a site, the plan of the hosts that answer, and why the others do not.
+
+    For verbs that look at hosts: one that is away must not hide the rest.  Host -> (address, why).
+    """
+    from evenkeel.cli import output
+    from evenkeel.cli.files import load_plan_or_site, placed_in
+    from evenkeel.documents.plan import Plan
+    from evenkeel.errors import Unreachable
+
+    site = load_plan_or_site(source)
+    if isinstance(site, Plan):
+        return site, {}
+    facts: dict[str, Facts] = {}
+    away: dict[str, tuple[str, Unreachable]] = {}
+    for name, wish in sorted(site.hosts.items()):
+        try:
+            with output.progress(f"reading facts of {name}") as on_progress:
+                facts[name] = ask_facts(wish.address, on_progress)
+        except Unreachable as error:
+            away[name] = (wish.address, error)
+    if not facts:
+        return Plan(site_sha256=site.sha256(), hosts=()), away
+    only = next(iter(site.hosts)) if len(site.hosts) == 1 else None
+    # A guest whose host was chosen is where it is defined; where that is not known, it may be on a host that is silent.
+    defined = {one.guest: host for host, known in sorted(facts.items()) for one in known.definitions}
+    where = {name: guest.host or only or defined.get(name) for name, guest in site.guests.items()}
+    here = {
+        "hosts": {name: wish for name, wish in site.hosts.items() if name in facts},
+        "guests": {
+            name: guest.model_copy(update={"host": where[name]})
+            for name, guest in site.guests.items()
+            if where[name] in facts
+        },
+    }
+    with placed_in(source):
+        return plan_hosts(site.model_copy(update=here), facts, None), away
 
 
 def plan_hosts(site: Site, facts: dict[str, Facts], keep: Plan | None) -> Plan:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from evenkeel.apply.report import RollbackReport
+    from evenkeel.errors import Unreachable
 
 
 def register(app: typer.Typer) -> None:
@@ -37,31 +40,51 @@ def rollback(
     """Undo on a host what apply wrote, byte for byte, newest first.
 
     The journal on the host is all that is needed: no plan, no site. Guests that apply defined are destroyed and
-    undefined. It may be interrupted and run again.
+    undefined. It may be interrupted and run again. A host that does not answer (exit code 3) stops none of the others.
 
       evenkeel rollback ssh://root@plc-host --reboot
     """
+    from contextlib import closing
+
     from evenkeel.apply.rollback import rollback_host
     from evenkeel.cli import output
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE, EvenkeelError, Unreachable
     from evenkeel.machines.address import resolve
 
     reports: list[RollbackReport] = []
-    for name, address in _hosts(where):
-        machine = resolve(address)
+    away: dict[str, Unreachable] = {}
+    known = _hosts(where)
+    for name, address in known:
         try:
-            with output.progress(f"rolling back {name}") as on_progress:
+            with closing(resolve(address)) as machine, output.progress(f"rolling back {name}") as on_progress:
                 report = rollback_host(name, machine, reboot=reboot, on_progress=on_progress)
-        finally:
-            machine.close()
+        except Unreachable as error:  # the others are not left as they are because one is away
+            if len(known) == 1:
+                raise
+            away[name] = error
+            output.print_error(error)
+            continue
+        except EvenkeelError as error:
+            if as_json and (reports or away):
+                output.emit_json(_data(reports, away) | {"error": {"host": name, **output.error_data(error)}})
+            raise
         reports.append(report)
         if not report.problems:
             _note(where, history, address)
         if not as_json:
             _print(report)
     if as_json:
-        output.emit_json({"hosts": [report.model_dump(mode="json") for report in reports]})
+        output.emit_json(_data(reports, away))
+    if away:
+        return EXIT_UNREACHABLE
     return EXIT_NOT_AS_WANTED if any(report.problems for report in reports) else EXIT_DONE
+
+
+def _data(reports: Sequence[RollbackReport], away: Mapping[str, Unreachable]) -> dict[str, Any]:
+    from evenkeel.cli import output
+
+    told = [{"host": name, "error": output.error_data(error)} for name, error in away.items()]
+    return {"hosts": [*(report.model_dump(mode="json") for report in reports), *told]}
 
 
 def _note(where: str, history: str | None, address: str) -> None:

@@ -8,8 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from evenkeel.apply.report import StatusReport
-    from evenkeel.documents.plan import Plan
-    from evenkeel.documents.site import Site
 
 
 def register(app: typer.Typer) -> None:
@@ -48,61 +46,23 @@ def status(
 
 
 def _reports(source: str) -> list[StatusReport]:
+    from contextlib import closing
+
     from evenkeel.apply import status as hosts
     from evenkeel.cli import output
-    from evenkeel.cli.files import load_plan_or_site
-    from evenkeel.documents.plan import Plan
+    from evenkeel.cli.plan import plan_of_answering
     from evenkeel.errors import Unreachable
     from evenkeel.machines.address import resolve
 
-    found = load_plan_or_site(source)
-    reports: list[StatusReport] = []
-    plan = found if isinstance(found, Plan) else _plan_of(source, found, reports)
-    if plan is None:
-        return reports
+    plan, away = plan_of_answering(source)
+    reports: list[StatusReport] = [hosts.unreachable(name, *known) for name, known in away.items()]
     for host in plan.hosts:
-        machine = resolve(host.address)
         try:
-            with output.progress(f"comparing {host.name}") as on_progress:
+            with closing(resolve(host.address)) as machine, output.progress(f"comparing {host.name}") as on_progress:
                 reports.append(hosts.host_status(host, plan.sha256(), machine, on_progress=on_progress))
         except Unreachable as error:
             reports.append(hosts.unreachable(host.name, host.address, error))
-        finally:
-            machine.close()
     return sorted(reports, key=lambda report: report.host)
-
-
-def _plan_of(source: str, site: Site, reports: list[StatusReport]) -> Plan | None:
-    """The plan of the hosts that answer; for the others a report.  One host that is away must not hide the rest."""
-    from evenkeel.apply import status as hosts
-    from evenkeel.cli import output
-    from evenkeel.cli.files import placed_in
-    from evenkeel.cli.plan import ask_facts, plan_hosts
-    from evenkeel.errors import Unreachable
-
-    facts = {}
-    for name, wish in sorted(site.hosts.items()):
-        try:
-            with output.progress(f"reading facts of {name}") as on_progress:
-                facts[name] = ask_facts(wish.address, on_progress)
-        except Unreachable as error:
-            reports.append(hosts.unreachable(name, wish.address, error))
-    if not facts:
-        return None
-    only = next(iter(site.hosts)) if len(site.hosts) == 1 else None
-    # A guest whose host was chosen is where it is defined; where that is not known, it may be on a host that is silent.
-    defined = {one.guest: host for host, known in sorted(facts.items()) for one in known.definitions}
-    where = {name: guest.host or only or defined.get(name) for name, guest in site.guests.items()}
-    here = {
-        "hosts": {name: wish for name, wish in site.hosts.items() if name in facts},
-        "guests": {
-            name: guest.model_copy(update={"host": where[name]})
-            for name, guest in site.guests.items()
-            if where[name] in facts
-        },
-    }
-    with placed_in(source):
-        return plan_hosts(site.model_copy(update=here), facts, None)
 
 
 def _print(reports: list[StatusReport]) -> None:

@@ -49,7 +49,7 @@ def verify(
     Two spinners run for 4 s each on a CPU of a real-time vCPU, the second one while hackbench keeps the rest of the
     host busy: guests must not notice, the host's own services will. --quick leaves both out.
     Exit code 0: as planned; 1: not, or something could not be checked (what --quick leaves out does not count);
-    3: a host does not answer.
+    3: a host does not answer; the others are verified all the same.
 
       evenkeel verify plan.json
 
@@ -58,24 +58,39 @@ def verify(
       evenkeel verify plan.json -o findings.json
     """
     from evenkeel.cli import output as screen
-    from evenkeel.cli.plan import plan_of
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+    from evenkeel.cli.plan import plan_of_answering
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EvenkeelError
     from evenkeel.verify.observe import Options
 
     taken = screen.takes_stdout({"-o": output}, json=as_json)
-    plan = plan_of(source)
+    plan, away = plan_of_answering(source)
     options = Options(load=load.value, spinners=not quick)
-    found = []
+    several = len(plan.hosts) + len(away) > 1
+    failed: dict[str, EvenkeelError] = {name: error for name, (_, error) in away.items()}
+    for error in failed.values() if several else ():
+        screen.print_error(error)
+    found: list[Findings] = []
     for host in plan.hosts:
-        with screen.progress(f"verifying {host.name}") as on_progress:
-            found.append(_verify(host, plan, options, on_progress))
-    for findings in found:
+        try:
+            with screen.progress(f"verifying {host.name}") as on_progress:
+                findings = _verify(host, plan, options, on_progress)
+        except EvenkeelError as error:  # a host that cannot be looked at hides nothing of the others
+            failed[host.name] = error
+            if several:
+                screen.print_error(error)
+            continue
+        found.append(findings)
         if output and not taken:
-            _save(findings, output, several=len(found) > 1)
+            _save(findings, output, several=several)
         if not (as_json or taken):
             _print(findings, show_all)
+    if failed and not several:
+        raise next(iter(failed.values()))
     if as_json or taken:
-        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
+        errors = [{"host": name, "error": screen.error_data(error)} for name, error in failed.items()]
+        screen.emit_json([*(one.model_dump(mode="json") for one in found), *errors] if several else found[0])
+    if failed:
+        return max(error.exit_code for error in failed.values())
     return EXIT_DONE if all(_good(findings, quick) for findings in found) else EXIT_NOT_AS_WANTED
 
 
@@ -86,14 +101,14 @@ def file_for(host: str, file: str, *, several: bool) -> str:
 
 
 def _verify(host: HostPlan, plan: Plan, options: Options, on_progress: OnProgress) -> Findings:
-    from evenkeel.documents.facts import Facts
+    from evenkeel.apply.hosts import read_facts
     from evenkeel.machines.address import resolve
     from evenkeel.verify import verify_host
 
     machine = resolve(host.address)
     try:
         with machine.probe() as probe:
-            facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
+            facts = read_facts(probe)
             return verify_host(host, probe, facts, plan_sha256=plan.sha256(), options=options, on_progress=on_progress)
     finally:
         machine.close()
