@@ -649,6 +649,60 @@ def test_a_machine_that_sleeps_is_possible(lab: Lab, dispatcher: Dispatcher, clo
     assert idle_while_waiting(lab, ANN, since_ns=clock()).by_cause == {"machine": 30 * 10**9}
 
 
+def test_only_what_can_change_which_machines_fit_makes_it_look_for_them(
+    lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = machine_of(lab, "only", 64)
+    Player(dispatcher).hello()
+    send(lab, boot={"step": {"machine": "mem>=8TiB"}})
+    run(dispatcher)
+    looks: list[bool] = []
+    look = dispatcher.machines.look
+
+    def spy(*, facts: bool, people: bool = False) -> None:
+        looks.append(facts)
+        look(facts=facts, people=people)
+
+    monkeypatch.setattr(dispatcher.machines, "look", spy)
+
+    def after(type_: str, object_: str = "machine") -> list[bool]:
+        looks.clear()
+        lab.store.write(lambda c: lab.store.event(c, "lab", type_, object_, only) and None)
+        run(dispatcher)
+        return list(looks)
+
+    for type_ in ("health.down", "health.up", "console.boot", "power.done", "power.asked", "endpoint.set"):
+        assert after(type_) == [], type_
+    assert after("machine.state") == [False]
+    assert after("claim.began", "claim") == [False]
+    for type_ in ("machine.registered", "machine.facts", "machine.edited", "netbox.undone"):
+        assert after(type_) == [True], type_
+
+
+def test_a_predicate_may_ask_for_the_state_and_a_retired_machine_is_none(lab: Lab, dispatcher: Dispatcher) -> None:
+    machine_of(lab, "only", 64, state="suspect")
+    root = with_roles("root", ["admin"])
+    agent = Player(dispatcher, slots=2)
+    agent.hello()
+    sent = send(lab, boot={"step": {"machine": "mem>=8GiB state:ready"}})
+    gone = send(lab, boot={"step": {"machine": "mem>=1GiB state:broken"}})
+    run(dispatcher)
+    assert reason(dispatcher, sent.id).code == "no-machine"
+    machines.mark(lab, root, "only", "ready")
+    run(dispatcher)
+    assert [start.submission for start in agent.starts()] == [sent.id]
+    agent.end(agent.starts()[0])
+    machines.mark(lab, root, "only", "broken", "fire")
+    run(dispatcher)
+    assert reason(dispatcher, gone.id).code == "machines-down"
+    other = send(lab, boot={"step": {"machine": "mem>=1GiB"}})
+    run(dispatcher)
+    assert reason(dispatcher, other.id).code == "machines-down"
+    machines.retire(lab, root, "only", "burnt")
+    run(dispatcher)
+    assert reason(dispatcher, other.id).code == "no-machine"
+
+
 def reason(dispatcher: Dispatcher, submission: int) -> Why:
     """Of the one step of a submission."""
     (node,) = dispatcher.subs[submission].steps.values()

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
 from evenkeel.lab import artifacts, durations, protocol, schema
+from evenkeel.lab.facets import CHANGES
 from evenkeel.lab.idle import IdleMeter
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.leftovers import end_attempt
@@ -47,6 +48,9 @@ SUBMISSION_EVENTS = frozenset(
     {"submission.submitted", "submission.cancelled", "submission.urgent", "step.cancelled", "step.retried"}
 )
 AGENT_EVENTS = frozenset({"agent.drained", "agent.resumed"})
+#: Of a machine's facts and its owner's policy.  Machines have many other events (health, power, consoles), and to look
+#: for all that fits costs a search for each predicate that steps wait with.
+FACT_EVENTS = frozenset(CHANGES) - {"machine.state"}
 #: A step whose agents were lost so often may be what kills them.
 LOST_AT_MOST = 5
 #: After a stop the agent has so long to end the step before its slot counts as lost.
@@ -388,10 +392,10 @@ class Dispatcher:
                 self._load_agent_states(turn, connection, self.lab.now())
         # Teams and roles say which machines somebody's steps may have.
         self._fresh_people |= any(row.object == "principal" for row in rows)
-        if self._fresh_people or any(row.object in ("machine", "claim") for row in rows):
+        if self._fresh_people or any(row.object == "claim" or row.type in CHANGES for row in rows):
             self._fresh_machines = True
             self._try_refused()
-        self._fresh_facts |= any(row.object == "machine" for row in rows)
+        self._fresh_facts |= any(row.type in FACT_EVENTS for row in rows)
         for sub_id in submissions:
             if (sub := self.subs.get(sub_id)) is not None:
                 for node in sub.steps.values():

@@ -41,12 +41,13 @@ COLUMNS = ("site", "state", "team")
 COUNTED = tuple(key for key, known in flat.KEYS.items() if known.facet and key not in COLUMNS)
 #: Besides the facets their terms are answered from here: what is told of each machine and has few values.
 ANSWERED = frozenset({*COLUMNS, *COUNTED, "cpu.threads", "kernel.version", "kernel.rt"})
-_CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state", "netbox.undone")
+#: Events of all that can make another machine be as somebody wants, or one be so no more.
+CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state", "netbox.undone")
 #: More machines than these changed: read all anew.
 _MANY = 200
 
 #: Made once: to put a statement together takes longer than SQLite takes to answer it.
-_SINCE = event.c.type.in_(_CHANGES), event.c.seq > bindparam("seq")
+_SINCE = event.c.type.in_(CHANGES), event.c.seq > bindparam("seq")
 _NEWEST = select(func.max(event.c.seq)).where(*_SINCE)
 _OLDEST = select(func.min(event.c.seq))
 _CHANGED = select(event.c.object_id, event.c.type).where(*_SINCE).distinct().limit(_MANY + 1)

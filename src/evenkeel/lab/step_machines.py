@@ -41,6 +41,7 @@ class StepMachines:
         self._askers: dict[tuple[str, str], Asker] = {}
         self._free: set[str] = set()
         self._down: frozenset[str] = frozenset()
+        self._retired: frozenset[str] = frozenset()
         #: Machines that were switched off while idle.
         self.asleep: frozenset[str] = frozenset()
         #: Bits of the groups that want a machine and could have one now.
@@ -92,9 +93,12 @@ class StepMachines:
             ready = select(_machine.id).where(_machine.state == "ready", _machine.id.not_in(held))
             self._free = set(connection.scalars(ready))
             unfit = select(_machine.id, _machine.state, _machine.state_reason)
-            rows = connection.execute(unfit.where(_machine.state.in_(("suspect", "broken", "off")))).all()
+            rows = connection.execute(unfit.where(_machine.state.in_(("suspect", "broken", "off", "retired")))).all()
             self.asleep = frozenset(row.id for row in rows if (row.state, row.state_reason) == ("off", OFF_REASON))
-            self._down = frozenset(row.id for row in rows) - self.asleep
+            retired = frozenset(row.id for row in rows if row.state == "retired")
+            self._down = frozenset(row.id for row in rows) - self.asleep - retired
+            # One that goes, or comes back, is told by its state alone.
+            facts, self._retired = facts or retired != self._retired, retired
             if facts:
                 self._kept = None
             if facts or people:
