@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, insert, select
 
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import claims, credits, machines, schema, settings
+from evenkeel.lab import claims, credits, machines, people, schema, settings
 from evenkeel.lab.actor import Conflict, Forbidden, NotFound, Stale, with_roles
 from evenkeel.lab.claims import Claim, Request, Taken
 from evenkeel.lab.lab import Lab
@@ -486,6 +487,16 @@ def test_a_step_takes_no_machine_that_its_owner_does_not_let_its_sender_have(lab
         assert take(lab, step, "host1", **more), more
         lab.store.write(lambda connection, step=step: claims.release_step(lab, connection, step, "passed"))  # type: ignore[misc]
     assert take(lab, 4, "host1", holder="eve")
+
+
+def test_who_runs_the_service_is_an_admin_without_being_a_principal(lab: Lab) -> None:
+    """Their claim was taken as an admin's, and waited for ever as somebody's whom nobody knows."""
+    for name in ("host1", "host2"):
+        add(lab, name, owner="ann", policy=Policy(users=("ann",)))
+    me = people.local_actor(lab, os.geteuid())
+    assert ask(lab, me, "host1").state == "active"
+    assert take(lab, 1, "host2", holder=me.name)
+    assert take(lab, 2, "host2", holder="uid-0") is None
 
 
 def test_an_owner_who_wants_no_steps_gets_none_whoever_sends_them(lab: Lab) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from evenkeel.lab import people
 from evenkeel.lab.actor import Actor
 from evenkeel.lab.machines import Policy, policy_of
 from evenkeel.lab.schema import principal
@@ -33,7 +34,8 @@ def of_name(connection: Connection, name: str, team: str = "") -> Asker:
     """Of somebody who asked before, or sent a step in, as what they are now."""
     known = connection.execute(select(principal.c.roles, principal.c.teams).where(principal.c.name == name)).first()
     teams = frozenset(known.teams if known is not None else ()) | ({team} - {""})
-    return Asker(name, teams, known is not None and "admin" in known.roles)
+    admin = people.is_local_admin(name) or (known is not None and "admin" in known.roles)
+    return Asker(name, teams, admin)
 
 
 def lets(row: Any, who: Asker, length: int | None) -> bool:

@@ -6,12 +6,14 @@ Who somebody *is* was found out elsewhere (:mod:`evenkeel.lab.api.who`: socket, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
 import re
 import secrets
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
@@ -209,6 +211,20 @@ def _taken(name: str) -> Forbidden:
         f"the name {name} belongs to another account of this lab",
         hint="an admin may say in the settings that both are one person: `link_local: true` below `oidc`",
     )
+
+
+def is_local_admin(name: str) -> bool:
+    """Whether :func:`local_actor` makes an admin of the user of that name; such a one need be no principal."""
+    return name in _local_admins()
+
+
+@cache
+def _local_admins() -> frozenset[str]:
+    names = set()
+    for uid in (0, os.geteuid()):
+        with contextlib.suppress(KeyError):
+            names.add(pwd.getpwuid(uid).pw_name)
+    return frozenset(names)
 
 
 def is_local(name: str) -> bool:
