@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -174,15 +174,21 @@ def test_a_failed_program_is_named_with_its_last_words() -> None:
         run(["env", "--", "sh", "-c", "echo reason; exit 3"], what="do it")
 
 
-def test_a_program_that_is_interrupted_is_ended() -> None:
+def test_a_program_that_is_interrupted_is_ended(tmp_path: Path) -> None:
+    """By us, and not by itself: then it would leave a file."""
+    numbers: list[int] = []
+
     def stop(line: str) -> None:
+        numbers.append(int(line))
         raise KeyboardInterrupt
 
-    marker = f"evenkeel-test-{os.getpid()}"
+    left = tmp_path / "it went on"
+    program = f"import os, time; print(os.getpid(), flush=True); time.sleep(20); open({str(left)!r}, 'w')"
     with pytest.raises(KeyboardInterrupt):
-        run(["sh", "-c", f"echo go; exec sleep 100 # {marker}"], what="wait", on_line=stop)
-    found = subprocess.run(["pgrep", "-f", f"sleep 100.*{marker}"], capture_output=True, check=False)
-    assert found.returncode == 1
+        run([sys.executable, "-c", program], what="wait", on_line=stop)
+    assert not left.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(numbers[0], 0)
 
 
 def test_the_recipe_decides_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_numbers_that_mean_not_known(tmp_path: Path, value: str) -> None:
     assert (found.cpu(0).die, found.cpu(0).cluster, found.cpu(0).core) == (None, None, 0)
 
 
+def test_dies_and_clusters_are_the_kernels_numbers(tmp_path: Path) -> None:
+    """Two packages of two dies of two clusters; each number counts within what is around it, as firmware does."""
+    tree: dict[str, Any] = cpus_tree(8)
+    for cpu in range(8):
+        topology = f"{CPU}/cpu{cpu}/topology"
+        tree |= {f"{topology}/physical_package_id": str(cpu // 4), f"{topology}/die_id": str(cpu // 2 % 2)}
+        tree |= {f"{topology}/cluster_id": str(8 * (cpu % 2)), f"{topology}/core_id": str(cpu % 2)}
+    found = [(cpu.package, cpu.die, cpu.cluster) for cpu in facts(tmp_path, tree).cpus]
+    assert found == [(0, 0, 0), (0, 0, 8), (0, 1, 0), (0, 1, 8), (1, 0, 0), (1, 0, 8), (1, 1, 0), (1, 1, 8)]
+
+
 def test_unnumbered_packages_are_counted(tmp_path: Path) -> None:
     tree: dict[str, Any] = cpus_tree(4)
     for cpu, mask in ((0, "5"), (1, "a"), (2, "5"), (3, "a")):
@@ -358,6 +369,67 @@ def test_kernel_versions(release: str, version: tuple[int, int]) -> None:
 
 
 # -- kernel, identity -------------------------------------------------------------------------------------------------
+
+
+def test_idle_states_are_those_of_cpu_0_shallow_to_deep(tmp_path: Path) -> None:
+    states = {f"{CPU}/cpu0/cpuidle/state{number}/name": name for number, name in ((10, "C10"), (0, "POLL"), (2, "C6"))}
+    own = {f"{CPU}/cpuidle/current_driver": "intel_idle", f"{CPU}/cpuidle/current_governor_ro": "menu"}
+    idle = facts(tmp_path, {**cpus_tree(1), **states, **own}).idle
+    assert (idle.driver, idle.governor, idle.states) == ("intel_idle", "menu", ("POLL", "C6", "C10"))
+
+
+def test_without_an_idle_driver_there_is_none(tmp_path: Path) -> None:
+    """Kernels since 5.10 have the file without _ro, and "none" is what they say in a virtual machine."""
+    own = {f"{CPU}/cpuidle/current_driver": "none", f"{CPU}/cpuidle/current_governor": "haltpoll"}
+    idle = facts(tmp_path, {**cpus_tree(1), **own}).idle
+    assert (idle.driver, idle.governor, idle.states) == (None, "haltpoll", ())
+
+
+def test_frequency_of_all_policies(tmp_path: Path) -> None:
+    tree = {
+        **cpus_tree(4),
+        f"{CPU}/cpufreq/policy0/scaling_driver": "intel_pstate",
+        f"{CPU}/intel_pstate/no_turbo": "1",
+    }
+    for number, governor in ((0, "powersave"), (1, "performance"), (10, "powersave")):
+        tree[f"{CPU}/cpufreq/policy{number}/scaling_governor"] = governor
+    found = facts(tmp_path, tree).frequency
+    assert (found.driver, found.governors, found.boost) == ("intel_pstate", ("performance", "powersave"), False)
+
+
+def test_frequency_before_policies_had_a_folder(tmp_path: Path) -> None:
+    own = f"{CPU}/cpu0/cpufreq"
+    tree = {f"{own}/scaling_driver": "acpi-cpufreq", f"{own}/scaling_governor": "ondemand", f"{CPU}/cpufreq/boost": "1"}
+    found = facts(tmp_path, {**cpus_tree(1), **tree}).frequency
+    assert (found.driver, found.governors, found.boost) == ("acpi-cpufreq", ("ondemand",), True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "usable"),
+    [
+        ({"/dev/kvm": "", "/sys/module/kvm/parameters/halt_poll_ns": "0"}, True),
+        ({"/dev/kvm": "", "/sys/module/kvm/uevent": ""}, True),
+        ({"/sys/module/kvm/parameters/halt_poll_ns": "0"}, False),
+        ({"/dev/kvm": "", "/sys/module/nvme/uevent": ""}, False),
+        ({"/dev/kvm": ""}, None),
+    ],
+    ids=["loaded", "built in", "no device", "no module", "not told"],
+)  # fmt: skip
+def test_kvm_is_usable_with_a_device_and_a_module(tmp_path: Path, tree: Tree, usable: bool | None) -> None:
+    assert facts(tmp_path, {**cpus_tree(1), **tree}).kvm_usable is usable
+
+
+def test_parameters_of_the_modules_of_kvm(tmp_path: Path) -> None:
+    tree = {
+        "/sys/module/kvm/parameters/halt_poll_ns": "200000",
+        "/sys/module/kvm_amd/parameters/avic": "N",
+        "/sys/module/kvm_amd/parameters/nested": "1",
+        "/sys/module/nvme/parameters/poll_queues": "4",
+    }
+    assert facts(tmp_path, {**cpus_tree(1), **tree}).kvm_parameters == {
+        "kvm": {"halt_poll_ns": "200000"},
+        "kvm_amd": {"avic": "N", "nested": "1"},
+    }
 
 
 def test_an_unset_nohz_full_is_empty(tmp_path: Path) -> None:

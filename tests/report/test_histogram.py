@@ -49,6 +49,20 @@ def test_the_picture_is_well_formed_and_inside_its_frame(
     inside(ET.fromstring(histogram_svg(series, title="Host <cyclictest>", standalone=True)))
 
 
+def test_both_axes_are_logarithmic() -> None:
+    """Decades are equally far apart, and the line stands at the places that the axes give."""
+    run = factories.latency("host", Histogram(bucket_ns=1000, counts={1: 10_000, 10: 100, 30_000: 1}))
+    picture = ET.fromstring(histogram_svg([Series("after", run)], title="Host", standalone=True))
+    for axis, labels in (("x", ["1 µs", "10 µs", "100 µs", "1 ms"]), ("y", ["1", "10", "100", "1,000", "10k"])):
+        at = {text.text: float(text.attrib[axis]) for text in picture.findall(".//{*}text") if text.text in labels}
+        steps = [at[after] - at[before] for before, after in pairwise(labels)]
+        assert min(map(abs, steps)) > 20 and max(steps) - min(steps) <= 0.21, "rounded to a tenth"
+    across = {line.attrib["y1"] for line in picture.findall(".//{*}line") if line.attrib["y1"] == line.attrib["y2"]}
+    (path,) = (one.attrib["d"] for one in picture.findall(".//{*}path"))
+    heights = re.findall(r"V([\d.]+)H", path)
+    assert len(heights) == 3 and set(heights) < across, "10,000, 100 and 1 are all powers of ten"
+
+
 def test_identity_does_not_rest_on_colour() -> None:
     run = factories.run().hosts["plc"]
     assert run.evidence_before and run.evidence_after
