@@ -236,7 +236,7 @@ def test_a_processor_without_counters_is_no_event_that_does_not_exist(monkeypatc
 
 
 def test_a_tracepoint_of_one_process_is_left_to_programs() -> None:
-    """perf gives a wake-up to the thread that is woken, too, so its count would be another number."""
+    """perf may count a wake-up for the thread that is woken, too, so its count could be another number."""
     with pytest.raises(StepFailed) as caught:
         question.trace_start({"kind": "count", "events": ["sched:sched_waking"], "process": os.getpid()}, "perf")
     assert caught.value.code == errno.EOPNOTSUPP

@@ -341,9 +341,10 @@ class PerfCounter:
         self._process = process
         kind, config = self._resolve(event)
         if process is not None and kind == perf.TRACEPOINT:
-            # include/trace/events/sched.h: the wake-ups name the woken thread by __perf_task.
+            # include/trace/events/sched.h: the wake-ups name the woken thread by __perf_task.  Seen (6.18): of a thread
+            # that was woken 200 times and woke nobody, counters of one CPU each had 200, one of all CPUs had none.
             raise StepFailed(
-                "perf gives some tracepoints to the thread that is woken, besides the one that runs", errno.EOPNOTSUPP
+                "perf counts some tracepoints for the thread that is woken, besides the one that runs", errno.EOPNOTSUPP
             )
         try:
             if process is None:
