@@ -225,3 +225,13 @@ def test_a_flight_recorder_refuses_what_it_would_not_heed(
 def test_a_miss_is_waited_for_only_by_a_flight_recorder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "plan.json", "plc", "--on-miss", "50us"]) == 2
     assert "add --flight-recorder" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("words", [["--for", "10s"], ["--period", "1ms"]])
+@pytest.mark.parametrize("verb", [["spikes"], ["trace", "explain"]])
+def test_a_kept_recording_refuses_what_only_recording_heeds(
+    words: list[str], verb: list[str], kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb, "plan.json", "plc", "--from", str(kept), *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"does not heed {words[0]}" in said and "leave --from out" in said

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evenkeel.cli.plan import plan_of
+from evenkeel.cli.unheeded import given_options, refuse
 from evenkeel.cli.verify import file_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from evenkeel.documents.comparison import Comparison, Difference
     from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
@@ -170,13 +171,13 @@ def measure(
     from evenkeel.measure.difference import compare
     from evenkeel.measure.verdict import proven
 
-    given = _given(context)
+    given = given_options(context)
     if flight_recorder is not None:
         from evenkeel.cli.spikes import fly
 
         if guest is None or output is None or as_json:
             raise WrongInput("a flight recorder needs a guest and a file: GUEST -o FILE.zip, and has no --json")
-        _refuse(given, "a flight recorder does not heed", _NOT_IN_FLIGHT)
+        refuse(given, "a flight recorder does not heed", _NOT_IN_FLIGHT)
         return fly(plan_of(source), guest, _seconds(duration), flight_recorder, on_miss, output)
     if "--on-miss" in given:
         raise WrongInput(
@@ -185,11 +186,11 @@ def measure(
         )
     if form is not Format.text:
         unheeded = {"--json": "--format already says how", "--against": "print the comparison with --json instead"}
-        _refuse(given, f"--format {form.value} does not go with", unheeded)
+        refuse(given, f"--format {form.value} does not go with", unheeded)
     earlier = _earlier(against) if against else None
     saved = _saved(source)
     if saved:
-        _refuse(given, "saved Evidence is shown and nothing measured, so it does not heed", _HELD_BY_EVIDENCE)
+        refuse(given, "saved Evidence is shown and nothing measured, so it does not heed", _HELD_BY_EVIDENCE)
     found = (
         [_part(saved, guest)]
         if saved
@@ -219,24 +220,6 @@ def measure(
         several = comparison is None and len(found) > 1
         screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
-
-
-def _given(context: typer.Context) -> set[str]:
-    """Options that were written, also where with the value that they have by default."""
-    return {
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
-    }
-
-
-def _refuse(given: Iterable[str], why: str, cures: Mapping[str, str]) -> None:
-    """Raises WrongInput for what was given and would silently do nothing."""
-    from evenkeel.errors import WrongInput
-
-    wrong = [option for option in cures if option in given]
-    if wrong:
-        raise WrongInput(f"{why} {', '.join(wrong)}", hint="; ".join(dict.fromkeys(cures[one] for one in wrong)))
 
 
 def _save_heat_map(evidence: Evidence, target: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evenkeel.cli.plan import plan_of
+from evenkeel.cli.unheeded import given_options, refuse
 
 if TYPE_CHECKING:
     from evenkeel.documents.evidence import Conditions
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SHORTEST_NS, LONGEST_NS = 1_000_000_000, 3_600_000_000_000
 PERIOD_NS = 100_000, 1_000_000_000
+#: Options of recording.
+_RECORDS = dict.fromkeys(("--for", "--period"), "leave --from out to record anew")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def spikes(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(metavar="PLAN|SITE", help="A saved plan, or a site to be planned first.", show_default=False),
@@ -86,6 +90,11 @@ def spikes(
 
     over_ns = _time("--over", over)
     if from_file:
+        refuse(
+            given_options(context),
+            "a kept recording is explained and nothing recorded, so --from does not heed",
+            _RECORDS,
+        )
         recording = from_bytes(files.read_bytes(from_file), str(from_file))
         if recording.guest_name != guest:
             raise WrongInput(
