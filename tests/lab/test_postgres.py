@@ -13,8 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+from evenkeel.documents.result import Warned
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import backup, events, migrate, people, protocol, submissions
+from evenkeel.lab import backup, events, migrate, people, protocol, records, results, submissions
 from evenkeel.lab.actor import Actor, with_roles
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
@@ -25,6 +26,7 @@ from evenkeel.lab.store import LostHold, Store, create
 from tests.lab.conftest import Clock
 from tests.lab.postgres import marks, running
 from tests.lab.service import Running, up
+from tests.lab.test_artifacts import Work
 from tests.lab.test_dispatcher import Player
 from tests.lab.test_dispatcher import run as play
 from tests.lab.test_store import one_moment
@@ -55,6 +57,27 @@ def test_the_migration_makes_the_same_tables(server: Callable[[], str]) -> None:
             connection.execute(text("DROP INDEX uq_claim_machine_held"))
         with store.read() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata), "a difference is seen"
+
+
+def test_what_is_old_is_removed_and_numbers_of_events_go_on(
+    server: Callable[[], str], tmp_path: Path, clock: Clock
+) -> None:
+    with Store(server(), clock=clock, steady=clock.steady) as store:
+        migrate.migrate(store)
+        lab = Lab(tmp_path, store)
+        work = Work(lab)
+        warned = Warned(signature="a" * 16, tool="cc", file="a.c", text="a", times=1)
+        old, good = work.done({}, "failed", warnings=(warned,)), work.done({}, warnings=(warned,))
+        for number in (old, good):
+            lab.logs.write(number, 0, b"said")
+        last = [store.write(lambda c: store.event(c, "ann", "login", "principal", "ann")) for _ in range(3)][-1]
+        clock.move(401 * 86_400)
+        assert records.remove(lab) == {"logs": 1, "log_size": 4, "results": 1, "events": last - 1}
+        assert records.remove(lab) == {"logs": 0, "log_size": 0, "results": 0, "events": 0}
+        shown = results.show(lab, ANN, old)
+        assert (shown.result, shown.removed_ns) == (None, lab.now())
+        assert results.show(lab, ANN, good).result is not None and lab.logs.size(good) == 4
+        assert store.write(lambda c: store.event(c, "ann", "login", "principal", "ann")) > last
 
 
 def test_a_reader_sees_one_moment(server: Callable[[], str]) -> None:
