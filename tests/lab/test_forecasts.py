@@ -9,8 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import RowMapping, select
 
+from evenkeel.cli.root import run as evenkeel
+from evenkeel.lab import client as client_
 from evenkeel.lab import credits, durations, forecasts, schema, submissions
 from evenkeel.lab.actor import NotFound, with_roles
+from evenkeel.lab.client import Client
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.forecasts import Forecaster, live_of
 from evenkeel.lab.lab import Lab
@@ -151,6 +154,7 @@ def test_too_many_open_steps_are_not_foretold_and_that_is_said(
     forecaster: Forecaster,
     monkeypatch: pytest.MonkeyPatch,
     ask: Callable[..., TestClient],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(forecasts, "MOST_STEPS", 1)
     sent = _graph(lab)
@@ -166,6 +170,13 @@ def test_too_many_open_steps_are_not_foretold_and_that_is_said(
         assert client.get(f"/api/v1{path}").json()["no_forecast"] == said
     for path in ("/queue", "/", f"/submissions/{sent.id}"):
         assert f"not foretold now: {said}." in client.get(path).text, path
+    for words in (["queue"], ["eta", str(sent.id)]):
+        made = Client("http://lab")
+        made.http = ask("ann")
+        monkeypatch.setattr(client_, "connect", lambda at=None, made=made: made)
+        assert evenkeel(["lab", *words]) == 0
+        captured = capsys.readouterr()
+        assert said in " ".join((captured.out + captured.err).split()), words
     monkeypatch.undo()
     for path in ("/queue", "/", f"/submissions/{sent.id}"):
         assert "not foretold" not in client.get(path).text, path

@@ -12,10 +12,24 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
+from evenkeel.cli.root import run as evenkeel
 from evenkeel.documents.result import Warned
 from evenkeel.errors import WrongInput
-from evenkeel.lab import artifacts, events, machines, records, results, schema, search, settings, steps, webhooks
+from evenkeel.lab import (
+    artifacts,
+    client,
+    events,
+    machines,
+    records,
+    results,
+    schema,
+    search,
+    settings,
+    steps,
+    webhooks,
+)
 from evenkeel.lab.actor import NotFound
+from evenkeel.lab.client import Client
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Edit
 from evenkeel.lab.retention import DAY_NS, LogRetention, ResultRetention
@@ -98,17 +112,44 @@ def test_the_page_and_the_api_say_that_a_log_was_removed(
 ) -> None:  # fmt: skip
     gone, silent = work.done({}, "failed"), work.done({}, "failed")
     with_logs(lab, [gone])
-    client = ask("ann")
-    assert "said" in client.get(f"/steps/{step_of(lab, gone)}").text
-    assert "It said nothing" in client.get(f"/steps/{step_of(lab, silent)}").text
+    page_of = ask("ann")
+    assert "said" in page_of.get(f"/steps/{step_of(lab, gone)}").text
+    assert "It said nothing" in page_of.get(f"/steps/{step_of(lab, silent)}").text
     clock.move(200 * DAY)
     artifacts.collect(lab, ADMIN)
-    page = client.get(f"/steps/{step_of(lab, gone)}")
+    page = page_of.get(f"/steps/{step_of(lab, gone)}")
     assert page.status_code == 200 and "It was removed on" in page.text and "It said nothing" not in page.text
-    found = client.get(f"/api/v1/steps/{step_of(lab, gone)}").json()["attempts"][0]
+    found = page_of.get(f"/api/v1/steps/{step_of(lab, gone)}").json()["attempts"][0]
     assert (found["log_size"], found["log_removed_ns"]) == (0, lab.now())
-    answer = client.get(f"/api/v1/attempts/{gone}/log")
+    answer = page_of.get(f"/api/v1/attempts/{gone}/log")
     assert (answer.status_code, answer.content, answer.headers["Lab-Log-More"]) == (200, b"", "no")
+
+
+def test_the_command_says_that_a_log_was_removed(
+    lab: Lab,
+    work: Work,  # noqa: F811
+    clock: Clock,
+    ask: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told() -> tuple[str, str]:
+        made = Client("http://lab")
+        made.http = ask("ann")
+        monkeypatch.setattr(client, "connect", lambda at=None: made)
+        assert evenkeel(["lab", "log", str(submission), "build"]) == 0
+        said = capsys.readouterr()
+        return said.out, said.err
+
+    attempt = work.done({}, "failed")
+    submission = steps.show(lab, ANN, step_of(lab, attempt)).submission
+    assert "step build printed nothing" in told()[1]
+    with_logs(lab, [attempt])
+    assert told()[0] == f"said {attempt}\n"
+    clock.move(200 * DAY)
+    records.remove(lab)
+    out, err = told()
+    assert (out, "the log of step build was removed on 2027-06-17 10:00 UTC" in err) == ("", True), err
 
 
 def test_results_go_with_their_warnings_and_what_is_left_says_so(
