@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tests.probe.trace.load import caller
 
-from evenkeel.documents.answer import Answer
+from evenkeel.cli.trace import _cost
+from evenkeel.documents.answer import Answer, TraceCost
 from evenkeel.measure.trace.records import FIELDS
 from evenkeel.probe.trace import tracefs
 
@@ -84,6 +85,14 @@ def test_a_budget_makes_it_look_only_now_and_then() -> None:
     assert any(note.startswith("sampled") for note in answer.notes)
     assert all_of_it.sampled == 1
     assert not any(note.startswith("sampled") for note in all_of_it.notes)
+
+
+def test_a_cost_says_over_which_time_it_is() -> None:
+    cost = TraceCost(ns_per_event=200, events_per_s=1e6, share_of_core=0.2, how="calibrated here")
+    assert _cost(cost, 0.05).startswith(
+        "20.00% of a core while attached, 1.000% over the whole time: 200 ns x 1,000,000/s"
+    )
+    assert _cost(cost, 1.0).startswith("20.00% of a core: 200 ns"), "always attached: both are one"
 
 
 def test_what_disturbs_a_cpu() -> None:
