@@ -251,11 +251,11 @@ def test_a_failed_run_takes_back_its_own_part_only(host: TreeHost) -> None:
     assert rollback_host("cell", host).undone == ("R-WQ-1", "R-IRQ-1")
 
 
-def interrupt_at(word: str, times: int = 1) -> Any:
+def interrupt_at(word: str, times: int = 1, number: int = signal.SIGINT) -> Any:
     def on_progress(done: int, total: int, what: str) -> None:
         if word in what and not what.startswith("undo"):
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
 
     return on_progress
 
@@ -271,6 +271,14 @@ def test_ctrl_c_rolls_back(host: TreeHost, word: str) -> None:
     if word == "rebooting":  # nothing of the runtime was written, and the tree did not go down yet
         assert host.picture() == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_kill_rolls_back_as_ctrl_c_does(host: TreeHost) -> None:
+    before, plan = host.picture(), make_plan(host, *RUNTIME_SETTINGS)
+    with pytest.raises(RolledBack, match=r"interrupted\. Rolled back"):
+        apply(host, plan, on_progress=interrupt_at("R-WQ-1", number=signal.SIGTERM))
+    assert host.picture() == before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_ctrl_c_in_the_rollback_stops_it_and_the_next_one_goes_on(host: TreeHost) -> None:

@@ -1,6 +1,8 @@
-"""Ctrl-C: the first asks to stop after the step under way, the second leaves at once.
+"""Ctrl-C, and SIGTERM: the first asks to stop after the step under way, the second leaves at once.
 
 Without this a KeyboardInterrupt would hit between a write and its answer, and the engine would not know what it did.
+A terminal that is closed ends the command where it is: nobody could be told how the rollback goes, the journal on the
+host knows what was written, and the next apply or rollback goes on from there.
 """
 
 from __future__ import annotations
@@ -41,12 +43,11 @@ class Stop:
 
 @contextmanager
 def stop_on_interrupt(on_request: Callable[[], None] | None = None) -> Iterator[Stop]:
-    """``on_request()`` is called in the signal handler at the first Ctrl-C.  In other threads: no effect."""
+    """``on_request()`` is called in the signal handler at the first Ctrl-C or SIGTERM.  In other threads: no effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.requested:
@@ -55,8 +56,9 @@ def stop_on_interrupt(on_request: Callable[[], None] | None = None) -> Iterator[
         if on_request:
             on_request()
 
-    signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -60,8 +60,8 @@ def apply(
     """Write a plan to its hosts: boot layer, reboot, boot gate, settings, guests.
 
     Every value is read back, and what was there before is in a journal on the host: `evenkeel rollback` undoes it.
-    When a step fails, or on Ctrl-C, what this run wrote is undone (exit code 4); a second Ctrl-C leaves at once.
-    A second apply changes nothing and says so.
+    When a step fails, or on Ctrl-C or SIGTERM, what this run wrote is undone (exit code 4); a second Ctrl-C leaves at
+    once. A second apply changes nothing and says so.
 
     What disturbs more than it may is asked on a terminal, and left where there is none: `drain` settings while guests
     run (--drain), the reboot (--reboot). What is left is listed with its reason, and the exit code is 1. Real-time

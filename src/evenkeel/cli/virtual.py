@@ -46,9 +46,10 @@ def create(name: Name, topology: Topology = "default", emulate: Emulate = False,
     """
     from evenkeel.cli import output
     from evenkeel.machines.virtual import lifecycle, spec
+    from evenkeel.machines.virtual.interrupt import terminated_like_ctrl_c
 
     wanted = spec.read_spec(topology)
-    with output.progress(f"creating virtual host {name}") as on_progress:
+    with terminated_like_ctrl_c(), output.progress(f"creating virtual host {name}") as on_progress:
         lifecycle.create(name, wanted, accel="tcg" if emulate else "auto", on_progress=on_progress)
     _tell(name, as_json, f"created {name}: {wanted.describe()}", f"next: evenkeel virtual start {name}")
 
@@ -69,6 +70,7 @@ def start(
     from evenkeel.cli import output
     from evenkeel.errors import WrongInput
     from evenkeel.machines.virtual import lifecycle, spec
+    from evenkeel.machines.virtual.interrupt import terminated_like_ctrl_c
 
     known = lifecycle.exists(name)
     if known and topology is not None and spec.read_spec(topology) != lifecycle.read_host(name).spec:
@@ -76,7 +78,7 @@ def start(
             f"virtual host {name} exists with another topology",
             hint=f"evenkeel virtual rm {name}, or leave out --topology",
         )
-    with output.progress(f"starting virtual host {name}") as on_progress:
+    with terminated_like_ctrl_c(), output.progress(f"starting virtual host {name}") as on_progress:
         if not known:
             lifecycle.create(name, spec.read_spec(topology or "default"), on_progress=on_progress)
         running = lifecycle.start(name, on_progress=on_progress)

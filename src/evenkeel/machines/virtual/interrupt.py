@@ -1,4 +1,8 @@
-"""Ctrl-C and its like while a command makes and removes virtual hosts.  Main thread only; knows no host."""
+"""Ctrl-C and its like while a command makes and removes virtual hosts.  Main thread only; knows no host.
+
+For the verbs that begin a process or a folder on this machine.  The others need none of it: what a probe began ends
+with its connection, a master of ssh by itself, and a host that is being stopped or removed goes on doing so.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,16 @@ from typing import Any
 
 @contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """A `kill`, or a terminal that is closed, cleans up as Ctrl-C does; without this a virtual host would stay."""
+    """A `kill`, or a terminal that is closed, cleans up as Ctrl-C does; without this a virtual host would stay.
+
+    A signal that is ignored stays so: that is what `nohup` is for.
+    """
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
