@@ -175,6 +175,7 @@ def test_a_folder_that_may_be_seen_and_not_read_is_wrong_input(locked: Path) -> 
         ["status", "NAME"],
         ["verify", "NAME"],
         ["measure", "NAME"],
+        ["measure", "NAME.json"],
         ["report", "NAME"],
         ["virtual", "create", "x", "--topology", "NAME"],
         ["lab", "artifact", "get", "1", "-o", "NAME/x"],

@@ -187,6 +187,9 @@ def measure(
     if form is not Format.text:
         unheeded = {"--json": "--format already says how", "--against": "print the comparison with --json instead"}
         refuse(given, f"--format {form.value} does not go with", unheeded)
+    taken = screen.takes_stdout({"-o": output, "--heat-map": heat_map}, json=as_json, format=form is not Format.text)
+    if against and as_json and taken:
+        raise WrongInput("-o - is the Evidence and --json the Comparison, and both print on stdout")
     earlier = _earlier(against) if against else None
     saved = _saved(source)
     if saved:
@@ -197,14 +200,13 @@ def measure(
         else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate, live))
     )
     for evidence in found:
-        if output:
+        if output and output != "-":
             target = file_for(evidence.host, output, several=len(found) > 1)
             files.save_document(target, evidence)
-            if target != "-":
-                screen.note(f"wrote {target}")
+            screen.wrote(target)
         if heat_map:
             _save_heat_map(evidence, file_for(evidence.host, str(heat_map), several=len(found) > 1))
-        if form is Format.text and not as_json:
+        if form is Format.text and not (as_json or taken):
             _print(evidence)
     good = all(proven(evidence.deadlines) for evidence in found)
     if form is not Format.text:
@@ -214,11 +216,12 @@ def measure(
     if comparison:
         # In emulation a difference means as little as the latencies do.
         good &= comparison.shown != "worse" or bool(comparison.label)
-        if not as_json:
+        if not (as_json or taken):
             _print_comparison(comparison)
-    if as_json:
-        several = comparison is None and len(found) > 1
-        screen.emit_json([one.model_dump(mode="json") for one in found] if several else comparison or found[0])
+    if as_json and comparison:
+        screen.emit_json(comparison)
+    elif as_json or output == "-":
+        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
     return EXIT_DONE if good else EXIT_NOT_AS_WANTED
 
 
@@ -242,7 +245,7 @@ def _save_heat_map(evidence: Evidence, target: str) -> None:
         )
     note = next((one.label for one in evidence.latencies if one.label), "")
     files.save_text(Path(target), heat_picture(panels, note=note))
-    screen.note(f"wrote {target}")
+    screen.wrote(target)
 
 
 def _formatted(found: Sequence[Evidence], guest: str | None, form: Format) -> str:
@@ -300,8 +303,9 @@ def _saved(source: str) -> Evidence | None:
 
     from evenkeel.cli import files
     from evenkeel.documents.evidence import Evidence
+    from evenkeel.machines.paths import kind_of
 
-    if Path(source).suffix != ".json" or not Path(source).is_file():
+    if Path(source).suffix != ".json" or kind_of(source) != "file":
         return None
     text = files.read_text(source)
     try:

@@ -62,6 +62,12 @@ def note(text: str) -> None:
     err().print(text)
 
 
+def wrote(path: str | Path) -> None:
+    """Say that a file was written; of stdout there is nothing to say."""
+    if str(path) != "-":
+        note(f"wrote {path}")
+
+
 def warn(text: str) -> None:
     """One line that should be seen."""
     err().print(Text.assemble(("warning", "bold yellow"), ": ", text))

@@ -89,6 +89,8 @@ def spikes(
     from evenkeel.measure.explain.recording import from_bytes, to_bytes
 
     over_ns = _time("--over", over)
+    written = {"-o": output, "--keep": keep, "--pftrace": pftrace, "--report": report, "--heat-map": heat_map}
+    taken = screen.takes_stdout(written, json=as_json)
     if from_file:
         refuse(
             given_options(context),
@@ -106,31 +108,30 @@ def spikes(
         recording = _record(plan_of(source), guest, _time("--for", duration), _time("--period", period))
     if keep:
         files.save_bytes(keep, to_bytes(recording))
-        screen.note(f"wrote {keep}")
+        screen.wrote(keep)
     on = stage(recording)
     found = allowed(on, recording, explanation(on, recording, over_ns=over_ns))
     if output:
         files.save_document(output, found)
-        if output != "-":
-            screen.note(f"wrote {output}")
+        screen.wrote(output)
     if pftrace:
         files.save_bytes(pftrace, draw(on, found))
-        screen.note(f"wrote {pftrace}")
+        screen.wrote(pftrace)
     if report:
         from evenkeel.plan.catalogue import entries
         from evenkeel.report.timeline import RuleText, render_explanation
 
         rules = [RuleText(entry.id, entry.title, entry.lines()) for entry in entries()]
         files.save_text(report, render_explanation(found, rules))
-        screen.note(f"wrote {report}")
+        screen.wrote(report)
     if heat_map:
         from evenkeel.report.timeline import heat_map as drawn
 
         files.save_text(heat_map, drawn(found))
-        screen.note(f"wrote {heat_map}")
-    if as_json:
+        screen.wrote(heat_map)
+    if as_json and not taken:
         screen.emit_json(found)
-    else:
+    elif not taken:
         _print(found)
     return 0
 

@@ -409,6 +409,7 @@ def _answer(
     from evenkeel.measure.conditions import conditions
     from evenkeel.measure.trace.ask import ask
 
+    taken = screen.takes_stdout({"-o": output, "--flame": flame}, json=as_json)
     with _probe(on) as probe, _stopping() as stop, screen.progress(f"asking {on}") as on_progress:
         facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
         answer = ask(
@@ -427,14 +428,13 @@ def _answer(
         from evenkeel.report.flame import flame_page
 
         files.save_text(flame, flame_page(answer))
-        screen.note(f"wrote {flame}")
+        screen.wrote(flame)
     if output:
         files.save_document(output, answer)
-        if output != "-":
-            screen.note(f"wrote {output}")
-    if as_json:
+        screen.wrote(output)
+    if as_json and not taken:
         screen.emit_json(answer)
-    elif output != "-":
+    elif not taken:
         _print(answer)
     return 0
 
