@@ -17,6 +17,7 @@ from evenkeel.documents.plan import HostPlan
 from evenkeel.errors import EXIT_UNREACHABLE, EXIT_WRONG_INPUT, Unreachable, WrongInput
 from evenkeel.verify.observe import Options
 from tests.plan.factories import make_facts
+from tests.report import factories
 from tests.verify.record import load
 from tests.verify.test_findings import judge, setting
 
@@ -95,6 +96,26 @@ def test_a_host_that_is_away_hides_no_findings_of_the_others(
     first, third, second = json.loads(capsys.readouterr().out)
     assert [Findings.model_validate(one).host for one in (first, third)] == ["first", "third"]
     assert second["host"] == "second" and second["error"]["exit_code"] == EXIT_UNREACHABLE
+
+
+def test_a_host_that_is_away_hides_no_evidence_of_the_others(
+    three: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = factories.evidence("after", emulated=False)
+
+    def take(host: HostPlan, *_: object) -> Evidence:
+        if host.name == "second":
+            raise Unreachable("virtual:second: connection lost")
+        return taken.model_copy(update={"host": host.name})
+
+    monkeypatch.setattr(measure, "_measure", take)
+    assert main(["measure", three, "-o", str(tmp_path / "evidence.json")]) == EXIT_UNREACHABLE
+    assert "virtual:second: connection lost" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("evid*")) == ["evidence-first.json", "evidence-third.json"]
+    assert main(["measure", three, "--json"]) == EXIT_UNREACHABLE
+    first, third, second = json.loads(capsys.readouterr().out)
+    assert [Evidence.model_validate(one).host for one in (first, third)] == ["first", "third"]
+    assert (second["host"], second["error"]["exit_code"]) == ("second", EXIT_UNREACHABLE)
 
 
 def test_of_a_site_those_that_answer_are_verified(

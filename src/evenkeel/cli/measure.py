@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evenkeel.documents.comparison import Comparison, Difference
     from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
     from evenkeel.documents.plan import HostPlan, Plan
+    from evenkeel.errors import Unreachable
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.measure.host import Wish
 
@@ -143,7 +144,8 @@ def measure(
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
-    --against shows, not in emulation, that something got worse; 3: a host does not answer.
+    --against shows, not in emulation, that something got worse; 3: a host does not answer; the others are measured
+    all the same.
 
       evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
 
@@ -167,7 +169,7 @@ def measure(
     """
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput
+    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE, WrongInput
     from evenkeel.measure.difference import compare
     from evenkeel.measure.verdict import proven
 
@@ -194,24 +196,25 @@ def measure(
     saved = _saved(source)
     if saved:
         refuse(given, "saved Evidence is shown and nothing measured, so it does not heed", _HELD_BY_EVIDENCE)
-    found = (
-        [_part(saved, guest)]
+    found, away = (
+        ([_part(saved, guest)], [])
         if saved
         else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate, live))
     )
+    several = len(found) + len(away) > 1
     for evidence in found:
         if output and output != "-":
-            target = file_for(evidence.host, output, several=len(found) > 1)
+            target = file_for(evidence.host, output, several=several)
             files.save_document(target, evidence)
             screen.wrote(target)
         if heat_map:
-            _save_heat_map(evidence, file_for(evidence.host, str(heat_map), several=len(found) > 1))
+            _save_heat_map(evidence, file_for(evidence.host, str(heat_map), several=several))
         if form is Format.text and not (as_json or taken):
             _print(evidence)
     good = all(proven(evidence.deadlines) for evidence in found)
     if form is not Format.text:
         screen.out().file.write(_formatted(found, guest, form))
-        return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+        return EXIT_UNREACHABLE if away else EXIT_DONE if good else EXIT_NOT_AS_WANTED
     comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
     if comparison:
         # In emulation a difference means as little as the latencies do.
@@ -221,8 +224,9 @@ def measure(
     if as_json and comparison:
         screen.emit_json(comparison)
     elif as_json or output == "-":
-        screen.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
-    return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+        errors = [{"host": name, "error": screen.error_data(error)} for name, error in away]
+        screen.emit_json([*(one.model_dump(mode="json") for one in found), *errors] if several else found[0])
+    return EXIT_UNREACHABLE if away else EXIT_DONE if good else EXIT_NOT_AS_WANTED
 
 
 def _save_heat_map(evidence: Evidence, target: str) -> None:
@@ -328,15 +332,29 @@ def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: fl
     return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate, live=live)
 
 
-def _measure_all(source: str, moment: Moment | None, wish: Wish) -> list[Evidence]:
+def _measure_all(
+    source: str, moment: Moment | None, wish: Wish
+) -> tuple[list[Evidence], list[tuple[str, Unreachable]]]:
+    """Of each host; and those that do not answer, which hide nothing of the others.  Raises where none answers."""
+    from evenkeel.cli import output as screen
     from evenkeel.cli.measure_live import watching
+    from evenkeel.errors import Unreachable
 
     plan = _of_guest(plan_of(source), wish.guest)
-    found = []
+    found: list[Evidence] = []
+    away: list[tuple[str, Unreachable]] = []
     for host in plan.hosts:
-        with watching(f"measuring {host.name}", live=wish.live) as on_progress:
-            found.append(_measure(host, plan, wish, moment, on_progress))
-    return found
+        try:
+            with watching(f"measuring {host.name}", live=wish.live) as on_progress:
+                found.append(_measure(host, plan, wish, moment, on_progress))
+        except Unreachable as error:
+            if len(plan.hosts) == 1:
+                raise
+            screen.print_error(error)
+            away.append((host.name, error))
+    if away and not found:
+        raise away[0][1]
+    return found, away
 
 
 def _loads(text: str) -> tuple[str, ...]:
