@@ -9,6 +9,7 @@ what does: it measures this machine, loads it, counts what runs on it, or boots 
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,11 @@ ALONE = ("measure", "probe", "watch", "virtual")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Also inherited by children: a handler becomes the default action in the program that they run."""
+    """Also inherited by children: a handler becomes the default action in the program that they run.
+
+    The second process is told a width of 80; our tables then have that instead of the width of a pipe.
+    """
+    os.environ.pop("COLUMNS", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from evenkeel.documents.result import Cause
 from evenkeel.lab import step
 from evenkeel.lab.local import run_graph
-from evenkeel.lab.retention import Retention
+from evenkeel.lab.retention import ArtifactRetention
 from evenkeel.lab.runner import Run
 from evenkeel.lab.settings import read as read_settings
 from evenkeel.lab.step import Input, graph_of_step, read_graph, read_step, shipped
@@ -87,7 +87,8 @@ def test_the_examples_of_the_how_to_run(tmp_path: Path) -> None:
         (done,) = run_graph(graph, tmp_path / "run", files_from=tmp_path)
         assert done.result and (done.state, done.result.output) == (state, {"long": long})
     (tmp_path / "lab.yaml").write_text(settings)
-    assert read_settings(tmp_path / "lab.yaml").artifacts == Retention()  # what it shows is what holds without it
+    # What it shows is what holds without it.
+    assert read_settings(tmp_path / "lab.yaml").artifacts == ArtifactRetention()
 
 
 def test_every_shipped_step_stands_in_the_how_to() -> None:
