@@ -38,6 +38,8 @@ from evenkeel.machines.virtual.spec import BUILT_IN, Disk, HostSpec, check_name
 #: An emulated host with 12 CPUs answers in under a minute on two idle cores; a busy machine may take many times that.
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
+#: The same for one that could not be told to: the connection may have ended with the answer on its way.
+_DEAF_S = 5.0
 #: What an overlay grows to in a demo run, with room to spare.
 NEEDED_BYTES = 1024**3
 #: In the folder of a host that was started once: its disk is no longer as the image.
@@ -435,12 +437,13 @@ def _meet_qemu(target: SshTarget) -> None:
     _tell(target, "virsh", "-q", "domcapabilities", within_s=120)
 
 
-def _tell(target: SshTarget, *words: str, within_s: float) -> None:
-    """Run a command on a host, whatever comes of it."""
+def _tell(target: SshTarget, *words: str, within_s: float) -> bool:
+    """Run a command on a host; whether it came to its end there, and well."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            ssh_command(target, *words), capture_output=True, stdin=subprocess.DEVNULL, timeout=within_s, check=False
-        )
+        command = ssh_command(target, *words)
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=within_s, check=False)
+        return done.returncode == 0
+    return False
 
 
 def _resume(
@@ -814,8 +817,12 @@ def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float =
         running = read_run(name)
         graceful = True
         if running is not None:
-            with contextlib.suppress(Unreachable, NotAsWanted), qemus.Qmp(folder) as qmp:
-                qmp.call("system_powerdown")
+            # Not by the power button: nobody in the host listens to it, for logind is masked there.
+            if on_progress is not None:
+                on_progress(0, 0, f"{name}: shutting down")
+            told = _tell(_target(read_host(name), running.ssh_port), "systemctl", "poweroff", "--no-block", within_s=60)
+            if not told:  # it boots, or hangs: whoever does not hear it will not do it
+                timeout_s = min(_DEAF_S, timeout_s)
             begin = time.monotonic()
             while is_ours(running.pid, folder) and (spent := time.monotonic() - begin) < timeout_s:
                 if on_progress is not None:
