@@ -270,9 +270,11 @@ def test_the_whole_river(tmp_path: Path, state: Path) -> None:
     }
     assert pushed["before"] >= 5 * max(1, pushed["after"]), pushed
     untuned = Findings.from_json((tmp_path / "findings-before.json").read_text(), file="findings-before.json")
-    assert {check.id for check in untuned.checks} == {check.id for check in findings.checks}
-    # Each kind of check fails on the host as it was; those of the spinner are compared by the evidence above.
-    kinds = {check.subject for check in findings.checks} - {"spinner"}
+    settings = [{check.id for check in one.checks if check.subject == "setting"} for one in (untuned, findings)]
+    assert settings[0] == settings[1]
+    # Each kind of check fails on the host as it was, but for its kernel, which is the same; those of the spinner are
+    # compared by the evidence above.
+    kinds = {check.subject for check in findings.checks} - {"kernel", "spinner"}
     assert {check.subject for check in untuned.failed} >= kinds
     assert {latency.where for latency in after.latencies} == {"host", "guest"}
     assert qemu_of(state) == []
