@@ -67,7 +67,8 @@ def test_a_guest_tells_when_it_was_late_and_how_it_stands(guest: Path) -> None:
     assert max(one.max_ns for one in run.course.slices) <= run.max_ns and len(run.course.slices) >= 20
     # Also at the ends of a measurement: whoever asked takes 60 s without a word for a probe that hangs.
     words = [what for what, _ in itertools.groupby(what.split(" | ")[0] for what in told)]
-    assert words == ["sh in guest plc", "starting cyclictest", "cyclictest", "sh in guest plc"], told
+    # A guest that answers at once has no need of a word.
+    assert [what for what in words if what != "sh in guest plc"] == ["starting cyclictest", "cyclictest"], told
     rows = {row for what in told for row in what.split(" | ")[1:]}
     assert len(rows) >= 2, told
     assert all(re.fullmatch(rf"guest plc, vCPU {CPU}, cyclictest: \d+ samples, min .* us", row) for row in rows), rows

@@ -54,8 +54,10 @@ def together(
     for one in inside:
         one.look(on_progress=looking)
     with contextlib.ExitStack() as stack:
-        running = stack.enter_context(under_load(load, tell))
+        loading = stack.enter_context(contextlib.ExitStack())
+        running = loading.enter_context(under_load(load, tell))
         started: dict[int, Any] = {}
+        stopped: dict[int, Tracer] = {}
         # A guest takes a moment to start something, so it begins first.
         for number in sorted(range(len(jobs)), key=lambda number: "guest" not in jobs[number]):
             tell("starting %s" % jobs[number]["tool"])
@@ -70,9 +72,13 @@ def together(
             for number in list(started):
                 with _kept(answers, number, started):
                     if _ended(jobs[number], started[number], spent, seconds, asked_s, number):
-                        # By now: asking the guests takes its time.  A tracer is read on after its end.
-                        until = getattr(started[number], "until", None) or time.monotonic()
-                        answers[number] = {**started.pop(number).result(), "spent_s": round(until - begin, 1)}
+                        tool = started.pop(number)
+                        if isinstance(tool, Tracer):
+                            stopped[number] = tool
+                            continue
+                        # By now: asking the guests takes its time.
+                        ended = {"spent_s": round(time.monotonic() - begin, 1)}
+                        answers[number] = {**tool.result(), **ended}
                     elif spent > seconds * 3 + 60:
                         raise OSError(
                             errno.ETIMEDOUT,
@@ -91,6 +97,14 @@ def together(
                 time.sleep(0.2)
         loaded = {"load": running.text(), "loads": running.report()}
         tell("ending the load" if load else what)
+        loading.close()
+        # Beside the load reading what is left in the rings of a tracer can take minutes.
+        for number, tracer in stopped.items():
+            with _kept(answers, number):
+                while not tracer.look():
+                    tell("reading what %s found" % jobs[number]["tool"])
+                ended = {"spent_s": round((tracer.until or time.monotonic()) - begin, 1)}
+                answers[number] = {**tracer.result(), **ended}
     # The load has ended: beside it asking a guest takes many times as long.
     for one in inside:
         one.look(now=True, on_progress=looking)
@@ -126,7 +140,9 @@ def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: 
     if isinstance(tool, Tracer):
         if spent >= seconds:
             tool.stop()
-        return tool.look() and spent >= seconds
+            return True
+        tool.look()
+        return False
     if isinstance(tool, InGuest):
         if spent < asked_s[number]:
             return False
