@@ -94,7 +94,7 @@ def show_findings(
     if output == "-":
         return code
     if output:
-        screen.note(f"wrote {output}")
+        screen.wrote(output)
     if as_json:
         screen.emit_json(findings)
     elif as_sarif:

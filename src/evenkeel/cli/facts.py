@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +47,8 @@ def facts(
     The document is the same, byte for byte, as long as nothing on the machine changes. Run it as root: some files
     (debugfs, the kernel log) tell others nothing; the document lists them as unreadable.
     """
+    from contextlib import closing
+
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.documents.facts import Facts
@@ -58,7 +58,7 @@ def facts(
     if machine.endswith(".json") and record is None:
         document = files.load_document(Facts, machine)
     else:
-        with _closing(resolve(machine)) as found:
+        with closing(resolve(machine)) as found:
             document = _read(found, record)
     if output is not None:
         files.save_document(output, document)
@@ -67,8 +67,8 @@ def facts(
 
         files.save_text(picture, machine_svg(document))
     for path in (output, picture, record):
-        if path is not None and str(path) != "-":
-            screen.note(f"wrote {path}")
+        if path is not None:
+            screen.wrote(path)
     if json and not taken:
         screen.emit_json(document)
     elif output is None and picture is None and record is None:
@@ -90,11 +90,3 @@ def _read(machine: Machine, record: Path | None) -> Facts:
         answer = probe.call("record", on_progress=on_progress, timeout_s=180.0)
     files.save_bytes(record, b64decode(answer["tarball"]))
     return Facts.model_validate(answer["facts"])
-
-
-@contextmanager
-def _closing(machine: Machine) -> Iterator[Machine]:
-    try:
-        yield machine
-    finally:
-        machine.close()

@@ -400,27 +400,25 @@ def _of_guest(plan: Plan, guest: str | None) -> Plan:
 
 
 def _measure(host: HostPlan, plan: Plan, wish: Wish, moment: Moment | None, on_progress: OnProgress) -> Evidence:
+    from contextlib import closing
+
+    from evenkeel.apply.hosts import read_facts
     from evenkeel.cli import output as screen
-    from evenkeel.documents.facts import Facts
     from evenkeel.machines.address import resolve
     from evenkeel.measure.host import guess_moment, measure_host
 
-    machine = resolve(host.address)
-    try:
-        with machine.probe() as probe:
-            facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
-            return measure_host(
-                host,
-                probe,
-                facts,
-                moment=moment.value if moment else guess_moment(host, facts),
-                wish=wish,
-                plan_sha256=plan.sha256(),
-                on_progress=on_progress,
-                on_note=screen.note,
-            )
-    finally:
-        machine.close()
+    with closing(resolve(host.address)) as machine, machine.probe() as probe:
+        facts = read_facts(probe)
+        return measure_host(
+            host,
+            probe,
+            facts,
+            moment=moment.value if moment else guess_moment(host, facts),
+            wish=wish,
+            plan_sha256=plan.sha256(),
+            on_progress=on_progress,
+            on_note=screen.note,
+        )
 
 
 # -- printing ---------------------------------------------------------------------------------------------------------

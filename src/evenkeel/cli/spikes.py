@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -224,15 +224,12 @@ def _session(plan: Plan, guest: str) -> Iterator[_Session]:
     from evenkeel.measure.conditions import conditions
 
     host, wanted = _find(plan, guest)
-    machine = resolve(host.address)
-    try:
-        with machine.probe() as probe, screen.progress(f"recording {guest} on {host.name}") as on_progress:
-            facts = read_facts(probe)
-            bound = conditions(facts, load="what runs there", plan_sha256=plan.sha256())
-            siblings = {str(cpu.id): tuple(sorted(cpu.siblings - {cpu.id})) for cpu in facts.cpus}
-            yield _Session(machine, probe, host, list(wanted.realtime_vcpus), bound, siblings, on_progress)
-    finally:
-        machine.close()
+    doing = f"recording {guest} on {host.name}"
+    with closing(resolve(host.address)) as machine, machine.probe() as probe, screen.progress(doing) as on_progress:
+        facts = read_facts(probe)
+        bound = conditions(facts, load="what runs there", plan_sha256=plan.sha256())
+        siblings = {str(cpu.id): tuple(sorted(cpu.siblings - {cpu.id})) for cpu in facts.cpus}
+        yield _Session(machine, probe, host, list(wanted.realtime_vcpus), bound, siblings, on_progress)
 
 
 def _find(plan: Plan, guest: str) -> tuple[HostPlan, GuestPlan]:

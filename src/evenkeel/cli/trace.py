@@ -403,15 +403,15 @@ def _answer(
     flame: str | None = None,
     take: Callable[[NDArray[Any]], None] | None = None,
 ) -> int:
+    from evenkeel.apply.hosts import read_facts
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.documents.facts import Facts
     from evenkeel.measure.conditions import conditions
     from evenkeel.measure.trace.ask import ask
 
     taken = screen.takes_stdout({"-o": output, "--flame": flame}, json=as_json)
     with _probe(on) as probe, _stopping() as stop, screen.progress(f"asking {on}") as on_progress:
-        facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
+        facts = read_facts(probe)
         answer = ask(
             probe,
             question,

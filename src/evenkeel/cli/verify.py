@@ -101,17 +101,15 @@ def file_for(host: str, file: str, *, several: bool) -> str:
 
 
 def _verify(host: HostPlan, plan: Plan, options: Options, on_progress: OnProgress) -> Findings:
+    from contextlib import closing
+
     from evenkeel.apply.hosts import read_facts
     from evenkeel.machines.address import resolve
     from evenkeel.verify import verify_host
 
-    machine = resolve(host.address)
-    try:
-        with machine.probe() as probe:
-            facts = read_facts(probe)
-            return verify_host(host, probe, facts, plan_sha256=plan.sha256(), options=options, on_progress=on_progress)
-    finally:
-        machine.close()
+    with closing(resolve(host.address)) as machine, machine.probe() as probe:
+        facts = read_facts(probe)
+        return verify_host(host, probe, facts, plan_sha256=plan.sha256(), options=options, on_progress=on_progress)
 
 
 def _good(findings: Findings, quick: bool) -> bool:
@@ -128,7 +126,7 @@ def _save(findings: Findings, file: str, *, several: bool) -> None:
 
     target = file_for(findings.host, file, several=several)
     files.save_document(target, findings)
-    screen.note(f"wrote {target}")
+    screen.wrote(target)
 
 
 def _print(findings: Findings, show_all: bool) -> None:
