@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, null, or_, select, update
+from sqlalchemy import Connection, Executable, Select, Update, and_, delete, func, null, or_, select, update
 
 from evenkeel.lab import schema
 from evenkeel.lab.lab import Lab
@@ -83,7 +83,8 @@ def _remove_logs(lab: Lab) -> tuple[int, int]:
             gone.append(number)
             removed, size = removed + 1, size + freed
         # After the files: a service that is killed between the two removes them again, which does nothing.
-        _note(lab, gone, "log_removed_ns")
+        if gone:
+            _change(lab, _of(gone).values(log_removed_ns=lab.now()))
     return removed, size
 
 
@@ -92,22 +93,27 @@ def _remove_results(lab: Lab) -> int:
         query = _unpinned(lab.settings.results, lab.now()).where(_attempt.result_removed_ns.is_(None))
         found = list(connection.scalars(query))
     for begin in range(0, len(found), _AT_ONCE):
-        _note(lab, found[begin : begin + _AT_ONCE], "result_removed_ns")
+        part = found[begin : begin + _AT_ONCE]
+        _change(
+            lab,
+            delete(schema.warning).where(schema.warning.c.attempt_id.in_(part)),
+            _of(part).values(result=null(), result_removed_ns=lab.now()),
+        )
     return len(found)
 
 
-def _note(lab: Lab, numbers: list[int], what: str) -> None:
-    values: dict[str, Any] = {what: lab.now()}
-    if what == "result_removed_ns":
-        values["result"] = null()
+def _of(numbers: list[int]) -> Update:
+    return update(schema.attempt).where(_attempt.id.in_(numbers))
+
+
+def _change(lab: Lab, *statements: Executable) -> None:
+    """All of them in one change."""
 
     def change(connection: Connection) -> None:
-        if what == "result_removed_ns":
-            connection.execute(delete(schema.warning).where(schema.warning.c.attempt_id.in_(numbers)))
-        connection.execute(update(schema.attempt).where(_attempt.id.in_(numbers)).values(values))
+        for statement in statements:
+            connection.execute(statement)
 
-    if numbers:
-        lab.store.write(change)
+    lab.store.write(change)
 
 
 def _remove_events(lab: Lab) -> int:

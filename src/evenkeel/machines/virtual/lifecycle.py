@@ -811,7 +811,7 @@ def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float =
 
     True when it went down by itself.  A host that does not run is left alone.
     """
-    read_host(name)
+    host = read_host(name)
     with _lock(name, on_progress):
         folder = folder_of(name)
         running = read_run(name)
@@ -820,7 +820,7 @@ def stop(name: str, *, on_progress: OnProgress | None = None, timeout_s: float =
             # Not by the power button: nobody in the host listens to it, for logind is masked there.
             if on_progress is not None:
                 on_progress(0, 0, f"{name}: shutting down")
-            told = _tell(_target(read_host(name), running.ssh_port), "systemctl", "poweroff", "--no-block", within_s=60)
+            told = _tell(_target(host, running.ssh_port), "systemctl", "poweroff", "--no-block", within_s=60)
             if not told:  # it boots, or hangs: whoever does not hear it will not do it
                 timeout_s = min(_DEAF_S, timeout_s)
             begin = time.monotonic()
