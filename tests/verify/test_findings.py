@@ -16,7 +16,7 @@ from evenkeel.documents.plan import BootArgument, FileValue, HostPlan
 from evenkeel.verify.catalogue import CATALOGUE, shorten
 from evenkeel.verify.host import findings
 from evenkeel.verify.observe import GuestSeen, Observation, Options, spin_places
-from tests.verify import test_cells, test_passthrough
+from tests.verify import test_cells, test_io_threads, test_passthrough
 from tests.verify.record import load
 
 PLAN, SEEN = load()
@@ -258,6 +258,7 @@ def test_every_kind_of_check_is_broken_by_a_test() -> None:
     broken = {identifier.split(":")[0] for identifier, _ in BREAKS}
     broken |= {identifier.split(":")[0] for identifiers, _ in test_cells.BREAKS for identifier in identifiers}
     broken |= {identifier for identifier, _, _ in test_passthrough.BREAKS}
+    broken |= {identifier.split(":")[0] for identifier, _, _ in test_io_threads.BREAKS}
     assert {kind.id for kind in CATALOGUE} <= broken
 
 

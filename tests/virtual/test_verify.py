@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.virtual.tuned import TunedHost, tuned
+from tests.virtual.tuned import TunedHost, site, tuned
 
+from evenkeel.apply.engine import apply_plan
 from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.findings import Check, Findings
+from evenkeel.documents.site import Disk
 from evenkeel.errors import EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE, Unreachable
+from evenkeel.plan import make_plan
 from evenkeel.verify import Options, verify_host
 
 pytestmark = [pytest.mark.virtual, pytest.mark.timeout(1800)]
@@ -171,6 +174,51 @@ def _network_interrupt(tuned_host: TunedHost) -> tuple[int, str]:
     found = [row for row in tuned_host.facts().interrupts if row.action.endswith("-input.0")]
     assert len(found) == 1, found
     return found[0].number, found[0].action
+
+
+@contextlib.contextmanager
+def with_disk(tuned_host: TunedHost) -> Iterator[TunedHost]:
+    """The tuned host while plc has a disk: a second plan of the same CPUs, which needs no reboot."""
+    disk = "/var/lib/libvirt/images/plc.raw"
+    tuned_host.run(f"truncate -s 16M {disk}")
+    wish = site(tuned_host.machine.address)
+    plc = wish.guests["plc"].model_copy(update={"disks": (Disk(path=disk),)})
+    plan = make_plan(wish.model_copy(update={"guests": wish.guests | {"plc": plc}}), {"cell": tuned_host.facts()})
+    assert plan.hosts[0].ledger == tuned_host.host.ledger
+    try:
+        apply_plan(plan.hosts[0], plan, tuned_host.machine, restart_guests=True)
+        yield TunedHost(tuned_host.machine, plan)
+    finally:
+        apply_plan(tuned_host.host, tuned_host.plan, tuned_host.machine, restart_guests=True)
+        tuned_host.run(f"rm -f {disk}")
+
+
+#: How to break what the check of the I/O thread looks at, how to mend it, and what the finding says then.
+IO_BREAKS = {
+    "fifo:1 on {emulator}": ("chrt -f -p 1 $io", "chrt -o -p 0 $io"),
+    "other:0 on {cpu}": (
+        "echo $io > $scope/vcpu1/cgroup.threads; taskset -p -c {cpu} $io",
+        "echo $io > $scope/iothread1/cgroup.threads; taskset -p -c {emulator} $io",
+    ),
+}
+
+
+@pytest.mark.long
+def test_the_live_io_thread_of_a_guest_with_a_disk(tuned_host: TunedHost) -> None:
+    """In its place it passes; at a real-time priority, and on the CPU of a vCPU, it is a finding, and nothing else."""
+    words, check = _Words(tuned_host), "V-THREAD-IO:plc:iothread1"
+    find = "io=$(grep -l '^IO iothread1$' /proc/$qemu/task/*/comm | cut -d/ -f5)\n"
+    with with_disk(tuned_host) as host:
+        healthy = verify(host)
+        assert failed(healthy) == set(), healthy.failed
+        assert one(healthy, check).observed == words.fill("other:0 on {emulator}")
+        for told, (breaking, mending) in IO_BREAKS.items():
+            with broken(host, find + words.fill(breaking), find + words.fill(mending)):
+                found = verify(host)
+            assert failed(found) == {check}, found.failed
+            assert one(found, check).observed == words.fill(told)
+        assert failed(verify(host)) == set(), "still reported after it was mended"
+    assert check not in {one.id for one in verify(tuned_host).checks}
 
 
 # -- spinners -----------------------------------------------------------------------------------------------------

@@ -163,7 +163,16 @@ THREAD_EMULATOR = Kind(
     "thread",
     "QEMU's own threads stay on the emulator CPUs, off the isolated ones",
     "a FIFO vCPU that waits for its emulator thread on the same CPU waits forever",
-    "virsh emulatorpin, virsh iothreadpin, or evenkeel apply",
+    "virsh emulatorpin, or evenkeel apply",
+)
+THREAD_IO = Kind(
+    "V-THREAD-IO",
+    "thread",
+    "I/O threads of disks have the planned CPUs and ordinary policy, and run on no isolated CPU",
+    "the disk's work on the CPU of a real-time vCPU is taken from its guest; at a real-time priority it pushes aside "
+    "what the host runs on housekeeping CPUs; without the thread it is the main loop that does it",
+    "shut the guest down and start it again: virsh shutdown, then evenkeel apply; who ran virsh iothreadpin, "
+    "iothreaddel, taskset or chrt?",
 )
 THREAD_HELPER = Kind(
     "V-THREAD-HELPER",

@@ -23,6 +23,7 @@ from evenkeel.verify.catalogue import (
     PAGE_NODE,
     THREAD_EMULATOR,
     THREAD_HELPER,
+    THREAD_IO,
     THREAD_VCPU,
     Kind,
     item,
@@ -46,11 +47,13 @@ def _guest(host: HostPlan, guest: GuestPlan, seen: GuestSeen, facts: Facts) -> l
         kinds = [GUEST_LIVE, THREAD_VCPU, THREAD_EMULATOR, THREAD_HELPER, *_page_kinds(guest)]
         kinds += [GUEST_PCI] if guest.functions else []
         checks += [kind.not_checked(reason, guest=guest.name) for kind in kinds]
+        checks += [THREAD_IO.not_checked(reason, guest=guest.name, part=name) for name in _io_threads(guest)]
         parts = [f"cell{number}" for number in range(len(guest.cells) if guest.page_bytes else 0)]
         return checks + [PAGE_CELL.not_checked(reason, guest=guest.name, part=part) for part in parts]
     checks += [_live(guest, seen), *_functions(guest, seen, facts)]
     checks += [_vcpu(guest, index, seen) for index in range(len(guest.vcpus))]
     checks += [_emulator(host, guest, seen.threads), _helpers(host, guest, seen.threads)]
+    checks += [_io_thread(host, guest, name, seen.threads) for name in _io_threads(guest)]
     return checks + _pages(guest, seen.memory)
 
 
@@ -140,8 +143,16 @@ def _line(thread: dict[str, Any]) -> Any:
 
 
 def _emulator(host: HostPlan, guest: GuestPlan, threads: Sequence[dict[str, Any]]) -> Check:
-    """All threads of QEMU but the vCPUs: main loop, I/O threads, workers, the one that prefaults memory."""
-    chosen = [thread for thread in threads if thread["kind"] in ("emulator", "iothread")]
+    """All threads of QEMU but the vCPUs: main loop, workers, the one that prefaults memory.
+
+    With them I/O threads that no plan asked for; those of the plan have a check each.
+    """
+    planned = {_io_name(name) for name in _io_threads(guest)}
+    chosen = [
+        thread
+        for thread in threads
+        if thread["kind"] == "emulator" or (thread["kind"] == "iothread" and thread["name"] not in planned)
+    ]
     wrong = [
         thread
         for thread in chosen
@@ -153,6 +164,39 @@ def _emulator(host: HostPlan, guest: GuestPlan, threads: Sequence[dict[str, Any]
         observed=_where(wrong) or f"{len(chosen)} threads on {_union(chosen)}",
         evidence=[_line(thread) for thread in wrong or chosen],
         guest=guest.name,
+    )
+
+
+def _io_threads(guest: GuestPlan) -> list[str]:
+    """``["iothread1"]``: the I/O threads that the planned definition asks for, by the names that libvirt gives them."""
+    return [f"iothread{number + 1}" for number in range(int(ET.fromstring(guest.xml).findtext("iothreads", "0")))]
+
+
+def _io_name(part: str) -> str:
+    """What QEMU calls the thread of that I/O thread; the kernel keeps 15 characters of a name."""
+    return f"IO {part}"[:15]
+
+
+def _io_thread(host: HostPlan, guest: GuestPlan, part: str, threads: Sequence[dict[str, Any]]) -> Check:
+    """libvirt pins it and leaves its policy alone, so that is QEMU's own: ordinary.
+
+    A thread that sleeps is where it ran last, which may be long ago: where it ran counts once it was seen to move.
+    """
+    expected = f"other:0 on {format_cpus(guest.emulator_cpus)}"
+    thread = next((one for one in threads if one["name"] == _io_name(part)), None)
+    if thread is None:
+        return THREAD_IO.judge(False, expected=expected, observed="no such thread", guest=guest.name, part=part)
+    strayed = frozenset(thread["seen"]) & host.ledger.isolated if len(thread["seen"]) > 1 else frozenset()
+    observed = f"{thread['policy']}:{thread['priority']} on {thread['cpus']}"
+    return THREAD_IO.judge(
+        (thread["policy"], thread["priority"]) == ("other", 0)
+        and parse_cpus(thread["cpus"]) == guest.emulator_cpus
+        and not strayed,
+        expected=expected,
+        observed=observed + (f", ran on isolated {format_cpus(strayed)}" if strayed else ""),
+        evidence=(_line(thread),),
+        guest=guest.name,
+        part=part,
     )
 
 
