@@ -95,17 +95,21 @@ def test_what_cannot_be_told_by_a_loop_that_is_dear_itself_is_told_by_another(
 
 
 @pytest.mark.parametrize("text", ["{", '{"count event": {"perf": {"ms": 1}}}'])
-def test_a_file_that_is_broken_is_no_calibration(probe: Probe, tmp_path: Path, text: str) -> None:
-    file = tmp_path / "evenkeel" / "calibration" / f"{probe.call('hello')['boot_id']}-{calibration._FORMAT}.json"
+def test_a_file_that_is_broken_is_no_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "evenkeel" / "calibration" / f"this-{calibration._FORMAT}.json"
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    found = Calibration(probe).each(SWITCHES)
+    found = Calibration(Disturbed()).each(SWITCHES)  # type: ignore[arg-type]
     assert found == {} if "ms" in text else set(found) == set(TO_CALIBRATE)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(probe: Probe, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "evenkeel").write_text("a file where a folder should be")
-    assert set(Calibration(probe).each(SWITCHES)) == set(TO_CALIBRATE)
+    machine = Disturbed()
+    assert set(Calibration(machine).each(SWITCHES)) == set(TO_CALIBRATE)  # type: ignore[arg-type]
+    assert set(machine.loops) == {"event"}
 
 
 def test_what_has_no_loop_is_not_measured(probe: Probe, tmp_path: Path) -> None:
