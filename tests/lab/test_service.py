@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -292,6 +293,37 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stderr
     assert unit.unit(["--x"]).startswith("# Written by")
+    # Its user may be another one, whose usual folder would be elsewhere.
+    assert f"--folder {place.SYSTEM_FOLDER}\n" in evenkeel("lab", "up", "--print-unit").stdout
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_no_link_that_logs_in_is_written_to_a_journal(journal: bool, tmp_path: Path) -> None:
+    (tmp_path / "told").touch()
+    found = (tmp_path / "told").stat()
+    stream = f"{found.st_dev}:{found.st_ino if journal else 0}"
+    with (tmp_path / "told").open("w") as told:
+        words = [
+            sys.executable,
+            "-m",
+            "evenkeel",
+            "lab",
+            "up",
+            "--folder",
+            str(tmp_path / "s"),
+            "--listen",
+            "127.0.0.1:0",
+        ]
+        process = subprocess.Popen(words, stderr=told, env=os.environ | {"JOURNAL_STREAM": stream})
+    try:
+        end = time.monotonic() + 120
+        while "Ctrl-C ends it" not in " ".join((tmp_path / "told").read_text().split()):
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "told").read_text()
+            time.sleep(0.1)
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert ("/login/link/" in (tmp_path / "told").read_text()) is not journal
 
 
 def test_an_agent_has_a_unit_that_systemd_takes_and_that_nothing_of_it_outlives(tmp_path: Path) -> None:

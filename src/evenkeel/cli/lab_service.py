@@ -85,10 +85,10 @@ def up(
 
     where, chosen = settled(folder, settings_file, listen=listen, database=database)
     if print_unit:
-        from evenkeel.lab import unit
+        from evenkeel.lab import place, unit
 
         options = (
-            ("--folder", folder and where),
+            ("--folder", where if folder else place.SYSTEM_FOLDER),
             ("--settings", settings_file and settings_file.absolute()),
             ("--listen", listen),
             ("--database", database),
@@ -99,8 +99,8 @@ def up(
 
     def ready(started: service.Up) -> None:
         output.note(f"the lab is up: {started.url}  (state in {where}; Ctrl-C ends it)")
-        if chosen.oidc is None:
-            output.note(f"log in by: {started.own_link()}")
+        if chosen.oidc is None and not output.to_journal():
+            output.note(f"log in by: {started.own_link()}")  # who reads a journal is not always who may do all here
 
     service.up(where, chosen, say=output.note, ready=ready)
     output.note("the lab is down")

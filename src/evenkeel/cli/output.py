@@ -7,6 +7,7 @@ notes and errors.  Nothing here decides what is printed; the verbs do.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -60,6 +61,12 @@ def err() -> Console:
 def note(text: str) -> None:
     """One line about what goes on."""
     err().print(text)
+
+
+def to_journal() -> bool:
+    """Whether stderr goes to systemd's journal, where others read it, and for a long time (systemd.exec(5))."""
+    found = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def wrote(path: str | Path) -> None:

@@ -33,6 +33,9 @@ StateDirectory=evenkeel/lab
 StateDirectoryMode=0700
 RuntimeDirectory=evenkeel
 RuntimeDirectoryMode=0755
+# Its agent does what whoever submits steps likes, as this user. Without the line it is root, who alone has virtual
+# hosts, and cgroups for steps.
+#User=evenkeel
 NoNewPrivileges=yes
 ProtectSystem=full
 
@@ -84,7 +87,7 @@ AGENT_FOLDER = Path("/var/lib/evenkeel/lab-agent")
 
 
 def unit(options: Sequence[str]) -> str:
-    """``options``: of ``evenkeel lab up``, one word each."""
+    """``options``: of ``evenkeel lab up``, one word each; with the folder, which would be another one for its user."""
     return _UNIT.format(command=_command("up", options))
 
 
