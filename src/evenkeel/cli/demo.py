@@ -55,8 +55,12 @@ def demo(
     except OSError as error:
         raise WrongInput(f"cannot make the folder {output}: {error.strerror}") from None
     played = Demo(site=wanted, folder=output, stage=_Screen(as_json), fresh=fresh)
-    with terminated_like_ctrl_c():
-        play(played, keep_host=keep)
+    try:
+        with terminated_like_ctrl_c():
+            play(played, keep_host=keep)
+    except KeyboardInterrupt:
+        _print_interrupted(played, virtual_name(wanted))
+        raise
     _print_seconds(played)
     if played.error is not None:
         console.print_error(played.error)
@@ -119,6 +123,23 @@ class _Screen:
         from evenkeel.cli import files
 
         files.save_document(file, document)
+
+
+def _print_interrupted(played: Demo, name: str) -> None:
+    """Where it stopped, what is left, how to go on."""
+    from evenkeel.cli import output
+    from evenkeel.machines.virtual import lifecycle
+    from evenkeel.report.folder import REPORT
+
+    where = f"in the step “{played.seconds[-1][0]}”" if played.seconds else "before the first step"
+    host = f"virtual host {name} still runs: evenkeel virtual rm {name}"
+    report = f"the report is whole: {played.folder / REPORT}"
+    if not lifecycle.exists(name):
+        host = "no virtual host is left"
+    if not (played.folder / REPORT).exists():
+        report = f"there is no report, and what was seen until then is in {played.folder}"
+    output.note(f"stopped {where}; {host}; {report}")
+    output.note("evenkeel demo begins anew; an image that was finished, and the host's first boot, are used again")
 
 
 def _print_seconds(played: Demo) -> None:
