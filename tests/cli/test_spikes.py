@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.measure.explain.constructed import MS, VCPU, recording
+from tests.measure.explain.constructed import MS, UNTOLD, VCPU, recording
 
 from evenkeel.cli import main
 from evenkeel.documents.evidence import EMULATION_NOTE
@@ -136,7 +136,7 @@ def test_a_recording_that_ended_early_says_so(
 
 def test_a_recording_survives_saving() -> None:
     assert from_bytes(to_bytes(recording()), "x") == recording()
-    known = replace(recording(), siblings={"3": (7,), "7": (3,)})
+    known = replace(recording(trip_ns=MS), siblings={"3": (7,), "7": (3,)})
     assert from_bytes(to_bytes(known), "x") == known
     assert to_bytes(from_bytes(to_bytes(recording()), "x")) == to_bytes(recording())
 
@@ -164,10 +164,35 @@ def test_a_recording_of_another_guest_is_not_explained(kept: Path, capsys: pytes
 
 def test_a_clock_that_nobody_knows_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "kept.zip"
-    file.write_bytes(to_bytes(replace(recording(), told={"offsets": {}, "ratio": None, "fraction_bits": None})))
+    file.write_bytes(to_bytes(replace(recording(), told=UNTOLD)))
     assert main(["spikes", "plan.json", "plc", "--from", str(file)]) == 1
-    said = capsys.readouterr().err
-    assert "no clock offset" in said and "debugfs" in said
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no clock offset" in said and "no round trip reached its agent" in said and "debugfs" in said
+
+
+@pytest.mark.parametrize("trip_ns", [MS // 5, 6 * MS])
+def test_round_trips_bind_a_clock_that_kvm_does_not_tell_and_their_error_is_heeded(
+    trip_ns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hog of 6 ms: by a trip that took as long as that nothing is certain, and it is charged with nothing."""
+    file, page = tmp_path / "kept.zip", tmp_path / "page.html"
+    file.write_bytes(to_bytes(recording(trip_ns=trip_ns)))
+    words = ["spikes", "plan.json", "plc", "--from", str(file), "--over", "1ms", "--report", str(page)]
+    assert main([*words, "--json"]) == 0
+    found = Explanation.model_validate(json.loads(capsys.readouterr().out))
+    error = found.alignment.error_ns
+    assert found.alignment.method == "round trips" and trip_ns // 2 <= error <= trip_ns
+    (spike,) = found.spikes
+    charges = {(charge.kind, charge.who): charge.ns for charge in spike.charges}
+    # What is as near to its begin or end as the error is nobody's.
+    charged_ns = charges.get((Kind.waits, "hog"), 0)
+    assert charged_ns == max(0, 6 * MS - 2 * error) and bool(charged_ns) == (trip_ns < MS)
+    assert bool(charged_ns) == any(cause.kind == Kind.waits for cause in found.causes)
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "aligned by round trips, off by" in said and "aligned by round trips, off by" in page.read_text()
+    for text in (said, page.read_text()):
+        assert ("nothing that the host did for less than" in text) == (not charged_ns)
 
 
 def test_a_guest_that_died_leaves_what_the_host_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,9 +202,16 @@ def test_a_guest_that_died_leaves_what_the_host_saw(tmp_path: Path, capsys: pyte
     assert main(["spikes", "plan.json", "plc", "--from", str(file), "--report", str(page), "--json"]) == 0
     found = Explanation.model_validate(json.loads(capsys.readouterr().out))
     assert found.samples == 0 and found.reason == "guest gone"
+    assert found.alignment.method == "tsc-offset"
     (ending,) = found.ending
     assert (Kind.waits, "hog") in {(charge.kind, charge.who) for charge in ending.charges}
     assert "Before it was frozen: guest gone" in page.read_text()
+    # Nothing of the guest is left that a clock would be needed for.
+    file.write_bytes(to_bytes(replace(died, guest=Raw({}, {}, died.host.header_page), told=UNTOLD)))
+    assert main(["spikes", "plan.json", "plc", "--from", str(file), "--report", str(page), "--json"]) == 0
+    found = Explanation.model_validate(json.loads(capsys.readouterr().out))
+    assert found.alignment.method == "none" and found.ending == (ending,)
+    assert "not aligned" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,16 @@ class Libvirt:
     def state(self, guest: str) -> str:
         return self.says
 
-    def agent_command(self, guest: str, request: str, limit_s: int) -> str:
+    def agent_command(self, guest: str, request: str, limit_s: int, on_edge: Callable[[], None] | None = None) -> str:
+        if on_edge:
+            on_edge()
+        try:
+            return self._ask(request, limit_s)
+        finally:
+            if on_edge:
+                on_edge()
+
+    def _ask(self, request: str, limit_s: int) -> str:
         with socket.socket(socket.AF_UNIX) as agent:
             agent.settimeout(limit_s)
             try:

@@ -6,6 +6,7 @@ a few lines that hand each question to the agent.  The script with timerlat itse
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -39,12 +40,14 @@ CONDITIONS = Conditions(kernel="6.18", preempt_rt=False, command_line="")
 class Here:
     """A probe in this process."""
 
+    told: ClassVar[dict[str, Any]] = {"offsets": {"1": 0}, "ratio": None, "fraction_bits": None}
+
     def call(self, op: str, /, *, on_progress: OnProgress | None = None, timeout_s: float = 60.0, **args: Any) -> Any:
         if op == "threads":
             vcpu = {"tid": os.getpid(), "name": "CPU 1/KVM", "vcpu": 1, "policy": "other", "priority": 0, "cpus": "0"}
             return {"threads": [vcpu]}
         if op == "recording_guest_clock":
-            return {"offsets": {"1": 0}, "ratio": None, "fraction_bits": None}
+            return self.told
         function = server._resolve(op)
         if "on_progress" in function.__code__.co_varnames[: function.__code__.co_argcount]:
             args["on_progress"] = on_progress
@@ -133,6 +136,44 @@ def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
         assert next(starts, None) is not None, f"CPU {cpu}"
         compared += len(ours)
     assert compared > 50
+
+
+def test_round_trips_bind_the_clock_of_the_guest(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guest and host have one counter here, so a clock that is off by nothing lies within what is said of it."""
+    monkeypatch.setattr(Here, "told", {"offsets": {}, "ratio": None, "fraction_bits": None})
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=2.0)
+    gone_soon()
+    assert len(found.guest_trips) > recording._TRIPS
+    on = stage(found)
+    assert on.alignment.method == "round trips" and on.alignment.error_ns < 100_000_000
+    for raw in (records.at for records in on.guest.cpus.values()):
+        assert (abs(on.guest_clock.ns(raw) - on.host_clock.ns(raw)) <= on.alignment.error_ns).all()
+
+
+def test_where_kvm_tells_the_clock_no_round_trips_are_taken(guest: Guest) -> None:
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+    asked = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0, round_trips=True)
+    gone_soon()
+    assert found.guest_trips == () and asked.guest_trips
+    assert stage(asked).alignment.method == "tsc-offset"
+
+
+def test_a_guest_that_does_not_answer_to_a_round_trip_is_recorded_all_the_same(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*words: object, **more: object) -> None:
+        asked.append(words)
+        raise OSError(errno.ENOTCONN, "Guest agent is not responding")
+
+    asked: list[object] = []
+    monkeypatch.setattr(Here, "told", {"offsets": {}, "ratio": None, "fraction_bits": None})
+    monkeypatch.setattr(recording_guest, "stamp", silent)
+    found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
+    gone_soon()
+    # Once, and once again at the end: each question stops the reading of the rings.
+    assert len(asked) == 2 and found.guest_trips == () and found.guest.pages
+    with pytest.raises(EvenkeelError, match="no round trip reached its agent"):
+        stage(found)
 
 
 def test_what_recording_took_in_the_guest_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +281,7 @@ def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) 
     helper.join()
     gone_soon()
     assert found.reason == "late sample" and found.flight
+    assert stage(found).alignment.method == "tsc-offset" and not found.guest_trips
     assert set(seen[:-1]) == {"0\n"} and seen[-1] == "3000\n"
     assert found.guest.pages and stage(found).end_ns > 1_000_000_000
 

@@ -16,9 +16,10 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.virtual.injections import CASES, GUEST, HOST, HOST_RECORDS, Case, injections
 from tests.virtual.tuned import TunedHost
@@ -179,6 +180,41 @@ def test_nothing_was_lost_and_the_clocks_are_bound(hogged: tuple[Recording, Stag
     assert (found.alignment.method, found.alignment.error_ns) == ("tsc-offset", 0)
     assert found.below is not None and found.below.error_ns < 1_000_000
     assert found.samples > 1000 and found.label
+
+
+def test_round_trips_tell_the_clock_that_kvm_tells(tuned_host: TunedHost) -> None:
+    """Both ways in one recording: where they differ by more than the bound that is printed, the bound is no bound."""
+    with tuned_host.machine.probe() as probe:
+        recording = record(
+            probe,
+            tuned_host.host.name,
+            "plc",
+            [1],
+            conditions=conditions(read_facts(probe), load="nothing", plan_sha256=tuned_host.plan.sha256()),
+            seconds=10.0,
+            period_us=PERIOD_US,
+            round_trips=True,
+        )
+    told = stage(recording)
+    assert (told.alignment.method, told.alignment.error_ns) == ("tsc-offset", 0)
+    untold = replace(recording, told={"offsets": {}, "ratio": None, "fraction_bits": None})
+    timed = stage(untold)
+    bound = timed.alignment
+    print(f"{len(recording.guest_trips)} round trips: off by {bound.error_ns / 1e6:.3f} ms at most")
+    assert bound.method == "round trips" and bound.error_ns < 100_000_000
+    # Of what both recorded: beyond that a line through the trips is none of the bound's.
+    times = [(told.guest_clock.ns(one.at), timed.guest_clock.ns(one.at)) for one in told.guest.cpus.values()]
+    off = np.concatenate([(seen - true)[(true >= 0) & (true <= told.end_ns)] for true, seen in times])
+    print(f"they differ by {np.abs(off).max() / 1e6:.3f} ms at most")
+    assert len(off) > 2000 and np.abs(off).max() <= bound.error_ns
+    # What is charged by the wide clock is a part of what is charged by the exact one, over all samples.
+    exact, rough = (
+        {(one.kind, one.who): one.ns for one in explanation(on, taken_by, over_ns=0).causes}
+        for on, taken_by in ((told, recording), (timed, untold))
+    )
+    for cause, ns in rough.items():
+        # Whether a lesser task was a throttling is told by how long it ran, also beyond the sample.
+        assert cause[0] in (Kind.unexplained, Kind.throttled) or ns <= exact.get(cause, 0), cause
 
 
 def test_a_guest_runs_nothing_when_the_host_says_that_it_has_no_cpu(

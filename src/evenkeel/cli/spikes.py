@@ -267,7 +267,17 @@ def _under(machine: Machine, emulated: bool | None) -> Under | None:
 def _print(found: Explanation) -> None:
     from evenkeel.cli import output as screen
     from evenkeel.report.chart import format_ns
-    from evenkeel.report.timeline import SHORTER, ended_early, explained_share, lost, recorded, usual, words
+    from evenkeel.report.timeline import (
+        SHORTER,
+        aligned,
+        blurred,
+        ended_early,
+        explained_share,
+        lost,
+        recorded,
+        usual,
+        words,
+    )
 
     console = screen.out()
     late = len(found.spikes)
@@ -278,12 +288,11 @@ def _print(found: Explanation) -> None:
     )
     if found.label:
         console.print(f"latencies: {found.label}; what took the time is exact", style="bold yellow")
-    alignment = found.alignment
-    console.print(f"clocks of host and guest: by {alignment.method}, off by {format_ns(alignment.error_ns)} at most")
+    console.print(f"clocks of host and guest: {aligned(found.alignment)}")
     if found.below:
-        console.print(
-            f"machine under the host: by {found.below.method}, off by {format_ns(found.below.error_ns)} at most"
-        )
+        console.print(f"machine under the host: {aligned(found.below)}")
+    if said := blurred(found):
+        console.print(said, style="bold red")
     missing = bool(found.lost.host or found.lost.guest or found.lost.below)
     console.print(f"events lost: {lost(found)}", style="bold red" if missing else None)
     for side, text in recorded(found):

@@ -105,9 +105,12 @@ class Cause(Model):
 
 
 class Alignment(Model):
-    """How the guest's clock was bound to the host's, and how far it can be off."""
+    """How the guest's clock was bound to the host's, and how far it can be off at any time of the recording.
 
-    method: Literal["tsc-offset", "round trips"]
+    ``none``: the guest is gone, and left nothing that would be bound.
+    """
+
+    method: Literal["tsc-offset", "round trips", "none"]
     error_ns: int
 
 

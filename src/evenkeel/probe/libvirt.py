@@ -56,11 +56,20 @@ def xml(guest: str, inactive: bool = False) -> str:
     return found
 
 
-def agent_command(guest: str, request: str, limit_s: int) -> str:
-    """Hand ``request`` (JSON) to the guest agent and return its answer (JSON)."""
+def agent_command(guest: str, request: str, limit_s: int, on_edge: Callable[[], None] | None = None) -> str:
+    """Hand ``request`` (JSON) to the guest agent and return its answer (JSON).
+
+    ``on_edge`` is called just before and just after that: what it takes to reach libvirt lies without.
+    """
 
     def ask(library: _Library, domain: int | None) -> str:
-        return library.text(domain and library.qemu.virDomainQemuAgentCommand(domain, request.encode(), limit_s, 0))
+        data = request.encode()
+        if on_edge:
+            on_edge()
+        place = domain and library.qemu.virDomainQemuAgentCommand(domain, data, limit_s, 0)
+        if on_edge:
+            on_edge()
+        return library.text(place)
 
     # libvirt first lets what was asked before come to its end.
     found: str = _ask(guest, ask, limit_s + WITHIN_S)

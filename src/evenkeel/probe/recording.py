@@ -34,6 +34,9 @@ DRAIN_S = 0.1
 #: Between two looks of the flight recorder.
 _LOOK_S = 0.5
 _MOST_MARKS = 200
+#: Round trips to a guest: at the begin and at the end of a recording so many, between them one now and then.  A flight
+#: recorder, which does not know its end, takes one now and then.
+_TRIPS, _TRIP_S, _FLIGHT_TRIP_S = 8, 5.0, 1.0
 #: How long a guest may take to answer before its host is frozen for the time being, and until it is given up.
 _ANSWER_S, _PATIENCE_S = 3, 20
 #: What one answer carries of a recording, before compression.
@@ -172,6 +175,46 @@ class Rings:
         self._pipes = {}
 
 
+class RoundTrips:
+    """Marks in the recording of a guest, each between two of this one: they bind the clocks where KVM tells no offset.
+
+    ``guest`` "": none are taken.  ``taken``: numbers of the marks, here ``before``, in the ``guest``, here ``after``.
+    """
+
+    def __init__(self, place: str, guest: str) -> None:
+        self.taken: list[dict[str, int]] = []
+        self._guest, self._silent, self._last = guest, False, 0.0
+        self._marker = os.open(place + "/trace_marker", os.O_WRONLY)
+
+    def close(self) -> None:
+        os.close(self._marker)
+
+    def take(self) -> None:
+        """One.  A guest that does not answer is not asked again: each question would stop the reading of the rings."""
+        self._last = time.monotonic()
+        if not self._guest or self._silent:
+            return
+        number, edges = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW), []
+        try:
+            recording_guest.stamp(self._guest, number, lambda: edges.append(_mark(self._marker)))
+        except OSError:
+            self._silent = True
+            return
+        self.taken.append({"before": edges[0], "guest": number, "after": edges[1]})
+
+    def take_when_due(self, every_s: float, at_once: int = 0) -> None:
+        """The first ``at_once`` whenever this is called, then one each ``every_s``."""
+        if len(self.taken) < at_once or time.monotonic() - self._last >= every_s:
+            self.take()
+
+    def end(self, on_each: Callable[[], None]) -> None:
+        """The last ones; one that was silent once has another chance."""
+        self._silent = False
+        for _ in range(_TRIPS if self._guest else 0):
+            self.take()
+            on_each()
+
+
 def record(
     seconds: float,
     events: Mapping[str, str],
@@ -181,19 +224,25 @@ def record(
     most_bytes: int = 256 << 20,
     optional: Mapping[str, str] | None = None,
     until: str = "",
+    trips_to: str = "",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Operation: record for ``seconds``, or until a file ``until`` is there, and keep the pages for :func:`fetch`.
 
-    ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  Ends early, and says
-    so in ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel
-    says that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
+    ``optional``: events that are left out where the kernel has none such.  ``cpus`` None: all.  ``trips_to``: a guest
+    that records meanwhile (:mod:`.recording_guest`), to which round trips are timed.  Ends early, and says so in
+    ``full``, when ``most_bytes`` are kept.  Returns ``id``, ``bytes`` a CPU, ``overrun`` a CPU (what the kernel says
+    that it overwrote), the texts of ``formats`` and ``header_page``, ``marks``: the first was written when the
     recording began, which on a loaded machine is long after it was asked for, the last when it ended.  Of all CPUs
     everything is kept that came until the last mark.  ``cost``: CPU time that this took, as :func:`_spent` has it.
+    ``trips``: as of :class:`RoundTrips`.
     """
     folder = tracefs.root()
     wanted = _available(folder, events, optional)
-    with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, most_bytes)) as rings:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(instance(folder, wanted, clock, buffer_kb, cpus))
+        rings = stack.enter_context(closing(Rings(place, most_bytes)))
+        trips = stack.enter_context(closing(RoundTrips(place, trips_to)))
         _write(place + "/tracing_on", "1")
         before = _spent()
         begun, start = mark(place), time.monotonic()
@@ -205,6 +254,7 @@ def record(
             if spent >= seconds or (until and os.path.exists(until)):
                 break
             time.sleep(min(DRAIN_S, seconds - spent))
+            trips.take_when_due(_TRIP_S, at_once=_TRIPS)
             # A mark at each reading: when it fills what may be kept, the one before is the last that all CPUs have.
             last = mark(place)
             rings.drain()
@@ -212,8 +262,10 @@ def record(
                 break
             marks = [*marks[-_MOST_MARKS:], last]
         if not rings.full:
+            trips.end(rings.drain)
+        if not rings.full:
             marks.append(mark(place))
-        return _keep(folder, place, wanted, rings, [begun, *marks], before)
+        return {**_keep(folder, place, wanted, rings, [begun, *marks], before), "trips": trips.taken}
 
 
 def fly(
@@ -225,19 +277,23 @@ def fly(
     cpus: Sequence[int] | None = None,
     most_bytes: int = 256 << 20,
     optional: Mapping[str, str] | None = None,
+    round_trips: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Operation: record over and over into rings of ``buffer_kb`` a CPU, and freeze them when something has happened.
 
     That is a late sample in ``guest`` (whose recorder was started with a threshold), a guest that does not answer or
     run any more, or an oops of this kernel; ``reason`` says which, None after ``limit_s`` without any.  Memory is what
-    the rings have, ``most_bytes`` of all CPUs together, and as much again of the probe at the end.  Returns as
-    :func:`record` does.
+    the rings have, ``most_bytes`` of all CPUs together, and as much again of the probe at the end.  ``round_trips``:
+    time them to that guest.  Returns as :func:`record` does.
     """
     folder = tracefs.root()
     wanted = _available(folder, events, optional)
     buffer_kb = max(4, min(buffer_kb, (most_bytes >> 10) // (os.cpu_count() or 1)))
-    with instance(folder, wanted, clock, buffer_kb, cpus) as place, closing(Rings(place, 1 << 40)) as rings:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(instance(folder, wanted, clock, buffer_kb, cpus))
+        rings = stack.enter_context(closing(Rings(place, 1 << 40)))
+        trips = stack.enter_context(closing(RoundTrips(place, guest if round_trips else "")))
         oopses, reason, before = _oopses(), None, _spent()
         _write(place + "/tracing_on", "1")
         marks, start = [mark(place)], time.monotonic()
@@ -258,6 +314,7 @@ def fly(
                 if not armed:
                     recording_guest.arm(guest)
                     armed = True
+                trips.take_when_due(_FLIGHT_TRIP_S)
                 reason = recording_guest.happened(guest, _ANSWER_S)
             except OSError:
                 # It is slow, or dead: until that is known nothing of what led to it is overwritten.
@@ -266,7 +323,8 @@ def fly(
                 if reason is None:
                     marks = [_begin_anew(place)]
         _freeze(place, marks)
-        return {**_keep(folder, place, wanted, rings, marks, before), "reason": reason}
+        kept = _keep(folder, place, wanted, rings, marks, before)
+        return {**kept, "trips": trips.taken[-_MOST_MARKS:], "reason": reason}
 
 
 def keep(pages: dict[int, bytearray]) -> int:
@@ -366,8 +424,7 @@ def mark(place: str, tries: int = 10) -> dict[str, int]:
     descriptor = os.open(place + "/trace_marker", os.O_WRONLY)
     try:
         for _ in range(tries):
-            before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
-            os.write(descriptor, b"evenkeel %d\n" % before)
+            before = _mark(descriptor)
             after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
             if best is None or after - before < best[1] - best[0]:
                 best = (before, after)
@@ -375,6 +432,13 @@ def mark(place: str, tries: int = 10) -> dict[str, int]:
         os.close(descriptor)
     assert best is not None
     return {"before": best[0], "after": best[1]}
+
+
+def _mark(descriptor: int) -> int:
+    """One mark, and its number: the monotonic time before it is written."""
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    os.write(descriptor, b"evenkeel %d\n" % before)
+    return before
 
 
 def mark_of(pid: int) -> dict[str, int]:

@@ -21,6 +21,8 @@ OnProgress = Callable[[int, int, str], None]
 FOLDER = "/run/evenkeel-spikes"
 #: All that was recorded, as one file: each question to the agent takes its time.
 ARCHIVE = "all.tgz"
+#: Leads to the marker of the recording while there is one: what is written there the guest's clock stamps.
+_MARKER = "marker"
 #: What one reading through the agent carries; libvirt refuses answers of 4 MiB and more.
 _PIECE = 1 << 20
 #: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
@@ -55,7 +57,8 @@ ended() {
 	echo 0 >$I/tracing_on; echo nop >$I/current_tracer
 	echo $kept_late >$T/osnoise/stop_tracing_total_us
 	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
-	rmdir $I  # at last: where it is gone, all is as it was
+	# At last: where it is gone, all is as it was.  The agent may hold its marker for a moment, for a round trip.
+	rmdir $I 2>/dev/null || { sleep 1; rmdir $I; }
 }
 trap ended EXIT
 trap 'exit 1' HUP INT TERM
@@ -108,6 +111,7 @@ cost() {  # when it is; what timerlat took, in ns; what this shell and all that 
 list=$(cd $I/per_cpu && echo cpu* | sed 's/cpu//g')
 cost
 echo 1 >$I/tracing_on
+ln -s $I/trace_marker $out/%(marker)s
 echo started >$out/started
 now() { read -r now rest </proc/uptime; now=${now%%%%.*}; }
 now
@@ -132,7 +136,7 @@ for c in $list; do cp $I/per_cpu/cpu$c/stats $out/cpu$c.stats; done
 trap - EXIT
 ended
 cd $out && tar cf - header_page cost *.format *.stats *.raw | gzip -1 >%(archive)s && rm -f *.raw && echo done >done
-""" % {"folder": FOLDER, "events": _EVENTS, "archive": ARCHIVE}
+""" % {"folder": FOLDER, "events": _EVENTS, "archive": ARCHIVE, "marker": _MARKER}
 
 
 def start(
@@ -175,6 +179,22 @@ def arm(guest: str) -> None:
     """From now on, half a second at most, a late sample ends the recording.  Raises ENOTCONN without an agent."""
     handle = agent(guest, "guest-file-open", path=FOLDER + "/arm", mode="w")
     agent(guest, "guest-file-close", handle=handle)
+
+
+def stamp(guest: str, number: int, on_edge: Callable[[], None], limit_s: int = 3) -> None:
+    """Write the mark ``evenkeel NUMBER`` into the guest's recording; ``on_edge`` is called just before and just after.
+
+    The agent keeps what it is told to write in its buffer until it is told to flush that (QEMU: guest-file-flush), so
+    the flush alone lies between the two.  The marker is held no longer than that takes: who holds it holds the trace
+    instance.  Raises OSError when the guest does not record, or its agent does not answer within ``limit_s``.
+    """
+    text = base64.b64encode(b"evenkeel %d\n" % number).decode()
+    handle = agent(guest, "guest-file-open", limit_s, path="%s/%s" % (FOLDER, _MARKER), mode="w")
+    try:
+        agent(guest, "guest-file-write", limit_s, handle=handle, **{"buf-b64": text})
+        agent(guest, "guest-file-flush", limit_s, on_edge, handle=handle)
+    finally:
+        agent(guest, "guest-file-close", limit_s, handle=handle)
 
 
 def stop(guest: str, pid: int, limit_s: float = 120.0, on_progress: OnProgress | None = None) -> dict[str, Any]:

@@ -84,14 +84,17 @@ def guest_ended(guest: str, pid: int) -> dict[str, Any] | None:
     }
 
 
-def agent(guest: str, command: str, limit_s: int = 20, **arguments: Any) -> Any:
+def agent(
+    guest: str, command: str, limit_s: int = 20, on_edge: Callable[[], None] | None = None, /, **arguments: Any
+) -> Any:
     """One command of the guest agent, and what it returns: mostly a dictionary, the number of an opened file.
 
-    Raises ENOTCONN without an agent, or when it does not answer in time, EPROTO with its words when it refuses.
+    ``on_edge``: as of :func:`evenkeel.probe.libvirt.agent_command`.  Raises ENOTCONN without an agent, or when it does
+    not answer in time, EPROTO with its words when it refuses.
     """
     request = json.dumps({"execute": command, "arguments": arguments})
     try:
-        return json.loads(libvirt.agent_command(_name(guest), request, limit_s))["return"]
+        return json.loads(libvirt.agent_command(_name(guest), request, limit_s, on_edge))["return"]
     except libvirt.Refused as error:
         said = str(error)
         lost = ("not connected" in said, "not configured" in said, "not responding" in said, "not running" in said)

@@ -73,12 +73,31 @@ _PATTERNS = (
 
 def words(kind: Kind, who: str) -> str:
     """A cause in words: ``vCPU waited for ktimers/3 on the host``."""
+    if kind == Kind.unexplained and who:
+        return f"{WORDS[kind]}: {who}"
     return WORDS[kind].format(who=who or "something")
 
 
 def usual(cause: Cause) -> str:
     """What a cause takes of a middling sample: a time, or ``0`` for none."""
     return format_ns(cause.usual_ns) if cause.usual_ns else "0"
+
+
+def aligned(alignment: Alignment) -> str:
+    if alignment.method == "none":
+        return "not aligned: the guest left nothing"
+    return f"aligned by {alignment.method}, off by {format_ns(alignment.error_ns)} at most"
+
+
+def blurred(explanation: Explanation) -> str:
+    """What the clocks' error means where it is as large as what is to be explained; "" where it is not."""
+    error = explanation.alignment.error_ns
+    if 2 * error < explanation.threshold_ns:
+        return ""
+    return (
+        f"The clocks of host and guest may be off by {format_ns(error)}: nothing that the host did for less than "
+        f"{format_ns(2 * error)} is charged. With debugfs mounted on the host KVM tells the offset."
+    )
 
 
 SIDES = {"host": "host", "guest": "guest", "below": "machine under the host"}
@@ -169,6 +188,8 @@ def _head(explanation: Explanation, title: str) -> Markup:
         notes.append(
             el("div", el("p", f"Latencies: {explanation.label}. What took the time is exact."), class_="note warn")
         )
+    if said := blurred(explanation):
+        notes.append(el("div", el("p", said), class_="note bad"))
     if full := ended_early(explanation):
         notes.append(el("div", *(el("p", one) for one in full), el("p", SHORTER), class_="note bad"))
     if missing.host or missing.guest or missing.below:
@@ -361,8 +382,8 @@ def _conditions(explanation: Explanation) -> Markup:
     conditions = explanation.conditions
     rows = [
         ("Measured by", f"timerlat in the guest, every {format_ns(explanation.period_ns)}"),
-        ("Clocks of host and guest", _aligned(explanation.alignment)),
-        ("Machine under the host", _aligned(explanation.below) if explanation.below else "not recorded"),
+        ("Clocks of host and guest", aligned(explanation.alignment)),
+        ("Machine under the host", aligned(explanation.below) if explanation.below else "not recorded"),
         ("Events lost", lost(explanation)),
         *((f"Recorded of the {side}", text) for side, text in recorded(explanation)),
         ("Kernel of the host", conditions.kernel),
@@ -371,7 +392,3 @@ def _conditions(explanation: Explanation) -> Markup:
         ("Plan", conditions.plan_sha256),
     ]
     return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in rows if value), class_="pairs")
-
-
-def _aligned(alignment: Alignment) -> str:
-    return f"aligned by {alignment.method}, off by {format_ns(alignment.error_ns)} at most"

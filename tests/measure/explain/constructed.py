@@ -6,6 +6,7 @@ Counter ticks are nanoseconds on the host; the guest's counter is 5 s behind.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from evenkeel.documents.evidence import Conditions
 from evenkeel.measure.explain.recording import Raw, Recording
@@ -89,20 +90,32 @@ def sample(at: int, number: int, context: int, latency: int) -> tuple[int, int, 
     return at, 17, 900, struct.pack("<IiQ", number, context, latency)
 
 
-def recording(flight: bool = False, reason: str | None = None) -> Recording:
-    """A hog takes the vCPU's CPU from 20 to 26 ms; the sample at 27 ms is 8 ms late, another at 47 ms is not."""
+#: What KVM tells of a clock where debugfs is not mounted.
+UNTOLD: dict[str, Any] = {"offsets": {}, "ratio": None, "fraction_bits": None}
+
+
+def recording(flight: bool = False, reason: str | None = None, trip_ns: int = 0) -> Recording:
+    """A hog takes the vCPU's CPU from 20 to 26 ms; the sample at 27 ms is 8 ms late, another at 47 ms is not.
+
+    ``trip_ns``: KVM does not tell the guest's clock, and two round trips to the guest take so long.
+    """
     vcpu, hog = ("CPU 1/KVM", VCPU, 97), ("hog", HOG, 49)
+    trips = [(2 * MS, 1), (90 * MS, 2)] if trip_ns else []
     host = pages(
         mark(BEGIN, 7),
+        *(mark(BEGIN + at + side * trip_ns, 10 * number + side) for at, number in trips[:1] for side in (0, 1)),
         switch(BEGIN + 20 * MS, vcpu, 0, hog),
         switch(BEGIN + 26 * MS, hog, 1, vcpu),
+        *(mark(BEGIN + at + side * trip_ns, 10 * number + side) for at, number in trips[1:] for side in (0, 1)),
         mark(BEGIN + 100 * MS, 7 + 100 * MS),
     )
     there = BEGIN + OFFSET
     guest = pages(
+        *(mark(there + at + trip_ns // 2, 1000 + number) for at, number in trips[:1]),
         sample(there + 27 * MS - 10, 1, 0, 7 * MS),
         sample(there + 27 * MS, 1, 1, 8 * MS),
         sample(there + 47 * MS, 2, 1, 20_000),
+        *(mark(there + at + trip_ns // 2, 1000 + number) for at, number in trips[1:]),
     )
     thread = {
         "tid": VCPU,
@@ -127,7 +140,8 @@ def recording(flight: bool = False, reason: str | None = None) -> Recording:
         ),
         guest=Raw({1: guest}, {"ftrace/timerlat": TIMERLAT, "ftrace/print": PRINT}, HEADER),
         threads=(thread,),
-        told={"offsets": {"0": OFFSET, "1": OFFSET}, "ratio": None, "fraction_bits": None},
+        told=UNTOLD if trip_ns else {**UNTOLD, "offsets": {"0": OFFSET, "1": OFFSET}},
+        guest_trips=tuple((10 * number, 1000 + number, 10 * number + 1) for _, number in trips),
         flight=flight,
         reason=reason,
     )

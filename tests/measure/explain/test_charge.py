@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.documents.explanation import NO_CAUSE, Kind
-from evenkeel.measure.explain.charge import SVM_EXITS, Painted, Scene, charges, explain, paint, usual
+from evenkeel.measure.explain.charge import CLOCKS, SVM_EXITS, Painted, Scene, charges, explain, paint, usual
 from evenkeel.measure.explain.timeline import (
     IRQ,
     NMI,
@@ -378,3 +378,45 @@ def test_whatever_was_recorded_nothing_is_charged_twice_and_slack_is_never_claim
         if part.kind in (Kind.below, Kind.exits, Kind.page_fault, *NO_CAUSE):
             continue
         assert not any(max(part.start, span.start) < min(part.end, span.end) for span in asleep)
+
+
+# -- where the clocks can be off ----------------------------------------------------------------------------------
+
+
+def test_within_the_error_of_the_clocks_of_a_change_nobody_is_charged() -> None:
+    """A hog from 2 to 6 ms, while a thread of the guest has the rest; the clocks may be off by 0.5 ms."""
+    noise = GuestTimeline(ints([]), ints([]), {THREAD: spans((0, 10 * MS))}, {THREAD: ["cron"]})
+    assert told(replace(scene(waiting_for(HOG), noise), error_ns=MS // 2)) == {
+        (Kind.waits, "hog"): 3 * MS,
+        (Kind.unexplained, CLOCKS): 2 * MS,
+        (Kind.guest_thread, "cron"): 5 * MS,
+    }
+
+
+def test_what_is_shorter_than_twice_the_error_is_charged_to_nobody_and_not_named() -> None:
+    one = replace(scene(waiting_for(HOG)), error_ns=2 * MS)
+    found = charges(explain(one, 0, 10 * MS))
+    assert [(charge.kind, charge.who, charge.named) for charge in found] == [
+        (Kind.unexplained, CLOCKS, False),
+        (Kind.unexplained, "", False),
+    ]
+
+
+def moved(one: Scene, ns: int) -> Scene:
+    """What really happened when the guest's clock was off by so much."""
+    noise = {number: Spans.of(kept.start + ns, kept.end + ns, kept.what) for number, kept in one.guest.noise.items()}
+    return replace(one, guest=replace(one.guest, noise=noise, interrupt_at=one.guest.interrupt_at + ns))
+
+
+@given(scenes(), st.integers(0, 2000), st.integers(1, 1000), st.integers(1, 300), st.floats(-1, 1))
+def test_wherever_within_the_error_the_window_lay_no_more_is_charged_than_was_so(
+    one: Scene, start: int, length: int, error: int, share: float
+) -> None:
+    # A vCPU that was moved is a verdict about 20 ms, not about an instant.
+    still = replace(one, host=replace(one.host, moves=ints([])), error_ns=error)
+    said = told(still, start, start + length)
+    off = round(error * share)
+    true = told(replace(moved(still, off), error_ns=0), start + off, start + off + length)
+    for (kind, who), ns in said.items():
+        if kind is not Kind.unexplained:
+            assert ns <= true.get((kind, who), 0), (kind, who)

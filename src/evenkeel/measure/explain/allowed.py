@@ -140,10 +140,11 @@ def _has_part(cause: Cause, spike: Spike) -> bool:
 
 
 def _of_siblings(vcpu: int, scene: Scene, spikes: Iterable[Spike]) -> list[Allowed]:
-    """What ran the longest on each sibling of the vCPU's CPU while the vCPU ran, in these samples."""
+    """What ran the longest on each sibling of the vCPU's CPU while the vCPU ran, in what surely is of these samples."""
     whole, ran = 0, Counter[tuple[int, int, str]]()
     for spike in spikes:
-        for state in scene.host.thread.cut(spike.at_ns - spike.latency_ns, spike.at_ns):
+        begin, end = spike.at_ns - spike.latency_ns + scene.error_ns, spike.at_ns - scene.error_ns
+        for state in scene.host.thread.cut(begin, end):
             if state.what != RUNS:
                 continue
             whole += state.end - state.start

@@ -41,6 +41,7 @@ from evenkeel.measure.explain.clocks import (
     host_clock,
     marked,
     narrowed,
+    narrowed_with_drift,
 )
 from evenkeel.measure.explain.recording import Raw, Recording
 from evenkeel.measure.explain.timeline import (
@@ -85,20 +86,16 @@ def stage(recording: Recording) -> Stage:
     """Decode and align.  Raises WrongInput for damaged pages, EvenkeelError when the clocks cannot be aligned."""
     host, guest = _trace(recording.host, recording.flight), _trace(recording.guest, recording.flight)
     clock = host_clock(host, recording.host.marks)
-    aligned = guest_clock(clock, recording.told)
-    if aligned is None:
-        raise EvenkeelError(
-            f"KVM tells no clock offset of guest {recording.guest_name}",
-            hint="mount debugfs on the host: mount -t debugfs debugfs /sys/kernel/debug",
-        )
-    moved, alignment = aligned
+    moved, alignment = _aligned(recording, host, guest, clock)
     # Beyond the last mark some CPUs may have nothing: the recording was full.
     ends = {"host": _last_mark(host, recording.host, clock)}
     if last := [records.at[-1] for records in guest.cpus.values() if len(records)]:
         ends["guest"] = int(moved.ns(np.array([max(last)]))[0])
     # One that was not full went on longer than the host: it is ended after it.
     end = min(ends.values()) if "guest" in recording.full else ends["host"]
-    begin = _begin(host, clock, guest, moved)
+    # What is so near to an end of one side may be beyond it.
+    begin = _begin(host, clock, guest, moved) + alignment.error_ns
+    end = max(begin, end - alignment.error_ns)
     under, under_alignment, under_lost, under_end = _below(recording, host, clock)
     if under_end is not None:
         ends["below"] = under_end
@@ -121,10 +118,51 @@ def stage(recording: Recording) -> Stage:
             exit_names=names,
             below=under,
             siblings={int(cpu): others for cpu, others in recording.siblings.items()},
+            error_ns=alignment.error_ns,
         )
         for thread, seen in wanted
     }
     return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost, ends)
+
+
+def _aligned(recording: Recording, host: Trace, guest: Trace, clock: Clock) -> tuple[Clock, Alignment]:
+    """The guest's clock: as KVM tells it, else by round trips.  Raises EvenkeelError without either."""
+    if told := guest_clock(clock, recording.told):
+        return told
+    if not recording.guest.pages:  # it is gone, and what it recorded too: nothing of it is to be aligned
+        return clock, Alignment(method="none", error_ns=0)
+    here, there = all_marks(host), all_marks(guest)
+    trips = [
+        (here[before], there[stamp], here[after])
+        for before, stamp, after in recording.guest_trips
+        if before in here and stamp in there and after in here
+    ]
+    # Where events are missing a CPU only seems to be away.
+    absent, stamps = _outside(host, recording) if not host.lost else {}, {v: r.at for v, r in guest.cpus.items()}
+    end = marked(host, recording.host.marks)[-1][0]
+    found = narrowed_with_drift(clock, trips, end, absent, stamps)
+    if found is None:
+        why = f"the {len(trips)} round trips to its agent bind no clock" if trips else "no round trip reached its agent"
+        raise EvenkeelError(
+            f"KVM tells no clock offset of guest {recording.guest_name}, and {why}",
+            hint="mount debugfs on the host: mount -t debugfs debugfs /sys/kernel/debug; or record for longer",
+        )
+    return found
+
+
+def _outside(host: Trace, recording: Recording) -> dict[int, list[tuple[int, int]]]:
+    """vCPU -> stretches, in the raw clock, in which it did not run the guest, which then wrote nothing."""
+    tids = {thread["vcpu"]: thread["tid"] for thread in recording.threads if thread["vcpu"] is not None}
+    timelines = host_timelines(host, Clock(0, 1.0), tids.values())
+    found = {}
+    for vcpu, tid in tids.items():
+        inside = timelines[tid].inside
+        if inside is None:  # no events of KVM
+            found[vcpu] = list(timelines[tid].thread.absences())
+            continue
+        away = np.flatnonzero(inside.what[:-1] >= 0)
+        found[vcpu] = list(zip(inside.at[away].tolist(), inside.at[away + 1].tolist(), strict=True))
+    return found
 
 
 def _last_mark(trace: Trace, raw: Raw, clock: Clock) -> int:

@@ -6,6 +6,7 @@ fault.  Each instant belongs to the first layer that covers it, so the charges c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -56,6 +57,8 @@ _WAY = frozenset({Kind.delivery, Kind.host_timer, Kind.guest_kernel})
 LOOKED_AT = 1000
 #: A move counts for what happened within this time after it.
 MOVED_NS = 20_000_000
+#: Who is not known, of what is as near to a change on the host as the clocks can be off.
+CLOCKS = "within the error of the clocks"
 #: A lesser task, or none, runs while the vCPU could: a cause only when it lasts longer than a switch takes.
 SWITCH_NS = 200_000
 
@@ -73,7 +76,7 @@ class Painted:
 @dataclass(frozen=True)
 class Scene:
     """What is known about one vCPU.  ``home``: the host CPUs that it belongs on; ``family``: threads of its QEMU;
-    ``siblings``: CPU of the host -> the other threads of its core.
+    ``siblings``: CPU of the host -> the other threads of its core; ``error_ns``: how far the guest's times can be off.
     """
 
     host: HostTimeline
@@ -84,6 +87,7 @@ class Scene:
     exit_names: Mapping[int, str]
     below: Below | None = None
     siblings: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    error_ns: int = 0
 
 
 Layer = Iterable[tuple[int, int, Kind, str]]
@@ -159,22 +163,40 @@ def usual(scene: Scene, samples: Sequence[tuple[int, int]]) -> Usual:
 
 
 def explain(scene: Scene, start: int, end: int) -> list[Painted]:
-    """Where the time from ``start`` (the timer was due) to ``end`` (the thread ran) went."""
-    states = list(scene.host.thread.cut(start, end))
-    return paint(
-        start,
-        end,
-        [
-            _below(scene.below, states) if scene.below else (),
-            _waiting(scene, states),
-            _host_interrupts(scene, scene.host.nmis, states, Kind.host_nmi),
-            _host_interrupts(scene, scene.host.interrupts, states, Kind.host_irq),
-            _exits(scene, states),
-            _asleep(scene, states),
-            *(_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST),
-            _guest_kernel(scene, states, start, end),
-        ],
-    )
+    """Where the time from ``start`` (the timer was due) to ``end`` (the thread ran) went.
+
+    Where the clocks can be off, only that is charged which holds wherever within their error the window lay.  What is
+    as near to a change on the host as that is unexplained.
+    """
+    error = scene.error_ns
+    states = list(scene.host.thread.cut(start - error, end + error))
+    host = [
+        _below(scene.below, states) if scene.below else (),
+        _waiting(scene, states),
+        _host_interrupts(scene, scene.host.nmis, states, Kind.host_nmi),
+        _host_interrupts(scene, scene.host.interrupts, states, Kind.host_irq),
+        _exits(scene, states),
+        _asleep(scene, states),
+    ]
+    guest = [_noise(scene.guest, number, kind, start, end) for number, kind in _GUEST]
+    way: Layer = _guest_kernel(scene, states, start, end)
+    if error:
+        host = [_certain(paint(start - error, end + error, host), error)]
+        way = [(begin + error, until - error, kind, who) for begin, until, kind, who in way]
+    return paint(start, end, [*host, *guest, way])
+
+
+def _certain(painted: Sequence[Painted], error: int) -> Layer:
+    """Of what the host did, what it did ``error`` earlier and later as well; about each change that nobody knows.
+
+    Where it is certain that the host did nothing there is nothing: that is the guest's.
+    """
+    for before, after in itertools.pairwise(painted):
+        if (before.kind, before.who) != (after.kind, after.who):
+            yield after.start - error, after.start + error, Kind.unexplained, CLOCKS
+    for part in painted:
+        if part.kind is not Kind.unexplained:
+            yield part.start, part.end, part.kind, part.who
 
 
 def _below(below: Below, states: Iterable[Span]) -> Layer:

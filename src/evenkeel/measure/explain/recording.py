@@ -86,8 +86,9 @@ class Raw:
 class Recording:
     """``threads``: those of the guest's QEMU, as the probe's ``threads`` gives them; ``told``: its clock, as
     ``recording_guest.clock`` gives it; ``below_threads``: CPU of the host as text -> thread here, and ``timer``;
-    ``trips``: time here before, mark of the host, time here after; ``siblings``: CPU of the host as text -> the other
-    threads of its core, empty where nobody said.
+    ``trips``: time here before, mark of the host, time here after; ``guest_trips``: marks of the host before, of the
+    guest, of the host after, taken where ``told`` has no offset, or when they were asked for; ``siblings``: CPU of the
+    host as text -> the other threads of its core, empty where nobody said.
     """
 
     host_name: str
@@ -102,6 +103,7 @@ class Recording:
     below: Raw | None = None
     below_threads: Mapping[str, int] = field(default_factory=dict)
     trips: tuple[tuple[int, int, int], ...] = ()
+    guest_trips: tuple[tuple[int, int, int], ...] = ()
     siblings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     full: tuple[str, ...] = ()  # of which machines the limit of memory ended the recording
     #: Of a flight recorder: its rings were overwritten on purpose; ``reason``: what froze them.
@@ -132,11 +134,12 @@ def record(
     period_us: int = 1000,
     siblings: Mapping[str, tuple[int, ...]] | None = None,
     under: Under | None = None,
+    round_trips: bool = False,
     on_progress: OnProgress | None = None,
     during: Callable[[], None] | None = None,
 ) -> Recording:
     """Record ``guest`` (its ``vcpus``) and its host for ``seconds``.  ``during`` is called when the guest records
-    and the host begins to.
+    and the host begins to.  ``round_trips``: time them also where KVM tells how it makes the guest's clock.
 
     Raises EvenkeelError when the guest has no agent or no timerlat, or the host no tracefs.
     """
@@ -144,7 +147,8 @@ def record(
     with session.guest(vcpus, seconds + _GUEST_ALONE_S):
         with ThreadPoolExecutor() as pool, _below(pool, under, probe, seconds) as (below, trips, end_below):
             other = pool.submit(during) if during else None
-            recorded = session.host("recording", seconds=seconds, most_bytes=_HOST_BYTES)
+            trips_to = guest if round_trips or session.needs_trips else ""
+            recorded = session.host("recording", seconds=seconds, most_bytes=_HOST_BYTES, trips_to=trips_to)
             end_below()
             session.stop()
             if other:
@@ -179,7 +183,9 @@ def fly(
     session = _Session(probe, host, guest, conditions, period_us, siblings, on_progress)
     ring_kb = round(min(_MOST_RING_KB, max(1024, keep_s * _RING_KB_S)))
     with session.guest(vcpus, limit_s + _GUEST_ALONE_S, late_us=late_us, buffer_kb=ring_kb):
-        recorded = session.host("recording_flight", guest=guest, limit_s=limit_s, buffer_kb=ring_kb)
+        recorded = session.host(
+            "recording_flight", guest=guest, limit_s=limit_s, buffer_kb=ring_kb, round_trips=session.needs_trips
+        )
         gone = recorded["reason"] == "guest gone"
         if gone:
             session.gave_up()
@@ -208,6 +214,11 @@ class _Session:
         self.told = _call(probe, "recording_guest_clock", guest=guest)
         self.full: list[str] = []
         self._pid, self._gone = 0, False
+
+    @property
+    def needs_trips(self) -> bool:
+        """KVM does not tell how it makes the guest's clock."""
+        return not self.told["offsets"]
 
     @contextmanager
     def guest(self, vcpus: Sequence[int], seconds: float, **more: int) -> Iterator[None]:
@@ -270,6 +281,7 @@ class _Session:
             guest=guest,
             threads=tuple(self.threads),
             told=self.told,
+            guest_trips=tuple((one["before"], one["guest"], one["after"]) for one in recorded["trips"]),
             siblings=self.siblings,
             full=tuple(self.full),
         )
@@ -460,7 +472,8 @@ def from_bytes(data: bytes, file: str) -> Recording:
             about[key] = tuple(about[key])
         # Recordings of earlier versions do not know them.
         about["siblings"] = {cpu: tuple(others) for cpu, others in about.get("siblings", {}).items()}
-        about["trips"] = tuple((before, stamp, after) for before, stamp, after in about["trips"])
+        for key in ("trips", "guest_trips"):
+            about[key] = tuple((before, stamp, after) for before, stamp, after in about.get(key, ()))
         about["conditions"] = Conditions.model_validate(about["conditions"])
         return Recording(**about, host=raws["host"], guest=raws["guest"], below=raws.get("below"))
     except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
