@@ -37,7 +37,8 @@ _MOST_MARKS = 200
 #: Round trips to a guest: at the begin and at the end of a recording so many, between them one now and then.  A flight
 #: recorder, which does not know its end, takes one now and then.
 _TRIPS, _TRIP_S, _FLIGHT_TRIP_S = 8, 5.0, 1.0
-#: How long a guest may take to answer before its host is frozen for the time being, and until it is given up.
+#: How long a guest may take to answer a round trip, or before its host is frozen for the time being, and until it is
+#: given up.
 _ANSWER_S, _PATIENCE_S = 3, 20
 #: What one answer carries of a recording, before compression.
 PIECE = 1 << 20
@@ -196,7 +197,7 @@ class RoundTrips:
             return
         number, edges = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW), []
         try:
-            recording_guest.stamp(self._guest, number, lambda: edges.append(_mark(self._marker)))
+            recording_guest.stamp(self._guest, number, lambda: edges.append(_mark(self._marker)), _ANSWER_S)
         except OSError:
             self._silent = True
             return

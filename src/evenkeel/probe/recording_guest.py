@@ -181,7 +181,7 @@ def arm(guest: str) -> None:
     agent(guest, "guest-file-close", handle=handle)
 
 
-def stamp(guest: str, number: int, on_edge: Callable[[], None], limit_s: int = 3) -> None:
+def stamp(guest: str, number: int, on_edge: Callable[[], None], limit_s: int) -> None:
     """Write the mark ``evenkeel NUMBER`` into the guest's recording; ``on_edge`` is called just before and just after.
 
     The agent keeps what it is told to write in its buffer until it is told to flush that (QEMU: guest-file-flush), so
