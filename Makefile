@@ -58,6 +58,11 @@ reference: ## write the generated pages of docs/reference anew: the help of the 
 	done
 	@$(BIN)/python -m tools.lab_openapi
 
+.PHONY: injections
+injections: ## write the counts of the last whole run of the injection suite into docs/explanation/spikes.md
+	@tools/setup
+	@$(BIN)/python -m tools.injection_table
+
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)
 	@rm -rf .venv .venv-nova .venv-bmc .venv-procrastinate .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
