@@ -47,6 +47,7 @@ from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.ask import ask, pilot
 from evenkeel.measure.trace.calibration import Calibration
 from evenkeel.measure.trace.questions import WAKEUP, joined_by
+from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import question
 from evenkeel.probe.trace.loops import call_loop, compute, together
 
@@ -271,7 +272,7 @@ def measure(probe: Probe, case: Case, times: int) -> list[dict[str, Any]]:
         for source in sources:
             try:
                 taken = [turn(case, asked, source) for _ in range(times * case.often)]
-            except OSError as error:
+            except (OSError, StepFailed) as error:
                 print(f"missing: {case.name}, {kind}, {source}: {error}", file=sys.stderr)
                 continue
             base, truth = turns.without(taken), turns.known(taken, turns.added)

@@ -29,6 +29,7 @@ from bench.peers import CallLoop, seen_by
 
 from evenkeel.measure.trace.records import records
 from evenkeel.probe import recording
+from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import question
 from evenkeel.probe.trace.loops import GETUID as EVENT
 from evenkeel.probe.trace.records import ring_bytes
@@ -124,7 +125,7 @@ def main() -> int:
         for name, way in ways(wish.calls).items():
             try:
                 found[name].append(way())
-            except OSError as error:
+            except (OSError, StepFailed) as error:
                 print(f"missing: {name}: {error}", file=sys.stderr)
     if wish.json:
         print(json.dumps({"calls": wish.calls, "cpus": os.cpu_count(), "ways": found}, indent=2))
