@@ -5,14 +5,19 @@ Decoded by `evenkeel.measure.trace.records`, as a user's are.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import platform
+import re
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +107,75 @@ def test_a_reader_that_is_kept_away_loses_events_and_says_how_many() -> None:
     found, array = end()
     assert len(array) == found["events"] == (1 << 16) // RECORD_STRIDE, "the ring was full"
     assert found["events"] + found["lost"] == 5000
+
+
+READER = """
+import sys
+from evenkeel.probe.trace import question
+question.trace_start({"kind": "record", "events": ["sched:sched_switch"]}, sys.argv[1])
+print("on", flush=True)
+question.trace_wait(2.0)
+print("between", flush=True)
+sys.stdin.readline()
+print(question.trace_finish()["not_real_time"], flush=True)
+"""
+
+
+@contextlib.contextmanager
+def reader(source: str, *before: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that records for two seconds and then waits for a line; ``before``: what starts it."""
+    argv = [*before, sys.executable, "-c", READER, source]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == "on\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    return process.communicate("\n", timeout=60)[0].strip()
+
+
+def switches(pid: int) -> int:
+    """How often it went to sleep."""
+    return int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+
+
+@pytest.mark.parametrize("source", ["raw_tp", "ring"])
+def test_the_reader_is_at_a_real_time_priority_and_sleeps(source: str) -> None:
+    """Only while it reads, and what it starts is not; else a reader that spins would take the CPU from all others."""
+    wanted = (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, records.PRIORITY)
+    with reader(source) as process:
+        pid = process.pid
+        deadline = time.monotonic() + 1
+        while policy(pid) != wanted:
+            assert time.monotonic() < deadline, "it never was"
+        slept, states = switches(pid), []
+        for _ in range(100):
+            time.sleep(0.005)
+            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+            assert policy(pid) == wanted
+        assert states.count("S") > 50
+        # A look each 2 or 30 milliseconds.
+        assert switches(pid) - slept >= 10
+        assert process.stdout and process.stdout.readline() == "between\n"
+        assert policy(pid) == (os.SCHED_OTHER, 0)
+        assert ended(process) == "None"
+
+
+def test_a_reader_that_gets_no_priority_reads_on_and_says_so() -> None:
+    """Trap: without the right to it (CAP_SYS_NICE) the kernel refuses, and losses are likelier."""
+    with reader("raw_tp", "setpriv", "--bounding-set=-sys_nice", "prlimit", "--rtprio=0", "--") as process:
+        time.sleep(0.2)
+        assert policy(process.pid) == (os.SCHED_OTHER, 0)
+        assert process.stdout and process.stdout.readline() == "between\n"
+        assert ended(process) == "EPERM"
+
+
+def policy(pid: int) -> tuple[int, int]:
+    return os.sched_getscheduler(pid), os.sched_getparam(pid).sched_priority
 
 
 def test_a_reader_of_pages_that_is_kept_away_says_so_too() -> None:

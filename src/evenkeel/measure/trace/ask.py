@@ -349,6 +349,8 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
         notes.append("ended early: no more records are kept, and those that came later are not counted either")
     if "records" in found and found["records"]["formats"]:
         notes.append("a record of this source does not say the process: 0 stands in its place")
+    if refused := found.get("not_real_time"):
+        notes.append(f"the reader got no real-time priority ({refused}), so it may be kept from its CPU, and lose more")
     if stop.is_set():
         notes.append("ended early by the user")
     if _paced(found):

@@ -162,6 +162,7 @@ class Record(Run):
         size = records.ring_bytes(question.get("rate_per_s", 0.0), question.get("ring_bytes", records.LEAST))
         self._most = question.get("most_bytes", records.KEPT)
         self._kept = bytearray()
+        self._not_real_time: int | None = None
         self._ring: records.Ring | None = None
         self._pages: records.Pages | None = None
         if source == records.Pages.name:
@@ -180,7 +181,7 @@ class Record(Run):
         """Awake for a moment every few milliseconds.  What is full is taken off at once, and nothing more is seen."""
         end = time.monotonic() + within_s
         every_s = records.LOOK_S if self._pages is None else records.LOOK_AT_PAGES_S
-        with records.real_time():
+        with records.real_time() as self._not_real_time:
             while not self.full:
                 self._drain()
                 left = end - time.monotonic()
@@ -220,7 +221,8 @@ class Record(Run):
             event = self.question["events"][0]
             found["formats"] = {event: tracefs.read(tracefs.event_folder(event) + "/format")}
             found["header_page"] = tracefs.read("events/header_page")
-        return {"records": found, "full": self.full}
+        code = self._not_real_time
+        return {"records": found, "full": self.full, "not_real_time": code and errno.errorcode[code]}
 
 
 class Exits(Run):

@@ -80,13 +80,16 @@ def ring_bytes(rate_per_s: float, least: int = LEAST) -> int:
 
 
 @contextlib.contextmanager
-def real_time() -> Iterator[None]:
-    """Run this thread at FIFO, its children not; as before where that is refused, which makes losses likelier."""
+def real_time() -> Iterator[int | None]:
+    """Run this thread at FIFO, its children not.  Gives None, or the errno where it was refused: then as before."""
     before = os.sched_getscheduler(0), os.sched_getparam(0)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+    refused = None
     try:
-        yield
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+    except OSError as error:
+        refused = error.errno
+    try:
+        yield refused
     finally:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, before[0], before[1])
