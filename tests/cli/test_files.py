@@ -6,6 +6,8 @@ import contextlib
 import errno
 import io
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +215,44 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert caught.value.exit_code == (1 if number == errno.ENOSPC else 2)
     assert [item.name for item in tmp_path.iterdir()] == ["plan.json"]
     assert target.read_text() == "old"
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "switches.npy"
+    target.write_text("old")
+    script = (
+        "import os, signal, sys\nfrom evenkeel.cli import files\n"
+        "with files.writing(sys.argv[1]) as stream:\n"
+        "    stream.write(b'half')\n    stream.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_text() == "old"
+    # What a kill leaves has another name, and no ending that one would take for a whole file.
+    (left,) = (one for one in tmp_path.iterdir() if one != target)
+    assert left.name.startswith(".switches.npy.") and left.suffix != ".npy"
+
+
+def test_an_error_of_the_work_within_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "switches.npy"
+    with pytest.raises(KeyboardInterrupt), files.writing(target) as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_is_tried_before_the_work_and_nothing_stays_of_it(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text("old")
+    files.check_places(None, "-", "/dev/stdout", old, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [old] and old.read_text() == "old"
+    with pytest.raises(WrongInput, match="No such file or directory") as caught:
+        files.check_places(tmp_path / "out" / "new")
+    assert caught.value.hint == f"make the folder first: mkdir -p {tmp_path / 'out'}"
+    with pytest.raises(WrongInput, match="Is a directory"):
+        files.check_places(tmp_path)
+    with pytest.raises(WrongInput, match="Not a directory"):
+        files.check_places(old / "new")
 
 
 def test_a_real_full_device() -> None:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from evenkeel.cli import output
 from evenkeel.documents.base import Document
@@ -160,38 +160,71 @@ def save_text(path: str | Path, text: str) -> None:
 
 
 def save_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader, a full disk or a kill never leaves half of one; ``-`` is stdout.
-
-    Raises WrongInput for a place that cannot be written to and EvenkeelError for a full disk.
-    """
+    """Write a file whole or not at all; ``-`` is stdout.  Raises as :func:`writing`."""
     if str(path) == "-":
         output.emit(data)
         return
+    with writing(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A stream whose file is there whole or not at all: a reader, a full disk or a kill never leaves half of one.
+
+    Raises WrongInput for a place that cannot be written to and EvenkeelError for a full disk; every OSError within is
+    taken for one of the file.
+    """
     temporary: Path | None = None
     try:
         target = _behind_links(Path(path))
-        if target.exists() and not target.is_file():  # a device or a pipe, as in -o /dev/stdout
-            target.write_bytes(data)
+        if _is_device(target):
+            with target.open("wb") as stream:
+                yield stream
             return
         mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask()
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(mode)
         temporary.replace(target)
         temporary = None
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise EvenkeelError(f"cannot write {path}: {reason}", hint="the old file, if any, is untouched") from None
-        hint = f"make the folder first: mkdir -p {Path(path).parent}" if error.errno == errno.ENOENT else None
-        raise WrongInput(f"cannot write {path}: {reason}", hint=hint) from None
+        raise _unwritable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_places(*paths: str | Path | None) -> None:
+    """Whether files can be made there, asked before the work that fills them.  Raises as :func:`writing`."""
+    for path in paths:
+        if path is None or str(path) == "-":
+            continue
+        try:
+            target = _behind_links(Path(path))
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not _is_device(target):
+                tempfile.TemporaryFile(dir=target.parent).close()
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+
+def _is_device(target: Path) -> bool:
+    """Or a pipe, as in ``-o /dev/stdout``: written to, and never replaced."""
+    return target.exists() and not target.is_file() and not target.is_dir()
+
+
+def _unwritable(path: str | Path, error: OSError) -> EvenkeelError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+        return EvenkeelError(f"cannot write {path}: {reason}", hint="the old file, if any, is untouched")
+    hint = f"make the folder first: mkdir -p {Path(path).parent}" if error.errno == errno.ENOENT else None
+    return WrongInput(f"cannot write {path}: {reason}", hint=hint)
 
 
 def _behind_links(path: Path) -> Path:

@@ -190,6 +190,7 @@ def measure(
         unheeded = {"--json": "--format already says how", "--against": "print the comparison with --json instead"}
         refuse(given, f"--format {form.value} does not go with", unheeded)
     taken = screen.takes_stdout({"-o": output, "--heat-map": heat_map}, json=as_json, format=form is not Format.text)
+    files.check_places(output, heat_map)
     if against and as_json and taken:
         raise WrongInput("-o - is the Evidence and --json the Comparison, and both print on stdout")
     earlier = _earlier(against) if against else None

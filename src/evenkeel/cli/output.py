@@ -72,7 +72,7 @@ def to_journal() -> bool:
 def wrote(path: str | Path) -> None:
     """Say that a file was written; of stdout there is nothing to say."""
     if str(path) != "-":
-        note(f"wrote {path}")
+        err().print(f"wrote {path}", soft_wrap=True)  # a name stays on its line
 
 
 def warn(text: str) -> None:

@@ -91,6 +91,7 @@ def spikes(
     over_ns = _time("--over", over)
     written = {"-o": output, "--keep": keep, "--pftrace": pftrace, "--report": report, "--heat-map": heat_map}
     taken = screen.takes_stdout(written, json=as_json)
+    files.check_places(*written.values())
     if from_file:
         refuse(
             given_options(context),

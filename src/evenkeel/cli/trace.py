@@ -253,17 +253,30 @@ def record(
 ) -> int:
     """Write every event to a file: when, on which CPU, by which thread, and one number of it.
 
-    Millions a second are read without loss; what is lost is counted. At most 6.7 million are kept.
+    Millions a second are read without loss; what is lost is counted. At most 6.7 million are kept. The file is written
+    at the end, whole or not at all; Ctrl-C is an end, too.
 
     evenkeel trace record sched:sched_switch switches.npy --field next_pid --for 10s
     """
-    from evenkeel.errors import WrongInput
-    from evenkeel.measure.trace.records import ENDINGS, save
+    from pathlib import Path
 
-    if not target.endswith(ENDINGS):  # before the time is spent
+    from evenkeel.cli import files
+    from evenkeel.cli import output as screen
+    from evenkeel.errors import WrongInput
+    from evenkeel.measure.trace.records import ENDINGS, write
+
+    ending = Path(target).suffix
+    if ending not in ENDINGS:  # before the time is spent
         raise WrongInput(f"{target}: records are written as {' or '.join(ENDINGS)}")
+    files.check_places(target)
     question = _question("record", duration, cpus, process=process, events=(event,), field=field)
-    return _answer(question, on, source, output, as_json, take=lambda found: save(target, found))
+
+    def take(found: NDArray[Any]) -> None:
+        with files.writing(target) as stream:
+            write(stream, ending, found)
+        screen.wrote(target)
+
+    return _answer(question, on, source, output, as_json, take=take)
 
 
 @app.command()
@@ -410,6 +423,7 @@ def _answer(
     from evenkeel.measure.trace.ask import ask
 
     taken = screen.takes_stdout({"-o": output, "--flame": flame}, json=as_json)
+    files.check_places(output, flame)
     with _probe(on) as probe, _stopping() as stop, screen.progress(f"asking {on}") as on_progress:
         facts = read_facts(probe)
         answer = ask(

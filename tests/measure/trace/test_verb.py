@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from tests.probe.trace.load import caller
 
+from evenkeel.cli import files
 from evenkeel.cli.trace import _cost
 from evenkeel.documents.answer import Answer, TraceCost
-from evenkeel.measure.trace.records import FIELDS
+from evenkeel.errors import EvenkeelError
+from evenkeel.measure.trace.records import ENDINGS, FIELDS, STRIDE, write
 from evenkeel.probe.trace import tracefs
 
 
@@ -143,6 +146,58 @@ def test_every_event_is_written_to_a_file(tmp_path: Path, name: str) -> None:
     assert len(set(found["value"])) > 1
 
 
+def test_a_recording_that_ctrl_c_ends_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "switches.npy"
+    target.write_text("old")
+    words = ("record", "sched:sched_switch", str(target), "--for", "60s", "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "trace", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    while "watching by" not in process.stderr.readline():
+        assert process.poll() is None, "it did not begin"
+    time.sleep(0.3)
+    assert target.read_text() == "old", "nothing is written in place"
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert f"wrote {target}" in said
+    answer = Answer.from_json(out, file="stdout")
+    assert len(np.load(target)) == answer.events > 0
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_reader_without_a_real_time_priority_is_told(tmp_path: Path) -> None:
+    unable = ("setpriv", "--bounding-set=-sys_nice", "prlimit", "--rtprio=0", "--")
+    words = ("record", "sched:sched_switch", str(tmp_path / "switches.csv"), "--for", "300ms")
+    for before, told in ((unable, True), ((), False)):
+        argv = [*before, sys.executable, "-m", "evenkeel", "trace", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("no real-time priority (EPERM)" in done.stdout) == told
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_records_on_a_full_disk_leave_the_old_file(tmp_path: Path, ending: str) -> None:
+    """A limit on the size of files stands for the disk: the kernel refuses the write in the middle, as there."""
+    target = tmp_path / f"switches{ending}"
+    target.write_text("old")
+    found = np.ones(5000, STRIDE)[FIELDS]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with (
+            pytest.raises(EvenkeelError, match=r"cannot write .*: File too large") as caught,
+            files.writing(target) as to,
+        ):
+            write(to, ending, found)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == 1
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -163,7 +218,10 @@ def test_every_event_is_written_to_a_file(tmp_path: Path, name: str) -> None:
         (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
         (("noise", "x"), 2, "--cpus"),
         (("record", "sched:sched_switch", "out.txt"), 2, ".npy or .csv"),
-        (("record", "sched:sched_switch", "/no/such/folder/out.npy", "--for", "100ms"), 1, "cannot write"),
+        (("record", "sched:sched_switch", ".npy"), 2, ".npy or .csv"),
+        (("record", "sched:sched_switch", "/no/such/folder/out.npy", "--for", "24h"), 2, "cannot write"),
+        (("count", "sched:sched_switch", "-o", "/no/such/folder/out.json", "--for", "24h"), 2, "mkdir -p"),
+        (("profile", "--flame", "/proc/flame.html", "--for", "24h"), 2, "cannot write"),
         (("record", "sched:sched_switch", "out.npy", "--field", "colour"), 2, "no field colour"),
         (("count", "sched:sched_switch", "--on", "ssh://root@127.0.0.1:1"), 3, "127.0.0.1"),
     ],

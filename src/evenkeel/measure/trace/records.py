@@ -1,18 +1,17 @@
-"""Records of events as arrays, from a BPF ring or from the kernel's own trace pages, and as a file.
+"""Records of events as arrays, from a BPF ring or from the kernel's own trace pages, and as the bytes of a file.
 
-Pure but for :func:`save`.  No Python code for each event: numpy looks at the bytes as they came.
+Pure; where the file is, and when it is there, is the verb's.  No Python code for each event: numpy looks at the bytes
+as they came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 
-from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.measure.pages import decode, parse_format, parse_header_page
 
 if TYPE_CHECKING:
@@ -69,16 +68,11 @@ def records(kept: Mapping[str, Any], fetched: Mapping[int, bytes], field: str | 
     return found[np.argsort(times, kind="stable")] if (times[1:] < times[:-1]).any() else found
 
 
-def save(path: str, found: NDArray[Any]) -> None:
-    """By its ending: ``.npy`` for numpy, ``.csv`` for anything else.  Raises WrongInput, EvenkeelError."""
-    ending = Path(path).suffix
-    if ending not in ENDINGS:
-        raise WrongInput(f"{path}: records are written as {' or '.join(ENDINGS)}")
-    try:
-        with Path(path).open("wb") as file:
-            if ending == ".npy":
-                np.save(file, repack_fields(found))
-            else:
-                np.savetxt(file, found, fmt="%d", delimiter=",", header=",".join(FIELDS), comments="")
-    except OSError as error:
-        raise EvenkeelError(f"cannot write {path}: {error.strerror}") from None
+def write(stream: BinaryIO, ending: str, found: NDArray[Any]) -> None:
+    """As one of :data:`ENDINGS` says: ``.npy`` for numpy, ``.csv`` for anything else.  Raises OSError."""
+    if ending == ".npy":
+        packed = repack_fields(found)
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(packed))
+        stream.write(packed.data)  # numpy's own way into a file tells of a full disk without an errno
+    else:
+        np.savetxt(stream, found, fmt="%d", delimiter=",", header=",".join(FIELDS), comments="")
