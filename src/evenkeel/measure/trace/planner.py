@@ -281,7 +281,7 @@ def cheaper(
     cheaper for the event itself and dearer in all."""
     own = chosen.cost
     dearer = (
-        Refused(source=one.source, why=f"{_percent(one.cost.share_of_core)} of a core in all, with {one.cost.how}")
+        Refused(source=one.source, why=f"{_percent(one.cost.share_of_core)} of a core in all: {one.cost.how}")
         for one in candidates
         if one.cost.ns_per_event < own.ns_per_event and one.cost.share_of_core > own.share_of_core
     )
