@@ -69,11 +69,11 @@ class Disturbed:
     """A machine whose loop of page faults varies by more than tracing adds to it, as nobody can make one at will."""
 
     def __init__(self) -> None:
-        self.steady, self.loops = False, list[str]()
+        self.steady, self.loops, self.now_ns = False, list[str](), 100.0
 
     def call(self, operation: str, **asked: Any) -> dict[str, Any]:
         if operation != "trace_calibrate":
-            return {"boot_id": "this", "ns": 100.0}
+            return {"boot_id": "this", "ns": self.now_ns}
         self.loops.append(asked["loop"])
         ns = {"fault": 40.0, "event": 60.0}[asked["loop"]]
         at_ = [{"gap_ns": 100.0, "ns": ns, "other_ns": 0.0, "timed_ns": None}]
@@ -92,6 +92,33 @@ def test_what_cannot_be_told_by_a_loop_that_is_dear_itself_is_told_by_another(
     for _ in range(2):
         assert {one.ns for one in Calibration(machine).each(faults).values()} == {40.0}  # type: ignore[arg-type]
     assert machine.loops == ["fault", "fault"], "it is steady now, and not measured a third time"
+
+
+def test_a_machine_whose_system_calls_are_slower_now_is_dearer_by_as_much(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither by what is within the noise of a moment, nor by more than machines differ from themselves."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine, found = Disturbed(), {}
+    for now_ns in (100.0, 140.0, 75.0, 200.0, 60.0, 1000.0):
+        machine.now_ns = now_ns
+        each = Calibration(machine).each(SWITCHES)  # type: ignore[arg-type]
+        found[now_ns] = each["raw_tp"].ns
+        assert ("as the machine is now" in each["raw_tp"].how) == (each["raw_tp"].ns != 60)
+    assert found == {100.0: 60, 140.0: 60, 75.0: 60, 200.0: 120, 60.0: 36, 1000.0: 180}
+
+
+def test_beside_a_busy_neighbour_a_machine_is_not_taken_for_as_slow_as_what_only_computes(
+    monkeypatch: pytest.MonkeyPatch, probe: Probe
+) -> None:
+    """Trap: a neighbour on the same core doubles the time of what computes, and adds a fifth to a system call."""
+    from evenkeel.probe.trace import calibrate, pace
+
+    before = calibrate.speed(0.05)["ns"]
+    monkeypatch.setattr(pace, "now", lambda: 1e9)
+    assert before / 2 < calibrate.speed(0.05)["ns"] < before * 2
+    assert 5 < before < 20_000, "nanoseconds of one system call"
+    assert probe.call("trace_speed", within_s=0.05)["ns"] < 20_000
 
 
 @pytest.mark.parametrize("text", ["{", '{"count event": {"perf": {"ms": 1}}}'])

@@ -4,7 +4,7 @@ What comes back to back finds everything in the processor's caches, what is seld
 as much.  So a cost is a curve: over the time from one event to the next.  Where on it the events of a question lie is
 first told by their rate.  Events that come in bursts, or among much or little other work, are dearer or cheaper than
 that; so what the kernel timed of an answer is looked up in the curve, and kept as a factor for the next question about
-the same events.  A machine that is slower than when it was calibrated is dearer by as much.
+the same events.  A machine whose system calls take longer than when it was calibrated is dearer by as much.
 A measurement in which the machine was hardly ever as fast as it gets is repeated at the next questions.
 A file for each boot, which names the machine and its kernel well enough; deleting it only makes the next question a few
 seconds longer.  Must not decide which source is used.
@@ -28,7 +28,7 @@ from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Each
 
 #: Raised when what is kept means something else than before: a program that was updated since the boot measures anew.
-_FORMAT = 3
+_FORMAT = 4
 #: Boots that are remembered.
 _MOST = 50
 #: A BTF tracepoint is a raw tracepoint whose arguments have types: it costs the same, but of a system call.
@@ -47,7 +47,7 @@ TIMING_NS = 15.0
 _AS_EXPECTED = (0.4, 2.5)
 #: What was measured to be a smaller part of what the table has was disturbed.
 _LEAST = 0.25
-#: Between these a machine is as fast as it was: both were timed for a moment only.
+#: Between these a machine is as fast as it was: both were timed for a moment only, by a system call.
 _AS_FAST = (0.67, 1.5)
 #: No machine is slower or faster than this by itself; what looks like it was measured at a bad moment.
 _SPEEDS = (0.4, 3.0)
