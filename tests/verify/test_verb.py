@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,14 @@ from evenkeel.documents.evidence import Evidence
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.findings import Findings
 from evenkeel.documents.plan import HostPlan
-from evenkeel.errors import EXIT_UNREACHABLE, EXIT_WRONG_INPUT, Unreachable, WrongInput
+from evenkeel.errors import (
+    EXIT_NOT_AS_WANTED,
+    EXIT_UNREACHABLE,
+    EXIT_WRONG_INPUT,
+    NotAsWanted,
+    Unreachable,
+    WrongInput,
+)
 from evenkeel.verify.observe import Options
 from tests.plan.factories import make_facts
 from tests.report import factories
@@ -118,8 +125,97 @@ def test_a_host_that_is_away_hides_no_evidence_of_the_others(
     assert (second["host"], second["error"]["exit_code"]) == ("second", EXIT_UNREACHABLE)
 
 
-def test_of_a_site_those_that_answer_are_verified(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]], list[str]]:
+    """Put a function in the place of measuring: it is given the name of the host first.  Gives the hosts asked."""
+
+    def install(before: Callable[[str], None]) -> list[str]:
+        asked: list[str] = []
+
+        def take(host: HostPlan, *_: object) -> Evidence:
+            asked.append(host.name)
+            before(host.name)
+            return factories.evidence("after", emulated=False).model_copy(update={"host": host.name})
+
+        monkeypatch.setattr(measure, "_measure", take)
+        return asked
+
+    return install
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), NotAsWanted("host third has no cyclictest")], ids=type)
+def test_what_stops_the_third_measurement_loses_none_of_the_first_two(
+    error: BaseException,
+    three: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    taken: Callable[[Callable[[str], None]], list[str]],
+) -> None:
+    """Each is saved before the next begins, and stdout has what there is, also where it is one document."""
+    code = 130 if isinstance(error, KeyboardInterrupt) else EXIT_NOT_AS_WANTED
+    there: dict[str, list[str]] = {}
+
+    def before(host: str) -> None:
+        there[host] = sorted(path.name for path in tmp_path.glob("evidence*"))
+        if host == "third":
+            raise error
+
+    taken(before)
+    assert main(["measure", three, "-o", str(tmp_path / "evidence.json")]) == code
+    assert there["second"] == ["evidence-first.json"]
+    assert there["third"] == ["evidence-first.json", "evidence-second.json"]
+    said = capsys.readouterr()
+    assert "first, after the plan is applied" in said.out and "second, after the plan" in said.out
+    assert "Traceback" not in said.err and (str(error) or "interrupted") in said.err
+    assert main(["measure", three, "--json"]) == code
+    first, second, *failed = json.loads(capsys.readouterr().out)
+    assert [Evidence.model_validate(one).host for one in (first, second)] == ["first", "second"]
+    assert [one["host"] for one in failed] == ([] if isinstance(error, KeyboardInterrupt) else ["third"])
+
+
+def test_a_measurement_that_fails_on_one_host_goes_on_with_the_next(
+    three: str, capsys: pytest.CaptureFixture[str], taken: Callable[[Callable[[str], None]], list[str]]
+) -> None:
+    def before(host: str) -> None:
+        if host == "first":
+            raise NotAsWanted("host first has no cyclictest", hint="apt install rt-tests")
+
+    asked = taken(before)
+    assert main(["measure", three]) == EXIT_NOT_AS_WANTED
+    said = capsys.readouterr()
+    assert asked == ["first", "second", "third"]
+    assert "apt install rt-tests" in said.err and "third, after the plan" in said.out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--format", "hgrm"], "--format hgrm is about one host, this plan has 3"),
+        (["--against", "EARLIER"], "the earlier evidence is about host plc, which is not measured now"),
+    ],
+)
+def test_what_several_hosts_cannot_give_is_refused_before_the_hours(
+    options: list[str],
+    told: str,
+    three: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    taken: Callable[[Callable[[str], None]], list[str]],
+) -> None:
+    (tmp_path / "earlier.json").write_text(factories.evidence("before").to_json())
+    words = [str(tmp_path / "earlier.json") if word == "EARLIER" else word for word in options]
+    asked = taken(lambda host: None)
+    assert main(["measure", three, *words]) == EXIT_WRONG_INPUT
+    assert told in capsys.readouterr().err and asked == []
+
+
+@pytest.mark.parametrize("verb", ["verify", "measure"])
+def test_of_a_site_those_that_answer_are_looked_at(
+    verb: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    taken: Callable[[Callable[[str], None]], list[str]],
 ) -> None:
     def ask(address: str, *_: object) -> Facts:
         if address == "virtual:second":
@@ -130,9 +226,11 @@ def test_of_a_site_those_that_answer_are_verified(
     monkeypatch.setattr(verify, "_verify", lambda host, *_: judge(SEEN).model_copy(update={"host": host.name}))
     hosts = "".join(f"  {name}: {{address: 'virtual:{name}'}}\n" for name in ("first", "second"))
     (tmp_path / "site.yaml").write_text(f"version: 1\nhosts:\n{hosts}")
-    assert main(["verify", str(tmp_path / "site.yaml")]) == EXIT_UNREACHABLE
+    taken(lambda host: None)
+    assert main([verb, str(tmp_path / "site.yaml")]) == EXIT_UNREACHABLE
     said = capsys.readouterr()
-    assert "first: as planned" in said.out and "virtual:second: no route to host" in said.err
+    assert {"verify": "first: as planned", "measure": "first, after the plan is applied"}[verb] in said.out
+    assert "virtual:second: no route to host" in said.err
 
 
 def test_a_recorded_tree_can_be_neither_verified_nor_measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from evenkeel.documents.comparison import Comparison, Difference
     from evenkeel.documents.evidence import Deadline, Evidence, Latency, LoadRun, Spin
     from evenkeel.documents.plan import HostPlan, Plan
-    from evenkeel.errors import Unreachable
+    from evenkeel.errors import EvenkeelError
     from evenkeel.machines.protocol import OnProgress
     from evenkeel.measure.host import Wish
 
@@ -144,8 +145,10 @@ def measure(
 
     The deadline of a guest is its latency in the site file: met, missed, or not provable, with the reason.
     Exit code 0: every deadline is met, or none was asked for; 1: one is missed, not provable or not measured, or
-    --against shows, not in emulation, that something got worse; 3: a host does not answer; the others are measured
-    all the same.
+    --against shows, not in emulation, that something got worse; 3: a host does not answer.
+
+    Of several hosts one is measured after the other, and each is printed and saved when it is done: what fails on the
+    next, or Ctrl-C, loses nothing of it. A host that fails or does not answer leaves the others to be measured.
 
       evenkeel measure plan.json --for 60s --load cpu,io,net,irq -o evidence.json
 
@@ -167,11 +170,8 @@ def measure(
 
       evenkeel spikes plan.json plc --from miss.zip --report miss.html
     """
-    from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE, WrongInput
-    from evenkeel.measure.difference import compare
-    from evenkeel.measure.verdict import proven
+    from evenkeel.errors import WrongInput
 
     given = given_options(context)
     if flight_recorder is not None:
@@ -197,37 +197,106 @@ def measure(
     saved = _saved(source)
     if saved:
         refuse(given, "saved Evidence is shown and nothing measured, so it does not heed", _HELD_BY_EVIDENCE)
-    found, away = (
-        ([_part(saved, guest)], [])
-        if saved
-        else _measure_all(source, moment, _wish(guest, duration, tools, load, miss_rate, live))
-    )
-    several = len(found) + len(away) > 1
-    for evidence in found:
-        if output and output != "-":
-            target = file_for(evidence.host, output, several=several)
+    results = _Results(output, heat_map, form, guest, earlier, as_json=as_json, taken=taken)
+    if saved:
+        results.expect([saved.host])
+        results.keep(_part(saved, guest))
+        return results.end()
+    wish = _wish(guest, duration, tools, load, miss_rate, live)
+    plan = _plan(source, guest, results.failed)
+    results.expect([host.name for host in plan.hosts])
+    try:
+        for host in plan.hosts:
+            _measure_one(host, plan, wish, moment, results)
+    except KeyboardInterrupt:
+        results.end()  # of those that were measured; stdout has nothing of them yet, where it is JSON
+        raise
+    return results.end()
+
+
+@dataclass
+class _Results:
+    """What was measured, host by host; each is saved and shown at once, since the next may fail or take hours.
+
+    ``failed``: hosts of which there is nothing, or not all that was asked for, and why.
+    """
+
+    output: str | None
+    heat_map: Path | None
+    form: Format
+    guest: str | None
+    earlier: Evidence | None
+    as_json: bool
+    taken: bool
+    found: list[Evidence] = field(default_factory=list)
+    failed: dict[str, EvenkeelError] = field(default_factory=dict)
+    several: bool = False
+
+    def expect(self, hosts: Sequence[str]) -> None:
+        """Before anything is measured.  Raises WrongInput for what these hosts cannot give."""
+        from evenkeel.errors import WrongInput
+
+        self.several = len(hosts) + len(self.failed) > 1
+        if len(hosts) <= 1:
+            return
+        if self.form not in (Format.text, Format.prometheus):
+            told = f"--format {self.form.value} is about one host, this plan has {len(hosts)}"
+            raise WrongInput(told, hint="name a guest")
+        if self.earlier and self.earlier.host not in hosts:
+            raise WrongInput(f"the earlier evidence is about host {self.earlier.host}, which is not measured now")
+
+    def keep(self, evidence: Evidence) -> None:
+        """Raises EvenkeelError when it cannot be saved; it is shown by then."""
+        from evenkeel.cli import files
+        from evenkeel.cli import output as screen
+
+        self.found.append(evidence)
+        if self.form is Format.text and not (self.as_json or self.taken):
+            _print(evidence)
+        if self.output and self.output != "-":
+            target = file_for(evidence.host, self.output, several=self.several)
             files.save_document(target, evidence)
             screen.wrote(target)
-        if heat_map:
-            _save_heat_map(evidence, file_for(evidence.host, str(heat_map), several=several))
-        if form is Format.text and not (as_json or taken):
-            _print(evidence)
-    good = all(proven(evidence.deadlines) for evidence in found)
-    if form is not Format.text:
-        screen.out().file.write(_formatted(found, guest, form))
-        return EXIT_UNREACHABLE if away else EXIT_DONE if good else EXIT_NOT_AS_WANTED
-    comparison = compare(earlier, _on(earlier.host, found)) if earlier else None
-    if comparison:
-        # In emulation a difference means as little as the latencies do.
-        good &= comparison.shown != "worse" or bool(comparison.label)
-        if not (as_json or taken):
+        if self.heat_map:
+            _save_heat_map(evidence, file_for(evidence.host, str(self.heat_map), several=self.several))
+
+    def end(self) -> int:
+        """Print what is about all hosts together.  Returns the exit code; raises where there is nothing to print."""
+        from evenkeel.cli import output as screen
+        from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
+        from evenkeel.measure.verdict import proven
+
+        if self.failed and not self.several:
+            raise next(iter(self.failed.values()))
+        good = all(proven(evidence.deadlines) for evidence in self.found)
+        comparison = self._comparison()
+        if comparison:
+            # In emulation a difference means as little as the latencies do.
+            good &= comparison.shown != "worse" or bool(comparison.label)
+        if self.form is not Format.text:
+            if self.found:
+                screen.out().file.write(_formatted(self.found, self.guest, self.form))
+        elif self.as_json and comparison:
+            screen.emit_json(comparison)
+        elif self.as_json or self.output == "-":
+            errors = [{"host": name, "error": screen.error_data(error)} for name, error in self.failed.items()]
+            every = [*(one.model_dump(mode="json") for one in self.found), *errors]
+            if every:
+                screen.emit_json(every if self.several else self.found[0])
+        elif comparison and not self.taken:
             _print_comparison(comparison)
-    if as_json and comparison:
-        screen.emit_json(comparison)
-    elif as_json or output == "-":
-        errors = [{"host": name, "error": screen.error_data(error)} for name, error in away]
-        screen.emit_json([*(one.model_dump(mode="json") for one in found), *errors] if several else found[0])
-    return EXIT_UNREACHABLE if away else EXIT_DONE if good else EXIT_NOT_AS_WANTED
+        if self.failed:
+            return max(error.exit_code for error in self.failed.values())
+        return EXIT_DONE if good else EXIT_NOT_AS_WANTED
+
+    def _comparison(self) -> Comparison | None:
+        """With the earlier evidence, where its host was measured; the only host is taken for it whatever its name."""
+        from evenkeel.measure.difference import compare
+
+        for evidence in self.found if self.earlier else ():
+            if self.earlier and (evidence.host == self.earlier.host or not self.several):
+                return compare(self.earlier, evidence)
+        return None
 
 
 def _save_heat_map(evidence: Evidence, target: str) -> None:
@@ -254,13 +323,10 @@ def _save_heat_map(evidence: Evidence, target: str) -> None:
 
 
 def _formatted(found: Sequence[Evidence], guest: str | None, form: Format) -> str:
-    from evenkeel.errors import WrongInput
     from evenkeel.measure import export
 
     if form is Format.prometheus:
         return export.prometheus(found)
-    if len(found) > 1:
-        raise WrongInput(f"--format {form.value} is about one host, this plan has {len(found)}", hint="name a guest")
     runs = export.chosen(found[0], guest)
     return export.hgrm(runs) if form is Format.hgrm else export.cyclictest(found[0], runs)
 
@@ -270,16 +336,6 @@ def _earlier(file: str) -> Evidence:
     from evenkeel.documents.evidence import Evidence
 
     return files.load_document(Evidence, file)
-
-
-def _on(host: str, found: Sequence[Evidence]) -> Evidence:
-    """The evidence about the host of the earlier one; the only one, if there is one only.  Raises WrongInput."""
-    from evenkeel.errors import WrongInput
-
-    for evidence in found:
-        if evidence.host == host or len(found) == 1:
-            return evidence
-    raise WrongInput(f"the earlier evidence is about host {host}, and that was not measured now")
 
 
 def _part(evidence: Evidence, guest: str | None) -> Evidence:
@@ -333,29 +389,37 @@ def _wish(guest: str | None, duration: str, tools: str, load: str, miss_rate: fl
     return Wish(seconds=_seconds(duration), tools=names, load=_loads(load), guest=guest, miss_rate=miss_rate, live=live)
 
 
-def _measure_all(
-    source: str, moment: Moment | None, wish: Wish
-) -> tuple[list[Evidence], list[tuple[str, Unreachable]]]:
-    """Of each host; and those that do not answer, which hide nothing of the others.  Raises where none answers."""
+def _plan(source: str, guest: str | None, away: dict[str, EvenkeelError]) -> Plan:
+    """The plan of the hosts that answer; with a guest, of its host only.  ``away``: gets those that do not answer."""
+    from evenkeel.cli import output as screen
+    from evenkeel.cli.plan import plan_of_answering
+
+    plan, silent = plan_of_answering(source)
+    if guest is not None:
+        if silent and not any(one.name == guest for host in plan.hosts for one in host.guests):
+            raise next(iter(silent.values()))[1]  # it may be there
+        return _of_guest(plan, guest)
+    away.update((name, error) for name, (_, error) in silent.items())
+    if len(plan.hosts) + len(away) > 1:
+        for error in away.values():
+            screen.print_error(error)
+    return plan
+
+
+def _measure_one(host: HostPlan, plan: Plan, wish: Wish, moment: Moment | None, results: _Results) -> None:
+    """What fails on one host of several hides nothing of the others."""
     from evenkeel.cli import output as screen
     from evenkeel.cli.measure_live import watching
-    from evenkeel.errors import Unreachable
+    from evenkeel.errors import EvenkeelError
 
-    plan = _of_guest(plan_of(source), wish.guest)
-    found: list[Evidence] = []
-    away: list[tuple[str, Unreachable]] = []
-    for host in plan.hosts:
-        try:
-            with watching(f"measuring {host.name}", live=wish.live) as on_progress:
-                found.append(_measure(host, plan, wish, moment, on_progress))
-        except Unreachable as error:
-            if len(plan.hosts) == 1:
-                raise
+    try:
+        with watching(f"measuring {host.name}", live=wish.live) as on_progress:
+            evidence = _measure(host, plan, wish, moment, on_progress)
+        results.keep(evidence)
+    except EvenkeelError as error:
+        results.failed[host.name] = error
+        if results.several:
             screen.print_error(error)
-            away.append((host.name, error))
-    if away and not found:
-        raise away[0][1]
-    return found, away
 
 
 def _loads(text: str) -> tuple[str, ...]:
