@@ -189,3 +189,6 @@ def test_what_is_impossible_narrows_a_clock_that_drifts() -> None:
         true_ns = (raw - HOST.base) * HOST.ns_per_tick
         assert abs(int(clock.ns(np.array([guests(raw, offset, rate)]))[0]) - true_ns) <= alignment.error_ns + 1
     assert narrowed_with_drift(HOST, trips, END, {}, seen) == rough
+    # Events of somebody who was not away then prove nothing.
+    others = {0: np.array([guests(at, offset, rate) for at in range(HOST.base, END, 1_000_000)], np.int64)}
+    assert narrowed_with_drift(HOST, trips, END, {0: outside}, others) == rough

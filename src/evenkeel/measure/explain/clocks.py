@@ -251,7 +251,8 @@ def _fewest(
 ) -> tuple[int, int] | None:
     """From where to where a change of up to ``reach`` of all ``stamps`` (sorted) puts the fewest into an absence.
 
-    ``spare``: of all of them so large a share more than the fewest.  None where nothing is told by that.
+    ``spare``: of all of them so large a share more than the fewest.  None where nothing is told by that: where more
+    than this share is in an absence by every change, they are not events of what was absent.
     """
     begins, ends = [], []
     for cpu, stretches in absent.items():
@@ -272,6 +273,8 @@ def _fewest(
     order = np.argsort(edges, kind="stable")
     places, counts = edges[order], np.cumsum(step[order])[:-1]
     wide = np.diff(places) > 0
-    most = counts[wide].min() + int(spare * sum(map(len, stamps.values())))
-    kept = np.flatnonzero((counts <= most) & wide)
+    fewest, spared = int(counts[wide].min()), int(spare * sum(map(len, stamps.values())))
+    if spare and fewest > spared:
+        return None
+    kept = np.flatnonzero((counts <= fewest + spared) & wide)
     return int(places[kept[0]]), int(places[kept[-1] + 1])
