@@ -170,6 +170,7 @@ def measure(
 
       evenkeel spikes plan.json plc --from miss.zip --report miss.html
     """
+    from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.errors import WrongInput
 
