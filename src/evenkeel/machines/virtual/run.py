@@ -132,4 +132,7 @@ def disk_full(what: str, needed: int | None = None, place: Path | None = None, f
 
 
 def is_disk_full(error: OSError) -> bool:
+    """``shutil.copytree`` raises no number: it goes on, and tells at its end, as text, what it could not copy."""
+    if isinstance(error, shutil.Error):
+        return any(f"[Errno {number}]" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
