@@ -108,6 +108,26 @@ def test_a_machine_whose_system_calls_are_slower_now_is_dearer_by_as_much(
     assert found == {100.0: 60, 140.0: 60, 75.0: 60, 200.0: 120, 60.0: 36, 1000.0: 180}
 
 
+def test_nobody_waits_longer_than_there_is_patience_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others have the CPU nearly all the time the rounds took a minute and a half."""
+    from evenkeel.probe.trace import calibrate
+
+    monkeypatch.setattr(calibrate, "ROUNDS", 10**6)
+    monkeypatch.setattr(calibrate, "PATIENCE_S", 0.0)
+    found = calibrate.calibrate("perf", "count", "event")
+    assert found["at"][0]["ns"] >= 0
+    assert found["events"] > 0
+
+
+def test_what_is_measured_is_said_while_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[tuple[int, int, str]] = []
+    for _ in range(2):
+        Calibration(Disturbed(), lambda *told: said.append(told)).each(SWITCHES)  # type: ignore[arg-type]
+    assert [one[:2] for one in said] == [(number, len(TO_CALIBRATE)) for number in range(len(TO_CALIBRATE))]
+    assert "what an event costs by raw_tp" in said[0][2], "once, and not at the second question"
+
+
 def test_beside_a_busy_neighbour_a_machine_is_not_taken_for_as_slow_as_what_only_computes(
     monkeypatch: pytest.MonkeyPatch, probe: Probe
 ) -> None:

@@ -59,7 +59,7 @@ def ask(
     rates, on_cpus = pilot(probe, question)
     if question.kind == "profile":
         rates = {"profile": float(question.frequency_hz * (len(question.cpus) if question.cpus else online))}
-    known = Calibration(probe)
+    known = Calibration(probe, on_progress)
     gap_ns = planner.gap_ns(question, rates, on_cpus)
     each, factor = known.each(question, gap_ns), known.factor(question)
     candidates, unable = planner.ladder(question, rates, each, factor)

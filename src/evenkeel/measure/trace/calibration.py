@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenkeel.documents.answer import Question
-from evenkeel.machines.protocol import Probe, ProbeError
+from evenkeel.machines.protocol import OnProgress, Probe, ProbeError
 from evenkeel.machines.virtual.places import cache_dir
 from evenkeel.measure.trace import planner
 from evenkeel.measure.trace.planner import Each
@@ -125,8 +125,8 @@ def correction(points: Sequence[Point], gap_ns: float, timed_ns: float) -> float
 class Calibration:
     """What is known of the machine behind ``probe`` since it was booted."""
 
-    def __init__(self, probe: Probe) -> None:
-        self._probe = probe
+    def __init__(self, probe: Probe, on_progress: OnProgress | None = None) -> None:
+        self._probe, self._on_progress = probe, on_progress
         self._file = cache_dir() / "calibration" / f"{probe.call('hello')['boot_id']}-{_FORMAT}.json"
         self._kept: dict[str, Any] = {}
         self._now_ns: float | None = None
@@ -173,7 +173,8 @@ class Calibration:
         known = found if isinstance(found, dict) and not anew else None
         disturbed = [source for source, one in (known or {}).items() if isinstance(one, dict) and one.get("again")]
         if known is None or disturbed:
-            known = {**(known or {}), **_measure(self._probe, question, loop, known, disturbed)}
+            measured = _measure(self._probe, question, loop, known, disturbed, self._on_progress)
+            known = {**(known or {}), **measured}
             self._kept[name] = known
             self._write()
         return known
@@ -227,14 +228,20 @@ def _how(here: Point, gap_ns: float, slower: float) -> str:
 
 
 def _measure(
-    probe: Probe, question: Question, loop: str, known: Mapping[str, Any] | None, again: Sequence[str]
+    probe: Probe,
+    question: Question,
+    loop: str,
+    known: Mapping[str, Any] | None,
+    again: Sequence[str],
+    on_progress: OnProgress | None,
 ) -> dict[str, Any]:
     """All that can be calibrated; where something is known, only what is to be measured ``again``."""
     found: dict[str, Any] = {}
     like = question.events[0] if loop == "uprobe" else ""
-    for source in planner.calibrated(question):
-        if known is not None and source not in again:
-            continue
+    wanted = [source for source in planner.calibrated(question) if known is None or source in again]
+    for number, source in enumerate(wanted):
+        if on_progress:
+            on_progress(number, len(wanted), f"what an event costs by {source}, measured once after a boot")
         if loop != "call" and _SAME.get(source) in found:
             found[source] = found[_SAME[source]]
             continue

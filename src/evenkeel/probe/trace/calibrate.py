@@ -28,6 +28,8 @@ TURNS = {"call": 300, "event": 300, "fault": 100, "switch": 30, "uprobe": 60, "p
 #: Rounds go on for so long: most sources come and go in a few milliseconds, some in a tenth of a second.  And for as
 #: long as this where the machine is hardly ever at its best meanwhile.
 LONG_S, MOST_S = 0.4, 2.0
+#: Nobody waits longer than this, where others have the CPU nearly all the time: then two rounds have to do.
+PATIENCE_S = 10.0
 #: Two halves of a measurement tell the same when one has less than so many times as much as the other.
 STEADY = 1.3
 #: Samples a second of a profile, many times as many as are usual: one costs too little to be seen in a second.
@@ -126,7 +128,7 @@ class _Measured:
         without, with_it = self._nothing(), self._nothing()
         getuid, speed_ns = loops.getuid_loop(), math.inf
         begun = time.monotonic()
-        while rounds < ROUNDS or not self._enough(time.monotonic() - begun, without, with_it):
+        while not self._enough(rounds, time.monotonic() - begun, without, with_it):
             self._phase(without)
             speed_ns = min(speed_ns, *(_call_ns(getuid) for _ in range(CHUNKS)))
             # From the beginning each time: a counter that is only switched off costs something, too.
@@ -168,7 +170,9 @@ class _Measured:
             halves.append(pace.typical(second, best_ns) - pace.typical(first, best_ns))
         return 0 < max(halves) < STEADY * min(halves)
 
-    def _enough(self, spent_s: float, without: _Taken, with_it: _Taken) -> bool:
+    def _enough(self, rounds: int, spent_s: float, without: _Taken, with_it: _Taken) -> bool:
+        if rounds < ROUNDS:
+            return rounds >= 2 and spent_s > PATIENCE_S
         return spent_s >= LONG_S and (spent_s > MOST_S or self._settled(without, with_it))
 
     def _settled(self, without: _Taken, with_it: _Taken) -> bool:
