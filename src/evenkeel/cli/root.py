@@ -208,7 +208,7 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return EXIT_WRONG_INPUT
     hint = f"{context.command_path} --help" if context else None
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
     hint = f"see `{hint}`" if hint else None
     if context and any(one.param_type_name == "argument" for one in context.command.params):
         hint = f"{context.command_path} {' '.join(context.command.collect_usage_pieces(context))}; {hint}"

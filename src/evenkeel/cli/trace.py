@@ -170,8 +170,8 @@ def wakeups(
     """
     from evenkeel.measure.trace.questions import WAKEUP, joined_by
 
-    more = {"events": WAKEUP, "key": joined_by(*WAKEUP), "at_least": at_least}
-    return _answer(_question("wakeups", duration, cpus, **more), on, source, output, as_json)
+    question = _question("wakeups", duration, cpus, events=WAKEUP, key=joined_by(*WAKEUP), at_least=at_least)
+    return _answer(question, on, source, output, as_json)
 
 
 @app.command()
@@ -188,7 +188,8 @@ def noise(
     """
     from evenkeel.measure.trace.questions import NOISE
 
-    return _answer(_question("noise", duration, cpu, events=NOISE), on, None, output, as_json)
+    question = _question("noise", duration, cpu, cpus_are="CPU", events=NOISE)
+    return _answer(question, on, None, output, as_json)
 
 
 @app.command()
@@ -298,6 +299,8 @@ def events(
     else:
         for one in found:
             screen.out().print(one)
+    if not found:
+        screen.note(f"no event of {on} has {word!r} in its name")
     return 0
 
 
@@ -389,7 +392,8 @@ def _probe(on: str) -> AbstractContextManager[Probe]:
     return conversation()
 
 
-def _question(kind: str, duration: str, cpus: str | None, **more: object) -> Question:
+def _question(kind: str, duration: str, cpus: str | None, *, cpus_are: str = "--cpus", **more: object) -> Question:
+    """``cpus_are``: what the user calls them.  Raises WrongInput."""
     from evenkeel.documents.answer import Question
     from evenkeel.documents.cpuset import parse_cpus
     from evenkeel.documents.quantity import parse_duration
@@ -397,13 +401,16 @@ def _question(kind: str, duration: str, cpus: str | None, **more: object) -> Que
 
     try:
         seconds = parse_duration(duration) / 1e9
-        wanted = None if cpus is None else parse_cpus(cpus)
     except ValueError as error:
-        raise WrongInput(f"--for or --cpus: {error}") from None
+        raise WrongInput(f"--for: {error}") from None
     if not 0.1 <= seconds <= 86_400:
         raise WrongInput(f"--for {duration}: from 100ms to 24h, please")
+    try:
+        wanted = None if cpus is None else parse_cpus(cpus)
+    except ValueError as error:
+        raise WrongInput(f"{cpus_are}: {error}") from None
     if wanted is not None and not wanted:
-        raise WrongInput("--cpus: the list is empty")
+        raise WrongInput(f"{cpus_are}: the list is empty")
     return Question.model_validate({"kind": kind, "seconds": seconds, "cpus": wanted, **more})
 
 
@@ -419,23 +426,33 @@ def _answer(
     from evenkeel.apply.hosts import read_facts
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
+    from evenkeel.documents.cpuset import format_cpus
+    from evenkeel.errors import WrongInput
     from evenkeel.measure.conditions import conditions
     from evenkeel.measure.trace.ask import ask
 
     taken = screen.takes_stdout({"-o": output, "--flame": flame}, json=as_json)
     files.check_places(output, flame)
-    with _probe(on) as probe, _stopping() as stop, screen.progress(f"asking {on}") as on_progress:
+    with _probe(on) as probe, _stopping() as (begun, stop), screen.progress(f"asking {on}") as on_progress:
+
+        def on_start(name: str) -> None:
+            begun.set()
+            screen.note(f"watching by {name}; Ctrl-C ends early")
+
         facts = read_facts(probe)
+        online = frozenset(cpu.id for cpu in facts.cpus if cpu.online)
+        if question.cpus is not None and (missing := question.cpus - online):  # where nothing ever happens
+            raise WrongInput(f"{on} has no CPU {format_cpus(missing)}; online there: {format_cpus(online)}")
         answer = ask(
             probe,
             question,
             host=facts.identity.hostname or on,
             conditions=conditions(facts, load="as it was"),
-            online=sum(cpu.online for cpu in facts.cpus),
+            online=len(online),
             stop=stop,
             source=source,
             on_progress=on_progress,
-            on_start=lambda name: screen.note(f"watching by {name}; Ctrl-C ends early"),
+            on_start=on_start,
             take=take,
         )
     if flame:
@@ -453,8 +470,11 @@ def _answer(
     return 0
 
 
-def _stopping() -> AbstractContextManager[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C leaves at once."""
+def _stopping() -> AbstractContextManager[tuple[threading.Event, threading.Event]]:
+    """Two events: one to be set when there begins to be an answer, and one that the first Ctrl-C or SIGTERM sets then.
+
+    One before, and a second one, leave at once.
+    """
     import signal
     import threading
     import time
@@ -463,19 +483,19 @@ def _stopping() -> AbstractContextManager[threading.Event]:
     asked_at: list[float] = []
 
     @contextmanager
-    def handling() -> Iterator[threading.Event]:
-        stop = threading.Event()
+    def handling() -> Iterator[tuple[threading.Event, threading.Event]]:
+        begun, stop = threading.Event(), threading.Event()
 
         def end(number: int, _frame: object) -> None:
             stop.set()
             asked_at.append(time.monotonic())
             # Not one that comes together with the first: timeout(1) signals the process, and then its group.
-            if asked_at[-1] - asked_at[0] > 1.0:
+            if (len(asked_at) == 1 and not begun.is_set()) or asked_at[-1] - asked_at[0] > 1.0:
                 raise KeyboardInterrupt
 
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield stop
+            yield begun, stop
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -495,8 +515,8 @@ def _print(answer: Answer) -> None:
         _print_durations(answer.durations, answer.durations_ns or 0)
     if answer.rows:
         _print_rows(answer)
-    elif answer.question.kind == "top":
-        console.print(f"nobody did it {answer.question.at_least} times or more")
+    elif answer.question.kind in ("top", "wakeups"):
+        console.print(_nobody(answer.question))
     elif answer.question.kind == "exits":
         console.print("no exits")
     if answer.stacks:
@@ -505,6 +525,11 @@ def _print(answer: Answer) -> None:
         console.print(line, soft_wrap=True)
     if answer.lost:
         screen.warn(f"{answer.lost:,} events were lost: the numbers are too small")
+
+
+def _nobody(question: Question) -> str:
+    said = "nobody did it" if question.kind == "top" else "nobody was woken"
+    return said + (f" {question.at_least} times or more" if question.at_least > 1 else "")
 
 
 def _headline(answer: Answer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 from tests.probe.trace.load import caller
 
 from evenkeel.cli import files
-from evenkeel.cli.trace import _cost
-from evenkeel.documents.answer import Answer, TraceCost
+from evenkeel.cli.trace import _cost, _print
+from evenkeel.documents.answer import Answer, Question, TraceCost
+from evenkeel.documents.evidence import Conditions
 from evenkeel.errors import EvenkeelError
 from evenkeel.measure.trace.records import ENDINGS, FIELDS, STRIDE, write
 from evenkeel.probe.trace import tracefs
@@ -98,6 +100,28 @@ def test_a_cost_says_over_which_time_it_is() -> None:
     assert _cost(cost, 1.0).startswith("20.00% of a core: 200 ns"), "always attached: both are one"
 
 
+def test_nobody_is_said_and_how_often_only_where_that_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = Conditions(kernel="this one", preempt_rt=False, command_line="")
+    answer = Answer(
+        host="here",
+        question=Question(kind="top", events=("kvm:kvm_exit",), by="process"),
+        source="raw_tp",
+        mechanism=("BPF",),
+        events=0,
+        lost=0,
+        seconds=1.0,
+        conditions=conditions,
+    )
+    for changed, told in (
+        ({}, "nobody did it\n"),
+        ({"at_least": 100}, "nobody did it 100 times or more\n"),
+        ({"kind": "wakeups"}, "nobody was woken\n"),
+        ({"kind": "wakeups", "at_least": 100}, "nobody was woken 100 times or more\n"),
+    ):
+        _print(answer.model_copy(update={"question": answer.question.model_copy(update=changed)}))
+        assert told in capsys.readouterr().out
+
+
 def test_what_disturbs_a_cpu() -> None:
     done = trace("noise", "0", "--for", "500ms", "--json")
     assert done.returncode == 0, done.stderr
@@ -144,6 +168,28 @@ def test_every_event_is_written_to_a_file(tmp_path: Path, name: str) -> None:
     assert found.dtype.names == tuple(FIELDS)
     assert (np.diff(found["time_ns"].astype(np.int64)) >= 0).all()
     assert len(set(found["value"])) > 1
+
+
+def test_ctrl_c_before_it_watches_leaves_at_once(tmp_path: Path) -> None:
+    """Not with the answer 0, and not after the seconds that the first question of a kind measures for."""
+    target = tmp_path / "calls.npy"
+    words = ("record", "syscalls:sys_enter_getuid", str(target), "--for", "60s", "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "trace", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert process.stderr
+    assert "asking" in process.stderr.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "watching" not in said
+    assert "interrupted after" in said and "Traceback" not in said
+    assert not out and not target.exists()
 
 
 def test_a_recording_that_ctrl_c_ends_is_whole(tmp_path: Path) -> None:
@@ -205,7 +251,11 @@ def test_records_on_a_full_disk_leave_the_old_file(tmp_path: Path, ending: str) 
         (("count", "nonsense"), 2, "SYSTEM:NAME"),
         (("count", "hardware:nonsense"), 2, "cycles"),
         (("count", "sched:sched_switch", "--for", "0s"), 2, "--for"),
-        (("count", "sched:sched_switch", "--cpus", "x"), 2, "--cpus"),
+        (("count", "sched:sched_switch", "--for", "5"), 2, "error: --for: '5' has no unit"),
+        (("count", "sched:sched_switch", "--cpus", "x"), 2, "error: --cpus: "),
+        (("count", "sched:sched_switch", "--cpus", "0,4094"), 2, "local has no CPU 4094; online there: 0"),
+        (("noise", "4094"), 2, "local has no CPU 4094"),
+        (("top", "sched:sched_switch", "--by", "colour"), 2, "invalid value for '--by': 'colour' is not one of"),
         (("count", "sched:sched_switch", "--source", "magic"), 2, "magic cannot answer"),
         (("top", "sched:sched_switch", "--source", "perf"), 2, "perf cannot answer"),
         (("latency", "sched:sched_waking", "sched:nothing"), 2, "sched:nothing"),
@@ -216,7 +266,7 @@ def test_records_on_a_full_disk_leave_the_old_file(tmp_path: Path, ending: str) 
         (("count", "function:no_such_function_here"), 2, "no function no_such_function_here"),
         (("count", "uprobe:/no/such/file:main"), 2, "no file"),
         (("exits", "no-such-guest"), 2, "no guest no-such-guest runs here"),
-        (("noise", "x"), 2, "--cpus"),
+        (("noise", "x"), 2, "error: CPU: "),
         (("record", "sched:sched_switch", "out.txt"), 2, ".npy or .csv"),
         (("record", "sched:sched_switch", ".npy"), 2, ".npy or .csv"),
         (("record", "sched:sched_switch", "/no/such/folder/out.npy", "--for", "24h"), 2, "cannot write"),
@@ -239,6 +289,9 @@ def test_sources_and_events() -> None:
     assert done.returncode == 0, done.stderr
     assert {row["source"] for row in json.loads(done.stdout) if row["works"]} >= {"raw_tp", "perf", "ring"}
     assert "syscalls:sys_enter_getuid" in trace("events", "getuid").stdout.split()
+    none = trace("events", "no_such_event")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "no event of local has 'no_such_event' in its name" in none.stderr
 
 
 def test_a_killed_asker_leaves_nothing() -> None:
