@@ -6,7 +6,10 @@ their own, and do nothing with a step but answer that it passed: what is measure
 * steps/s: submissions of 8 steps (a merge, four builds, two checks, a report), until the last one has passed;
 * start: from the moment a submission is acknowledged (and from the call) until an idle agent was told, one by one; and
   until the process of the step has run its first line, by a real agent in a process of its own;
-* pending: 100,000 steps that wait, of 40 people, for 630 kinds of agents: best step for a freed one, and a restart.
+* pending: 100,000 steps that wait, of 40 people, for 630 kinds of agents: best step for a freed one, and a restart;
+* machines: 100,000 steps, of the same people in eight teams; three in eight want a machine of a pool of 630 that is
+  like one of 128 predicates, and a tenth of the machines is kept for one team.  All that can be are in use, and one
+  after the other is given back: how long it takes to find its next step, and until that is on disk with its claim.
 
 Beside each time that a busy machine makes longer stands the CPU time of the process that has the queue.
 
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -37,11 +41,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import queues
+from bench import lab_search, queues
 from bench.queues import ours, procrastinate, slurm
 
 from evenkeel.lab import dispatching, protocol, schema, submissions
@@ -49,8 +53,10 @@ from evenkeel.lab.actor import with_roles
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.dispatching import socket_path
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.live import Agent, Run
 from evenkeel.lab.step import Graph, graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
+from evenkeel.lab.turn import Turn
 
 ANN = with_roles("bench", ["user"])
 AGENTS, SLOTS = 8, 16
@@ -272,6 +278,94 @@ def pending(folder: Path) -> dict[str, float]:
     }
 
 
+def predicates() -> list[str]:
+    """What steps want of a machine, as people ask for it."""
+    sizes = ("", "mem>=128GiB", "mem>=256GiB", "mem>=512GiB")
+    cards = ("", "nic.driver:mlx5_core", "nic.driver:ice", "sriov.vfs>=8")
+    processors = ("cpu.threads>=32", "cpu.threads>=64", "cpu.flag:avx512f", "cpu.flag:amx_tile")
+    sites = ("", "site:prg")
+    return [" ".join(filter(None, words)) for words in itertools.product(sizes, cards, processors, sites)]
+
+
+def machines(folder: Path, pending: int = PENDING, pool: int = KINDS, times: int = 500) -> dict[str, float]:
+    rng, wanted = random.Random(3), predicates()
+    with Store(sqlite_url(folder / "lab.db")) as store:
+        create(store)
+        lab = Lab(folder, store)
+        lab_search.fill(lab, lab_search.recorded(None), pool)
+        kept = [f"{number:08}-0000-4000-8000-000000000000" for number in range(0, pool, 10)]
+        only = {"team": "t1", "policy": {"teams": ["t1"]}}
+        now, subs, rows = lab.now(), [], []
+        for number in range(1, pending // 8 + 1):
+            who = rng.randrange(PEOPLE)
+            subs.append(
+                {"id": number, "name": "s", "kind": "check", "submitter": f"p{who}", "team": f"t{who % 8}",
+                 "spec": {}, "state": "open", "submitted_ns": now + number}
+            )  # fmt: skip
+            for n in range(8):
+                machine = rng.choice(wanted) if n >= 5 else ""
+                rows.append(
+                    {"submission_id": number, "name": f"s{n}", "kind": "k", "spec": {"step": {"kind": "k"}},
+                     "needs": "" if machine else f"label.kind:{rng.randrange(20)}", "machine": machine,
+                     "state": "ready", "ready_ns": now}
+                )  # fmt: skip
+        change = update(schema.machine).where(schema.machine.c.id.in_(kept)).values(only)
+        store.write(lambda c: (c.execute(change), c.execute(insert(schema.submission), subs)))
+        store.write(lambda c: c.execute(insert(schema.step), rows))
+        dispatcher = Dispatcher(lab)
+        began, cpu = time.monotonic(), time.process_time()
+        dispatcher.turn()
+        restart, cpu = time.monotonic() - began, time.process_time() - cpu
+        # Runners of steps that are about machines do little themselves, so each has many slots.
+        for number in range(8):
+            hello = protocol.Hello(name=f"m{number}", identity="x", slots=pool, labels={"label.kind": ["none"]})
+            dispatcher.hear(_Line(), hello)
+        began = time.monotonic()
+        dispatcher.turn()
+        fill = time.monotonic() - began
+        running = list(dispatcher.runs.values())
+        matches, turns = _given_back(lab, dispatcher, running[:times])
+    return {
+        f"{pool} machines: restart with {pending:,} pending, s": restart,
+        "the same, s of CPU time": cpu,
+        "kinds of steps": len(dispatcher.ready.signatures),
+        f"first turn, that gives {len(running)} machines, s": fill,
+        "best step for a freed machine, p50 us": statistics.median(matches),
+        "best step for a freed machine, p99 us": matches[int(0.99 * (len(matches) - 1))],
+        "from the end of a step to its machine's next one on disk, p50 ms": statistics.median(turns),
+        "from the end of a step to its machine's next one on disk, p99 ms": turns[int(0.99 * (len(turns) - 1))],
+    }
+
+
+def _given_back(lab: Lab, dispatcher: Dispatcher, runs: Sequence[Run]) -> tuple[list[float], list[float]]:
+    """Each of these steps ends, one after the other: microseconds of each choice, milliseconds of each turn."""
+    matches: list[float] = []
+    turns: list[float] = []
+    feed, best = dispatcher._feed, dispatcher.ready.best
+
+    def timed(turn: Turn, agent: Agent, now: int) -> None:
+        """The choice alone, with working out which machines are free; then what follows from it."""
+        if dispatcher.machines.free:
+            dispatcher.machines._available = None
+            began = time.perf_counter_ns()
+            best(agent.mask & dispatcher.available, now)
+            matches.append((time.perf_counter_ns() - began) / 1e3)
+        feed(turn, agent, now)
+
+    dispatcher._feed = timed  # type: ignore[method-assign]
+    for run in runs:
+        for agent in dispatcher.agents.values():
+            agent.heard_ns = lab.steady()  # nobody is there to say that it lives
+        link = dispatcher.agents[run.agent].link
+        assert link is not None
+        dispatcher.hear(link, protocol.Ended(attempt=run.id, state="passed", exit=0))
+        began = time.perf_counter_ns()
+        dispatcher.turn()  # its end is on disk, and its machine is free
+        dispatcher.turn()  # another step has it
+        turns.append((time.perf_counter_ns() - began) / 1e6)
+    return sorted(matches), sorted(turns)
+
+
 # -- beside peers -------------------------------------------------------------------------------------------------
 
 
@@ -380,7 +474,7 @@ _QUEUES: dict[str, Any] = {"ours": ours, "procrastinate": procrastinate, "slurm"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["throughput", "start", "pending", "peers"], action="append")
+    parser.add_argument("--only", choices=["throughput", "start", "pending", "machines", "peers"], action="append")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--starts", type=int, default=300)
     parser.add_argument("--folder", type=Path, help="on the disk that counts; its fsync is a part of the answer")
@@ -399,6 +493,7 @@ def main() -> None:
         "throughput": lambda folder: throughput(folder, chosen.steps),
         "start": lambda folder: start(folder, chosen.starts),
         "pending": pending,
+        "machines": machines,
     }
     for name, measure in measures.items():
         if name in (chosen.only or measures):

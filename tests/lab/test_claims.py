@@ -586,14 +586,15 @@ def test_a_step_with_a_time_limit_and_a_claim_for_good_are_no_estimates(lab: Lab
     assert [(span.end_ns, span.about) for span in spans] == [(lab.now() + 2 * HOUR, False), (None, False)]
 
 
-def test_a_step_can_name_its_machine(lab: Lab) -> None:
-    add(lab, "host1", mem=64 * GIB)
-    small = add(lab, "host2", mem=32 * GIB)
-    big = machines.get(lab, ANN, "host1")
-    first = take(lab, 1, machine_id=big.id)
+def test_a_step_gets_the_machine_that_was_thought_of_if_it_can_be_had(lab: Lab) -> None:
+    small, big = add(lab, "host2", mem=32 * GIB), add(lab, "host1", mem=64 * GIB)
+    kept = add(lab, "host3", mem=64 * GIB, owner="cat", policy=Policy(users=("cat",)))
+    first = take(lab, 1, likely=big.id)
     assert first and first.machine_id == big.id
-    assert take(lab, 2, machine_id=big.id) is None
-    assert take(lab, 2, "mem>=64GiB", machine_id=small.id) is None
+    assert take(lab, 2, "mem>=64GiB", likely=small.id) is None  # it is not as the step wants
+    assert take(lab, 2, "mem>=64GiB", likely=kept.id) is None  # its owner does not let the step have it
+    second = take(lab, 2, likely=big.id)  # somebody has it meanwhile: another one
+    assert second and second.machine_id == small.id
 
 
 # -- preparing ----------------------------------------------------------------------------------------------------

@@ -11,11 +11,10 @@ import pytest
 from sqlalchemy import event, insert, select
 from sqlalchemy.exc import OperationalError
 
-from evenkeel.lab import agents, claims, machines, protocol, schema, steps, submissions, touch
+from evenkeel.lab import agents, boots, claims, machines, protocol, schema, steps, submissions, touch
 from evenkeel.lab import dispatcher as dispatching
 from evenkeel.lab.actor import Actor, Conflict, Forbidden, with_roles
 from evenkeel.lab.dispatcher import LOST_AT_MOST, Dispatcher
-from evenkeel.lab.energy import OFF_REASON
 from evenkeel.lab.idle import idle_while_waiting
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.process import Process
@@ -612,6 +611,55 @@ def test_a_step_never_has_a_machine_that_is_not_for_who_sent_it_in(lab: Lab, dis
     assert [start.submission for start in agent.starts()] == [anns.id, bobs.id]
 
 
+def test_steps_of_all_whom_owners_treat_alike_are_one_group(lab: Lab, dispatcher: Dispatcher) -> None:
+    machine_of(lab, "big", 64)
+    machine_of(lab, "kept", 16, state="suspect", owner="ann", policy={"users": ["ann"]})
+    cat, dan = with_roles("cat", ["user"]), with_roles("dan", ["user"])
+    sent = [send(lab, who, boot={"step": {"machine": "mem>=8GiB"}}) for who in (ANN, BOB, cat, dan)]
+    run(dispatcher)
+
+    def groups() -> list[int]:
+        return [dispatcher.ready.group_of(node.id) for one in sent for node in dispatcher.subs[one.id].steps.values()]
+
+    anns, bobs, *others = groups()
+    assert others == [bobs, bobs] and anns != bobs
+    # The owner lets cat have it, too: hers is with his from now on, and is given the machine.
+    edit = machines.Edit(policy=machines.Policy(users=("ann", "cat"), prepare="none"))
+    root = with_roles("root", ["admin"])
+    machines.edit(lab, root, "kept", edit)
+    run(dispatcher)
+    assert groups() == [anns, bobs, anns, bobs]
+    machines.mark(lab, root, "big", "suspect", "smoke")
+    machines.mark(lab, root, "kept", "ready")
+    submissions.cancel(lab, ANN, sent[0].id)
+    agent = Player(dispatcher, slots=4)
+    agent.hello()
+    assert [start.submission for start in agent.starts()] == [sent[2].id]
+
+
+def test_the_machine_that_is_thought_of_is_the_one_that_is_given(
+    lab: Lab, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each start looks at all machines that fit once more, or is refused one that somebody has."""
+    for number, gib in enumerate((64, 16, 16, 32, 128)):
+        machine_of(lab, f"m{9 - number}", gib)
+    agent = Player(dispatcher, slots=9)
+    agent.hello()
+    thought: list[str | None] = []
+    use = dispatcher.machines.use
+
+    def spy(group: int) -> str | None:
+        thought.append(use(group))
+        return thought[-1]
+
+    monkeypatch.setattr(dispatcher.machines, "use", spy)
+    for predicate in ("mem>=8GiB", "mem>=32GiB", "mem>=8GiB", "mem>=8GiB", "mem>=8GiB", "mem>=8GiB"):
+        send(lab, boot={"step": {"machine": predicate}})
+    run(dispatcher)
+    given = [start.machine["id"] for start in agent.starts() if start.machine]
+    assert given == thought == ["id-m7", "id-m6", "id-m8", "id-m9", "id-m5"]
+
+
 @pytest.mark.parametrize(
     ("made", "code", "text"),
     [
@@ -637,7 +685,7 @@ def test_a_machine_that_cannot_be_given_is_not_in_use_and_idles_nobody(
 
 
 def test_a_machine_that_sleeps_is_possible(lab: Lab, dispatcher: Dispatcher, clock: Clock) -> None:
-    machine_of(lab, "only", 64, state="off", state_reason=OFF_REASON)
+    machine_of(lab, "only", 64, state="off", state_reason=boots.ASLEEP)
     agent = Player(dispatcher)
     agent.hello()
     sent = send(lab, boot={"step": {"machine": "mem>=8GiB"}})
@@ -645,7 +693,8 @@ def test_a_machine_that_sleeps_is_possible(lab: Lab, dispatcher: Dispatcher, clo
     run(dispatcher)
     clock.move(30)
     run(dispatcher)
-    assert reason(dispatcher, sent.id).text == "the one machine that is mem>=8GiB is switched on for it"
+    text = "the one machine that is mem>=8GiB is switched on for it, which takes about 5 min"
+    assert reason(dispatcher, sent.id).text == text
     assert idle_while_waiting(lab, ANN, since_ns=clock()).by_cause == {"machine": 30 * 10**9}
 
 
@@ -659,9 +708,9 @@ def test_only_what_can_change_which_machines_fit_makes_it_look_for_them(
     looks: list[bool] = []
     look = dispatcher.machines.look
 
-    def spy(*, facts: bool, people: bool = False) -> None:
+    def spy(*, facts: bool, people: bool = False) -> bool:
         looks.append(facts)
-        look(facts=facts, people=people)
+        return look(facts=facts, people=people)
 
     monkeypatch.setattr(dispatcher.machines, "look", spy)
 

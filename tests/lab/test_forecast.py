@@ -78,6 +78,19 @@ def test_a_machine_is_waited_for() -> None:
     assert _minutes(found.steps[3].start) == (0, 0, 0)
 
 
+def test_a_machine_that_sleeps_is_waited_for_as_long_as_its_like_take_to_boot() -> None:
+    agents, wakes = (Agent("a", 4, 3),), {"m2": tuple(minutes * MINUTE_NS for minutes in (2, 3, 3, 3, 8))}
+    running = _job(1, group=1, started_ns=NOW, agent="a", machine="m1")
+    known: dict[str, Any] = {"agents": agents, "machines": {"m1": 2, "m2": 2}, "wanting": 2}
+    waits = [running, _job(2, group=1), _job(3, group=1)]
+    found = foretell(_live(waits, **known, wakes=wakes))
+    assert _minutes(found.steps[2].start)[1] == 3
+    low, middle, high = _minutes(found.steps[3].start)
+    assert (low, middle, high) == (10, 10, 10), "the other one is free before"
+    awake = foretell(_live(waits, **known))
+    assert _minutes(awake.steps[2].start) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import RowMapping, select
 
 from evenkeel.cli.root import run as evenkeel
+from evenkeel.lab import boots, credits, durations, forecasts, schema, submissions
 from evenkeel.lab import client as client_
-from evenkeel.lab import credits, durations, forecasts, schema, submissions
 from evenkeel.lab.actor import NotFound, with_roles
 from evenkeel.lab.client import Client
 from evenkeel.lab.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ from evenkeel.lab.order import MINUTE_NS
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.step import graph_of
 from tests.lab.conftest import Clock
-from tests.lab.test_dispatcher import ANN, BOB, Player, run, send
+from tests.lab.test_dispatcher import ANN, BOB, Player, machine_of, run, send
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ def test_looking_does_not_disturb_the_dispatcher(lab: Lab, dispatcher: Dispatche
     _graph(lab)
     run(dispatcher)
     before = dispatcher.ready.shares.all(lab.now())
-    live, _ = live_of(dispatcher)
+    live = live_of(dispatcher).live
     live.shares.charge("ann", "", 10**15, lab.now())
     live.durations.learn("build", "build", 1)
     assert dispatcher.ready.shares.all(lab.now()) == before
@@ -248,3 +248,29 @@ def test_what_the_dispatcher_has_not_heard_of_yet_is_foretold_a_moment_later(
     lab.dispatching = Slow(dispatcher)  # type: ignore[assignment]
     other = _graph(lab)
     assert forecasts.of_submission(lab, ANN, other.id).now is not None
+
+
+def test_the_time_that_a_machine_takes_to_wake_belongs_to_the_forecast(
+    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster
+) -> None:
+    machine_of(lab, "sleeps", 64, state="off", state_reason=boots.ASLEEP)
+    for _ in range(3):
+        lab.store.write(lambda connection: boots.learn(connection, "machine sleeps", 240.0))
+    Player(dispatcher).hello()
+    sent = send(lab, ANN, build={"step": {"machine": "mem>=8GiB"}})
+    eta = forecasts.of_submission(lab, ANN, sent.id).steps["build"]
+    assert eta.unknown == "" and eta.start and eta.end
+    assert (eta.start.p50_ns - lab.now(), eta.end.p50_ns - lab.now()) == (4 * MINUTE_NS, 14 * MINUTE_NS)
+
+
+def test_a_machine_that_another_kind_of_step_has_is_free_when_that_ends(
+    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster
+) -> None:
+    machine_of(lab, "only", 64)
+    Player(dispatcher, slots=2).hello()
+    send(lab, ANN, build={"step": {"machine": "mem>=8GiB"}})
+    run(dispatcher)
+    sent = send(lab, BOB, check={"step": {"machine": "mem>=16GiB"}})
+    eta = forecasts.of_submission(lab, ANN, sent.id).steps["check"]
+    assert eta.unknown == "" and eta.start
+    assert eta.start.p50_ns - lab.now() == 10 * MINUTE_NS

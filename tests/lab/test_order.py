@@ -112,13 +112,17 @@ _action = st.one_of(
 _TEAM = {"a": "t", "b": "t", "c": "u", "d": ""}
 
 
-@pytest.mark.parametrize("few", [order._FEW, -1000])  # the other one: heaps are made anew each time
+#: Heaps that are made anew each time; never, and always, by the order of all groups; which is always sorted anew.
+@pytest.mark.parametrize(
+    "constants", [{}, {"_FEW": -1000}, {"_LOOK": 0}, {"_LOOK": 1000}, {"_LOOK": 1000, "_SORT": -1}], ids=str
+)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(_action, max_size=80))
 def test_the_index_agrees_with_a_plain_sort(
-    few: int, actions: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+    constants: dict[str, int], actions: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order, "_FEW", few)
+    for name, value in constants.items():
+        monkeypatch.setattr(order, name, value)
     ready = Ready()
     for number in range(5):
         assert ready.group(number) == number

@@ -594,8 +594,8 @@ class Dispatcher:
     def group_for(self, node: Node) -> int:
         """Of all steps that want the same of an agent, and the same machines that they may have."""
         # Whose it is counts only where a machine is wanted: owners do not let everybody have theirs.
-        whose = (node.sub.person, node.sub.team) if node.machine else ("", "")
-        group = self.ready.group((node.needs, node.machine, *whose))
+        whose = self.machines.whose(node.sub.person, node.sub.team) if node.machine else 0
+        group = self.ready.group((node.needs, node.machine, whose))
         if group >= self._groups_known:
             self._new_groups()
         return group
@@ -624,10 +624,10 @@ class Dispatcher:
     def _new_groups(self) -> None:
         signatures: list[Any] = self.ready.signatures
         for group in range(self._groups_known, len(signatures)):
-            needs, machine, person, team = signatures[group]
+            needs, machine, whose = signatures[group]
             self._wants.append(Predicate.parse(needs))
             if machine:
-                self.machines.want(group, machine, person, team)
+                self.machines.want(group, machine, whose)
             else:
                 self._plain |= 1 << group
         self._groups_known = len(signatures)
@@ -635,15 +635,22 @@ class Dispatcher:
             self._fit(agent)
 
     def _fit(self, agent: Agent) -> None:
-        signatures = self.ready.signatures
+        signatures: list[Any] = self.ready.signatures
+        fits: dict[str, bool] = {}  # groups that want another machine mostly want the same of an agent
         for group in range(agent.groups_seen, len(signatures)):
-            if self._wants[group].matches(agent.labels):
+            needs = signatures[group][0]
+            if needs not in fits:
+                fits[needs] = self._wants[group].matches(agent.labels)
+            if fits[needs]:
                 agent.mask |= 1 << group
         agent.groups_seen = len(signatures)
 
     def _look_at_machines(self) -> None:
         before = self.machines.available
-        self.machines.look(facts=self._fresh_facts, people=self._fresh_people)
+        if self.machines.look(facts=self._fresh_facts, people=self._fresh_people):
+            for node in self.nodes.values():
+                if node.machine and node.id in self.ready and self.ready.group_of(node.id) != self.group_for(node):
+                    self._queue(node)
         self._fresh_machines = self._fresh_facts = self._fresh_people = False
         self._fresh_groups |= self.machines.available & ~before
 
@@ -689,7 +696,7 @@ class Dispatcher:
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, run.id))
         if node.machine:
-            self.machines.use(group)
+            run.machine_id = self.machines.use(group)
             self._fresh_machines = True
         turn.starts.append(run)
         told = {"step": node.name, "submission": node.sub.id, "attempt": run.id, "agent": agent.name}

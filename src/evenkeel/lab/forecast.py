@@ -137,9 +137,17 @@ class Floor:
     def _take(self, job: Job, agent: str, now_ns: int, machine: str | None, expected_ns: int) -> None:
         self.free[agent] = self.free.get(agent, 0) - 1
         if machine is not None:
-            self._held.add(machine)
-            self._available = self._look()
+            self.keep(machine)
         self.running[job.id] = (agent, now_ns, machine, expected_ns)
+
+    def keep(self, machine: str) -> None:
+        """Nobody gets it until :meth:`give`."""
+        self._held.add(machine)
+        self._available = self._look()
+
+    def give(self, machine: str) -> None:
+        self._held.discard(machine)
+        self._available = self._look()
 
     def start(self, now_ns: int) -> list[Job]:
         """Give every free slot its best step, until nothing fits.  What started, in order."""
@@ -184,8 +192,7 @@ class Floor:
         job = self.jobs.pop(number)
         self.free[agent] += 1
         if machine is not None:
-            self._held.discard(machine)
-            self._available = self._look()
+            self.give(machine)
         self.ready.charge(job.person, job.team, now_ns - started_ns - expected_ns, started_ns)
         dropped: list[int] = []
         for child in self._children.pop(number, ()):
@@ -243,6 +250,8 @@ class Live:
     durations: Durations
     machines: Mapping[str, int] = field(default_factory=dict)
     wanting: int = 0
+    #: Those of them that sleep: nanoseconds until each answers, as often as it is known of its like.
+    wakes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: What a group wants of an agent and of a machine, in words: for steps that nobody can take.
     wants: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     #: Bits of groups that machines of the pool fit, of which steps can have none: reserved by people, or broken.
@@ -341,6 +350,10 @@ def _play(live: Live, jobs: list[Job], expected: Callable[[Job], int]) -> list[i
     floor = Floor(live.agents, ready, expected, machines=live.machines, wanting=live.wanting)
     order: list[int] = []
     ends: list[tuple[int, int]] = []
+    asleep = list(live.wakes)
+    for index, name in enumerate(asleep):
+        floor.keep(name)
+        heapq.heappush(ends, (live.now_ns + quantile(live.wakes[name], 0.5), -1 - index))
     for job in jobs:
         floor.enter(job)
         if job.started_ns is not None:
@@ -355,7 +368,10 @@ def _play(live: Live, jobs: list[Job], expected: Callable[[Job], int]) -> list[i
         if not ends:
             return order
         now_ns, number = heapq.heappop(ends)
-        floor.end(number, now_ns)
+        if number < 0:
+            floor.give(asleep[-1 - number])
+        else:
+            floor.end(number, now_ns)
 
 
 def _left(like: tuple[int, ...], elapsed_ns: int) -> int:
@@ -375,6 +391,9 @@ def _draw(
     free = np.zeros((passes, len(slots)))
     names = sorted(live.machines)
     machine_free = np.zeros((passes, len(names)))
+    for index, name in enumerate(names):
+        if name in live.wakes:
+            machine_free[:, index] = random.choice(np.array(live.wakes[name], dtype=float), passes)
     rows = np.arange(passes)
     column: dict[str, list[int]] = {}
     for index, (_, name) in enumerate(slots):

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError
-from evenkeel.lab import schema
+from evenkeel.lab import boots, schema
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.forecast import CALIBRATED_BY, Agent, Band, Calibration, Forecast, Job, Live, foretell
@@ -93,8 +93,16 @@ class TooMany(EvenkeelError):
 # -- from the dispatcher's memory ---------------------------------------------------------------------------------
 
 
-def live_of(dispatcher: Dispatcher) -> tuple[Live, dict[int, int]]:
-    """What is live, and the claims of running steps (step -> claim).  In the dispatcher's thread only."""
+class _Seen(NamedTuple):
+    """``claims``: of running steps, by step; ``masks``: of all machines, the groups whose steps may have them."""
+
+    live: Live
+    claims: dict[int, int]
+    masks: dict[str, int]
+
+
+def live_of(dispatcher: Dispatcher) -> _Seen:
+    """What is live.  In the dispatcher's thread only."""
     if len(dispatcher.nodes) > MOST_STEPS:
         raise TooMany(f"{len(dispatcher.nodes)} steps are open, and forecasts are made for {MOST_STEPS} at most")
     ready = dispatcher.ready
@@ -107,11 +115,8 @@ def live_of(dispatcher: Dispatcher) -> tuple[Live, dict[int, int]]:
         run = dispatcher.nodes[job.id].run
         if run is not None and run.claim_id is not None:
             claims[job.id] = run.claim_id
-    wanting, machines = dispatcher.machines.wanting, dict[str, int]()
-    fitting = {g: dispatcher.machines.fits(g) for g in range(len(ready.signatures)) if wanting >> g & 1}
-    for group, ids in fitting.items():
-        for machine in ids & dispatcher.machines.free:
-            machines[machine] = machines.get(machine, 0) | 1 << group
+    machines = dispatcher.machines
+    masks = machines.masks
     live = Live(
         now_ns=dispatcher.lab.now(),
         jobs=tuple(jobs),
@@ -121,12 +126,12 @@ def live_of(dispatcher: Dispatcher) -> tuple[Live, dict[int, int]]:
         ),
         shares=ready.shares.copy(),
         durations=dispatcher.durations.copy(),
-        machines=machines,
-        wanting=wanting,
+        machines={one: masks[one] for one in machines.free | machines.wakes.keys() if masks.get(one)},
+        wanting=machines.wanting,
         wants={number: signature[:2] for number, signature in enumerate(ready.signatures)},  # type: ignore[index]
-        withheld=sum(1 << group for group, ids in fitting.items() if ids),
+        withheld=machines.fit_any,
     )
-    return live, claims
+    return _Seen(live, claims, masks)
 
 
 def _jobs(dispatcher: Dispatcher, sub: Sub) -> list[Job]:
@@ -235,8 +240,7 @@ class Forecaster:
 
     def _foretell(self) -> tuple[Mapping[int, Eta], Mapping[int, Eta], Mapping[str, Mapping[int, Forecast]]]:
         assert self.lab.dispatching is not None
-        live, claims = self.lab.dispatching.ask(live_of)
-        live = _with_machines(self.lab, live, claims)
+        live = _with_machines(self.lab, self.lab.dispatching.ask(live_of))
         foretold = foretell(live)
         drawn = {"step": foretold.steps, "submission": foretold.submissions}
         steps, whole = (
@@ -426,25 +430,23 @@ def current(lab: Lab, actor: Actor, *, submission: int | None = None) -> Current
 # -- small parts --------------------------------------------------------------------------------------------------
 
 
-def _with_machines(lab: Lab, live: Live, claims: Mapping[int, int]) -> Live:
-    """The same with the machines that running steps hold, which are free when those end."""
-    if not claims:
-        return live
+def _with_machines(lab: Lab, seen: _Seen) -> Live:
+    """The same with the machines that running steps hold, which are free when those end, and with how long those take
+    to wake that sleep."""
+    live, claims, masks = seen
     with lab.store.read() as connection:
-        machine_of = dict(
-            connection.execute(
-                select(_claim.id, _claim.machine_id).where(_claim.id.in_(sorted(claims.values())))
-            ).tuples().all()
-        )  # fmt: skip
+        wakes = {one: wake.likely for one, wake in boots.wakes(connection, live.now_ns).items() if one in live.machines}
+        asked = select(_claim.id, _claim.machine_id).where(_claim.id.in_(sorted(claims.values())))
+        machine_of = {row.id: row.machine_id for row in connection.execute(asked)}
     machines = dict(live.machines)
     jobs = []
     for job in live.jobs:
         machine = machine_of.get(claims.get(job.id, 0))
         if machine is not None:
-            machines[machine] = machines.get(machine, 0) | 1 << job.group
+            machines[machine] = masks.get(machine, 0) | 1 << job.group
             job = replace(job, machine=machine)
         jobs.append(job)
-    return replace(live, jobs=tuple(jobs), machines=machines)
+    return replace(live, jobs=tuple(jobs), machines=machines, wakes=wakes)
 
 
 def _times(band: Band | None) -> Times | None:

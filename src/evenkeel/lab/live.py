@@ -71,7 +71,8 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A running attempt.  ``began_ns``: what ``started_ns`` is by the steady clock."""
+    """A running attempt.  ``began_ns``: what ``started_ns`` is by the steady clock.  ``machine_id``: of the machine
+    that it will probably get, until its start is written."""
 
     id: int
     node: Node
@@ -82,6 +83,7 @@ class Run:
     timeout_ns: int | None = None
     expected_ns: int = 0
     claim_id: int | None = None
+    machine_id: str | None = None
     stopping: str = ""  # cancelled, timed-out: what its agent was told, with the cause, so many times
     stop_cause: str = ""
     stops: int = 0

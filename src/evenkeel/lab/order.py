@@ -13,11 +13,13 @@ among the lightest after n half-lives.  A person without a team counts as a team
 
 :class:`Ready` is an index for a hundred thousand steps.  Steps that want the same of an agent and of a machine are one
 *group*; who offers something says which groups it fits by a bit mask, worked out once.  Choosing looks at one step of
-each group, so it costs the same with ten waiting steps as with a hundred thousand.
+each group, so it costs the same with ten waiting steps as with a hundred thousand.  Who fits many groups would have as
+many to look at, so the first steps of all are kept in order too: of many, one that fits is found soon.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections.abc import Hashable, Iterator, Mapping
@@ -133,6 +135,10 @@ _Entry = tuple[int, int, int]
 _Head = tuple[tuple[int, int], _Entry, int]
 _URGENT = (-1, -1)
 _FEW = 8
+#: To look at the head of one group takes about so many times as long as to pass one in the order of all.
+_LOOK = 8
+#: With more groups than this that have another first step, all are sorted anew.
+_SORT = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -168,6 +174,10 @@ class Ready:
         self._heads: list[list[_Head]] = []
         #: By group, who has something in it.
         self._within: list[set[_Owner]] = []
+        #: By group its first step, None: nothing waits there; the same in order; and groups where that may be untrue.
+        self._firsts: list[_Head | None] = []
+        self._order: list[tuple[_Head, int]] = []
+        self._moved: set[int] = set()
         self._places: dict[int, _Place] = {}
         # Urgent work has no fair share: one owner for all of it.
         self._urgent = _Owner("", "", 0, _URGENT)
@@ -197,6 +207,7 @@ class Ready:
             self._counts.append(0)
             self._heads.append([])
             self._within.append(set())
+            self._firsts.append(None)
         return number
 
     @property
@@ -255,11 +266,13 @@ class Ready:
             else:
                 del owner.heaps[group]
                 self._within[group].discard(owner)
+                self._moved.add(group)
         return True
 
     def _head(self, group: int, owner: _Owner, entry: _Entry) -> None:
         """This is what the owner has first in the group now.  Before more of the heap is stale than true, it is made
         anew: whoever chooses must not meet hundreds of stale ones at once."""
+        self._moved.add(group)
         heads, within = self._heads[group], self._within[group]
         if len(heads) <= 2 * len(within) + _FEW:
             heapq.heappush(heads, (owner.levels, entry, owner.number))
@@ -331,23 +344,50 @@ class Ready:
         if self._version != self.shares.version or (self._falls and self._falls[0][0] <= now_ns):
             self._advance(now_ns)
         mask &= self.waiting
+        many = mask.bit_count()
+        if _LOOK * many * many > len(self._order):
+            self._settle()
+            for first, group in self._order:
+                if mask >> group & 1:
+                    return first[1][2]
         found: _Head | None = None
-        numbered, all_heads = self._numbered, self._heads
-        # One loop, without calls: it runs at each start, for each group that the agent fits.
         while mask:
             low = mask & -mask
             mask ^= low
-            group = low.bit_length() - 1
-            heads = all_heads[group]
-            while True:
-                head = heads[0]
-                owner = numbered[head[2]]
-                if owner.levels == head[0] and (heap := owner.heaps.get(group)) and heap[0] == head[1]:
-                    break
-                heapq.heappop(heads)
-            if found is None or head < found:
-                found = head
+            first_ = self._first(low.bit_length() - 1)
+            if first_ is not None and (found is None or first_ < found):
+                found = first_
         return found[1][2] if found else None
+
+    def _first(self, group: int) -> _Head | None:
+        """What goes first in a group; heads that are no longer true are thrown away."""
+        heads, numbered = self._heads[group], self._numbered
+        while heads:
+            head = heads[0]
+            owner = numbered[head[2]]
+            if owner.levels == head[0] and (heap := owner.heaps.get(group)) and heap[0] == head[1]:
+                return head
+            heapq.heappop(heads)
+        return None
+
+    def _settle(self) -> None:
+        """The order of all groups is true again."""
+        moved, self._moved = self._moved, set()
+        firsts, order = self._firsts, self._order
+        if len(moved) > _SORT:
+            for group in moved:
+                firsts[group] = self._first(group)
+            self._order = sorted((first, group) for group, first in enumerate(firsts) if first is not None)
+            return
+        for group in moved:
+            before, now = firsts[group], self._first(group)
+            if before == now:
+                continue
+            if before is not None:
+                del order[bisect.bisect_left(order, (before, group))]
+            if now is not None:
+                bisect.insort(order, (now, group))
+            firsts[group] = now
 
     def group_of(self, step: int) -> int:
         return self._places[step].group

@@ -138,6 +138,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
                 team=node.sub.team,
                 reason=f"step {node.name} of {node.sub.name}",
                 length_ns=run.timeout_ns,
+                likely=run.machine_id,
             )
             if taken is None:
                 del still[node.id]

@@ -11,6 +11,7 @@ from typing import Literal
 from evenkeel.documents.base import Model
 from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.live import Node
+from evenkeel.lab.words import duration
 
 Code = Literal[
     "after",  # other steps
@@ -80,8 +81,12 @@ def _of_machines(dispatcher: Dispatcher, node: Node, group: int) -> Why:
     that_may = "" if may == like else f" and that {node.sub.person} may have"
     if not sound:
         return Why(code="machines-down", text=f"{_all_of(may, node, that_may)} broken, suspect or off", number=len(may))
-    asleep = sound & pool.asleep
-    how = "in use" if not asleep else "switched on for it" if sound == asleep else "in use, or switched on for it"
+    asleep = sound & pool.wakes.keys()
+    how = "in use"
+    if asleep:
+        soonest = min(pool.wakes[one].median for one in asleep)
+        wakens = f"switched on for it, which takes about {duration(soonest)}"
+        how = wakens if sound == asleep else f"in use, or {wakens}"
     return Why(code="machines-busy", text=f"{_all_of(sound, node, that_may)} {how}", number=len(sound))
 
 
