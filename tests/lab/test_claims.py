@@ -8,13 +8,14 @@ import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import claims, credits, machines, people, schema, settings
+from evenkeel.lab import boots, claims, credits, machines, people, schema, settings
 from evenkeel.lab.actor import Conflict, Forbidden, NotFound, Stale, with_roles
 from evenkeel.lab.claims import Claim, Request, Taken
 from evenkeel.lab.lab import Lab
@@ -540,6 +541,75 @@ def test_a_step_is_not_ended_by_time(lab: Lab, clock: Clock) -> None:
     clock.move(7200)
     claims.tick(lab)
     assert took and claims.get(lab, ANN, took.claim_id).state == "active"
+
+
+def test_the_time_that_a_machine_takes_to_wake_belongs_to_the_estimate(lab: Lab, clock: Clock) -> None:
+    add(lab, "host1")
+    asleep = {"state": "off", "state_reason": boots.ASLEEP}
+    lab.store.write(lambda connection: connection.execute(update(schema.machine).values(asleep)))
+    waits = ask(lab, ANN, "host1").waits
+    assert waits and waits.why == (
+        "host1 sleeps, and takes about 5 min to wake (as most do; none like it has been seen to)",
+    )
+    assert (waits.likely_ns, waits.at_latest_ns) == (lab.now() + 300 * 10**9, lab.now() + 900 * 10**9)
+    for boot_s in (100.0, 120.0, 180.0):
+        lab.store.write(partial(boots.learn, type_="machine host1", boot_s=boot_s))
+    known = claims.get(lab, ANN, 1).waits
+    assert known and known.why == ("host1 sleeps, and takes about 2 min to wake",)
+    assert (known.likely_ns, known.at_latest_ns) == (lab.now() + 120 * 10**9, lab.now() + 540 * 10**9)
+    # It is being switched on: what is gone of that is not waited for again, and a boot that it outlasted tells nothing.
+    machine_id, began = machines.get(lab, ANN, "host1").id, lab.now()
+    row = {"machine_id": machine_id, "action": "on", "actor": "lab", "at_ns": began, "tried": [], "result": "running"}
+    lab.store.write(lambda connection: connection.execute(insert(schema.power_event).values(row)))
+    clock.move(110)
+    on = claims.get(lab, ANN, 1).waits
+    assert on and (on.likely_ns, on.at_latest_ns) == (began + 150 * 10**9, began + 540 * 10**9)
+    clock.move(900)  # it should have answered long ago
+    late = claims.get(lab, ANN, 1).waits
+    assert late and late.likely_ns == late.at_latest_ns == lab.now()
+
+
+def test_a_machine_that_is_off_for_another_reason_is_not_waited_for(lab: Lab) -> None:
+    add(lab, "host1")
+    off = {"state": "off", "state_reason": "switched off"}
+    lab.store.write(lambda connection: connection.execute(update(schema.machine).values(off)))
+    waits = ask(lab, ANN, "host1").waits
+    assert waits and (waits.likely_ns, waits.at_latest_ns) == (None, None)
+    assert waits.why == ("host1 is off: switched off",)
+
+
+def _plain_end(row: dict[str, Any], now: int) -> int | None:
+    """When a claim ends, in words of Python; the lab has it in words of SQL only."""
+    if row["until_ns"] is not None:
+        return int(row["until_ns"])
+    if row["length_ns"] is not None:
+        return int(row["not_before_ns"] + row["length_ns"])
+    if row["kind"] != "step":
+        return None
+    hours_gone = max(0, now - row["began_ns"]) // HOUR
+    return int(row["began_ns"] + (hours_gone + 1) * HOUR)
+
+
+def test_when_a_claim_ends_is_one_rule(lab: Lab) -> None:
+    now = lab.now()
+    # To the nanosecond around whole hours, and from a clock that was set back.
+    moments = [now + hours * HOUR + off for hours in (-30, -2, -1, 0, 1, 3) for off in (-1, 0, 1)]
+    rows = [
+        {"kind": kind, "state": "ended", "holder": "ann", "predicate": "", "reason": "", "requested_ns": now,
+         "not_before_ns": now, "began_ns": began, "length_ns": length, "until_ns": until}
+        for kind in ("reservation", "step", "maintenance", "permanent")
+        for began in moments
+        for length in (None, 1, 5 * HOUR)
+        for until in (None, now - HOUR, now + 7 * HOUR)
+    ]  # fmt: skip
+    with lab.store.engine.begin() as connection:
+        connection.execute(insert(schema.claim), rows)
+        told = [claims._until(row) for row in connection.execute(claims._with_ends(now).order_by(schema.claim.c.id))]
+        after = select(schema.claim.c.id).where(claims._ends(now) > now + HOUR)
+        later = set(connection.scalars(after))
+    expected = [_plain_end(row, now) for row in rows]
+    assert told == expected
+    assert later == {number for number, end in enumerate(expected, 1) if end is None or end > now + HOUR}
 
 
 def test_a_step_without_a_time_limit_has_its_machine_for_an_hour_and_not_for_good(lab: Lab, clock: Clock) -> None:

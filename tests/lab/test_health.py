@@ -11,10 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select, update
 
-from evenkeel.lab import claims, energy, health, power, schema, secrets, submissions, touch
+from evenkeel.lab import boots, claims, energy, health, power, schema, secrets, submissions, touch
 from evenkeel.lab.actor import Actor, with_roles
 from evenkeel.lab.health import _Found
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.power_drivers.ssh import Boot
 from evenkeel.lab.step import graph_of
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
 from tests.lab.test_power import events, state_of
@@ -214,7 +215,7 @@ def test_a_machine_that_a_person_switched_off_is_not_woken(lab: Lab) -> None:
     add_machine(lab, state="off", state_reason="switched off", policy={"auto_off": {"after": "4h"}})
     claim(lab, "waiting", None, machine_id=None)
     assert energy.wanted(lab) == []
-    lab.store.write(lambda c: c.execute(update(schema.machine).values(state_reason=energy.OFF_REASON)))
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(state_reason=boots.ASLEEP)))
     assert energy.wanted(lab) == ["host1"]
 
 
@@ -225,8 +226,8 @@ def step(lab: Lab, machine: str, who: Actor = ANN) -> None:
 
 
 def test_a_step_wakes_a_machine(lab: Lab) -> None:
-    add_machine(lab, "host1", state="off", state_reason=energy.OFF_REASON)
-    add_machine(lab, "host2", state="off", state_reason=energy.OFF_REASON)
+    add_machine(lab, "host1", state="off", state_reason=boots.ASLEEP)
+    add_machine(lab, "host2", state="off", state_reason=boots.ASLEEP)
     assert energy.wanted(lab) == []
     step(lab, "host2")
     assert energy.wanted(lab) == ["host2"]
@@ -243,9 +244,9 @@ def test_a_ready_machine_that_the_waiter_may_not_have_leaves_none_asleep(lab: La
         policy={"users": ["bob"], "steps": False},
         owner="bob",
         state="off",
-        state_reason=energy.OFF_REASON,
+        state_reason=boots.ASLEEP,
     )
-    add_machine(lab, "sleeps", state="off", state_reason=energy.OFF_REASON)
+    add_machine(lab, "sleeps", state="off", state_reason=boots.ASLEEP)
     if why == "booked":
         claim(lab, "waiting", None, machine_id="awake", holder="bob", not_before_ns=lab.now() + MINUTE_NS, length_ns=1)
     if kind == "step":
@@ -316,6 +317,53 @@ def test_a_machine_that_nobody_knows_to_be_off_goes_to_who_waits(
     switched.append(meanwhile)
     energy.rest(lab, "host1")
     assert state_of(lab) == "claimed"
+
+
+@pytest.fixture
+def woken(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine that sleeps, for which ann waits; its BMC switches it on at once.  The states in which it was asked."""
+    policy = {"prepare": "none", "power": {"boot_s": 5}}
+    add_machine(lab, state="off", state_reason=boots.ASLEEP, policy=policy)
+    add_endpoint(lab, "host1", "bmc", "ipmi", "127.0.0.1:1")
+    add_endpoint(lab, "host1", "ssh", "ssh", "ssh://root@127.0.0.1:1")
+
+    def climb(lab: Lab, begun: Any, tried: list[power.Attempt]) -> tuple[power.Result, str, float | None]:
+        tried.append(power.Attempt(method="bmc", driver="ipmi", outcome="done", detail="", took_ns=1))
+        return "done", "two readings of bmc", None
+
+    monkeypatch.setattr(power, "_climb", climb)
+    monkeypatch.setattr(power, "_POLL_S", 0.01)
+    assert reserve(lab).state == "waiting"
+    return []
+
+
+def test_a_machine_that_wakes_is_offered_when_its_system_answers(
+    lab: Lab, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boot(ssh: Any, deadline_s: float) -> Boot | None:
+        del ssh, deadline_s
+        woken.append(state_of(lab))
+        return Boot("b" * 36, 5.0, 0.0) if len(woken) == 3 else None
+
+    monkeypatch.setattr(power, "_boot", boot)
+    energy.wake(lab, "host1")
+    assert (woken, state_of(lab)) == (["off"] * 3, "claimed")
+    with lab.store.read() as connection:
+        assert len(boots.known(connection, "machine host1")) == 1, "how long it took is known from now on"
+
+
+def test_a_machine_that_does_not_answer_after_waking_is_suspect(
+    lab: Lab, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power, "_boot", lambda ssh, deadline_s: None)
+    monkeypatch.setattr(power, "boot_deadline_s", lambda lab, machine, policy: 0.1)
+    energy.wake(lab, "host1")
+    assert state_of(lab) == "suspect"
+    assert energy.wanted(lab) == []
+    with lab.store.read() as connection:
+        assert connection.scalar(select(schema.claim.c.state)) == "waiting"
+        reason = connection.scalar(select(schema.machine.c.state_reason))
+    assert reason == "power on failed: bmc done, ssh silent"
 
 
 # -- over REST and on pages -----------------------------------------------------------------------------------------

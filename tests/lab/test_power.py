@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab import power, schema, secrets, touch
+from evenkeel.lab import boots, power, schema, secrets, touch
 from evenkeel.lab.actor import Conflict, Forbidden, with_roles
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Method, PowerFailed
@@ -332,7 +332,7 @@ def test_the_boot_time_out_is_learned_by_type(lab: Lab) -> None:
     machine = touch.Touched("host1", "host1", "ready", "ann", "", None, {}, "", "")
     assert power.boot_deadline_s(lab, machine, power.Policy()) == 900
     for boot_s in (40.0, 90.0, 50.0):
-        lab.store.write(partial(power._learn_boot, machine=machine, boot_s=boot_s))
+        lab.store.write(partial(boots.learn, type_="machine host1", boot_s=boot_s))
     assert power.boot_deadline_s(lab, machine, power.Policy()) == 270
     assert power.boot_deadline_s(lab, machine, power.Policy(boot_s=10)) == 10
 

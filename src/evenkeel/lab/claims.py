@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, or_, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import allowed, credits, machines, people, search
+from evenkeel.lab import allowed, boots, credits, machines, people, search
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
@@ -324,7 +324,7 @@ def _overlaps(
         within.append(or_(begin < end, claim.c.state.in_(HELD)))
     if but is not None:
         within.append(claim.c.id != but)
-    return connection.execute(select(claim).where(*within).order_by(begin).limit(1)).first()
+    return connection.execute(_with_ends(now).where(*within).order_by(begin).limit(1)).first()
 
 
 def is_free(connection: Connection, now: int, machine_id: str, end: int | None, but: int | None = None) -> bool:
@@ -360,7 +360,7 @@ def _free_from(
     """When the machine is next free for so long, as far as it is known now, and whether that is an estimate."""
     at, guess = start, False
     while (taken := _overlaps(connection, now, machine_id, at, None if length is None else at + length)) is not None:
-        until = _until(taken, now)
+        until = _until(taken)
         if until is None:
             return None
         at, guess = max(until, at + 1), guess or _endless(taken)
@@ -372,20 +372,22 @@ def _endless(row: Any) -> bool:
     return row.kind == "step" and row.ended_ns is None and row.until_ns is None and row.length_ns is None
 
 
-def _until(row: Any, now: int) -> int | None:
-    """When a claim ends; None: it is for good."""
-    if row.until_ns is not None:
-        return int(row.until_ns)
-    if row.length_ns is not None:
-        return int(row.not_before_ns + row.length_ns)
-    return row.began_ns + (max(0, now - row.began_ns) // STEP_NS + 1) * STEP_NS if row.kind == "step" else None
-
-
 def _ends(now: int) -> ColumnElement[int]:
-    """The same of each row of table claim; for good: FOREVER."""
-    estimate = claim.c.began_ns + ((now - claim.c.began_ns) // STEP_NS + 1) * STEP_NS
-    step = case((claim.c.kind == "step", estimate))
+    """When each claim ends, or is expected to; for good: FOREVER."""
+    # Not before now: a step without a limit that goes on for longer than was thought is given as much again.
+    gone = case((claim.c.began_ns > now, 0), else_=now - claim.c.began_ns)
+    step = case((claim.c.kind == "step", claim.c.began_ns + (gone // STEP_NS + 1) * STEP_NS))
     return func.coalesce(claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, step, FOREVER)
+
+
+def _with_ends(now: int) -> Select[Any]:
+    """Claims, each with what :func:`_ends` says of it: for :func:`_until`."""
+    return select(claim, _ends(now).label("ends_ns"))
+
+
+def _until(row: Any) -> int | None:
+    """When a claim ends; None: it is for good.  ``row``: of :func:`_with_ends`."""
+    return None if row.ends_ns == FOREVER else int(row.ends_ns)
 
 
 # -- giving -----------------------------------------------------------------------------------------------------------
@@ -850,25 +852,24 @@ def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
     fitting: dict[tuple[Any, ...], tuple[frozenset[str], frozenset[str]]] = {}
     wishes = []
     rows = list(_queue(connection, now))
-    later = select(claim).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
+    later = _with_ends(now).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
     booked = connection.execute(later.order_by(claim.c.not_before_ns)).all()
     for row in rows:
         signature = (row.predicate, row.holder, row.team, row.length_ns)
         if signature not in fitting:
             fitting[signature] = _fitting(connection, row)
         wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature]))
-    holding = connection.execute(select(claim).where(claim.c.state.in_(HELD))).all()
+    holding = connection.execute(_with_ends(now).where(claim.c.state.in_(HELD))).all()
     pool = Pool(
         now=now,
         machines={
             row.id: (row.name, row.state, row.state_reason)
             for row in connection.execute(select(machine).where(machine.c.state != "retired"))
         },
-        held={
-            row.machine_id: Hold(row.holder, row.began_ns or now, _until(row, now), _endless(row)) for row in holding
-        },
-        booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row, now)) for row in booked if row.machine_id],
+        held={row.machine_id: Hold(row.holder, row.began_ns or now, _until(row), _endless(row)) for row in holding},
+        booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row)) for row in booked if row.machine_id],
         used=_used(connection),
+        wakes=boots.wakes(connection, now),
     )
     places = forecast(wishes, pool)
     for row in booked:
@@ -915,10 +916,11 @@ def calendar(
     """All claims that touch ``[start, end)`` (two weeks from now), by machine; machines by name."""
     actor.need("read", "see reservations")
     wanted = Predicate.parse(predicate)
-    start = lab.now() if start_ns is None else start_ns
+    now = lab.now()
+    start = now if start_ns is None else start_ns
     end = start + 14 * 24 * HOUR if end_ns is None else end_ns
     begin = func.coalesce(claim.c.began_ns, claim.c.not_before_ns)
-    until = func.coalesce(claim.c.ended_ns, _ends(lab.now()))
+    until = func.coalesce(claim.c.ended_ns, _ends(now))
     with lab.store.read() as connection:
         rows = connection.execute(
             select(machine.c.id, machine.c.name, machine.c.state)
@@ -927,7 +929,7 @@ def calendar(
         ).all()
         inside = [claim.c.machine_id.is_not(None), claim.c.state != "cancelled", begin < end, until > start]
         found: dict[str, list[Span]] = {}
-        for row in connection.execute(select(claim).where(*inside).order_by(begin)):
+        for row in connection.execute(_with_ends(now).where(*inside).order_by(begin)):
             span = Span(
                 claim_id=row.id,
                 kind=row.kind,
@@ -935,7 +937,7 @@ def calendar(
                 holder=row.holder,
                 reason=row.reason,
                 start_ns=row.began_ns or row.not_before_ns,
-                end_ns=row.ended_ns or _until(row, lab.now()),
+                end_ns=row.ended_ns or _until(row),
                 about=_endless(row),
             )
             found.setdefault(row.machine_id, []).append(span)

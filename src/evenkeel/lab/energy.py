@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import allowed, claims, machines, power, schema, touch
+from evenkeel.lab import allowed, boots, claims, machines, power, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict
 from evenkeel.lab.allowed import Asker
 from evenkeel.lab.lab import Lab
@@ -33,7 +33,6 @@ _KEPT_NS = 30 * DAY_NS
 CANDIDATE_NS = 7 * DAY_NS
 #: Processes that run on average: above, somebody uses it without a claim.
 _BUSY_LOAD = 0.5
-OFF_REASON = "switched off while idle, as its owner allows; it wakes when it is wanted"
 
 
 class _AutoOff(BaseModel):
@@ -229,7 +228,7 @@ def wanted(lab: Lab) -> list[str]:
     """Machines that were switched off while idle, and that somebody waits for who could not have another one."""
     table = schema.machine
     with lab.store.read() as connection:
-        sleeps = table.c.state == "off", table.c.state_reason == OFF_REASON
+        sleeps = table.c.state == "off", table.c.state_reason == boots.ASLEEP
         asleep = list(connection.scalars(select(table.c.id).where(*sleeps).order_by(table.c.name)))
         if not asleep:
             return []
@@ -311,11 +310,11 @@ def rest(lab: Lab, machine_id: str) -> None:
         nonlocal kept
         if not _spare(lab, connection, table.c.id == found.id):
             raise Conflict(f"{found.name} is wanted again")
-        kept = machines.set_state(lab, connection, SERVICE.name, found.id, "off", OFF_REASON)
+        kept = machines.set_state(lab, connection, SERVICE.name, found.id, "off", boots.ASLEEP)
 
     def back(connection: Connection) -> None:
         row = connection.execute(select(table.c.state, table.c.state_reason).where(table.c.id == machine_id)).one()
-        if tuple(row) == ("off", OFF_REASON):
+        if tuple(row) == ("off", boots.ASLEEP):
             machines.set_state(lab, connection, SERVICE.name, machine_id, "ready")
             claims.offer(lab, connection)
 
@@ -330,9 +329,10 @@ def rest(lab: Lab, machine_id: str) -> None:
 
 
 def wake(lab: Lab, machine_id: str) -> None:
-    """Switch one on, and offer it to who waits when it is proved that it is on."""
+    """Switch one on, and offer it to who waits when it is proved that it is on, and that its system answers: steps take
+    it as it is.  One that does not answer is suspect, so that another one is woken."""
     try:
-        done = power.switch(lab, SERVICE, machine_id, "on")
+        done = power.switch(lab, SERVICE, machine_id, "on", answering=True)
     except EvenkeelError:
         return
     if done.result == "done":

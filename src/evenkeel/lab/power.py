@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import events, machines, paging, schema, secrets, touch
+from evenkeel.lab import boots, events, machines, paging, schema, secrets, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Driver, Method, PowerFailed, Reading, Way, driver_for
@@ -35,7 +35,6 @@ _PLACE = 0.15
 #: one in its place does it all.
 _REMEMBERED = 20
 _REMEMBERED_NS = 30 * 86400 * 10**9
-_BOOTS_KEPT = 30
 _LIED_BEFORE = "not believed: it lied before"
 #: Two readings are equal only when time has passed between them.
 _AGAIN_S = 0.5
@@ -215,13 +214,15 @@ def switch(
     *,
     method: Method | None = None,
     first: Callable[[Connection, Touched], None] | None = None,
+    answering: bool = False,
 ) -> PowerEvent:
     """The same, and wait for the end: minutes, when it boots.  Its ``result`` says what came of it.
 
     ``first``: run within the change that begins it; what it raises keeps the machine from being switched.
+    ``answering``: it is not on before its system answers, where the lab has ssh to ask.
     """
     begun = _begin(lab, actor, machine, action, method, first)
-    _run(lab, begun)
+    _run(lab, replace(begun, answering=answering))
     return event(lab, SERVICE, begun.event_id)
 
 
@@ -247,6 +248,7 @@ class _Begun:
     actor: str
     method: Method | None
     at_ns: int
+    answering: bool = False
 
 
 def _begin(
@@ -299,6 +301,8 @@ def _run(lab: Lab, begun: _Begun) -> None:
     boot_s: float | None = None
     try:
         result, verified_by, boot_s = _climb(lab, begun, tried)
+        if begun.answering and result == "done":
+            result, boot_s = _until_it_answers(lab, begun, tried, start, boot_s)
     except EvenkeelError as error:
         result, verified_by = "failed", error.message
     finally:
@@ -356,6 +360,25 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
             return "done", why, took_s if why.startswith("boot id") else None
         doubtful = doubtful or outcome == "unverified"
     return ("unknown" if doubtful else "failed"), "", None
+
+
+def _until_it_answers(
+    lab: Lab, begun: _Begun, tried: list[Attempt], start: float, boot_s: float | None
+) -> tuple[Result, float | None]:
+    """Of a machine that is on.  With the seconds that its boot took, if it booted."""
+    policy = _policy(begun.machine)
+    ssh = next((rung.driver for rung in _rungs(lab, begun.machine) if isinstance(rung.driver, Ssh)), None)
+    if ssh is None:
+        return "done", boot_s
+    end = start + boot_deadline_s(lab, begun.machine, policy)
+    while _boot(ssh, policy.ssh_s) is None:
+        if time.monotonic() > end:
+            took_ns = round((time.monotonic() - start) * 1e9)
+            why = "it is on, and its system does not answer"
+            tried.append(Attempt(method="ssh", driver="ssh", outcome="silent", detail=why, took_ns=took_ns))
+            return "failed", None
+        time.sleep(_POLL_S)
+    return "done", time.monotonic() - start if tried else boot_s
 
 
 def _forget_prompt(lab: Lab, machine: Touched) -> None:
@@ -536,7 +559,7 @@ def _end(
             elif attempt.outcome == "done" and begun.action in ("reset", "cycle") and attempt.method in liars:
                 lab.store.event(connection, SERVICE.name, "power.honest", "machine", machine.id, **what)
         if boot_s is not None:
-            _learn_boot(connection, machine, boot_s)
+            boots.learn(connection, boots.type_of(connection, machine.id, machine.name), boot_s)
         if why := _suspicious(connection, machine, result, tried, begun.action):
             _suspect(connection, lab, machine, why)
         elif result == "done":
@@ -605,36 +628,12 @@ def _success(lab: Lab, machine_id: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def machine_type(connection: Connection, machine: Touched) -> str:
-    """What boots alike: its product, else itself."""
-    fact = schema.fact
-    asked = select(fact.c.text).where(fact.c.machine_id == machine.id, fact.c.key == "product").limit(1)
-    return connection.scalar(asked) or f"machine {machine.name}"
-
-
-def _learn_boot(connection: Connection, machine: Touched, boot_s: float) -> None:
-    table = schema.duration
-    key = machine_type(connection, machine)
-    here = (table.c.kind == "boot") & (table.c.key == key)
-    row = connection.execute(select(table.c.latest, table.c["count"]).where(here)).first()
-    latest = [*(row.latest if row else []), round(boot_s * 1e9)][-_BOOTS_KEPT:]
-    values = {"latest": latest, "count": (row[1] if row else 0) + 1}
-    if row:
-        connection.execute(update(table).where(here).values(values))
-    else:
-        connection.execute(insert(table).values(values | {"kind": "boot", "key": key}))
-
-
 def boot_deadline_s(lab: Lab, machine: Touched, policy: Policy) -> float:
-    """Seconds from a command until the machine answers again, at most: set, or learned of its type, or 15 minutes."""
+    """Seconds from a command until the machine answers again, at most: set, or :func:`boots.deadline_s`."""
     if policy.boot_s is not None:
         return policy.boot_s
-    table = schema.duration
     with lab.store.read() as connection:
-        here = (table.c.kind == "boot") & (table.c.key == machine_type(connection, machine))
-        latest = connection.scalar(select(table.c.latest).where(here)) or []
-    # Three boots are enough to know a type; a disk check may still take as long again.
-    return max(60.0, 3 * max(latest) / 1e9) if len(latest) >= 3 else 900.0
+        return boots.deadline_s(boots.known(connection, boots.type_of(connection, machine.id, machine.name)))
 
 
 # -- ways -----------------------------------------------------------------------------------------------------------

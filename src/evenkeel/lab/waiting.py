@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evenkeel.documents.base import Model
+from evenkeel.lab.boots import Wake
+from evenkeel.lab.words import duration
 
 #: Machines named in an answer to "why", at most.
 _NAMED = 5
@@ -56,6 +58,7 @@ class Pool:
     """``machines``: id -> name, state, reason of the state.  ``held``: by id.
 
     ``booked``: machine id, holder, start, end.  ``used``: parts (0..1) of their time that past reservations were kept.
+    ``wakes``: by id, machines that sleep and are switched on for who waits.
     """
 
     now: int
@@ -63,6 +66,7 @@ class Pool:
     held: Mapping[str, Hold]
     booked: Sequence[tuple[str, str, int, int | None]]
     used: Sequence[float]
+    wakes: Mapping[str, Wake] = field(default_factory=dict)
 
 
 def forecast(wishes: Sequence[Wish], pool: Pool) -> dict[int, Place]:
@@ -90,6 +94,9 @@ class _Plan:
         self.booked = pool.booked
         self.free: dict[str, int] = {}
         for machine_id, (_, state, _) in pool.machines.items():
+            if wake := pool.wakes.get(machine_id):
+                self.free[machine_id] = pool.now + (wake.median if guess else wake.at_latest)
+                continue
             if state in ("suspect", "broken", "off"):
                 continue
             if machine_id not in pool.held:
@@ -140,6 +147,8 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
             hold = pool.held[machine_id]
             how = ", for a step without a time limit" if hold.guess else " for good" if hold.until is None else ""
             told.append(f"{name} is {hold.holder}'s{how}")
+        elif wake := pool.wakes.get(machine_id):
+            told.append(f"{name} sleeps, and takes about {duration(wake.median)} to wake" + _of_others(wake))
         elif state in ("suspect", "broken", "off"):
             told.append(f"{name} is {state}" + (f": {reason}" if reason else ""))
         elif booked := next((one for one in pool.booked if one[0] == machine_id), None):
@@ -149,3 +158,7 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
     if len(fitting) > _NAMED:
         told.append(f"{len(fitting) - _NAMED} more")
     return tuple(told) or ("no machine fits any more",)
+
+
+def _of_others(wake: Wake) -> str:
+    return "" if wake.learned else " (as most do; none like it has been seen to)"
