@@ -1,10 +1,16 @@
-"""Write the lab's REST contract anew: ``python -m tools.lab_openapi`` (part of ``make reference``)."""
+"""Write the lab's REST contract anew: ``python -m tools.lab_openapi`` (part of ``make reference``).
+
+Refuses what would break programs that keep to the contract that is there; ``--breaking`` writes it all the same.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
+
+from tools.lab_breaking import breaking
 
 from evenkeel.lab.api.app import create_app
 from evenkeel.lab.lab import Lab
@@ -21,5 +27,17 @@ def contract() -> str:
     return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def main(arguments: list[str]) -> int:
+    made = contract()
+    breaks = breaking(json.loads(PAGE.read_text(encoding="utf-8")), json.loads(made)) if PAGE.exists() else []
+    if breaks and arguments != ["--breaking"]:
+        print(f"{PAGE.name} is not written: this breaks programs that keep to it", file=sys.stderr)
+        print(*(f"  {one}" for one in breaks), sep="\n", file=sys.stderr)
+        print("add what is new beside the old; if it must be, run this with --breaking", file=sys.stderr)
+        return 1
+    PAGE.write_text(made, encoding="utf-8")
+    return 0
+
+
 if __name__ == "__main__":
-    PAGE.write_text(contract(), encoding="utf-8")
+    sys.exit(main(sys.argv[1:]))

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from tools import lab_openapi
+from tools.lab_breaking import breaking
 
 from evenkeel.lab import api, pages
 from evenkeel.lab.actor import with_roles
@@ -40,6 +41,10 @@ ENDLESS = {"/api/v1/events"}
 
 def test_the_committed_contract_is_current() -> None:
     assert lab_openapi.PAGE.read_text() == lab_openapi.contract(), "run `python -m tools.lab_openapi`"
+
+
+def test_no_change_breaks_the_committed_contract() -> None:
+    assert breaking(json.loads(lab_openapi.PAGE.read_text()), json.loads(lab_openapi.contract())) == []
 
 
 def test_each_operation_says_what_it_does() -> None:

@@ -86,15 +86,12 @@ def _moment(text: str) -> int:
 
 
 def _wait(lab: Client, made: dict[str, Any]) -> dict[str, Any]:
-    import time
-
     from evenkeel.cli import output
 
     with output.progress(f"waiting for {made['predicate']}") as on_progress:
         while made["state"] in ("waiting", "preparing"):
             on_progress(0, 0, _how_it_stands(made))
-            time.sleep(1.0)
-            made = lab.get(f"/claims/{made['id']}")
+            made = lab.wait(f"/claims/{made['id']}", 5)  # not longer: so that its place and forecast are seen to move
     return made
 
 

@@ -74,10 +74,8 @@ def submit(
 
 
 def _wait(lab: Any, number: int) -> Any:
-    import time
-
-    while (found := lab.get(f"/submissions/{number}"))["state"] == "open":
-        time.sleep(0.3)
+    while (found := lab.wait(f"/submissions/{number}", 20))["state"] == "open":
+        pass
     return found
 
 

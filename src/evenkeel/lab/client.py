@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -49,6 +50,13 @@ class Client:
 
     def get(self, path: str, **parameters: Any) -> Any:
         return self.ask("GET", path, parameters=parameters).json()
+
+    def wait(self, path: str, seconds: int) -> Any:
+        """GET of an object that is answered when it has ended, at the latest after so many seconds, as it is then."""
+        answer = self.ask("GET", path, headers={"Prefer": f"wait={seconds}"})
+        if "Preference-Applied" not in answer.headers:
+            time.sleep(1)  # a lab that is stopping, or one of before that was known
+        return answer.json()
 
     def pages(self, path: str, **parameters: Any) -> Iterator[Any]:
         """All items of a list, page after page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
@@ -13,6 +13,7 @@ from evenkeel.lab import claims
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import After, Limit, Version, set_etag
 from evenkeel.lab.api.machines import Moment, Q
+from evenkeel.lab.api.prefer import SAME, IfNews, tag
 from evenkeel.lab.claims import Claim, Kind, Lane, Request, State
 from evenkeel.lab.machines import Happened
 from evenkeel.lab.paging import DEFAULT, Page
@@ -70,11 +71,17 @@ def waiting(caller: Caller) -> list[Claim]:
     return claims.waiting(caller.lab, caller.actor)
 
 
-@router.get("/claims/{number}")
-def get(caller: Caller, number: Number, response: Response) -> Claim:
-    found = claims.get(caller.lab, caller.actor, number)
-    set_etag(response, found.version)
-    return found
+@router.get("/claims/{number}", response_model=Claim, responses=SAME)
+async def get(caller: Caller, number: Number, response: Response, conditional: IfNews) -> Any:
+    """With `Prefer: wait=N`: when it waits no more, for a machine or until that is prepared; with `If-None-Match`: when
+    it is another. What is foretold of it, in `waits`, is always as of now and changes no ETag."""
+    return await conditional.answer(
+        caller.lab,
+        response,
+        lambda: claims.get(caller.lab, caller.actor, number),
+        lambda found: tag(found.version),
+        lambda found: found.state not in ("waiting", "preparing"),
+    )
 
 
 @router.get("/claims/{number}/history")

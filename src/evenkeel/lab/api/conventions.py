@@ -12,8 +12,10 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Response
 
+from evenkeel.documents.base import Model
 from evenkeel.errors import WrongInput
 from evenkeel.lab.actor import Stale
+from evenkeel.lab.api.prefer import tag
 from evenkeel.lab.paging import MOST
 
 #: Of a list: the cursor of the last page, and how many items.
@@ -28,14 +30,15 @@ class NeedsVersion(WrongInput):
     http_status = 428
 
 
-def set_etag(response: Response, version: int) -> None:
-    response.headers["ETag"] = f'"{version}"'
+def set_etag(response: Response, version: int, of: Model | None = None) -> None:
+    """``of``: see :func:`evenkeel.lab.api.prefer.tag`."""
+    response.headers["ETag"] = tag(version, of)
 
 
 def _version(if_match: Annotated[str | None, _IF_MATCH] = None) -> int | None:
     if if_match is None or if_match.strip() == "*":
         return None
-    text = if_match.strip().removeprefix("W/").strip('"')
+    text = if_match.strip().removeprefix("W/").strip('"').partition("-")[0]
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise Stale(f"If-Match {if_match} is no ETag of ours", hint="send the ETag as it was answered")
     return int(text)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from evenkeel.lab import steps
-from evenkeel.lab.api.caller import Caller
-from evenkeel.lab.steps import StepInFull
+from evenkeel.lab.api.caller import Asked, Caller
+from evenkeel.lab.api.prefer import SAME, Conditional, IfNews, tag
+from evenkeel.lab.steps import Attempt, StepInFull
 
 router = APIRouter(prefix="/api/v1", tags=["queue"])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
@@ -20,15 +21,37 @@ _LOOK_S = 0.2
 _PIECE = 256 << 10
 
 
-@router.get("/steps/{number}")
-def show(caller: Caller, number: Number) -> StepInFull:
-    """With all its attempts."""
-    return steps.show(caller.lab, caller.actor, number)
+@router.get("/steps/{number}", response_model=StepInFull, responses=SAME)
+async def show(caller: Caller, number: Number, response: Response, conditional: IfNews) -> Any:
+    """With all its attempts. With `Prefer: wait=N`: when it has ended; with `If-None-Match`: when it is another."""
+    return await _when(caller, response, conditional, lambda: steps.show(caller.lab, caller.actor, number))
 
 
-@router.get("/submissions/{number}/steps/{name}")
-def by_name(caller: Caller, number: Number, name: Annotated[str, Path(max_length=80)]) -> StepInFull:
-    return steps.by_name(caller.lab, caller.actor, number, name)
+@router.get("/submissions/{number}/steps/{name}", response_model=StepInFull, responses=SAME)
+async def by_name(
+    caller: Caller,
+    number: Number,
+    name: Annotated[str, Path(max_length=80)],
+    response: Response,
+    conditional: IfNews,
+) -> Any:
+    """As by its number."""
+    return await _when(caller, response, conditional, lambda: steps.by_name(caller.lab, caller.actor, number, name))
+
+
+async def _when(caller: Asked, response: Response, conditional: Conditional, read: Callable[[], StepInFull]) -> Any:
+    return await conditional.answer(
+        caller.lab,
+        response,
+        read,
+        # The log of one that runs grows all the time, and is followed by other means.
+        lambda found: tag(1, found.model_copy(update={"attempts": _without_logs(found)})),
+        lambda found: found.state not in ("blocked", "ready", "running"),
+    )
+
+
+def _without_logs(step: StepInFull) -> tuple[Attempt, ...]:
+    return tuple(attempt.model_copy(update={"log_size": 0}) for attempt in step.attempts)
 
 
 @router.post("/steps/{number}/cancel")

@@ -12,6 +12,7 @@ from evenkeel.lab import forecasts, submissions
 from evenkeel.lab import queue as queues
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.api.conventions import After, Limit, Version, set_etag
+from evenkeel.lab.api.prefer import SAME, IfNews, tag
 from evenkeel.lab.idle import Idle, idle_while_waiting
 from evenkeel.lab.paging import Page
 from evenkeel.lab.step import graph_of
@@ -39,7 +40,7 @@ def submit(caller: Caller, wanted: Wanted, response: Response) -> SubmissionInFu
     made = submissions.submit(
         caller.lab, caller.actor, graph, team=wanted.team, urgent=wanted.urgent, reason=wanted.reason
     )
-    set_etag(response, made.version)
+    set_etag(response, made.version, made)
     response.headers["Location"] = f"/api/v1/submissions/{made.id}"
     return made
 
@@ -56,11 +57,16 @@ def listing(
     return submissions.submissions(caller.lab, caller.actor, state=state, submitter=submitter, after=after, limit=limit)
 
 
-@router.get("/submissions/{number}")
-def show(caller: Caller, number: Number, response: Response) -> SubmissionInFull:
-    found = submissions.show(caller.lab, caller.actor, number)
-    set_etag(response, found.version)
-    return found
+@router.get("/submissions/{number}", response_model=SubmissionInFull, responses=SAME)
+async def show(caller: Caller, number: Number, response: Response, conditional: IfNews) -> Any:
+    """With `Prefer: wait=N`: when it has ended; with `If-None-Match`: when it, or one of its steps, is another."""
+    return await conditional.answer(
+        caller.lab,
+        response,
+        lambda: submissions.show(caller.lab, caller.actor, number),
+        lambda found: tag(found.version, found),
+        lambda found: found.state != "open",
+    )
 
 
 @router.get("/submissions/{number}/reasons")
@@ -80,7 +86,7 @@ def eta(caller: Caller, number: Number) -> forecasts.SubmissionEta:
 def cancel(caller: Caller, number: Number, version: Version, response: Response) -> SubmissionInFull:
     """End it: what waits never starts, what runs is killed."""
     found = submissions.cancel(caller.lab, caller.actor, number, version=version)
-    set_etag(response, found.version)
+    set_etag(response, found.version, found)
     return found
 
 
