@@ -13,7 +13,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 _CONFIG = """
@@ -56,10 +58,40 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
+@dataclass
+class Cluster:
+    """Daemons by name: ``slurmctld``, and a slurmd for each node: ``n1``, ``n2`` ..."""
+
+    folder: Path
+    nodes: int
+    log: IO[bytes]
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        words = ["slurmctld", "-D", "-i"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
+        # In a session of its own: Ctrl-C in the terminal is for who runs this, who then ends it in order.
+        self.daemons[name] = subprocess.Popen(words, stdout=self.log, stderr=self.log, start_new_session=True)
+
+    def kill(self, name: str) -> None:
+        """As a crash does.  What a slurmd had started goes on under processes of its own."""
+        self.daemons[name].kill()
+        self.daemons[name].wait()
+
+    def until(self, states: str, seconds: float = 60) -> None:
+        """Until all nodes are in one of ``states`` (words of sinfo, with ``|`` between)."""
+        end = time.monotonic() + seconds
+        while sum(int(line.split()[0]) for line in self._nodes() if line.split()[1] in states.split("|")) < self.nodes:
+            assert time.monotonic() < end, f"the nodes never came: {self._nodes()}"
+            time.sleep(0.05)
+
+    def _nodes(self) -> list[str]:
+        return _said("sinfo", "-h", "-o", "%D %t").splitlines()
+
+
 @contextlib.contextmanager
 def slurm(
     folder: Path, *, nodes: int = 2, cpus: int = 2, more: Sequence[str] = ("SchedulerParameters=sched_interval=1",)
-) -> Iterator[None]:
+) -> Iterator[Cluster]:
     """Run it in ``folder``, which is there, with so many nodes of so many CPUs; $SLURM_CONF leads its commands to it.
 
     ``more``: lines for slurm.conf.  Jobs that still run when the block ends are cancelled."""
@@ -75,19 +107,15 @@ def slurm(
     (folder / "state").mkdir()
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    daemons = [["slurmctld", "-D", "-i"], *(["slurmd", "-D", "-N", f"n{number + 1}"] for number in range(nodes))]
-    running: list[subprocess.Popen[bytes]] = []
     with (folder / "out").open("wb") as log:
+        cluster = Cluster(folder, nodes, log)
         try:
-            for words in daemons:
-                # In a session of its own: Ctrl-C in the terminal is for who runs this, who then ends it in order.
-                running.append(subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True))
-            end = time.monotonic() + 60
-            while f"{nodes} idle" not in _said("sinfo", "-h", "-o", "%D %t"):
-                assert time.monotonic() < end, "the nodes never came"
-                time.sleep(0.05)
-            yield
+            for name in ("slurmctld", *(f"n{number + 1}" for number in range(nodes))):
+                cluster.start(name)
+            cluster.until("idle")
+            yield cluster
         finally:
+            running = list(cluster.daemons.values())
             subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
             until = time.monotonic() + 20
             while _said("squeue", "-h", "-o", "%i") and time.monotonic() < until:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.lab import agent_setup
 from evenkeel.lab.executor import Job
 from evenkeel.lab.protocol import Ended, Start
 from evenkeel.lab.slurm import Slurm, reach_here
@@ -125,3 +130,29 @@ def test_a_job_that_may_have_come_through_without_an_answer_is_ended_before_anot
     assert ends.told.wait(20)
     assert (ends[0].state, "Socket timed out" in ends[0].cause) == ("lost", True)
     assert said("scancel") == ["--name=evenkeel-a1b2-3"]
+
+
+def test_a_job_whose_agent_gave_it_up_ends_itself(tmp_path: Path) -> None:
+    folder, begun = tmp_path / "1", tmp_path / "begun"
+    folder.mkdir()
+    use = {"step": {"kind": "k", "command": f"touch {begun}; sleep 987654"}}
+    start = Start(attempt=1, submission=1, step="build", use=use)
+    orders = {"start": start.model_dump(mode="json"), "name": "cluster", "folder": str(tmp_path / "run")}
+    (folder / "orders.json").write_text(json.dumps(orders | reach_here(tmp_path / "artifacts")))
+    with subprocess.Popen([sys.executable, "-m", "evenkeel.lab.slurm_job", str(folder)]) as run:
+        until(begun.exists, 60)
+        shutil.rmtree(folder)
+        assert run.wait(60) == 0
+    assert not folder.exists(), "a result that nobody waits for"
+    assert subprocess.run(["pgrep", "-f", "sleep 987654"], check=False).returncode == 1
+
+
+def test_the_token_of_jobs_is_for_one_user_only_whatever_lay_there(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("old")
+    (tmp_path / "token").chmod(0o644)
+    made = agent_setup._slurm("cluster", tmp_path, ("--mem=1G",), "https://lab.example.org", "ekl_new")("id")
+    assert isinstance(made, Slurm)
+    assert made.reach == {"url": "https://lab.example.org", "token_file": str(tmp_path / "token")}
+    assert (tmp_path / "token").read_text() == "ekl_new"
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["token"]

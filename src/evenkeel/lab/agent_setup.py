@@ -87,9 +87,12 @@ def _slurm(
     def made(identity: str) -> Executor:
         if isinstance(lab, Path):
             return Slurm(name, identity, folder / "slurm", reach_here(lab), words)
-        file = folder / "token"
-        file.touch(mode=0o600)
-        file.write_text(token)
+        file, new = folder / "token", folder / "token.new"
+        new.unlink(missing_ok=True)
+        # Jobs of the agent before read it at any time, and a file that was there may be one that others can read.
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(token)
+        new.replace(file)
         return Slurm(name, identity, folder / "slurm", reach_there(lab, file), words)
 
     return made

@@ -146,6 +146,8 @@ class Slurm:
                 _slurm("scancel", *words, submitted.number)
 
     def _end_by_name(self, attempt: int) -> None:
+        # Without its folder it ends itself, should Slurm not get hold of it.
+        shutil.rmtree(self._of(attempt), ignore_errors=True)
         with contextlib.suppress(EvenkeelError):
             _slurm("scancel", f"--name={self._job_name(attempt)}")
 
