@@ -61,7 +61,9 @@ class Replay:
             return {"error": {"message": f"{place} refused", "errno": self.refuse[place]}}
         if job["tool"] == "timerlat":
             one = {"counts": {"900": 2000}, "samples": 2000, "sum": 1_800_000, "min": 900, "max": 900, "lost": 0}
-            return {"argv": ["timerlat"], "cpus": {str(cpu): {"thread": one, "irq": one} for cpu in job["cpus"]}}
+            cpus = job["vcpus"] if "guest" in job else job["cpus"]
+            own = {"kernel": "6.1-in-guest"} if "guest" in job else {}
+            return {"argv": ["timerlat"], "cpus": {str(cpu): {"thread": one, "irq": one} for cpu in cpus}, **own}
         answer = json.loads((RECORDED / f"{place.replace('_', '-')}.json").read_text())
         if place == "cyclictest_host":
             answer["json"]["thread"].pop("1")

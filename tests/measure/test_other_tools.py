@@ -16,7 +16,7 @@ from evenkeel.measure.host import Wish
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
 from tests.measure.test_cyclictest import JSON, spoilt
-from tests.measure.test_host import CPU, Replay, measure
+from tests.measure.test_host import CPU, SEEN, Replay, measure
 
 OSLAT: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "oslat.json").read_text())
 ONE = {"counts": {"900": 1900, "1792": 100}, "samples": 2000, "sum": 1_890_000, "min": 903, "max": 1799, "lost": 2}
@@ -76,14 +76,41 @@ def test_host_and_guest_are_measured_at_the_same_time() -> None:
     assert jobs(probe) == [["cyclictest", "cyclictest in plc"]]
 
 
-def test_timerlat_of_the_host_beside_cyclictest_in_the_guest() -> None:
+def test_timerlat_on_the_host_and_in_the_guest_at_the_same_time() -> None:
     probe = Replay()
     evidence = measure(probe, Wish(tools=("timerlat",)))
-    assert jobs(probe) == [["timerlat", "cyclictest in plc"]]
-    assert [one.tool for one in evidence.latencies] == ["timerlat", "timerlat irq", "cyclictest"]
+    assert jobs(probe) == [["timerlat", "timerlat in plc"]]
+    found = [(one.tool, one.where, one.guest, one.tool_version) for one in evidence.latencies]
+    host = SEEN.facts.kernel.release
+    assert found == [
+        ("timerlat", "host", None, host),
+        ("timerlat irq", "host", None, host),
+        ("timerlat", "guest", "plc", "6.1-in-guest"),
+        ("timerlat irq", "guest", "plc", "6.1-in-guest"),
+    ]
+    # Of the interrupt there are as many samples, which are a part of the same way: they are not counted again.
+    (deadline,) = (one for one in evidence.deadlines if one.guest == "plc")
+    assert deadline.samples == 2000 and deadline.max_ns == 900
     both = Replay()
     measure(both, Wish(tools=("cyclictest", "timerlat")))
-    assert jobs(both) == [["cyclictest", "cyclictest in plc"], ["timerlat"]], "a guest is not measured twice"
+    assert jobs(both) == [["cyclictest", "cyclictest in plc"], ["timerlat", "timerlat in plc"]]
+
+
+def test_timerlat_in_a_guest_by_name_leaves_the_host_in_peace() -> None:
+    probe = Replay()
+    evidence = measure(probe, Wish(tools=("timerlat",), guest="plc"))
+    assert jobs(probe) == [["timerlat in plc"]] and {one.where for one in evidence.latencies} == {"guest"}
+
+
+def test_a_guest_whose_kernel_has_no_timerlat_is_a_note_and_no_evidence() -> None:
+    notes: list[str] = []
+    evidence = measure(Replay(timerlat_guest="ENOTSUP"), Wish(tools=("timerlat",)), on_note=notes.append)
+    assert {one.where for one in evidence.latencies} == {"host"}
+    assert [note.split(":")[0] for note in notes] == ["no timerlat in guest plc"]
+    (deadline,) = (one for one in evidence.deadlines if one.guest == "plc")
+    assert deadline.state in ("not measured", "not provable") and deadline.samples is None
+    with pytest.raises(EvenkeelError, match="refused"):
+        measure(Replay(timerlat_guest="ENOTSUP"), Wish(tools=("timerlat",), guest="plc"))
 
 
 class Elsewhere(Replay):
@@ -96,16 +123,14 @@ class Elsewhere(Replay):
         return found
 
 
-def test_cyclictest_beside_tracers_runs_once_in_a_guest() -> None:
-    """Two runs of one name would be one series twice, and one of them lost in a comparison."""
+def test_in_a_guest_beside_osnoise_runs_cyclictest_where_nothing_else_does() -> None:
     probe = Replay()
     notes: list[str] = []
     steps: list[str] = []
     more: dict[str, Any] = {"on_note": notes.append, "on_progress": lambda *what: steps.append(what[2])}
-    evidence = measure(probe, Wish(tools=("timerlat", "osnoise")), **more)
-    assert jobs(probe) == [["timerlat", "cyclictest in plc"]]
-    assert [one.tool for one in evidence.latencies].count("cyclictest") == 1
-    assert any("timerlat on host, cyclictest on plc" in step for step in steps)
+    measure(probe, Wish(tools=("timerlat", "osnoise")), **more)
+    assert jobs(probe) == [["timerlat", "timerlat in plc"]]
+    assert any("timerlat on host and plc" in step for step in steps)
     assert notes == ["no osnoise on the host: a busy loop would take the CPUs of the guests that run there"]
     alone = Replay()
     measure(alone, Wish(tools=("osnoise",)), **more)
@@ -113,15 +138,18 @@ def test_cyclictest_beside_tracers_runs_once_in_a_guest() -> None:
     assert not any("osnoise" in step for step in steps), "no step has the name of what is not run"
     off = Elsewhere(osnoise_host="ENOENT")
     measure(off, Wish(tools=("timerlat", "osnoise")), **more)
-    assert jobs(off) == [["timerlat", "cyclictest in plc"], ["osnoise"]], "also where both have CPUs on the host"
+    assert jobs(off) == [["timerlat", "timerlat in plc"], ["osnoise"]], "also where both have CPUs on the host"
+    own = Elsewhere(osnoise_host="ENOENT")
+    measure(own, Wish(tools=("osnoise",)), **more)
+    assert jobs(own) == [["osnoise", "cyclictest in plc"]]
 
 
-@pytest.mark.parametrize("tools", [("timerlat",), ("osnoise",), ("cyclictest", "timerlat")])
-def test_a_tracer_of_the_host_and_a_guest_by_name_do_not_go_together(tools: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("tools", [("osnoise",), ("cyclictest", "osnoise")])
+def test_a_tool_of_the_host_and_a_guest_by_name_do_not_go_together(tools: tuple[str, ...]) -> None:
     probe = Replay()
     with pytest.raises(WrongInput, match="of the host's kernel") as caught:
         measure(probe, Wish(guest="plc", tools=tools))
-    assert "leave the guest out" in str(caught.value.hint) and "evenkeel spikes" in str(caught.value.hint)
+    assert "leave the guest out" in str(caught.value.hint) and "timerlat runs inside" in str(caught.value.hint)
     assert not jobs(probe), "before anything is run"
 
 
@@ -154,7 +182,7 @@ def test_osnoise_goes_only_where_no_guest_runs() -> None:
 def test_a_host_without_timerlat_is_a_note() -> None:
     notes: list[str] = []
     evidence = measure(Replay(timerlat_host="ENOENT"), Wish(tools=("cyclictest", "timerlat")), on_note=notes.append)
-    assert {one.tool for one in evidence.latencies} == {"cyclictest"}
+    assert {one.tool for one in evidence.latencies if one.where == "host"} == {"cyclictest"}
     assert len(notes) == 1 and notes[0].startswith("no timerlat on the host:")
     assert "install" not in notes[0], "it is a part of the kernel"
     assert CPU in {cpu for one in evidence.latencies for cpu in one.cpus}

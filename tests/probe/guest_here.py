@@ -24,9 +24,11 @@ def make_tracing(folder: Path, real: Path) -> None:
     (folder / "instances").symlink_to(real / "instances")
 
 
-def script(tracing: Path, files: Path, prefix: str) -> str:
-    """The script of the recorder for that folder.  ``files``: where it writes; ``prefix``: of its instance's name."""
-    found = recording_guest.SCRIPT
+def script(tracing: Path, files: Path, prefix: str, text: str | None = None) -> str:
+    """The script of the recorder for that folder.  ``files``: where it writes; ``prefix``: of its instance's name;
+    ``text``: another script that begins like it.
+    """
+    found = text or recording_guest.SCRIPT
     for old, new in (
         # Names of its own: another test run on this machine has its guest too.
         ("/run/evenkeel-spikes", str(files)),
@@ -37,6 +39,6 @@ def script(tracing: Path, files: Path, prefix: str) -> str:
         ("echo timerlat >$I/current_tracer", "echo nop >$I/current_tracer"),
         ("$out/osnoise:$e.format", "$out/sched:$e.format"),
     ):
-        assert old in found
+        assert old in found or text
         found = found.replace(old, new)
     return found

@@ -26,7 +26,8 @@ from evenkeel.errors import EvenkeelError
 from evenkeel.machines.protocol import OnProgress, ProbeError
 from evenkeel.measure.explain import recording as controlling
 from evenkeel.measure.explain.attribute import explanation, stage
-from evenkeel.probe import recording, recording_guest, server
+from evenkeel.measure.tracer import tracer_latencies
+from evenkeel.probe import recording, recording_guest, sample_guest_timerlat, sample_together, server
 from evenkeel.probe.trace import tracefs
 from evenkeel.report.timeline import ended_early
 from tests.probe import guest_here
@@ -365,6 +366,64 @@ def test_a_guest_that_nobody_ends_ends_by_itself(guest: Guest) -> None:
         assert any(one.name.endswith(".raw") and one.size for one in archive)
     recording_guest.clean("plc")
     gone_soon()
+
+
+# -- timerlat that is counted in the guest --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> Guest:
+    text = guest_here.script(guest.tracing, guest.files, guest.prefix, sample_guest_timerlat.SCRIPT)
+    monkeypatch.setattr(sample_guest_timerlat, "SCRIPT", text)
+    return guest
+
+
+TIMERLAT = [{"tool": "timerlat", "guest": "plc", "vcpus": [1]}]
+
+
+def test_timerlat_is_counted_inside_the_guest(counting: Guest) -> None:
+    """The lines that it would write come from the trace's marker here, and go through the kernel's pipe and awk."""
+    lines = [(1, "irq", 900), (1, "thread", 12_000), (2, "thread", 5_000_000_000), (4, "thread", 700)]
+
+    def write() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of one CPU: the marker knows no other
+        while not (counting.files / "started").exists():
+            time.sleep(0.01)
+        for number, context, latency in lines:
+            marker = counting.own_instance() / "trace_marker"
+            marker.write_text(f"#{number:<5} context {context:>6} timer_latency {latency:9} ns\n")
+
+    helper = threading.Thread(target=write)
+    helper.start()
+    (found,) = sample_together.together(TIMERLAT, seconds=2)["jobs"]
+    helper.join()
+    gone_soon()
+    assert "error" not in found, found
+    (cpu,) = found["cpus"].values()
+    assert cpu["irq"]["samples"] == 1 and found["kernel"] == os.uname().release
+    thread = cpu["thread"]
+    assert (thread["samples"], thread["min"], thread["max"], thread["sum"]) == (3, 700, 5_000_000_000, 5_000_012_700)
+    assert thread["lost"] == 1, "of the numbers 1 to 4 one is missing"
+    made = tracer_latencies(found, guest="plc", interval_us=1000, seconds=2, emulated=False)
+    assert [(one.tool, one.where, one.guest, one.max_ns) for one in made] == [
+        ("timerlat", "guest", "plc", 5_000_000_000),
+        ("timerlat irq", "guest", "plc", 900),
+    ]
+
+
+@pytest.mark.parametrize("why", ["no timerlat tracer", "in use", "awk does not run"])
+def test_what_timerlat_lacks_in_a_guest_is_said_in_its_words(why: str, counting: Guest) -> None:
+    if why == "no timerlat tracer":
+        (counting.tracing / "available_tracers").write_text("function nop\n")
+    elif why == "in use":
+        (counting.tracing / "current_tracer").write_text("osnoise\n")
+    else:
+        (counting.programs / "awk").write_text("#!/bin/sh\nexit 127\n")
+        (counting.programs / "awk").chmod(0o755)
+    (found,) = sample_together.together(TIMERLAT, seconds=1)["jobs"]
+    gone_soon()
+    assert found["error"]["errno"] == "ENOTSUP" and "guest plc" in found["error"]["message"]
+    assert why in found["error"]["message"]
 
 
 def test_without_an_agent_the_cure_is_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,10 +125,10 @@ def test_a_placed_load_stays_off_the_real_time_cpus_while_tools_run(tuned_host: 
             plan_sha256=tuned_host.plan.sha256(),
             on_note=notes.append,
         )
-    # The guests of virtual hosts have cyclictest and no oslat.
-    assert len(notes) == 1 and notes[0].startswith("no oslat in guest plc:")
+    # The guests of virtual hosts have no oslat; beside four loads one may be too slow for timerlat, which is said.
+    assert {note.partition(":")[0] for note in notes} - {"no timerlat in guest plc"} == {"no oslat in guest plc"}, notes
     places = {(one.tool, one.where) for one in found.latencies}
-    assert places == {("timerlat", "host"), ("timerlat irq", "host"), ("cyclictest", "guest")}
+    assert {("timerlat", "host"), ("timerlat irq", "host")} <= places
     others = tuned_host.host.ledger.housekeeping | tuned_host.host.ledger.shared
     for one in found.latencies:
         # Four loads at once may starve each other on an emulated CPU; then the evidence says so, and nothing is met.
@@ -139,6 +139,41 @@ def test_a_placed_load_stays_off_the_real_time_cpus_while_tools_run(tuned_host: 
     assert found.conditions.dma_latency_holders == ()
     left = tuned_host.run("ls /sys/kernel/tracing/instances /sys/fs/cgroup; ps -eo comm")
     assert "evenkeel-" not in left and "evk-load" not in left
+
+
+@pytest.mark.long
+def test_timerlat_measures_on_the_host_and_in_the_guest_at_once(tuned_host: TunedHost) -> None:
+    """By their kernels, in one run; and in the guest alone, where it is named.  No latency is asserted."""
+    notes: list[str] = []
+
+    def measured(guest: str | None) -> Evidence:
+        with tuned_host.machine.probe() as probe:
+            return measure_host(
+                tuned_host.host,
+                probe,
+                read_facts(probe),
+                moment="after",
+                wish=Wish(seconds=10, tools=("timerlat",), guest=guest, spin_seconds=1.0),
+                plan_sha256=tuned_host.plan.sha256(),
+                on_note=notes.append,
+            )
+
+    both, alone = measured(None), measured("plc")
+    assert notes == []
+    inside = {("timerlat", "guest", "plc"), ("timerlat irq", "guest", "plc")}
+    assert {(one.tool, one.where, one.guest) for one in alone.latencies} == inside
+    outside = {("timerlat", "host", None), ("timerlat irq", "host", None)}
+    assert {(one.tool, one.where, one.guest) for one in both.latencies} == inside | outside
+    for one in (*both.latencies, *alone.latencies):
+        print(one.tool, one.where, sorted(one.cpus), one.samples, "samples,", one.lost, "lost")
+        assert one.samples > 100 and one.histogram.samples == one.samples and one.lost is not None
+        assert 0 < one.min_ns <= one.avg_ns <= one.max_ns and one.course and one.course.samples == one.samples
+        assert one.label and one.tool_version
+    assert tuned_host.run("ls /sys/kernel/tracing/instances") == ""
+    with tuned_host.machine.probe() as probe:
+        look = "ls -d /sys/kernel/tracing/instances/* /run/evenkeel-spikes; cat /sys/kernel/tracing/osnoise/cpus; true"
+        left = guest_exec(probe, "plc", ["/bin/sh", "-c", look])
+    assert "evenkeel-" not in left.stdout
 
 
 @pytest.mark.long

@@ -81,8 +81,8 @@ def measure(
         str,
         typer.Option(
             metavar="NAMES",
-            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long. timerlat and osnoise "
-            "are of the host, not of GUEST.",
+            help="cyclictest, timerlat, oslat, osnoise: one after the other, each for that long. osnoise is of the "
+            "host, not of GUEST.",
         ),
     ] = "cyclictest",
     load: Annotated[

@@ -26,11 +26,13 @@ from evenkeel.verify.observe import GuestSeen, spin_places
 from evenkeel.verify.steps import Steps
 
 Moment = Literal["before", "after"]
-#: cyclictest: on the host and in guests.  timerlat: of the host's kernel.  oslat: a busy loop, in guests, and on those
-#: CPUs of the host whose guest does not run.  osnoise: of the host's kernel, a busy loop too.
-#: Where none of them is cyclictest, it runs in the guests once, beside the first that is of the host's kernel.
+#: cyclictest: on the host and in guests.  timerlat: the same, of their kernels.  oslat: a busy loop, in guests, and on
+#: those CPUs of the host whose guest does not run.  osnoise: of the host's kernel, a busy loop too.
+#: Where neither of the first two is among them, cyclictest runs in the guests once, beside osnoise.
 TOOLS = ("cyclictest", "timerlat", "oslat", "osnoise")
 TRACERS = ("timerlat", "osnoise")
+#: Of the host alone: what the guests do meanwhile is told by another tool in them.
+OF_THE_HOST = ("osnoise",)
 INTERVAL_US = 1000
 SPIN_S = 4.0
 #: How long a guest that boots is waited for, so that before and after compare.
@@ -78,11 +80,11 @@ def measure_host(
     Then each tool there and in all guests at the same time; there it pre-empts a running guest for some microseconds a
     millisecond.  In each guest at last, after the plan is applied, a busy loop.  The load always runs on the host.
     Raises EvenkeelError when a tool is missing, Unreachable when the connection is lost, WrongInput for a guest that
-    is not in the plan, and for a tracer of the host together with a guest.
+    is not in the plan, and for osnoise, which is of the host, together with a guest.
     """
     wish = wish or Wish()
     guests = _chosen(host, wish.guest)
-    _refuse_tracers_in_a_guest(wish)
+    _refuse_tools_of_the_host(wish)
     run = _Run(host, probe, facts, wish, on_note or (lambda text: None))
     run.look()
     spins = wish.guest is None and not spun
@@ -135,15 +137,15 @@ def _chosen(host: HostPlan, name: str | None) -> list[GuestPlan]:
     return found
 
 
-def _refuse_tracers_in_a_guest(wish: Wish) -> None:
+def _refuse_tools_of_the_host(wish: Wish) -> None:
     """Raises WrongInput: with a guest only that guest is measured, and these measure the host only."""
-    tracers = [tool for tool in wish.tools if tool in TRACERS]
+    tracers = [tool for tool in wish.tools if tool in OF_THE_HOST]
     if wish.guest is None or not tracers:
         return
     raise WrongInput(
         f"--tools {','.join(tracers)}: of the host's kernel, and with guest {wish.guest} the host is left in peace",
-        hint="leave the guest out, and it runs on the host, with cyclictest in the guests; or leave it out of --tools; "
-        "evenkeel spikes runs timerlat inside a guest",
+        hint="leave the guest out, and it runs on the host, with cyclictest in the guests; or leave it out of --tools: "
+        "timerlat runs inside a guest",
     )
 
 
@@ -167,9 +169,8 @@ class _Run:
         self.seen_holders: list[list[str] | None] = []
         self.guest_holders: dict[str, list[list[str] | None]] = {}
         self.failed: set[str] = set()  # guests in which something could not be run
-        # Tracers are of the host's kernel; what they find there is of use beside what the guests see meanwhile.  Twice
-        # in one guest would be two runs of one name, which nobody can tell apart.
-        self.beside = "cyclictest" not in wish.tools
+        # What is found on the host is of use beside what the guests see meanwhile.
+        self.beside = not {"cyclictest", "timerlat"} & set(wish.tools)
         self.steps = Steps(0, None)
 
     def look(self) -> None:
@@ -250,8 +251,8 @@ class _Run:
         jobs = self._host_jobs(tool) if self.wish.guest is None else []
         if tool in TRACERS and not jobs and self._places():
             self.note(f"no {tool} on the host: a busy loop would take the CPUs of the guests that run there")
-        inside = "cyclictest" if tool in TRACERS else tool
-        if tool not in TRACERS or self.beside:
+        inside = "cyclictest" if tool in OF_THE_HOST else tool
+        if tool not in OF_THE_HOST or self.beside:
             jobs += [
                 {"tool": inside, "guest": guest.name, "vcpus": list(guest.realtime_vcpus)}
                 for guest in guests
@@ -259,8 +260,6 @@ class _Run:
             ]
         if not jobs:
             return
-        if tool in TRACERS:
-            self.beside = False
         inner = self.steps.begin(self.wish.seconds + _EXTRA_S["tool"], _in_words(jobs))
         answer = self._call(
             "together",
@@ -317,13 +316,14 @@ class _Run:
             error = ProbeError(self.host.name, job["tool"], found["error"])
             hint = cure(guest, error) if guest else _CURES.get(error.errno or "")
             # It is a part of the kernel: there is nothing to install, and it may be in use by no fault of this plan.
-            raise EvenkeelError(error.message, hint=hint if job["tool"] not in TRACERS else None)
+            raise EvenkeelError(error.message, hint=hint if guest or job["tool"] not in TRACERS else None)
         if job["tool"] in TRACERS:
             self.latencies += tracer_latencies(
                 found,
                 kernel=self.facts.kernel.release,
+                guest=guest,
                 interval_us=INTERVAL_US,
-                seconds=self.wish.seconds,
+                seconds=_by_the_hosts_clock(self.wish.seconds, found.get("spent_s", 0.0) if guest else 0.0),
                 emulated=emulated,
                 loads=loads,
             )

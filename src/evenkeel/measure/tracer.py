@@ -23,13 +23,15 @@ _NOISE_INTERVAL_US = US_PER_S
 def tracer_latencies(
     answer: Mapping[str, Any],
     *,
-    kernel: str,
+    kernel: str = "",
+    guest: str | None = None,
     interval_us: int,
     seconds: int,
     emulated: bool | None,
     loads: tuple[LoadRun, ...] = (),
 ) -> tuple[Latency, ...]:
-    """Of each CPU that took samples.  ``kernel``: its release, since the tracer has no version of its own.
+    """Of each CPU that took samples, or of each vCPU of ``guest``.  ``kernel``: its release, since the tracer has no
+    version of its own; a guest's is in the answer.
 
     Raises EvenkeelError when there is not one sample, or the answer is of another kind.
     """
@@ -37,9 +39,10 @@ def tracer_latencies(
         made = [
             Latency(
                 tool=_TOOLS[context],
-                tool_version=kernel,
+                tool_version=answer["kernel"] if guest else kernel,
                 argv=tuple(answer["argv"]),
-                where="host",
+                where="guest" if guest else "host",
+                guest=guest,
                 cpus=frozenset({int(cpu)}),
                 interval_ns=_interval_us(context, interval_us) * NS_PER_US,
                 samples=one["samples"],

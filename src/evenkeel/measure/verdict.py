@@ -20,6 +20,8 @@ from evenkeel.measure.binomial import CONFIDENCE, rate_at_least, rate_at_most, s
 MISS_RATE = 1e-4
 #: Tools that tell for how long a CPU did something else, not how late a task woke up: they can raise doubts only.
 NOISE_TOOLS = ("oslat", "osnoise")
+#: What tells of a part of the way only: the rest of the same samples stands under the tool's own name.
+PART_TOOLS = ("timerlat irq",)
 #: Periods that may lack a sample: a tool needs a moment to start and to end.
 _SLACK_SHARE, _SLACK_NS = 0.02, 1_000_000_000
 
@@ -63,7 +65,7 @@ def judge(
     """
     wanted_ns = guest.latency_ns
     assert wanted_ns is not None
-    runs = [run for run in guest_latencies(evidence, guest.name) if run.tool not in NOISE_TOOLS]
+    runs = [run for run in guest_latencies(evidence, guest.name) if run.tool not in (*NOISE_TOOLS, *PART_TOOLS)]
     facts: dict[str, Any] = {}
     if runs:
         late = [run.histogram.beyond(wanted_ns) for run in runs]
@@ -104,7 +106,7 @@ def doubts(guest: GuestPlan, evidence: Evidence, rate: float = MISS_RATE) -> lis
     """Why samples that all came in time do not prove the deadline.  Sentences; none: they do."""
     assert guest.latency_ns is not None
     everything = guest_latencies(evidence, guest.name)
-    runs = [run for run in everything if run.tool not in NOISE_TOOLS]
+    runs = [run for run in everything if run.tool not in (*NOISE_TOOLS, *PART_TOOLS)]
     found: list[str] = []
     missing = frozenset(guest.realtime_vcpus) - {cpu for run in runs for cpu in run.cpus}
     if missing:

@@ -28,16 +28,18 @@ _PIECE = 1 << 20
 #: osnoise measures each disturbance of the timerlat thread: what, from when, how long.
 _EVENTS = "nmi_noise irq_noise softirq_noise thread_noise"
 
-#: Arguments: the script, and its own.  A shell that can wait by itself is preferred: bash, and busybox's.
+#: Arguments of a shell: the script, and its own.  A shell that can wait by itself is preferred: bash, and busybox's.
 _SHELL = """
 script=$1; shift
 for shell in /bin/bash /usr/bin/bash; do [ -x $shell ] && exec $shell -c "$script" evenkeel "$@"; done
 exec /bin/sh -c "$script" evenkeel "$@"
 """
+#: Timerlat in a trace instance of its own, not yet on: what a recording and a measurement begin with.
 #: Arguments: seconds, period in us, vCPUs as a list, kB of ring a CPU, MB of files at most; in us, how late a sample
 #: must be to end the recording, 0: none, and then what the rings hold is written out now and then.
-SCRIPT = r"""
+SETUP = r"""
 set -u
+reader=
 seconds=$1 period=$2 cpus=$3 ring=$4 most=$5 late=$6
 T=/sys/kernel/tracing
 [ -d $T/instances ] || T=/sys/kernel/debug/tracing
@@ -50,11 +52,17 @@ for old in $T/instances/evenkeel-*; do
 	[ -d "$old" ] && [ ! -d /proc/${old##*-} ] && { echo nop >$old/current_tracer; rmdir $old; }
 done
 I=$T/instances/evenkeel-$$
+for one in $T $T/instances/*; do
+	[ -e $one/current_tracer ] || continue
+	read -r used <$one/current_tracer
+	case $used in timerlat | osnoise) fail "the tracer $used is in use in the guest" ;; esac
+done
 mkdir $I || fail "cannot make a trace instance"
 kept_cpus=$(cat $T/osnoise/cpus) kept_period=$(cat $T/osnoise/timerlat_period_us)
 kept_late=$(cat $T/osnoise/stop_tracing_total_us)
 ended() {
 	echo 0 >$I/tracing_on; echo nop >$I/current_tracer
+	[ -z "$reader" ] || kill $reader 2>/dev/null
 	echo $kept_late >$T/osnoise/stop_tracing_total_us
 	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
 	# At last: where it is gone, all is as it was.  The agent may hold its marker for a moment, for a round trip.
@@ -63,21 +71,26 @@ ended() {
 trap ended EXIT
 trap 'exit 1' HUP INT TERM
 echo 0 >$I/tracing_on
-echo x86-tsc >$I/trace_clock || fail "the kernel of the guest has no x86-tsc trace clock"
 echo $ring >$I/buffer_size_kb
 echo "$cpus" >$T/osnoise/cpus && echo $period >$T/osnoise/timerlat_period_us || fail "timerlat takes no CPUs $cpus"
 echo $late >$T/osnoise/stop_tracing_total_us || fail "timerlat takes no threshold $late"
 # Not before the host records too: what is late until then would end a recording of one side.
 echo 0 >$T/osnoise/stop_tracing_total_us
 armed=0
-for e in %(events)s; do echo 1 >$I/events/osnoise/$e/enable || fail "no event osnoise:$e"; done
 echo timerlat >$I/current_tracer || fail "timerlat does not start"
-for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
-for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
-cp $T/events/header_page $out/
 # Nobody writes to it but the shell itself: reading it is waiting, where the shell's read has a limit of time.
 mkfifo $out/wake && exec 3<>$out/wake && echo >&3
 if (read -t 1 none <&3) 2>/dev/null; then rest() { read -t $1 none <&3; }; else rest() { sleep $1; }; fi
+now() { read -r now rest </proc/uptime; now=${now%%%%.*}; }
+""" % {"folder": FOLDER}
+SCRIPT = (
+    SETUP
+    + r"""
+echo x86-tsc >$I/trace_clock || fail "the kernel of the guest has no x86-tsc trace clock"
+for e in %(events)s; do echo 1 >$I/events/osnoise/$e/enable || fail "no event osnoise:$e"; done
+for e in %(events)s; do cp $I/events/osnoise/$e/format $out/osnoise:$e.format; done
+for e in timerlat print; do cp $T/events/ftrace/$e/format $out/ftrace:$e.format; done
+cp $T/events/header_page $out/
 # What the shell does itself costs the vCPU next to nothing, each program that it starts a millisecond or more: so a
 # ring is emptied when a quarter of it is full, and not for the pages that came while it was emptied.
 # A read of what is there never waits, and every dd knows how to count, not every one how not to wait.
@@ -113,7 +126,6 @@ cost
 echo 1 >$I/tracing_on
 ln -s $I/trace_marker $out/%(marker)s
 echo started >$out/started
-now() { read -r now rest </proc/uptime; now=${now%%%%.*}; }
 now
 until=$((now + seconds))
 while [ $now -lt $until ] && [ ! -e $out/stop ]; do
@@ -136,7 +148,9 @@ for c in $list; do cp $I/per_cpu/cpu$c/stats $out/cpu$c.stats; done
 trap - EXIT
 ended
 cd $out && tar cf - header_page cost *.format *.stats *.raw | gzip -1 >%(archive)s && rm -f *.raw && echo done >done
-""" % {"folder": FOLDER, "events": _EVENTS, "archive": ARCHIVE, "marker": _MARKER}
+"""
+    % {"events": _EVENTS, "archive": ARCHIVE, "marker": _MARKER}
+)
 
 
 def start(
@@ -157,11 +171,16 @@ def start(
     """
     words = [str(int(seconds + 0.999)), str(int(period_us)), ",".join(str(int(v)) for v in vcpus)]
     words += [str(int(number)) for number in (buffer_kb, most_mb, late_us)]
+    return {"pid": start_script(guest, SCRIPT, words, limit_s)}
+
+
+def start_script(guest: str, script: str, words: Sequence[str], limit_s: float) -> int:
+    """Start a script that begins as :data:`SETUP` does, and return its process there when it says ``started``."""
     begun = time.monotonic()
     pid = None
     while pid is None:
         try:
-            pid = guest_start(guest, ["/bin/sh", "-c", _SHELL, "evenkeel", SCRIPT, *words])
+            pid = guest_start(guest, ["/bin/sh", "-c", _SHELL, "evenkeel", script, *words])
         except OSError as error:  # a guest that boots has no agent yet
             if error.errno != errno.ENOTCONN or time.monotonic() - begun > limit_s:
                 raise
@@ -169,7 +188,7 @@ def start(
     while True:
         _check(guest, pid)
         if _exists(guest, "started"):
-            return {"pid": pid}
+            return pid
         if time.monotonic() - begun > limit_s:
             raise OSError(errno.ETIMEDOUT, "timerlat did not start within %.0f s in guest %s" % (limit_s, guest))
         time.sleep(0.2)
@@ -293,6 +312,15 @@ def _exists(guest: str, name: str, limit_s: int = 20) -> bool:
         raise
     agent(guest, "guest-file-close", limit_s, handle=handle)
     return True
+
+
+def has_ended(guest: str, pid: int) -> bool:
+    """Whether the script that began as :data:`SETUP` has left what it was to leave.
+
+    Raises EOPNOTSUPP with the guest's own words when it has failed.
+    """
+    _check(guest, pid)
+    return _exists(guest, "done")
 
 
 def _check(guest: str, pid: int) -> None:

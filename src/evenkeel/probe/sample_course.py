@@ -95,8 +95,9 @@ class Lines:
         return {str(number): thread.course.result() for number, thread in sorted(self.threads.items())}
 
 
-#: The same for awk of POSIX (mawk, busybox), with the variables of :func:`awk`.
-_AWK = r"""
+#: For awk of POSIX (mawk, busybox): ``counts`` and ``largest``, by "who,slice,low" and "who,slice", are merged by twos;
+#: the lower edge of a bucket, where ``edge`` is the first value that is not counted by itself.
+AWK_FUNCTIONS = r"""
 function merged(  key, part, to) {
 	slice *= 2
 	for (key in counts) {
@@ -114,11 +115,16 @@ function merged(  key, part, to) {
 	}
 	for (key in fresh) { largest[key] = fresh[key]; delete fresh[key] }
 }
-function low(value,  width) {
+function low(value, edge,  width) {
 	width = 1
 	while (value >= width * edge) width *= 2
 	return value - value % width
 }
+"""
+#: The same as :class:`Lines`, with the variables of :func:`awk`.
+_AWK = (
+    AWK_FUNCTIONS
+    + r"""
 BEGIN {
 	while ((cmd | getline line) > 0) {
 		if (line !~ /^ *[0-9]+: *[0-9]+: *[0-9]+$/) continue
@@ -126,7 +132,7 @@ BEGIN {
 		thread = part[1] + 0; value = part[3] + 0; at = due[thread] + 0
 		while (int(at / slice) >= slices) merged()
 		number = int(at / slice)
-		counts[thread "," number "," low(value)]++
+		counts[thread "," number "," low(value, edge)]++
 		if (value > largest[thread "," number]) largest[thread "," number] = value
 		due[thread] = at + interval * (1 + int(value / interval))
 		if (!samples[thread] || value < least[thread]) least[thread] = value
@@ -151,6 +157,7 @@ BEGIN {
 	}
 }
 """
+)
 
 
 def awk(argv: Sequence[str], interval_us: int, live: str = "") -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Sequence
 
 from evenkeel.probe.sample import OnProgress
 from evenkeel.probe.sample_dma_latency import GuestHolders, Holders
+from evenkeel.probe.sample_guest_timerlat import TimerlatInGuest
 from evenkeel.probe.sample_load import under_load
 from evenkeel.probe.sample_rttests import InGuest, OnHost, unseen
 from evenkeel.probe.sample_tracer import Tracer
@@ -29,8 +30,8 @@ def together(
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Run ``jobs`` for ``seconds``: ``{"tool": ..., "cpus": [...], "isolate": [...], "cgroups": {...}}`` on the host,
-    or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest or oslat, on the host also
-    timerlat or osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
+    or ``{"tool": ..., "guest": name, "vcpus": [...]}`` in a guest.  A tool is cyclictest, oslat or timerlat, on the
+    host also osnoise.  ``live``: tell once a second how it stands, behind ``what``, each place after a `` | ``.
 
     Returns ``{"load": text, "loads": [...], "holders": [...], "guest_holders": {guest: [...]}, "jobs": [...]}``:
     ``loads`` as Load.report() of :mod:`evenkeel.probe.sample_load` gives them; ``holders``: who held
@@ -127,6 +128,8 @@ def _failed(jobs: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -
 
 def _start(stack: contextlib.ExitStack, job: dict[str, Any], seconds: int, interval_us: int, live: bool) -> Any:
     tool = job["tool"]
+    if "guest" in job and tool == "timerlat":
+        return TimerlatInGuest(stack, job["guest"], seconds, job["vcpus"], interval_us)
     if "guest" in job:
         return InGuest(stack, job["guest"], tool, seconds, job["vcpus"], interval_us=interval_us, live=live)
     place = {key: job[key] for key in ("cpus", "isolate", "cgroups") if key in job}
@@ -143,7 +146,7 @@ def _ended(job: dict[str, Any], tool: Any, spent: float, seconds: int, asked_s: 
             return True
         tool.look()
         return False
-    if isinstance(tool, InGuest):
+    if isinstance(tool, (InGuest, TimerlatInGuest)):
         if spent < asked_s[number]:
             return False
         asked_s[number] = spent + _ASK_GUEST_S
