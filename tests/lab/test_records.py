@@ -30,6 +30,7 @@ from evenkeel.lab import (
 )
 from evenkeel.lab.actor import NotFound
 from evenkeel.lab.client import Client
+from evenkeel.lab.facets import index_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Edit
 from evenkeel.lab.retention import DAY_NS, LogRetention, ResultRetention
@@ -249,7 +250,9 @@ def test_a_reader_of_events_is_told_what_it_missed(
     assert "what is older than 400 d is removed" in page.text
 
 
-def test_the_index_of_machines_reads_anew_what_it_can_no_longer_follow(lab: Lab, clock: Clock) -> None:
+def test_the_index_of_machines_reads_anew_once_what_it_can_no_longer_follow(
+    lab: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(lab, "host1")
 
     def sites() -> list[str]:
@@ -263,6 +266,9 @@ def test_the_index_of_machines_reads_anew_what_it_can_no_longer_follow(lab: Lab,
     say(lab)
     assert records.remove(lab)["events"] > 0  # what told of the change is gone, and nobody searched meanwhile
     assert sites() == ["prg"]
+    index, read = index_of(lab), []
+    monkeypatch.setattr(index, "_read", lambda *given: read.append(given))
+    assert (sites(), read) == (["prg"], [])
 
 
 def test_a_collection_is_told_but_does_not_keep_itself_going(lab: Lab, work: Work, clock: Clock) -> None:  # noqa: F811

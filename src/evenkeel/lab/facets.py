@@ -140,7 +140,8 @@ class Index:
             return self._view
 
     def _follow(self, connection: Connection) -> None:
-        if self._seq >= 0 and (connection.scalar(_OLDEST) or 0) > self._seq + 1:
+        gone = (connection.scalar(_OLDEST) or 1) - 1
+        if 0 <= self._seq < gone:
             self._seq = -1  # nobody searched for so long that some of what changed is not in the log any more
         last = connection.scalar(_NEWEST, {"seq": self._seq})
         if last is None:
@@ -168,7 +169,7 @@ class Index:
         if self._order is None:
             places = ((machine_id, self._place.get(machine_id)) for machine_id in connection.scalars(_ORDERED))
             self._order = [(machine_id, place) for machine_id, place in places if place is not None]
-        self._seq = last
+        self._seq = max(last, gone)  # what is gone was read as well, and is not missed the next time
         self._view = View(self._bits, self._order, self._place, self._told)
 
     def _forget(self, machine_id: str) -> None:
