@@ -219,7 +219,7 @@ async def _show(line: ClientConnection) -> int:
             elif told["type"] == "refused":
                 output_note(told["why"])
             elif told["type"] == "error":
-                output_note(told["detail"])
+                output_note("\n".join(filter(None, (told["detail"], told.get("hint")))))
                 return 1
             elif told["type"] == "gone":
                 output_note(told.get("why", "the lab ended the session"))

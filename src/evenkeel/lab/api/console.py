@@ -83,7 +83,7 @@ async def attach(socket: WebSocket, caller: Caller, machine: str, write: bool = 
     try:
         session = await run_in_threadpool(console.attach, caller.lab, caller.actor, machine, send, write=write)
     except EvenkeelError as error:
-        await socket.send_text(json.dumps({"type": "error", **problem.body_of(error)}))
+        await socket.send_text(json.dumps({**problem.body_of(error), "type": "error"}))
         await socket.close(1008)
         return
     try:
