@@ -184,6 +184,9 @@ def test_submit_watch_result_and_a_second_user_can_see_but_not_touch(root: Page,
     expect(root.locator("main")).to_contain_text("passed", timeout=30_000)
     # Steps are rows; the second one ended by itself, while the page was open or after.
     expect(root.get_by_role("row").filter(has_text="second")).to_contain_text("passed", timeout=30_000)
+    expect(root.get_by_role("button", name="Cancel all of it")).to_have_count(
+        0, timeout=30_000
+    )  # it went while one looks
     root.get_by_role("link", name="second", exact=True).first.click()
     expect(root.locator("#log")).to_contain_text("and this is <b>the second</b>")
     root.get_by_role("link", name="Result and files").click()

@@ -11,6 +11,7 @@ from httpx import Response
 from evenkeel.lab import claims, machines
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR
+from evenkeel.lab.machines import Policy
 from evenkeel.lab.predicate import Predicate
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, ROOT, add, facts
@@ -61,10 +62,12 @@ def test_text_of_users_is_text(ask: Ask, lab: Lab) -> None:
 
 
 def test_reserve_look_extend_hand_over_release(ask: Ask, lab: Lab, clock: Clock) -> None:
-    add(lab, "host1")
+    add(lab, "host1", address="ssh://root@host1", policy=Policy(prepare="none"))
     ann, bob = ask("ann"), ask("bob")
     page = there(ann, ann.post("/reservations", data={"predicate": "host1", "reason": "a bug", "length": "4h"}))
     assert "active" in words(page) and "/reservations/1/extend" in page
+    assert 'href="/machines/host1/console"' in page and "Log in ssh ssh://root@host1" in words(page)
+    assert "Log in" not in words(bob.get("/reservations/1").text)
     assert "a bug" in bob.get("/machines/host1").text
     waits = there(bob, bob.post("/reservations", data={"predicate": "mem>=1GiB", "reason": "mine", "length": "2h"}))
     assert "number 1 in line" in words(waits) and "host1 is ann&#39;s" in waits and 'hx-trigger="every 3s"' in waits

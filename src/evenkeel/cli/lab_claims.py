@@ -61,10 +61,17 @@ def reserve(
         made = lab.post("/claims", body)
         if wait and made["state"] in ("waiting", "preparing"):
             made = _wait(lab, made)
+        address = lab.get(f"/machines/{made['machine']}")["address"] if made["state"] == "active" else None
     if as_json:
         output.emit_json(made)
-    else:
-        _tell(made)
+        return
+    _tell(made)
+    name = made["machine"]
+    if address is not None and address.startswith(("ssh://", "virtual:")):
+        words = f"ssh {address}" if address.startswith("ssh:") else f"evenkeel virtual ssh {address[8:]}"
+        output.note(f"log in: {words}")
+    if made["state"] == "active":
+        output.note(f"its console: evenkeel lab console {name}; when you are done: evenkeel lab release {name}")
 
 
 def _moment(text: str) -> int:

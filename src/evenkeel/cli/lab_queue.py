@@ -41,7 +41,8 @@ def submit(
     evenkeel lab submit kernel-module --input source=examples/lab/heartbeat
     evenkeel lab submit review.yaml --set branch=next --urgent --reason "the release is blocked"
 
-    The same files run on your own machine with `evenkeel lab run`.
+    The smallest file has two lines, `kind: hello` and `command: echo hello`; `evenkeel lab log 1 hello` prints what it
+    said. The same files run on your own machine with `evenkeel lab run`.
     """
     from evenkeel.cli import output
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, WrongInput

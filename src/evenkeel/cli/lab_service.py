@@ -80,12 +80,15 @@ def up(
     evenkeel lab up
     evenkeel lab up --listen 0.0.0.0:8787 --database postgresql://lab@db.example.org/lab
     """
+    import os
+    import shlex
+
     from evenkeel.cli import output
-    from evenkeel.lab import service
+    from evenkeel.lab import place, service
 
     where, chosen = settled(folder, settings_file, listen=listen, database=database)
     if print_unit:
-        from evenkeel.lab import place, unit
+        from evenkeel.lab import unit
 
         options = (
             ("--folder", where if folder else place.SYSTEM_FOLDER),
@@ -99,6 +102,8 @@ def up(
 
     def ready(started: service.Up) -> None:
         output.note(f"the lab is up: {started.url}  (state in {where}; Ctrl-C ends it)")
+        if where != place.default_folder().absolute() and not os.environ.get("EVENKEEL_LAB"):
+            output.note(f"other commands find it by: export EVENKEEL_LAB={shlex.quote(str(where))}")
         if chosen.oidc is None and not output.to_journal():
             output.note(f"log in by: {started.own_link()}")  # who reads a journal is not always who may do all here
 

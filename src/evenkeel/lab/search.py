@@ -176,6 +176,8 @@ _UP_TO = select(func.count()).select_from(machine).where(machine.c.name <= bindp
 def nearest(connection: Connection, predicate: Predicate) -> str:
     """What a search that found nothing should have asked: which part of it finds none, and what there is instead."""
     there = _among(predicate)
+    if connection.scalar(select(machine.c.id).limit(1)) is None:
+        return words.NO_MACHINE
     parts = predicate.root.parts if isinstance(predicate.root, All) else (predicate.root,)
     for part in parts:
         if connection.scalar(select(machine.c.id).where(part.where(), there).limit(1)) is not None:

@@ -9,6 +9,10 @@ from typing import Any
 
 from evenkeel.lab import flat
 
+#: For who looks for a machine before there is one.
+NO_MACHINE = (
+    "there is no machine yet: `evenkeel lab machine add ADDRESS` adds one, `evenkeel lab demo` makes virtual ones"
+)
 _SECOND = 10**9
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

@@ -82,6 +82,7 @@ def show(request: Request, caller: Caller, number: int) -> HTMLResponse:
         template,
         one=one,
         mine=caller.actor.owns(one.holder, one.team),
+        machine=owner,
         owns_machine=owner is not None and caller.actor.owns(owner.owner, owner.team),
         happened=claims.history(caller.lab, caller.actor, number),
     )
