@@ -59,6 +59,8 @@ up=$(echo "$now $(cat booted)" | awk '{print $1 - $2}')
 [ "$(cat power)" = 1 ] && [ ! -e hung ] && [ "$(echo "$up" | awk '{print ($1 > 0.3)}')" = 1 ] || exit 255
 case $SSH_ORIGINAL_COMMAND in
 cat*boot_id*) echo "$(cat boot_id)"; echo "$up 1.00"; echo "0.05 0.02 0.01 1/100 999" ;;
+*touch*before-installation*) touch mark ;;
+*before-installation*) if [ -e mark ]; then echo marked; else echo new; fi ;;
 *reboot*) echo "ssh reboot" >>commands; [ -e no-reboot ] || ./chassis "$PWD" - set reset 1 ;;
 *poweroff*) echo "ssh poweroff" >>commands; [ -e no-reboot ] || ./chassis "$PWD" - set power 0 ;;
 esac

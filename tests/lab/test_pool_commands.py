@@ -35,6 +35,8 @@ def data(*words: str) -> Any:
 
 
 def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
+    assert "evenkeel lab demo" in evenkeel("lab", "machines").stderr
+    assert "evenkeel lab machine add" in evenkeel("lab", "reserve", "mem>=1GiB", "-m", "x").stderr
     added = lab("machine", "add", str(RECORDED), "--name", "host1", "--site", "prg", "--tag", "fast")
     assert "host1 is in the pool" in added
     assert "is known" in lab("machine", "add", str(RECORDED), "--same-as", "host1")
@@ -46,7 +48,8 @@ def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
     shown = lab("machine", "show", "host1")
     assert "cpu.flag" in shown and "registered" in shown
 
-    assert "is yours until" in lab("reserve", "host1", "--for", "4h", "-m", "a bug")
+    reserved = evenkeel("lab", "reserve", "host1", "--for", "4h", "-m", "a bug")
+    assert "is yours until" in reserved.stdout and "evenkeel lab release host1" in reserved.stderr
     waits = data("reserve", "cpu.sockets:2", "--for", "1h", "-m", "next")
     assert (waits["state"], waits["waits"]["position"]) == ("waiting", 1)
     assert "next" not in lab("waiting") and "cpu.sockets:2" in lab("waiting")
@@ -62,8 +65,17 @@ def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
     assert f"is {me}'s" in lab("handover", "host1", me)
     assert "ended: given back" in lab("release", "host1")
 
-    lab("machine", "edit", "host1", "--longest", "2d", "--note", "rack 7")
-    assert data("machine", "show", "host1")["machine"]["policy"]["longest_ns"] == 48 * 3600 * 10**9
+    image = "https://images.example.org/host.iso"
+    lab(
+        "machine", "edit", "host1", "--longest", "2d", "--note", "rack 7", "--image", image, "--install-within", "90min"
+    )
+    policy = data("machine", "show", "host1")["machine"]["policy"]
+    assert policy["longest_ns"] == 48 * 3600 * 10**9
+    assert (policy["image"], policy["install_ns"]) == (image, 90 * 60 * 10**9)
+    lab("machine", "edit", "host1", "--image", "")
+    assert data("machine", "show", "host1")["machine"]["policy"]["image"] is None
+    wrong = evenkeel("lab", "machine", "edit", "host1", "--image", "http://me:secret@images.example.org/host.iso")
+    assert wrong.returncode == 2 and "policy.image" in wrong.stderr
     lab("machine", "mark", "host1", "broken", "--reason", "fan 3")
     assert "fan 3" in lab("use", "--not-green")
     assert data("use", "--days", "1")["machines"][0]["claims"] == 1

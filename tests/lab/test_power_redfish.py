@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from evenkeel.lab import endpoints, power
 from evenkeel.lab.actor import with_roles
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.power_drivers import PowerFailed, Way
+from evenkeel.lab.power_drivers.redfish import Redfish
 from tests.lab.emulated import add_machine
 from tests.lab.emulators import redfish
 from tests.lab.test_power import tried
@@ -42,6 +48,30 @@ def test_on_off_and_cycle_by_redfish(lab: Lab, emulator: str) -> None:
     cycled = power.switch(lab, ANN, "host1", "cycle")
     assert (cycled.result, tried(cycled)) == ("unknown", ["bmc unverified"]), cycled
     assert cycled.tried[0].detail.startswith("Redfish ResetType ForceOff, then Redfish ResetType On")
+
+
+def test_an_image_is_put_in_booted_from_and_taken_out(emulator: str, tmp_path: Path) -> None:
+    """What an installation does (test_media.py), with somebody else's idea of virtual media."""
+    (tmp_path / "host.iso").write_bytes(b"\0" * 4096)
+    bmc = Redfish(Way("bmc", "redfish", emulator))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as images:
+        threading.Thread(target=images.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{images.server_port}"
+            usual = bmc.boots_from(60)
+            for _ in range(2):  # the second one takes the place of what is in the drive
+                bmc.insert(f"{url}/host.iso", 60)
+            bmc.boot_from_media(60)
+            assert bmc.boots_from(60).target == "Cd"
+            bmc.boot_as(usual, 60)
+            assert bmc.boots_from(60) == usual
+            bmc.eject(60)
+            bmc.eject(60)  # of an empty drive is no mistake
+            with pytest.raises(PowerFailed, match="404"):
+                bmc.insert(f"{url}/no-such.iso", 60)
+        finally:
+            images.shutdown()
 
 
 def test_a_service_that_is_not_there_is_silent(lab: Lab) -> None:

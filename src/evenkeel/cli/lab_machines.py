@@ -104,10 +104,10 @@ def machines(predicate: Predicate = None, at: At = None, as_json: Json = False) 
 
 def _say_instead(text: str, found: Any) -> None:
     from evenkeel.cli import output
-    from evenkeel.lab.words import several
+    from evenkeel.lab.words import NO_MACHINE, several
 
-    output.note(f"no machine is {text!r}" if text else "there is no machine yet; evenkeel lab machine add ADDRESS")
-    if found["nearest"]:
+    output.note(f"no machine is {text!r}" if text else NO_MACHINE)
+    if text and found["nearest"]:
         output.note(found["nearest"])
     for one in found["instead"]:
         output.note(f"did you mean {one['predicate']} ({several(one['count'], 'machine')})?")
@@ -429,6 +429,18 @@ def edit(
     prepare: Annotated[
         str | None, typer.Option("--prepare", metavar="HOW", help="Before it is offered: full, check or none.")
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image",
+            metavar="URL",
+            help="ISO that installs it by itself; its BMC boots it before the machine is offered. '' for none.",
+        ),
+    ] = None,
+    install_within: Annotated[
+        str | None,
+        typer.Option("--install-within", metavar="DURATION", help="How long that may take, as in 90min; usually 1h."),
+    ] = None,
     steps: Annotated[
         bool | None, typer.Option("--steps/--no-steps", help="Whether steps of the queue may take it.")
     ] = None,
@@ -468,9 +480,13 @@ def edit(
             "users": users,
             "teams": teams,
             "prepare": prepare,
+            "image": image,
+            "install_ns": install_within,
             "steps": steps,
         }
         given = {key: value for key, value in wanted.items() if value is not None} | more
+        if image == "":
+            given["image"] = None
         if given:
             body["policy"] = one["policy"] | given
         done = lab.send("PATCH", f"/machines/{name}", body, version=one["version"])

@@ -472,7 +472,8 @@ def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "
     address = machines.address_of(connection, row.id)
     if address is None:
         return "none"
-    return policy_of(row).prepare or ("full" if address.startswith("virtual:") else "check")
+    policy = policy_of(row)
+    return policy.prepare or ("full" if address.startswith("virtual:") or policy.image else "check")
 
 
 def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **told: Any) -> int:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import claims, health, machines
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.media import ByMedia
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, blame, judge, reason_of
 from evenkeel.lab.schema import machine
 from evenkeel.lab.store import Away, StoreClosed
@@ -28,6 +29,8 @@ from evenkeel.lab.words import duration
 Check = Callable[[Lab, str], str | None]
 #: Installing many at once fills disks and networks.
 MOST_AT_ONCE = 4
+#: How long an installation may take where the owner says nothing.
+INSTALL_NS = 3600 * 10**9
 #: Looks at least so often, and at most (a busy queue makes thousands of events a second).
 _OFTEN_S, _SELDOM_S = 0.2, 60.0
 #: After an error of the lab itself it is tried again after so long, after each further one twice as long later.
@@ -40,7 +43,7 @@ class Keeper:
 
     def __init__(self, lab: Lab, preparer: Preparer | None = None, checks: dict[str, Check] | None = None) -> None:
         self.lab = lab
-        self.preparer = preparer or ByAddress()
+        self.preparer = preparer or ByMedia(lab, ByAddress())
         self.checks = checks or {}
         self._wake = threading.Event()
         self._end = threading.Event()
@@ -180,7 +183,9 @@ def _job(connection: Connection, row: Any) -> Job | None:
     method = claims.how_prepared(connection, found)
     if address is None or method == "none":
         return None
-    return Job(found.id, found.name, address, method, row.boot_source)
+    policy = machines.policy_of(found)
+    install_s = (policy.install_ns or INSTALL_NS) / 1e9
+    return Job(found.id, found.name, address, method, row.boot_source, policy.image, install_s)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,14 @@ class Policy(Model):
         default=None,
         description="before it is offered: install anew, only look at it, nothing; None: what its driver can do",
     )
+    image: Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/@?#]+/\S+$")] | None = Field(
+        default=None,
+        description="http(s) URL, without a password, of an ISO that installs it by itself: its BMC boots it once "
+        "before the machine is offered",
+    )
+    install_ns: Nanoseconds | None = Field(
+        default=None, gt=0, description="from that boot until it answers over ssh, at most; None: an hour"
+    )
     tags: tuple[Word, ...] = ()
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
 

@@ -133,7 +133,7 @@ def status(lab: Lab, actor: Actor, machine: str) -> PowerStatus:
     actor.need("read", "read the power of a machine")
     with lab.store.read() as connection:
         found = touch.find(connection, machine)
-    return _status(lab, found, _policy(found))
+    return _status(lab, found, policy_of(found))
 
 
 def plan(lab: Lab, actor: Actor, machine: str) -> Plan:
@@ -143,8 +143,8 @@ def plan(lab: Lab, actor: Actor, machine: str) -> Plan:
         found = touch.find(connection, machine)
         ways = [row.kind for row in _endpoints(connection, found)]
     success = _success(lab, found.id)
-    order = order_of(_policy(found).order, success, [method for method in METHODS if method in ways])
-    boot_ns = round(boot_deadline_s(lab, found, _policy(found)) * 1e9)
+    order = order_of(policy_of(found).order, success, [method for method in METHODS if method in ways])
+    boot_ns = round(boot_deadline_s(lab, found, policy_of(found)) * 1e9)
     return Plan(machine=found.name, order=order, success=success, boot_ns=boot_ns)
 
 
@@ -215,14 +215,16 @@ def switch(
     method: Method | None = None,
     first: Callable[[Connection, Touched], None] | None = None,
     answering: bool = False,
+    boot_s: float | None = None,
 ) -> PowerEvent:
     """The same, and wait for the end: minutes, when it boots.  Its ``result`` says what came of it.
 
     ``first``: run within the change that begins it; what it raises keeps the machine from being switched.
     ``answering``: it is not on before its system answers, where the lab has ssh to ask.
+    ``boot_s``: for a boot that is no usual one, as of an installer; nothing is learned of its length.
     """
     begun = _begin(lab, actor, machine, action, method, first)
-    _run(lab, replace(begun, answering=answering))
+    _run(lab, replace(begun, answering=answering, boot_s=boot_s))
     return event(lab, SERVICE, begun.event_id)
 
 
@@ -249,6 +251,7 @@ class _Begun:
     method: Method | None
     at_ns: int
     answering: bool = False
+    boot_s: float | None = None
 
 
 def _begin(
@@ -266,7 +269,7 @@ def _begin(
     def change(connection: Connection) -> _Begun:
         found = touch.find(connection, machine)
         touch.need_touch(actor, found, f"switch {found.name}")
-        _policy(found)
+        policy_of(found)
         ways = {row.kind for row in _endpoints(connection, found)}
         if method is not None and method not in ways:
             raise WrongInput(f"{found.name} has no way {method}", hint=f"it has {', '.join(sorted(ways)) or 'none'}")
@@ -311,7 +314,9 @@ def _run(lab: Lab, begun: _Begun) -> None:
 
 def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, float | None]:
     machine, action = begun.machine, begun.action
-    policy = _policy(machine)
+    policy = policy_of(machine)
+    if begun.boot_s is not None:
+        policy = policy.model_copy(update={"boot_s": begun.boot_s})
     rungs = _rungs(lab, machine)
     ssh = next((rung.driver for rung in rungs if isinstance(rung.driver, Ssh)), None)
     console = _has_console(lab, machine)
@@ -357,7 +362,8 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
         )
         _note(lab, begun, tried)
         if outcome == "done":
-            return "done", why, took_s if why.startswith("boot id") else None
+            usual = why.startswith("boot id") and begun.boot_s is None
+            return "done", why, took_s if usual else None
         doubtful = doubtful or outcome == "unverified"
     return ("unknown" if doubtful else "failed"), "", None
 
@@ -366,7 +372,7 @@ def _until_it_answers(
     lab: Lab, begun: _Begun, tried: list[Attempt], start: float, boot_s: float | None
 ) -> tuple[Result, float | None]:
     """Of a machine that is on.  With the seconds that its boot took, if it booted."""
-    policy = _policy(begun.machine)
+    policy = policy_of(begun.machine)
     ssh = next((rung.driver for rung in _rungs(lab, begun.machine) if isinstance(rung.driver, Ssh)), None)
     if ssh is None:
         return "done", boot_s
@@ -639,7 +645,8 @@ def boot_deadline_s(lab: Lab, machine: Touched, policy: Policy) -> float:
 # -- ways -----------------------------------------------------------------------------------------------------------
 
 
-def _policy(machine: Touched) -> Policy:
+def policy_of(machine: Touched) -> Policy:
+    """Raises WrongInput."""
     try:
         return Policy.model_validate(machine.policy.get("power", {}))
     except ValidationError as error:

@@ -29,13 +29,18 @@ _MEMORY_PART = 0.98
 
 @dataclass(frozen=True)
 class Job:
-    """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it."""
+    """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it.
+
+    ``image``: what its owner has it installed from (:mod:`evenkeel.lab.media`); ``install_s``: how long that may take.
+    """
 
     machine_id: str
     name: str
     address: str
     method: Literal["full", "check"]
     boot_source: dict[str, Any] | None
+    image: str | None = None
+    install_s: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Preparer(Protocol):
 class ByAddress:
     """Virtual hosts get new disks and boot; machines over ssh are rebooted; with ``check`` they are only looked at.
 
-    Other ways to install (an image server, virtual media of a BMC) are preparers of their own, given to the keeper.
+    Another way to install is :mod:`evenkeel.lab.media`; more of them are preparers of their own, given to the keeper.
     """
 
     def prepare(self, job: Job, say: Say) -> Prepared:

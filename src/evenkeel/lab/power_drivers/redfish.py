@@ -6,10 +6,12 @@ ladder has the next rung.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on, within
 
 T = TypeVar("T")
+_LOOK_S = 0.4
 #: ResetType of Redfish's ComputerSystem.Reset.
 _RESETS: dict[str, tuple[str, ...]] = {
     "on": ("On", "ForceOn"),
@@ -24,6 +27,14 @@ _RESETS: dict[str, tuple[str, ...]] = {
     "reset": ("ForceRestart",),
     "cycle": ("PowerCycle",),
 }
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where a machine was to boot from, in the words of Redfish; None: its BMC does not say."""
+
+    target: str | None
+    enabled: str | None
 
 
 class Redfish:
@@ -84,6 +95,74 @@ class Redfish:
 
         return self._ask(deadline_s, read)
 
+    # -- virtual media
+
+    def insert(self, image: str, deadline_s: float) -> None:
+        """Put the image of a URL into the virtual CD drive, instead of what is in it, and see it there.
+
+        The BMC fetches it, some before they answer.  Raises PowerFailed.
+        """
+        end = time.monotonic() + deadline_s
+
+        def command(system: Any) -> None:
+            drive = _drive(system)
+            _empty(drive, end)
+            _in_time(end)
+            try:
+                drive.insert_media(image)
+            except TypeError as error:  # sushy 5.14, of a refusal that does not say why (is_transfer_method_required)
+                raise PowerFailed(f"BMC {self._where[0]}: {error.__context__ or error}") from None
+            while not (_loaded(drive) and image.rpartition("/")[2] in (drive.image or drive.image_name or image)):
+                _wait(end, f"BMC {self._where[0]} took the image, and its drive has {drive.image or 'nothing'}")
+                drive.refresh(force=True)
+
+        self._ask(deadline_s, command)
+
+    def eject(self, deadline_s: float) -> None:
+        """Empty the virtual CD drive, and see that it is.  Raises PowerFailed."""
+        end = time.monotonic() + deadline_s
+        self._ask(deadline_s, lambda system: _empty(_drive(system), end))
+
+    def boots_from(self, deadline_s: float) -> Before:
+        """What is set for the next boot.  Raises PowerFailed."""
+
+        def read(system: Any) -> Before:
+            boot = system.json.get("Boot") or {}
+            return Before(boot.get("BootSourceOverrideTarget"), boot.get("BootSourceOverrideEnabled"))
+
+        return self._ask(deadline_s, read)
+
+    def boot_from_media(self, deadline_s: float) -> None:
+        """Have the next boot, and only that, from the virtual CD drive.  Raises PowerFailed.
+
+        What the BMC says of it afterwards is not looked at: some show what they always showed until that boot, and some
+        say ``Continuous`` whatever they were told.
+        """
+        end = time.monotonic() + deadline_s
+
+        def command(system: Any) -> None:
+            import sushy
+
+            _in_time(end)
+            system.set_system_boot_options(sushy.BOOT_SOURCE_TARGET_CD, sushy.BOOT_SOURCE_ENABLED_ONCE)
+
+        self._ask(deadline_s, command)
+
+    def boot_as(self, before: Before, deadline_s: float) -> None:
+        """Undo :meth:`boot_from_media`.  Raises PowerFailed."""
+
+        def command(system: Any) -> None:
+            import sushy
+
+            # A drive that was left set by somebody who was killed, or what sushy does not know, is not set again.
+            known = {one.value: one for one in sushy.BootSource if one.value not in ("None", "Cd", "UsbCd")}
+            if before.enabled in ("Once", "Continuous") and before.target in known:
+                system.set_system_boot_options(known[before.target], before.enabled)
+            else:
+                system.set_system_boot_options(enabled=sushy.BOOT_SOURCE_ENABLED_DISABLED)
+
+        self._ask(deadline_s, command)
+
     def _ask(self, deadline_s: float, ask: Callable[[Any], T]) -> T:
         try:
             # A silent address is told apart before a library with its own idea of patience is in it.
@@ -116,6 +195,42 @@ class Redfish:
 def _knows_cycle(system: Any) -> bool:
     reset = system.json["Actions"]["#ComputerSystem.Reset"]
     return "PowerCycle" in reset.get("ResetType@Redfish.AllowableValues", [])
+
+
+def _drive(system: Any) -> Any:
+    """The virtual CD drive; newer BMCs have it below the system, older ones below the manager.  Raises PowerFailed."""
+    import sushy
+
+    for owners in (lambda: [system], lambda: system.managers):
+        with contextlib.suppress(sushy.exceptions.MissingAttributeError):
+            for drive in (drive for owner in owners() for drive in owner.virtual_media.get_members()):
+                if {sushy.VIRTUAL_MEDIA_CD, sushy.VIRTUAL_MEDIA_DVD} & set(drive.media_types):
+                    return drive
+    raise PowerFailed("its BMC has no virtual CD drive")
+
+
+def _loaded(drive: Any) -> bool:
+    return bool(drive.image) if drive.inserted is None else bool(drive.inserted)
+
+
+def _empty(drive: Any, end: float) -> None:
+    if _loaded(drive):
+        drive.eject_media()
+        while drive.refresh(force=True) or _loaded(drive):
+            _wait(end, f"its BMC says that the drive is ejected, and {drive.image or 'something'} is in it")
+
+
+def _in_time(end: float) -> None:
+    """Who asked has gone on otherwise, and may have undone it.  Raises PowerFailed."""
+    if time.monotonic() > end:
+        raise PowerFailed("too late", silent=True)
+
+
+def _wait(end: float, late: str) -> None:
+    """A moment.  Raises PowerFailed when ``end`` is near: before the caller stops waiting, and hears no cause."""
+    if time.monotonic() > end - 2 * _LOOK_S:
+        raise PowerFailed(late)
+    time.sleep(_LOOK_S)
 
 
 def watts_of(power: dict[str, Any]) -> float | None:

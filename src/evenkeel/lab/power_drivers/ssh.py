@@ -16,6 +16,8 @@ from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
 from evenkeel.machines.ssh import SshTarget
 
 _LOOK = "cat /proc/sys/kernel/random/boot_id /proc/uptime /proc/loadavg"
+#: Below /var/lib, which systems with a root that is read-only can write, too.
+_MARK = Path("/var/lib/evenkeel/before-installation")
 #: ssh's words for: it never came as far as the command.
 _NEVER_THERE = ("connect to host", "resolve hostname", "banner exchange", "kex_exchange_identification")
 _COMMANDS: dict[str, str] = {"off": "poweroff", "reset": "reboot"}
@@ -54,13 +56,24 @@ class Ssh:
 
     def act(self, action: Action, deadline_s: float) -> str:
         verb = _COMMANDS[action]
-        sudo = "" if self.target().user in (None, "root") else "sudo -n "
+        sudo = self._sudo()
         # --no-block: ssh would otherwise be cut off in the middle of its own answer.
         self._run(f"{sudo}systemctl {verb} --no-block || {sudo}{verb}", deadline_s)
         return verb
 
     def watts(self, deadline_s: float) -> float | None:
         return None
+
+    def mark(self, deadline_s: float) -> None:
+        """Leave a file on its disk, which no system has that is installed after this.  Raises PowerFailed."""
+        self._run(f"{self._sudo()}mkdir -p {_MARK.parent} && {self._sudo()}touch {_MARK} && sync {_MARK}", deadline_s)
+
+    def marked(self, deadline_s: float) -> bool:
+        """Raises PowerFailed."""
+        return self._run(f"test -e {_MARK} && echo marked || echo new", deadline_s).strip() != "new"
+
+    def _sudo(self) -> str:
+        return "" if self.target().user in (None, "root") else "sudo -n "
 
     def target(self) -> SshTarget:
         """Where to log in, as of now: a virtual host has another port each time.  Raises PowerFailed, WrongInput."""
