@@ -314,7 +314,8 @@ def test_no_link_that_logs_in_is_written_to_a_journal(journal: bool, tmp_path: P
             "--listen",
             "127.0.0.1:0",
         ]
-        process = subprocess.Popen(words, stderr=told, env=os.environ | {"JOURNAL_STREAM": stream})
+        kept = {name: value for name, value in os.environ.items() if name != "EVENKEEL_LAB"}
+        process = subprocess.Popen(words, stderr=told, env=kept | {"JOURNAL_STREAM": stream})
     try:
         end = time.monotonic() + 120
         while "Ctrl-C ends it" not in " ".join((tmp_path / "told").read_text().split()):
@@ -323,7 +324,9 @@ def test_no_link_that_logs_in_is_written_to_a_journal(journal: bool, tmp_path: P
     finally:
         process.terminate()
         process.wait(60)
-    assert ("/login/link/" in (tmp_path / "told").read_text()) is not journal
+    said = (tmp_path / "told").read_text()
+    assert ("/login/link/" in said) is not journal
+    assert "export EVENKEEL_LAB=" in said and str(tmp_path / "s") in said
 
 
 def test_an_agent_has_a_unit_that_systemd_takes_and_that_nothing_of_it_outlives(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def up(
 
     def ready(started: service.Up) -> None:
         output.note(f"the lab is up: {started.url}  (state in {where}; Ctrl-C ends it)")
-        if where != place.default_folder().absolute() and not os.environ.get("EVENKEEL_LAB"):
+        usual = (place.SYSTEM_FOLDER, place.default_folder().absolute())
+        if where not in usual and not os.environ.get("EVENKEEL_LAB"):
             output.note(f"other commands find it by: export EVENKEEL_LAB={shlex.quote(str(where))}")
         if chosen.oidc is None and not output.to_journal():
             output.note(f"log in by: {started.own_link()}")  # who reads a journal is not always who may do all here
