@@ -8,10 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +200,13 @@ def test_a_profile_and_the_noise_of_a_cpu(virtual_host: VirtualMachine) -> None:
 @pytest.mark.long
 def test_a_system_call_among_many_is_seen_by_its_function(virtual_host: VirtualMachine) -> None:
     """All others are slower while a tracepoint of a call is watched; a program on the function leaves them alone."""
-    others = "for _ in $(seq 12); do python3 -S -c 'import os, sys\nfor _ in range(60000): os.getppid()'; done"
-    with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(on_host, virtual_host, others)
-        time.sleep(2.0)
+    trace(virtual_host, "count", GETUID, "--for", "1s")  # what an event costs is measured once, which takes long
+    others = "timeout 300 python3 -S -c 'import os\nwhile True: os.getppid()'"
+    busy = on_host(virtual_host, f"{others} >/dev/null 2>&1 </dev/null & echo $!")
+    try:
         answer = trace(virtual_host, "count", GETUID, "--for", "1s")
-        busy.result()
+    finally:
+        on_host(virtual_host, f"kill {busy}")
     assert answer.source == "fentry", answer
     assert "by a trampoline" in answer.mechanism[0]
 
@@ -368,7 +367,7 @@ def test_a_record_has_each_interrupt_that_the_kernel_counted(virtual_host: Virtu
         second = interrupts(virtual_host)
         answer = end()
     after = interrupts(virtual_host)
-    assert answer.source in ("tp_btf", "tracepoint"), "a raw tracepoint does not have the field"
+    assert answer.source in ("tp_btf", "tracepoint", "ring"), "a raw tracepoint does not have the field"
     assert answer.lost == 0
     found = np.load(target)
     assert len(found) == answer.events
@@ -420,7 +419,8 @@ def test_a_question_of_the_reference_is_answered_here(
     print(f"{words}: {answer.source}; not {[(one.source, one.why, one.errno) for one in answer.refused]}")
     assert answer.source in sources
     assert [one.errno for one in answer.refused if one.errno] == []
-    assert answer.events > 0 or LIBC in words, "nobody need call getppid"
+    idle = {LIBC, "software:page-faults"}
+    assert answer.events > 0 or idle & set(words), "nobody need call getppid, or touch a page"
 
 
 # -- a guest that KVM runs ----------------------------------------------------------------------------------------
@@ -443,6 +443,7 @@ def kvm_counters(host: TunedHost) -> dict[str, int]:
 def bracketed(host: TunedHost) -> Iterator[dict[str, tuple[int, int]]]:
     """Reads ports in the guest.  Filled at the end: counter -> how far it grew in the inner and in the outer time."""
     found: dict[str, tuple[int, int]] = {}
+    host.wait_for_agent()
     first = kvm_counters(host)
     with host.machine.probe() as probe:
         done = guest_exec(probe, "plc", ["/bin/sh", "-c", PORTS], timeout_s=120)

@@ -59,6 +59,11 @@ class TunedHost:
             + script,
         )
 
+    def wait_for_agent(self) -> None:
+        """Until plc, which was started a moment ago, has booted so far that its agent answers."""
+        ping = 'virsh qemu-agent-command plc \'{"execute":"guest-ping"}\' >/dev/null 2>&1'
+        self.run(f"for _ in $(seq 120); do {ping} && exit 0; sleep 1; done; exit 1")
+
     def facts(self) -> Facts:
         with self.machine.probe() as probe:
             return read_facts(probe)

@@ -64,6 +64,16 @@ def test_the_function_of_a_system_call_costs_the_others_nothing() -> None:
     assert first.source == "fentry" and "other system calls" not in first.cost.how
 
 
+def test_what_was_not_measured_costs_other_system_calls_as_much_more_as_what_was() -> None:
+    """Emulated, each costs 300 ns: a ring's 11 of the table would make it the cheapest of all."""
+    each = {"perf": Each(60, 300), "tracepoint": Each(70, 300), "raw_tp": Each(50, 600)}
+    found, _ = planner.ladder(count(GETUID), {GETUID: 10.0, planner.SYSCALLS: 1e6}, each)
+    told = {one.source: one.cost for one in found}
+    assert told["ring"].share_of_core > told["perf"].share_of_core
+    assert "300 ns for each of" in told["ring"].how
+    assert found[0].source == "fentry"
+
+
 def test_what_only_a_tracepoint_tells_is_not_asked_of_a_function() -> None:
     """The end of a call is not at the entry of a function, nor are the fields of its record."""
     end = "syscalls:sys_exit_getuid"

@@ -229,7 +229,7 @@ def ladder(
     rate = sum(known_rates) if known_rates else rates.get(question.kind, NOMINAL_RATE)
     call = _is_call(question)
     others = max(0.0, rates.get(SYSCALLS, rate) - rate) if call else 0.0
-    dearer = _dearer(question, measured or {})
+    dearer, others_dearer = _dearer(question, measured or {})
     candidates, unable = [], []
     for name in sources_of(question):
         source, each = SOURCES[name], (measured or {}).get(name)
@@ -237,7 +237,8 @@ def ladder(
         known = source.ns.get(question.kind)
         if each is None:
             plain = known if known is not None else source.ns["count"]
-            each = Each(dearer * (plain + (source.call_ns if call else 0.0)), source.other_ns if call else 0.0)
+            other_ns = others_dearer * source.other_ns if call else 0.0
+            each = Each(dearer * (plain + (source.call_ns if call else 0.0)), other_ns)
         each = Each(each.ns * factor, each.other_ns, each.how)
         share = (each.ns * rate + each.other_ns * others) / 1e9
         if known is None:
@@ -260,15 +261,17 @@ def ladder(
     return tuple(sorted(candidates, key=lambda one: one.cost.share_of_core)), tuple(unable)
 
 
-def _dearer(question: Question, measured: Mapping[str, Each]) -> float:
-    """How many times as much as by the table it costs here, by the sources that were measured."""
+def _dearer(question: Question, measured: Mapping[str, Each]) -> tuple[float, float]:
+    """How many times as much as by the table it costs here, by the sources that were measured: an event, and each other
+    system call."""
     call = _is_call(question)
-    ratios = [
+    events = [
         each.ns / (table + (SOURCES[name].call_ns if call else 0.0))
         for name, each in measured.items()
         if (table := SOURCES[name].ns.get(question.kind))
     ]
-    return statistics.median(ratios) if ratios else 1.0
+    others = [each.other_ns / SOURCES[name].other_ns for name, each in measured.items() if SOURCES[name].other_ns]
+    return statistics.median(events) if events else 1.0, statistics.median(others) if call and others else 1.0
 
 
 def cheaper(
