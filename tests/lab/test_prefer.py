@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from evenkeel.cli import lab_claims, lab_queue
 from evenkeel.lab import claims, machines, submissions
 from evenkeel.lab.actor import with_roles
 from evenkeel.lab.api import prefer
@@ -202,3 +203,26 @@ def test_the_client_asks_again_later_where_a_lab_does_not_wait(monkeypatch: pyte
         assert rests == [1]
         client.wait("/submissions/1", 20)
     assert (rests, said) == ([1], ["wait=20", "wait=20"])
+
+
+def test_commands_wait_in_this_way_and_not_longer_than_their_line_is_quiet() -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Told:
+        """A lab in which it ends at the third look."""
+
+        def wait(self, path: str, seconds: int) -> dict[str, Any]:
+            asked.append((path, seconds))
+            state = "passed" if path.startswith("/sub") else "active"
+            waits = "open" if path.startswith("/sub") else "waiting"
+            return {"id": 7, "predicate": "x", "waits": None, "state": state if len(asked) == 3 else waits}
+
+    assert lab_queue._wait(Told(), 7)["state"] == "passed"
+    assert [path for path, _ in asked] == ["/submissions/7"] * 3
+    limit_s = Client("http://lab").http.timeout.read
+    assert limit_s and all(seconds < limit_s - 5 for _, seconds in asked)
+    asked.clear()
+    made = {"id": 7, "predicate": "x", "waits": None, "state": "waiting"}
+    assert lab_claims._wait(Told(), made)["state"] == "active"  # type: ignore[arg-type]
+    assert [path for path, _ in asked] == ["/claims/7"] * 3
+    assert all(seconds < limit_s - 5 for _, seconds in asked)

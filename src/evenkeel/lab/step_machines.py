@@ -167,12 +167,12 @@ class StepMachines:
             if facts:
                 self._ids = list(connection.scalars(_SMALLEST_FIRST))
                 self._place = {one: place for place, one in enumerate(self._ids)}
+            if (facts and self._looked) or people:  # before the first look it was read a moment ago
                 self._kept = None
-                self._looked = True
-            if facts or people:
                 before, self._barred = self._barred, {}
                 for whose in before:
                     moved |= self._bar(connection, *whose) != before[whose]
+            self._looked = True
             stale = self._predicates.keys() if facts else self._of_state
             for text in stale:
                 self._look_for(connection, text)
