@@ -21,7 +21,8 @@ from evenkeel.cli.root import run as evenkeel
 from evenkeel.errors import WrongInput
 from evenkeel.lab import agent as agents
 from evenkeel.lab import artifacts, dispatching, local, results, steps, submissions
-from evenkeel.lab.actor import with_roles
+from evenkeel.lab.actor import Actor, with_roles
+from evenkeel.lab.api.app import create_app
 from evenkeel.lab.artifacts import contents
 from evenkeel.lab.client import Client
 from evenkeel.lab.dispatching import socket_path
@@ -66,6 +67,18 @@ def test_contents_are_brought_and_fetched_whole_or_in_part(ask: Ask) -> None:
     assert client.put("/api/v1/contents/nothing", content=b"").status_code == 422
     assert ask("eve", "viewer").put(path, content=data).status_code == 403
     assert ask(None).get(path).status_code == 401
+
+
+def test_an_agent_brings_and_fetches_files_and_sends_nothing_in(lab: Lab) -> None:
+    """With the one scope that it is documented to need."""
+    client = TestClient(create_app(lab, who=lambda _: Actor("builder", frozenset({"agent"}), via="token builder")))
+    path = f"/api/v1/contents/{sha(b'data')}"
+    assert client.post("/api/v1/contents/missing", json={"sha256": [sha(b"data")]}).status_code == 200
+    assert client.put(path, content=b"data").status_code == 201
+    assert client.get(path).content == b"data"
+    graph = {"name": "test", "steps": {"one": {"step": {"kind": "one", "command": ["true"]}}}}
+    assert client.post("/api/v1/submissions", json={"graph": graph}).status_code == 403
+    assert client.get("/api/v1/artifacts").status_code == 403
 
 
 def test_a_result_over_rest(ask: Ask, work: Work, lab: Lab, clock: Any) -> None:  # noqa: F811

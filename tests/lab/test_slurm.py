@@ -155,8 +155,8 @@ def test_files_come_from_a_lab_elsewhere_and_go_there(lab: Lab, slurm: Cluster) 
             graph = {"name": "test", "steps": {"make": {"step": made}, "use": {"step": used, "needs": ["make"]}}}
             sent = submissions.submit(lab, ANN, graph_of(graph))
             until(lambda: submissions.show(lab, ANN, sent.id).state != "open", 120)
-            use = steps.by_name(lab, ANN, sent.id, "use")
-            assert use.state == "passed", use.cause
+            make, use = (steps.by_name(lab, ANN, sent.id, name) for name in ("make", "use"))
+            assert (make.state, use.state) == ("passed", "passed"), (make.cause, use.cause)
             assert steps.read_log(lab, ANN, use.attempts[0].id)[0] == b"far\n"
             # Whoever reads what a job was told finds no token in it.
             assert token not in (slurm.folder / "slurmctld.log").read_text()

@@ -65,9 +65,9 @@ class Actor:
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "anything" in self.scopes
 
-    def need(self, scope: str, what: str) -> None:
-        """Raises Forbidden when it may not do ``what`` (``"reserve machines"``)."""
-        if not self.may(scope):
+    def need(self, scope: str, what: str, *also: str) -> None:
+        """Raises Forbidden when it may not do ``what`` (``"reserve machines"``).  ``also``: scopes that do as well."""
+        if not any(map(self.may, (scope, *also))):
             raise Forbidden(
                 f"{self.name} may not {what}", hint=f"it needs the scope {scope!r}; ask an admin of the lab"
             )

@@ -194,13 +194,13 @@ def upload(lab: Lab, actor: Actor, sha256: str, pieces: Iterable[bytes]) -> int:
     """Keep these bytes for a while; a submission or a result that names them keeps them longer.  Their number.
 
     Raises WrongInput when they are not what ``sha256`` says."""
-    actor.need("submit", "bring files")
+    actor.need("submit", "bring files", "agent")
     return contents(lab).put(pieces, sha256=sha256, most=MOST_BYTES)[1]
 
 
 def missing(lab: Lab, actor: Actor, wanted: Iterable[str]) -> tuple[str, ...]:
     """Which of these are not here, and must be brought.  Those that are here are as good as new."""
-    actor.need("submit", "bring files")
+    actor.need("submit", "bring files", "agent")
     absent = []
     for sha256 in wanted:
         try:

@@ -52,7 +52,7 @@ class Stored(Model):
 )
 async def bring(request: Request, caller: Caller, sha256: Sha256) -> Stored:
     """Bring bytes that a submission or a result is going to name; kept for a day if none does."""
-    caller.actor.need("submit", "bring files")
+    caller.actor.need("submit", "bring files", "agent")
     with tempfile.TemporaryFile(
         dir=caller.lab.folder
     ) as spool:  # the service's disk, not its memory: some are gigabytes
@@ -81,7 +81,7 @@ def missing(caller: Caller, wanted: Missing) -> Missing:
 @router.get("/contents/{sha256}", response_class=Response, responses=_BYTES)  # type: ignore[arg-type]
 def content(caller: Caller, sha256: Sha256) -> FileResponse:
     """Bytes by their SHA-256; a range with the header Range."""
-    caller.actor.need("read", "fetch files")
+    caller.actor.need("read", "fetch files", "agent")
     path = artifacts.contents(caller.lab).need(sha256)
     return FileResponse(path, media_type="application/octet-stream", headers={**_SAFE, "ETag": f'"{sha256}"'})
 
