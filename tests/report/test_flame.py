@@ -173,12 +173,31 @@ def test_in_a_browser_it_is_searched_zoomed_and_walked_by_keys(scheme: int, grou
         assert frame["zoom"] == "parse: 50 samples, 50.00 %"
         assert frame["zoomed"] == 5, "all, server and main above it, and memcpy"
         assert frame["matches"] == 1
-        assert frame["found"] == "1 functions, 50.0 % of the samples"
+        assert frame["found"] == "1 function, 50.0 % of the samples"
         assert frame["clicked"] == "parse: 50 samples, 50.00 %"
         assert frame["ground"] == ground
         assert len(frame["colours"]) == 5 + 8, "zoomed in, so with what is above; and all, with one that was searched"
         for name, text, box, opacity in frame["colours"]:
             assert opacity == "1" and contrast(hexadecimal(text), hexadecimal(box)) >= 4.5, (name, text, box)
+
+
+DEEP = WRAPPER.replace(
+    "return found;",
+    """const words = page.getElementById("told").getBoundingClientRect(), seen = frame.contentWindow.innerHeight;
+  found.told = [words.top, words.bottom, seen];
+  found.deep = flame.getBoundingClientRect().bottom;
+  return found;""",
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
+@pytest.mark.timeout(180)
+def test_what_a_box_is_stays_in_sight_of_a_picture_that_is_higher_than_the_window(tmp_path: Path) -> None:
+    deep = Stack(frames=("server", "main", "parse", *(f"step{n}" for n in range(60))), count=50)
+    seen = browse(flame_page(answer((deep, *STACKS))), tmp_path, "--virtual-time-budget=10000", wrapper_page=DEEP)
+    for frame in seen.frames.values():
+        top, bottom, height = frame["told"]
+        assert frame["deep"] > height and 0 < top < bottom <= height
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")

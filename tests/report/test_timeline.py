@@ -112,7 +112,7 @@ def text(page: str) -> str:
 def test_the_page_says_what_took_the_time_and_what_allowed_it() -> None:
     said = text(render_explanation(explanation()))
     for part in (
-        "1 of 10000 samples over 1 ms",
+        "1 of 10,000 samples over 1 ms",
         "70% of their time charged to causes",
         "vCPU waited for backup on the host 6 ms 60%",
         "CPU 3 is in no isolated partition C-1",
@@ -154,7 +154,7 @@ def test_what_was_lost_is_said_aloud() -> None:
 
 def test_nothing_late_is_said_as_well() -> None:
     said = text(render_explanation(explanation(spikes=(), causes=())))
-    assert "No sample was late." in said and "0 of 10000 samples" in said
+    assert "No sample was late." in said and "0 of 10,000 samples" in said
 
 
 def test_a_flight_recorder_that_froze_without_a_late_sample_shows_its_end() -> None:
@@ -223,8 +223,9 @@ addEventListener("load", () => {
       }));
     }
     const scrolls = [...page.querySelectorAll(".picture")].filter((one) => one.scrollWidth > one.clientWidth + 1);
-    return {width: root.clientWidth, scrollWidth: root.scrollWidth, outside, touching, lanes:
-      page.querySelectorAll(".lanes").length, unreachable: scrolls.filter((one) => one.tabIndex < 0).length};
+    const hint = page.querySelector(".narrow"), told = hint && frame.contentWindow.getComputedStyle(hint).display;
+    return {width: root.clientWidth, scrollWidth: root.scrollWidth, outside, touching, told,
+      scrolls: scrolls.length, lanes: page.querySelectorAll(".lanes").length, unreachable: scrolls.filter((one) => one.tabIndex < 0).length};
   });
   document.getElementById("seen").textContent = JSON.stringify(seen);
 });
@@ -240,6 +241,7 @@ def test_in_a_browser_nothing_overlaps_and_the_page_does_not_scroll_sideways(tmp
         assert frame["scrollWidth"] <= width and frame["lanes"] == 3
         assert frame["outside"] == [] and frame["touching"] == [], frame
         assert frame["unreachable"] == 0, "what scrolls can be scrolled by keys"
+        assert (frame["told"] != "none") == (frame["scrolls"] > 0), "and that it scrolls is said where it does"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")

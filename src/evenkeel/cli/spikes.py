@@ -283,7 +283,7 @@ def _print(found: Explanation) -> None:
     console = screen.out()
     late = len(found.spikes)
     console.print(
-        f"guest {found.guest} on {found.host}: {late} of {found.samples} samples later than "
+        f"guest {found.guest} on {found.host}: {late:,} of {found.samples:,} samples later than "
         f"{format_ns(found.threshold_ns)}, worst {format_ns(found.max_latency_ns)}",
         style="bold",
     )

@@ -110,7 +110,7 @@
       if (hit && !inside) sum += node.count;
       for (const child of node.children) waiting.push([child, inside || hit]);
     }
-    found.textContent = words ? `${functions.size} functions, ${(100 * sum / root.count).toFixed(1)} % of the samples` : "";
+    found.textContent = words ? `${functions.size} function${functions.size === 1 ? "" : "s"}, ${(100 * sum / root.count).toFixed(1)} % of the samples` : "";
     draw();
   };
   search.addEventListener("input", look);

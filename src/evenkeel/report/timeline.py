@@ -61,6 +61,8 @@ STYLE = """
 .lanes .open{fill:none;stroke:var(--muted);stroke-dasharray:4 3}
 .share{display:inline-block;height:9px;background:var(--new);border-radius:2px;vertical-align:baseline}
 .share.no{background:none;border:1px dashed var(--muted)}
+.narrow{display:none}
+@media(max-width:640px){.narrow{display:inline}}
 """
 _PATTERNS = (
     '<svg width="0" height="0" style="position:absolute" class="pattern" aria-hidden="true"><defs>'
@@ -198,7 +200,7 @@ def _head(explanation: Explanation, title: str) -> Markup:
             el("div", el("p", said, " What is charged is true; what is not may have had a cause."), class_="note bad")
         )
     facts = [
-        f"{late} of {explanation.samples} samples over {format_ns(explanation.threshold_ns)}",
+        f"{late:,} of {explanation.samples:,} samples over {format_ns(explanation.threshold_ns)}",
         f"worst {format_ns(explanation.max_latency_ns)}",
         f"{explained_share(explanation.spikes):.0%} of their time charged to causes",
         f"{explanation.seconds:.0f} s",
@@ -302,7 +304,9 @@ def _timelines(explanation: Explanation) -> Markup:
     if not shown:
         return el("p", "None to show.", class_="lead")
     lead = "From when the timer was due, at the left, to when the thread ran, at the right."
-    return join(el("p", lead, class_="lead"), *(_figure(spike) for spike in shown))
+    # A lane is no narrower than its labels can be read: then it is to be moved.
+    moved = el("span", " The pictures scroll sideways.", class_="narrow")
+    return join(el("p", lead, moved, class_="lead"), *(_figure(spike) for spike in shown))
 
 
 def _ending(explanation: Explanation) -> Markup:
