@@ -225,7 +225,8 @@ addEventListener("load", () => {
     const scrolls = [...page.querySelectorAll(".picture")].filter((one) => one.scrollWidth > one.clientWidth + 1);
     const hint = page.querySelector(".narrow"), told = hint && frame.contentWindow.getComputedStyle(hint).display;
     return {width: root.clientWidth, scrollWidth: root.scrollWidth, outside, touching, told,
-      scrolls: scrolls.length, lanes: page.querySelectorAll(".lanes").length, unreachable: scrolls.filter((one) => one.tabIndex < 0).length};
+      scrolls: scrolls.length, lanes: page.querySelectorAll(".lanes").length,
+      unreachable: scrolls.filter((one) => one.tabIndex < 0).length};
   });
   document.getElementById("seen").textContent = JSON.stringify(seen);
 });
