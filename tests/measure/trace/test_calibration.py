@@ -75,8 +75,8 @@ class Disturbed:
         if operation != "trace_calibrate":
             return {"boot_id": "this", "ns": self.now_ns}
         self.loops.append(asked["loop"])
-        ns = {"fault": 40.0, "event": 60.0}[asked["loop"]]
-        at_ = [{"gap_ns": 100.0, "ns": ns, "other_ns": 0.0, "timed_ns": None}]
+        ns, other_ns = {"fault": (40.0, 0.0), "event": (60.0, 0.0), "call": (70.0, 25.0)}[asked["loop"]]
+        at_ = [{"gap_ns": 100.0, "ns": ns, "other_ns": other_ns, "timed_ns": None}]
         return {"at": at_, "speed_ns": 100.0, "settled": True, "steady": asked["loop"] != "fault" or self.steady}
 
 
@@ -106,6 +106,17 @@ def test_a_machine_whose_system_calls_are_slower_now_is_dearer_by_as_much(
         found[now_ns] = each["raw_tp"].ns
         assert ("as the machine is now" in each["raw_tp"].how) == (each["raw_tp"].ns != 60)
     assert found == {100.0: 60, 140.0: 60, 75.0: 60, 200.0: 120, 60.0: 36, 1000.0: 180}
+
+
+def test_a_function_leaves_other_calls_alone_whatever_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a busy machine adds to them by chance made the function of a call dearer than a record of each."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine = Disturbed()
+    each = Calibration(machine).each(Question(kind="count", events=("syscalls:sys_enter_getuid",)))  # type: ignore[arg-type]
+    assert each["fentry"].other_ns == 0
+    assert each["raw_tp"].other_ns == each["perf"].other_ns == 25
 
 
 def test_nobody_waits_longer_than_there_is_patience_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,24 @@ def test_a_dear_machine_does_not_make_what_was_not_measured_cheap() -> None:
     assert planner.ladder(count(SWITCH), {SWITCH: 40.0})[0][-1].cost.how == planner.TABLE
 
 
+def test_other_calls_are_as_dear_by_what_was_not_measured_as_by_what_is_alike() -> None:
+    """The trace ring takes the same slow path as perf and a tracepoint's record.
+
+    By the table's number for it a kernel whose slow path is dear counted records, whatever an event costs.
+    """
+    busy = {GETUID: 10.0, planner.SYSCALLS: 30_000.0}
+    each = {
+        "raw_tp": planner.Each(110.0, 370.0),
+        "tp_btf": planner.Each(112.0, 360.0),
+        "perf": planner.Each(400.0, 90.0),
+        "tracepoint": planner.Each(420.0, 80.0),
+    }
+    order = [one.source for one in planner.ladder(count(GETUID), busy, each)[0]]
+    assert [one for one in order if one != "fentry"] == ["tracepoint", "ring", "perf", "tp_btf", "raw_tp"]
+    ring = next(one for one in planner.ladder(count(GETUID), busy, each)[0] if one.source == "ring")
+    assert "85 ns for each of 29,990 other system calls" in ring.cost.how
+
+
 def test_only_questions_like_a_loop_are_calibrated() -> None:
     assert planner.loop_of(count(GETUID)) == "call"
     assert planner.loop_of(top(SWITCH)) == "event"

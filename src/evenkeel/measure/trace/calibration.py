@@ -147,7 +147,9 @@ class Calibration:
             for source, one in kept.items():
                 here, table = at(curve(one["at"]), gap_ns), planner.SOURCES[source]
                 ns = max(here.ns, table.ns[question.kind] * _LEAST)
-                other_ns = max(here.other_ns, table.other_ns * _LEAST) if planner.loop_of(question) == "call" else 0.0
+                # What leaves other calls alone by its nature (fentry) does so here: what was measured of it is noise.
+                call = planner.loop_of(question) == "call" and table.other_ns
+                other_ns = max(here.other_ns, table.other_ns * _LEAST) if call else 0.0
                 found[source] = Each(ns * slower, other_ns * slower, _how(here, gap_ns, slower))
             return found
         return {}

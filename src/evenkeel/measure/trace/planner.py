@@ -229,7 +229,7 @@ def ladder(
     rate = sum(known_rates) if known_rates else rates.get(question.kind, NOMINAL_RATE)
     call = _is_call(question)
     others = max(0.0, rates.get(SYSCALLS, rate) - rate) if call else 0.0
-    dearer, others_dearer = _dearer(question, measured or {})
+    dearer = _dearer(question, measured or {})
     candidates, unable = [], []
     for name in sources_of(question):
         source, each = SOURCES[name], (measured or {}).get(name)
@@ -237,7 +237,7 @@ def ladder(
         known = source.ns.get(question.kind)
         if each is None:
             plain = known if known is not None else source.ns["count"]
-            other_ns = others_dearer * source.other_ns if call else 0.0
+            other_ns = _other_ns(source, measured or {}) if call else 0.0
             each = Each(dearer * (plain + (source.call_ns if call else 0.0)), other_ns)
         each = Each(each.ns * factor, each.other_ns, each.how)
         share = (each.ns * rate + each.other_ns * others) / 1e9
@@ -261,17 +261,24 @@ def ladder(
     return tuple(sorted(candidates, key=lambda one: one.cost.share_of_core)), tuple(unable)
 
 
-def _dearer(question: Question, measured: Mapping[str, Each]) -> tuple[float, float]:
-    """How many times as much as by the table it costs here, by the sources that were measured: an event, and each other
-    system call."""
+def _dearer(question: Question, measured: Mapping[str, Each]) -> float:
+    """How many times as much as by the table it costs here, by the sources that were measured."""
     call = _is_call(question)
-    events = [
+    ratios = [
         each.ns / (table + (SOURCES[name].call_ns if call else 0.0))
         for name, each in measured.items()
         if (table := SOURCES[name].ns.get(question.kind))
     ]
-    others = [each.other_ns / SOURCES[name].other_ns for name, each in measured.items() if SOURCES[name].other_ns]
-    return statistics.median(events) if events else 1.0, statistics.median(others) if call and others else 1.0
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _other_ns(source: Source, measured: Mapping[str, Each]) -> float:
+    """What each other system call costs by a source that was not measured: as by those that are alike in the table.
+
+    They take the same slow path.  By the table, whatever the machine, such a source would seem the cheapest of all.
+    """
+    alike = [each.other_ns for name, each in measured.items() if SOURCES[name].other_ns == source.other_ns]
+    return statistics.median(alike) if alike and source.other_ns else source.other_ns
 
 
 def cheaper(
