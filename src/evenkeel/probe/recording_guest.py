@@ -63,6 +63,7 @@ kept_late=$(cat $T/osnoise/stop_tracing_total_us)
 ended() {
 	echo 0 >$I/tracing_on; echo nop >$I/current_tracer
 	[ -z "$reader" ] || kill $reader 2>/dev/null
+	exec 5<&- 6>&-  # who holds a file of the instance holds that
 	echo $kept_late >$T/osnoise/stop_tracing_total_us
 	echo "$kept_cpus" >$T/osnoise/cpus; echo $kept_period >$T/osnoise/timerlat_period_us
 	# At last: where it is gone, all is as it was.  The agent may hold its marker for a moment, for a round trip.
