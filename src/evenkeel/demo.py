@@ -224,8 +224,7 @@ def _river(demo: Demo) -> None:
     from evenkeel.verify.observe import Options, observe
 
     (name, wish), *_ = demo.site.hosts.items()
-    machine = resolve(wish.address)
-    try:
+    with contextlib.closing(resolve(wish.address)) as machine:
         with demo.step("Facts: what this machine is, and how it is set") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)
         with demo.step("Plan: work out every setting"):
@@ -257,8 +256,6 @@ def _river(demo: Demo) -> None:
             # The spinners of the verification are the same, and a moment old.
             after = _measured(demo, host, machine, facts, "after", on_progress, spun=seen.spun())
             demo.keep(host, "evidence_after", names.EVIDENCE_AFTER, after)
-    finally:
-        machine.close()
 
 
 def _measured(

@@ -126,7 +126,7 @@ def test_explain_of_something_unknown(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_facts_that_make_no_sense(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evenkeel.cli.plan import ask_facts
+    from evenkeel.apply.hosts import ask_facts
     from evenkeel.errors import Unreachable
     from evenkeel.machines import address
 

@@ -222,7 +222,7 @@ def test_of_a_site_those_that_answer_are_looked_at(
             raise Unreachable("virtual:second: no route to host")
         return make_facts()
 
-    monkeypatch.setattr("evenkeel.cli.plan.ask_facts", ask)
+    monkeypatch.setattr("evenkeel.apply.hosts.ask_facts", ask)
     monkeypatch.setattr(verify, "_verify", lambda host, *_: judge(SEEN).model_copy(update={"host": host.name}))
     hosts = "".join(f"  {name}: {{address: 'virtual:{name}'}}\n" for name in ("first", "second"))
     (tmp_path / "site.yaml").write_text(f"version: 1\nhosts:\n{hosts}")

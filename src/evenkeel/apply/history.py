@@ -21,6 +21,7 @@ from evenkeel.apply.report import ApplyReport
 from evenkeel.documents.history import HeldGuest, HistoryEntry, held_by
 from evenkeel.documents.plan import HostPlan
 from evenkeel.errors import EvenkeelError, WrongInput
+from evenkeel.probe.boot_id import boot_id
 
 NAME = "evenkeel-history.jsonl"
 #: How long to wait for another writer, who holds the lock for milliseconds.
@@ -40,7 +41,7 @@ class Moment:
 
 def now() -> Moment:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = boot_id()
     except OSError:
         boot = ""
     return Moment(time.time(), boot, time.clock_gettime(time.CLOCK_BOOTTIME))

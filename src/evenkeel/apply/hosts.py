@@ -1,4 +1,4 @@
-"""Conversations with a host that apply, rollback and status share: facts, journal, checks, patience.
+"""Conversations with a host that several verbs share: facts, journal, checks, patience.
 
 Reads only, but for :func:`settle`, which waits.  Nothing here decides.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 from pydantic import ValidationError
@@ -61,9 +62,21 @@ class HostJournal:
         return next((e for e in self.entries if e.sequence == sequence and e.event in ("done", "refused")), None)
 
 
+def ask_facts(address: str, on_progress: OnProgress | None = None) -> Facts:
+    """Facts of a machine that nothing else is asked.  Raises Unreachable."""
+    from evenkeel.machines.address import resolve
+
+    with closing(resolve(address)) as machine, machine.probe() as probe:
+        return read_facts(probe, on_progress)
+
+
 def read_facts(probe: Probe, on_progress: OnProgress | None = None) -> Facts:
-    """Raises Unreachable when the machine answers with something that is no facts."""
-    answer = probe.call("facts", on_progress=on_progress, timeout_s=300.0)
+    """Raises Unreachable when nothing comes for five minutes, or something that is no facts."""
+    return facts_of(probe.call("facts", on_progress=on_progress, timeout_s=300.0))
+
+
+def facts_of(answer: object) -> Facts:
+    """What a probe answered, as a document.  Raises Unreachable when it is none."""
     try:
         return Facts.model_validate(answer)
     except ValidationError as error:

@@ -125,19 +125,15 @@ def _require_known(accept: tuple[str, ...]) -> None:
 
 
 def _facts(host: str) -> Facts:
+    from evenkeel.apply.hosts import ask_facts
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
     from evenkeel.documents.facts import Facts
-    from evenkeel.machines.address import resolve
 
     if host.endswith(".json"):
         return files.load_document(Facts, host)
-    machine = resolve(host)
-    try:
-        with screen.progress(f"facts of {machine.address}") as on_progress, machine.probe() as probe:
-            return Facts.model_validate(probe.call("facts", on_progress=on_progress, timeout_s=180.0))
-    finally:
-        machine.close()
+    with screen.progress(f"facts of {host}") as on_progress:
+        return ask_facts(host, on_progress)
 
 
 def _name(host: str, facts: Facts) -> str:

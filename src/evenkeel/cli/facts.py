@@ -80,13 +80,13 @@ def facts(
 def _read(machine: Machine, record: Path | None) -> Facts:
     from base64 import b64decode
 
+    from evenkeel.apply.hosts import facts_of, read_facts
     from evenkeel.cli import files
     from evenkeel.cli import output as screen
-    from evenkeel.documents.facts import Facts
 
     with screen.progress(f"facts of {machine.address}") as on_progress, machine.probe() as probe:
         if record is None:
-            return Facts.model_validate(probe.call("facts", on_progress=on_progress, timeout_s=180.0))
-        answer = probe.call("record", on_progress=on_progress, timeout_s=180.0)
+            return read_facts(probe, on_progress)
+        answer = probe.call("record", on_progress=on_progress, timeout_s=300.0)
     files.save_bytes(record, b64decode(answer["tarball"]))
-    return Facts.model_validate(answer["facts"])
+    return facts_of(answer["facts"])

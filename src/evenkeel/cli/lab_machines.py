@@ -242,20 +242,17 @@ def use(
 
 def probed(address: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Facts and inventory of a machine, read by this program; a saved Facts document has no inventory."""
+    from contextlib import closing
+
     from evenkeel.cli import files, output
     from evenkeel.documents.facts import Facts
-    from evenkeel.documents.inventory import Inventory
+    from evenkeel.lab.prepare import look
     from evenkeel.machines.address import resolve
 
     if address.endswith(".json"):
         return files.load_document(Facts, address).model_dump(mode="json"), None
-    machine = resolve(address)
-    try:
-        with output.progress(f"reading {address}") as on_progress, machine.probe() as probe:
-            facts = Facts.model_validate(probe.call("facts", on_progress=on_progress, timeout_s=300.0))
-            inventory = Inventory.model_validate(probe.call("inventory"))
-    finally:
-        machine.close()
+    with closing(resolve(address)) as machine, output.progress(f"reading {address}") as told, machine.probe() as probe:
+        facts, inventory = look(probe, told)
     return facts.model_dump(mode="json"), inventory.model_dump(mode="json")
 
 

@@ -262,9 +262,9 @@ def _lint_site(source: str, host: str | None, only: frozenset[str], *, nfs: bool
 
 
 def _facts(machine: str) -> Facts:
+    from evenkeel.apply.hosts import ask_facts
     from evenkeel.cli.files import load_document
     from evenkeel.cli.output import progress
-    from evenkeel.cli.plan import ask_facts
     from evenkeel.documents.facts import Facts
 
     if machine.endswith(".json"):

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from evenkeel.documents.plan import GuestPlan, HostPlan, Ledger, Plan, Setting
     from evenkeel.documents.site import Site
     from evenkeel.errors import Unreachable
-    from evenkeel.machines.protocol import OnProgress
     from evenkeel.plan.diff import Difference
 
 FACTS_SUFFIX = ".facts.json"  # behind the name of a host, in a folder of saved facts
@@ -138,6 +137,7 @@ def plan_of_answering(source: str) -> tuple[Plan, dict[str, tuple[str, Unreachab
 
     For verbs that look at hosts: one that is away must not hide the rest.  Host -> (address, why).
     """
+    from evenkeel.apply.hosts import ask_facts
     from evenkeel.cli import output
     from evenkeel.cli.files import load_plan_or_site, placed_in
     from evenkeel.documents.plan import Plan
@@ -187,6 +187,7 @@ def gather_facts(site: Site, saved: Iterable[str]) -> dict[str, Facts]:
 
     Raises WrongInput for a file that is none, Unreachable for a host that does not answer.
     """
+    from evenkeel.apply.hosts import ask_facts
     from evenkeel.cli import files, output
     from evenkeel.documents.facts import Facts
 
@@ -196,29 +197,6 @@ def gather_facts(site: Site, saved: Iterable[str]) -> dict[str, Facts]:
         with output.progress(f"reading facts of {host} ({site.hosts[host].address})") as on_progress:
             found[host] = ask_facts(site.hosts[host].address, on_progress)
     return found
-
-
-def ask_facts(address: str, on_progress: OnProgress | None = None) -> Facts:
-    """Ask one machine.  Raises Unreachable."""
-    from pydantic import ValidationError
-
-    from evenkeel.documents.facts import Facts
-    from evenkeel.errors import Unreachable
-    from evenkeel.machines.address import resolve
-
-    machine = resolve(address)
-    try:
-        with machine.probe() as probe:
-            answer = probe.call("facts", on_progress=on_progress, timeout_s=300.0)
-        return Facts.model_validate(answer)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Unreachable(
-            f"{address}: its probe answers with facts that make no sense ({place}: {first['msg']})"
-        ) from None
-    finally:
-        machine.close()
 
 
 def _saved(site: Site, saved: Iterable[str]) -> dict[str, str]:

@@ -372,7 +372,7 @@ app.command(name="explain")(spikes)
 
 def _probe(on: str) -> AbstractContextManager[Probe]:
     """A conversation with the machine.  Raises WrongInput for a recorded tree, which runs no kernel."""
-    from contextlib import contextmanager
+    from contextlib import closing, contextmanager
 
     from evenkeel.errors import WrongInput
     from evenkeel.machines.address import resolve
@@ -383,11 +383,8 @@ def _probe(on: str) -> AbstractContextManager[Probe]:
 
     @contextmanager
     def conversation() -> Iterator[Probe]:
-        try:
-            with machine.probe() as probe:
-                yield probe
-        finally:
-            machine.close()
+        with closing(machine), machine.probe() as probe:
+            yield probe
 
     return conversation()
 

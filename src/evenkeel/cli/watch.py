@@ -167,6 +167,8 @@ def _run(plan: Plan, wish: Wish, where: str | None, stop: threading.Event, say: 
 
 
 def _once(plan: Plan, wish: Wish, as_json: bool, stop: threading.Event, say: Callable[[Notice], None]) -> int:
+    from contextlib import closing
+
     from evenkeel.cli import output
     from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED
     from evenkeel.machines.address import resolve
@@ -174,13 +176,9 @@ def _once(plan: Plan, wish: Wish, as_json: bool, stop: threading.Event, say: Cal
 
     found: list[Findings] = []
     for host in plan.hosts:
-        machine = resolve(host.address)
-        try:
-            with output.progress(f"looking at {host.name}"):
-                watching = Watch(host, plan.sha256(), machine, wish, say if not as_json else _silent, stop)
-                found.append(watching.once())
-        finally:
-            machine.close()
+        with closing(resolve(host.address)) as machine, output.progress(f"looking at {host.name}"):
+            watching = Watch(host, plan.sha256(), machine, wish, say if not as_json else _silent, stop)
+            found.append(watching.once())
     if as_json:
         output.emit_json(found[0] if len(found) == 1 else [one.model_dump(mode="json") for one in found])
     else:

@@ -7,6 +7,7 @@ came of it.  What a machine lost since its last facts (memory, a disk, a card) f
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,9 +16,10 @@ from pydantic import ValidationError
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.inventory import Inventory
 from evenkeel.documents.quantity import format_size
-from evenkeel.errors import EvenkeelError, NotAsWanted
+from evenkeel.errors import EvenkeelError, NotAsWanted, Unreachable
 from evenkeel.lab import flat, words
 from evenkeel.lab.flat import Flat
+from evenkeel.machines.protocol import OnProgress, Probe
 
 #: Said while it goes on; for the holder who waits.
 Say = Callable[[str], None]
@@ -66,6 +68,21 @@ class Preparer(Protocol):
     def prepare(self, job: Job, say: Say) -> Prepared: ...
 
 
+def look(probe: Probe, on_progress: OnProgress | None = None) -> tuple[Facts, Inventory]:
+    """What a machine is.  Raises Unreachable, also when it answers with something that makes no sense."""
+    from evenkeel.apply.hosts import read_facts
+
+    facts = read_facts(probe, on_progress)
+    try:
+        return facts, Inventory.model_validate(probe.call("inventory"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unreachable(
+            f"the probe answers with an inventory that makes no sense ({where}: {first['msg']})"
+        ) from None
+
+
 class ByAddress:
     """Virtual hosts get new disks and boot; machines over ssh are rebooted; with ``check`` they are only looked at.
 
@@ -78,9 +95,8 @@ class ByAddress:
         if job.boot_source is not None:
             # Of a claim that was taken before such were refused (:func:`evenkeel.lab.claims.request`).
             raise WrongRequest("no machine here boots from a source of one's own", hint="reserve it without")
-        machine = resolve(job.address)
         anew = False
-        try:
+        with closing(resolve(job.address)) as machine:
             if job.method == "full":
                 say("installing it anew" if job.address.startswith("virtual:") else "rebooting it")
                 if job.address.startswith("virtual:"):
@@ -93,15 +109,7 @@ class ByAddress:
             say("reading its facts")
             with machine.probe() as probe:
                 boot_id = str(probe.call("hello")["boot_id"])
-                told = probe.call("facts", timeout_s=300.0), probe.call("inventory")
-            facts, inventory = Facts.model_validate(told[0]), Inventory.model_validate(told[1])
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise NotAsWanted(f"{job.name} tells facts that cannot be read: {where}: {first['msg']}") from None
-        finally:
-            machine.close()
-        return Prepared(boot_id, anew, facts, inventory)
+                return Prepared(boot_id, anew, *look(probe))
 
     def _renew(self, name: str) -> None:
         from evenkeel.machines.virtual import lifecycle

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from evenkeel.probe.boot_id import boot_id
+
 
 @dataclass(frozen=True)
 class Process:
@@ -56,6 +58,5 @@ def _looked_at(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-@functools.cache
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+#: Asked for each process that is looked at.
+_boot = functools.cache(boot_id)

@@ -18,6 +18,7 @@ import os
 import time
 from typing import Any
 
+from evenkeel.probe.boot_id import boot_id
 from evenkeel.probe.failure import StepFailed, from_os_error
 
 DIRECTORY = "/var/lib/evenkeel"
@@ -34,14 +35,6 @@ _writers: dict[str, Writer] = {}
 def inside(root: str, path: str) -> str:
     """The absolute ``path`` of the machine below ``root``; "/" is the machine itself."""
     return path if root == "/" else root.rstrip("/") + path
-
-
-def boot_id(root: str = "/") -> str:
-    """The id of the running boot; of this machine's where a constructed root has none."""
-    path = "/proc/sys/kernel/random/boot_id"
-    where = inside(root, path)
-    with open(where if os.path.exists(where) else path) as file:
-        return file.read().strip()
 
 
 def sync_directory(path: str) -> None:

@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any, BinaryIO, Callable
 
+from evenkeel.probe.boot_id import boot_id
 from evenkeel.probe.failure import StepFailed
 
 #: Operation -> "module:function".  A function takes keyword arguments and may take ``on_progress(done, total, what)``.
@@ -82,10 +83,8 @@ OPERATIONS = {
 
 def hello() -> dict[str, Any]:
     """Who answers: the boot id proves a reboot, the Python version explains failures."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot_id = file.read().strip()
     return {
-        "boot_id": boot_id,
+        "boot_id": boot_id(),
         "python": "%d.%d.%d" % sys.version_info[:3],
         "release": os.uname().release,
         "uid": os.getuid(),

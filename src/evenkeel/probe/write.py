@@ -11,8 +11,9 @@ import importlib
 from typing import Any
 
 from evenkeel.probe import canary
+from evenkeel.probe.boot_id import boot_id
 from evenkeel.probe.failure import Refused, StepFailed, from_os_error
-from evenkeel.probe.journal import boot_id, writer
+from evenkeel.probe.journal import writer
 from evenkeel.probe.steps.files import read_value
 
 #: Kind -> "module" or "module:Class"; loaded at first use.

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from evenkeel.errors import Unreachable, WrongInput
 from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
 from evenkeel.machines.ssh import SshTarget
+from evenkeel.probe.boot_id import BOOT_ID
 
-_LOOK = "cat /proc/sys/kernel/random/boot_id /proc/uptime /proc/loadavg"
+_LOOK = f"cat {BOOT_ID} /proc/uptime /proc/loadavg"
 #: Below /var/lib, which systems with a root that is read-only can write, too.
 _MARK = Path("/var/lib/evenkeel/before-installation")
 #: ssh's words for: it never came as far as the command.

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from evenkeel.apply.hosts import ask_facts
 from evenkeel.documents.evidence import EMULATION_NOTE, Evidence
-from evenkeel.documents.facts import Facts
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.machines.address import resolve
 from evenkeel.machines.virtual import lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN
 from evenkeel.plan.sitefile import find_place, parse_site
@@ -40,13 +39,11 @@ def machine() -> Iterator[str]:
 def our_site(lib: Path, address: str) -> str:
     """The site that comes along; where the machine has one node only, its guest has one vCPU."""
     text = (lib / "measure.site").read_text()
-    found = resolve(address)
-    try:
-        with found.probe() as probe:
-            facts = Facts.model_validate(probe.call("facts", timeout_s=300.0))
-    finally:
-        found.close()
-    return text if len(facts.nodes) > 1 else text.replace("vcpus: 2", "vcpus: 1").replace("numa: 2", "numa: 1")
+    return (
+        text
+        if len(ask_facts(address).nodes) > 1
+        else text.replace("vcpus: 2", "vcpus: 1").replace("numa: 2", "numa: 1")
+    )
 
 
 def readdressed(text: str, address: str) -> str:

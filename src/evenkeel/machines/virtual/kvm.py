@@ -18,6 +18,7 @@ from pathlib import Path
 from evenkeel.machines.protocol import OnProgress
 from evenkeel.machines.virtual.places import cache_dir
 from evenkeel.machines.virtual.qemu import Qemu
+from evenkeel.probe.boot_id import boot_id
 
 #: A working KVM gets a kernel to its first panic in 1 to 3 s; one that needs more is no better than emulation.
 _TIMEOUT_S = 25
@@ -38,7 +39,7 @@ def probe(qemu: Qemu, kernel: Path, on_progress: OnProgress | None = None) -> Ve
         return Verdict(False, "there is no /dev/kvm")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Verdict(False, "/dev/kvm may not be opened by this user")
-    key = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {qemu.text} {os.geteuid()}"
+    key = f"{boot_id()} {qemu.text} {os.geteuid()}"
     memory = cache_dir() / "kvm.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(memory.read_text())

@@ -34,6 +34,7 @@ from evenkeel.machines.virtual import qemu as qemus
 from evenkeel.machines.virtual.places import hosts_dir
 from evenkeel.machines.virtual.run import disk_full, is_disk_full, run, tool
 from evenkeel.machines.virtual.spec import BUILT_IN, Disk, HostSpec, check_name
+from evenkeel.probe.boot_id import BOOT_ID
 
 #: An emulated host with 12 CPUs answers in under a minute on two idle cores; a busy machine may take many times that.
 START_TIMEOUT_S = 600.0
@@ -705,14 +706,13 @@ def wait_for_ssh(name: str, *, on_progress: OnProgress | None = None, timeout_s:
 
 #: Also waits until no boot job and no device event is left: facts read earlier would change under the reader.
 _SETTLED = "systemctl is-system-running --wait >/dev/null; udevadm settle --timeout=60; "
-_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 def read_boot_id(target: SshTarget, *, settled: bool = False, timeout_s: float = 60.0) -> str:
     """The random id of the host's present boot; ``settled``: not before the boot is finished.  Raises Unreachable."""
     try:
         done = subprocess.run(
-            ssh_command(target, (_SETTLED if settled else "") + _BOOT_ID),
+            ssh_command(target, (_SETTLED if settled else "") + f"cat {BOOT_ID}"),
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

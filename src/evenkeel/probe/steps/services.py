@@ -13,11 +13,12 @@ import re
 from typing import Any
 
 from evenkeel.probe import command, tasks
+from evenkeel.probe.boot_id import boot_id
 from evenkeel.probe.compare import cpu_list
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.facts.daemons import DROP_IN, MARK
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import boot_id, inside
+from evenkeel.probe.journal import inside
 from evenkeel.probe.steps import config
 
 PERSISTENT = True
