@@ -104,6 +104,7 @@ def test_what_a_command_shows_is_in_words(service: None) -> None:
         (("reserve", "host1", "--from", "tomorrow", "-m", "x"), "is no time"),
         (("reserve", "host1", "--for", "4", "-m", "x"), "has no unit"),
         (("release", "no-such-host"), "no machine 'no-such-host'"),
+        (("console", "no-such-host"), "no machine no-such-host"),
         (("machine", "show", "no-such-host"), "no machine 'no-such-host'"),
         (("machine", "mark", "no-such-host", "odd"), "state"),
         (("machine", "add", "/no/such/tree"), "is neither a machine nor a recorded tree"),

@@ -117,7 +117,7 @@ def test_each_waiting_step_says_why(ask: Ask, lab: Lab) -> None:
 def test_the_pages_lead_from_submit_to_the_log_and_try_again(ask: Ask, lab: Lab) -> None:
     ann, bob = ask("ann"), ask("bob")
     text = ann.get("/submissions/new").text
-    assert "<textarea" in text
+    assert "<textarea" in text and "uses: measure" in text and "missing-fixes" in text
     wrong = ann.post("/submissions", data={"text": "version: 1\nname: x\nsteps:\n  a: {uses: nothing}\n"})
     assert wrong.status_code == 422
     assert "the text:4:" in wrong.text and "a: {uses: nothing}" in wrong.text, "what was written is still there"

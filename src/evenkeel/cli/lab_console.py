@@ -97,8 +97,9 @@ def console(
             found = asked.ask("GET", f"/machines/{machine}/console/text", parameters={"since_ns": since}).text
             output.emit_json({"text": found}) if as_json else sys.stdout.write(found)
             return 0
+        found = asked.get(f"/machines/{machine}/console")  # that there is none is told before anything else
         if as_json:
-            output.emit_json(asked.get(f"/machines/{machine}/console"))
+            output.emit_json(found)
             return 0
         if not sys.stdin.isatty():
             raise WrongInput("a console needs a terminal", hint="--log 2h prints what it printed")
