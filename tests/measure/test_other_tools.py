@@ -97,8 +97,9 @@ def test_timerlat_on_the_host_and_in_the_guest_at_the_same_time() -> None:
 
 
 def test_timerlat_in_a_guest_by_name_leaves_the_host_in_peace() -> None:
-    probe = Replay()
-    evidence = measure(probe, Wish(tools=("timerlat",), guest="plc"))
+    probe, notes = Replay(), list[str]()
+    evidence = measure(probe, Wish(tools=("timerlat",), guest="plc"), on_note=notes.append)
+    assert notes == []
     assert jobs(probe) == [["timerlat in plc"]] and {one.where for one in evidence.latencies} == {"guest"}
 
 

@@ -249,7 +249,7 @@ class _Run:
         is a note, too.
         """
         jobs = self._host_jobs(tool) if self.wish.guest is None else []
-        if tool in TRACERS and not jobs and self._places():
+        if tool in TRACERS and self.wish.guest is None and not jobs and self._places():
             self.note(f"no {tool} on the host: a busy loop would take the CPUs of the guests that run there")
         inside = "cyclictest" if tool in OF_THE_HOST else tool
         if tool not in OF_THE_HOST or self.beside:
