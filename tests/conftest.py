@@ -1,7 +1,7 @@
 """For all tests: Ctrl-C works, also where the one who started us ignores it; no example has a time limit; two lanes.
 
-A build server, or a shell that runs us in the background, hands SIGINT down as ignored; Python then installs no
-handler, and every test that presses Ctrl-C would fail for a reason that is not ours.
+A build server, or a shell that runs us in the background, hands SIGINT down as ignored, and nohup SIGHUP; Python then
+installs no handler, and every test that presses Ctrl-C or closes a terminal would fail for a reason that is not ours.
 
 `make test` runs two processes (pytest-xdist).  First, file by file, what minds no neighbour; then, in one of the two,
 what does: it measures this machine, loads it, counts what runs on it, or boots hosts on it.
@@ -34,6 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """
     os.environ.pop("COLUMNS", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
