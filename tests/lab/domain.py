@@ -116,7 +116,7 @@ class Domain:
 
     def virsh(self, *words: str) -> str:
         done = subprocess.run(
-            [tool("virsh"), "-q", "-c", self.uri, *words], capture_output=True, text=True, timeout=60, check=False
+            [tool("virsh"), "-q", "-c", self.uri, *words], capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -198,7 +198,7 @@ def domain() -> Iterator[Domain]:
 
 
 def _wait_until_up(made: Domain) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while True:
         try:
             made.virsh("version")

@@ -26,7 +26,7 @@ from evenkeel.machines.virtual.run import contained, tool
 from tests.lab.emulated import PASSWORD, free_port
 from tests.machines.sshd import descendants
 
-_UP_S = 60.0
+_UP_S = 120.0
 
 
 def programs() -> Path:

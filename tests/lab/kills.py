@@ -31,7 +31,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.leftovers import folder_name, processes_of
 from evenkeel.lab.store import Away
 from tests.lab.postgres import Postgres
-from tests.lab.test_agent import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 #: fd 9: of this step; fd 8: of its machine.  Children inherit both.
@@ -265,8 +265,8 @@ class Team:
         """As soon as commands run, of that very agent if it is one.
 
         ``name``: service, an agent, postmaster, or backend: the process of the database that works for the lab."""
-        backend = until(self._backend, 60) if name == "backend" else 0
-        hit = until(lambda: frozenset(n for n, agent in self.busy().items() if name in (agent, *_CENTRAL)), 60)
+        backend = until(self._backend) if name == "backend" else 0
+        hit = until(lambda: frozenset(n for n, agent in self.busy().items() if name in (agent, *_CENTRAL)))
         self.history.kills.append(Kill(name, time.time_ns(), hit))
         if name in self.processes:
             self.processes[name].send_signal(signal.SIGKILL)
@@ -406,4 +406,4 @@ class Sender:
         return False
 
     def send_surely(self) -> None:
-        until(self.send, 60)
+        until(self.send)

@@ -48,7 +48,7 @@ class Postgres:
 
     def start(self) -> None:
         """And wait until it answers: after a kill it first replays its log."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + 180
         while not self._answers():
             assert time.monotonic() < end, (self.folder / "log").read_text()
             if self._process is None or self._process.poll() is not None:
@@ -103,9 +103,9 @@ class Postgres:
     def stop(self, how: str = "fast") -> None:
         """As an administrator does it; ``how``: fast or immediate."""
         command = [str(_bin() / "pg_ctl"), "-D", str(self._data), "-m", how, "-s", "-w", "stop"]
-        subprocess.run([*self._as, *command], check=False, timeout=60)
+        subprocess.run([*self._as, *command], check=False, timeout=120)
         if self._process is not None:
-            self._process.wait(30)
+            self._process.wait(120)
 
     def remove(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):

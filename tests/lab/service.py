@@ -36,7 +36,7 @@ class Running:
         """All that it told, on one line: it wraps its lines."""
         return " ".join(self.told.read_text().split())
 
-    def says(self, what: str, seconds: float = 60) -> None:
+    def says(self, what: str, seconds: float = 120) -> None:
         """Wait until it has said so."""
         end = time.monotonic() + seconds
         while what not in self.said():
@@ -46,7 +46,7 @@ class Running:
     def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
         """Send it and wait; the exit code."""
         self.process.send_signal(sign)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
     finally:
         process.terminate()  # in order, so that it ends its agent too; a killed one leaves that behind
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

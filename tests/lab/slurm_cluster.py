@@ -77,7 +77,7 @@ class Cluster:
         self.daemons[name].kill()
         self.daemons[name].wait()
 
-    def until(self, states: str, seconds: float = 60) -> None:
+    def until(self, states: str, seconds: float = 180) -> None:
         """Until all nodes are in one of ``states`` (words of sinfo, with ``|`` between)."""
         end = time.monotonic() + seconds
         while sum(int(line.split()[0]) for line in self._nodes() if line.split()[1] in states.split("|")) < self.nodes:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from evenkeel.lab.leftovers import end_attempt, folder_name, processes_of
 from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.lab.transfer import There
+from tests.waiting import until
 
 ANN = with_roles("ann", ["user"])
 
@@ -83,14 +84,6 @@ def agent_of(lab: Lab, **more: Any) -> Iterator[Here]:
         yield here
     finally:
         here.stop()
-
-
-def until(true: Callable[[], Any], seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
-    return found
 
 
 def send(lab: Lab, **commands: str) -> submissions.SubmissionInFull:
@@ -171,7 +164,7 @@ def test_processes_whose_agent_and_keeper_died_are_found_and_ended(tmp_path: Pat
     ):
         until(lambda: processes_of(folder_name("abc", 7)))
         assert end_attempt("abc", 7)
-        assert mine.wait(5) == -9
+        assert mine.wait(60) == -9
         assert not_mine.poll() is None
         not_mine.kill()
 

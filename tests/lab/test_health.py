@@ -322,7 +322,7 @@ def test_a_machine_that_nobody_knows_to_be_off_goes_to_who_waits(
 @pytest.fixture
 def woken(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine that sleeps, for which ann waits; its BMC switches it on at once.  The states in which it was asked."""
-    policy = {"prepare": "none", "power": {"boot_s": 5}}
+    policy = {"prepare": "none", "power": {"boot_s": 300}}
     add_machine(lab, state="off", state_reason=boots.ASLEEP, policy=policy)
     add_endpoint(lab, "host1", "bmc", "ipmi", "127.0.0.1:1")
     add_endpoint(lab, "host1", "ssh", "ssh", "ssh://root@127.0.0.1:1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, WrongRequest, bl
 from evenkeel.machines.virtual.run import disk_full
 from tests.lab.conftest import Clock
 from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts, inventory
+from tests.waiting import until
 
 
 class Hardware:
@@ -39,7 +39,7 @@ class Hardware:
     def prepare(self, job: Job, say: Say) -> Prepared:
         self.jobs.append(job)
         say("installing it anew")
-        assert self.go.wait(20)
+        assert self.go.wait(120)
         if self.wrong is not None:
             raise self.wrong
         if job.name in self.dead:
@@ -50,13 +50,6 @@ class Hardware:
 
 def ask(lab: Lab, predicate: str) -> claims.Claim:
     return claims.request(lab, ANN, Request(predicate=predicate, reason="test", length_ns=3600 * 10**9))
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def settle(lab: Lab, keeper: Keeper) -> None:

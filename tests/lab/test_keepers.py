@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from evenkeel.lab.keepers import Mother
-from tests.lab.test_agent import until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -87,7 +86,4 @@ def test_a_killed_agent_takes_keepers_and_steps_with_it(tmp_path: Path) -> None:
     finally:
         agent.send_signal(signal.SIGKILL)
         agent.communicate()
-    end = time.monotonic() + 20
-    while any(map(alive, pids)):
-        assert time.monotonic() < end, pids
-        time.sleep(0.01)
+    until(lambda: not any(map(alive, pids)), told=lambda: pids)

@@ -25,7 +25,8 @@ from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
 from tests.lab import postgres
 from tests.lab.kills import History, Kill, Sender, Team, done_twice, faults, graph, machines, team_of
-from tests.lab.test_agent import agent_of, until
+from tests.lab.test_agent import agent_of
+from tests.waiting import until
 
 ANN = with_roles("ann", ["user"])
 SEED = int(os.environ.get("EVENKEEL_KILLS_SEED", "20261129"))
@@ -71,7 +72,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> History:
             for number in range(2):
                 made = submissions.submit(lab, ANN, graph_of(graph(folder, number, random.Random(1), 0.2)))
                 history.acknowledged[number] = made.id
-            until(lambda: submissions.submissions(lab, ANN, state="open").items == (), 30)
+            until(lambda: submissions.submissions(lab, ANN, state="open").items == ())
             until(lambda: not list(here.folder.glob("starts/*.json")))
         history.read(lab)
     history.passed = {(row["step_id"], row["id"]) for row in history.attempts}
@@ -213,9 +214,9 @@ def _kill_all(team: Team, rng: random.Random, kinds: dict[str, int]) -> None:
 def _recovered(team: Team, name: str, its: set[int], seq: int) -> None:
     """What an agent ran is given up or taken; a service or database has said something new."""
     if name in ("service", "backend", "postmaster"):
-        until(lambda: team.last_event() > seq, 60)
+        until(lambda: team.last_event() > seq)
     else:
-        until(lambda: its.isdisjoint(team.busy()), 60)
+        until(lambda: its.isdisjoint(team.busy()))
 
 
 def summary(history: History, sender: Sender, took_s: float) -> str:

@@ -302,14 +302,14 @@ def test_the_service_syncs_by_itself(both: Both, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sync, "_LOOK_S", 0.01)
     monkeypatch.setattr(sync, "tick", lambda lab: done.set())
     with sync.part(both.lab, FastAPI()):
-        assert done.wait(10)
+        assert done.wait(120)
 
 
 def test_a_defect_in_the_thread_is_told_to_the_service(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync, "_LOOK_S", 0.01)
     monkeypatch.setattr(sync, "tick", lambda lab: 1 / 0)
     with sync.part(both.lab, FastAPI()) as watch:
-        watch._thread.join(10)
+        watch._thread.join(120)
         assert isinstance(watch.failed, ZeroDivisionError)
 
 
@@ -328,7 +328,7 @@ def test_a_netbox_that_is_away_does_not_end_the_service(both: Both, monkeypatch:
         path.read_text().replace("http://netbox", "http://127.0.0.1:1").replace("token:", "full-every: 1ns\ntoken:")
     )
     with sync.part(both.lab, FastAPI()):
-        assert tried.acquire(timeout=10) and tried.acquire(timeout=10)
+        assert tried.acquire(timeout=120) and tried.acquire(timeout=120)
     assert {run.state for run in log.runs(both.lab, ANN).items} == {"failed"}
 
 

@@ -24,7 +24,7 @@ from evenkeel.lab import local_agent, schema
 from evenkeel.lab.store import Away, Store
 from tests.lab.postgres import Postgres, marks, running
 from tests.lab.service import Running, evenkeel, up
-from tests.lab.test_agent import until
+from tests.waiting import until
 
 pytestmark = marks
 
@@ -51,8 +51,7 @@ def ledger(folder: Path) -> Counter[str]:
 
 def alive(folder: Path, name: str) -> bool:
     before = (folder / f"alive.{name}").read_text()
-    time.sleep(0.5)
-    return (folder / f"alive.{name}").read_text() != before
+    return bool(until(lambda: (folder / f"alive.{name}").read_text() not in ("", before)))
 
 
 def asked(lab: Running, method: str, path: str, body: Any = None, key: str | None = None) -> httpx.Response:
@@ -62,17 +61,17 @@ def asked(lab: Running, method: str, path: str, body: Any = None, key: str | Non
 
 
 def passes(lab: Running, number: int) -> None:
-    until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").json()["state"] == "passed", 60)
+    until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").json()["state"] == "passed")
 
 
 def more(acknowledged: dict[int, int]) -> None:
     """Wait for three more."""
     before = len(acknowledged)
-    until(lambda: len(acknowledged) >= before + 3, 90)
+    until(lambda: len(acknowledged) >= before + 3)
 
 
 def agent_pid(lab: Running) -> int:
-    return int(until(lambda: local_agent.pid_of(lab.folder / "agent"), 60))
+    return int(until(lambda: local_agent.pid_of(lab.folder / "agent")))
 
 
 def test_a_database_that_is_stopped_for_a_while(server: Postgres, tmp_path: Path) -> None:
@@ -83,7 +82,7 @@ def test_a_database_that_is_stopped_for_a_while(server: Postgres, tmp_path: Path
         sent = asked(lab, "POST", "/api/v1/submissions", {"graph": graph})
         assert sent.status_code == 201, sent.text
         number = sent.json()["id"]
-        until(lambda: all(ledger(tmp_path)[f"start {name}"] for name in names), 60)
+        until(lambda: all(ledger(tmp_path)[f"start {name}"] for name in names))
         agent = agent_pid(lab)
 
         server.stop()
@@ -106,15 +105,15 @@ def test_a_database_that_is_stopped_for_a_while(server: Postgres, tmp_path: Path
 
         # One step ends meanwhile, the other one lives on; the agent keeps what came of the first.
         (tmp_path / "go.early").touch()
-        until(lambda: ledger(tmp_path)["end early"], 20)
-        until(lambda: list((lab.folder / "agent" / "results").glob("*.json")), 20)
+        until(lambda: ledger(tmp_path)["end early"])
+        until(lambda: list((lab.folder / "agent" / "results").glob("*.json")))
         time.sleep(4)  # longer than the lab waits for its own agents after a restart
         assert alive(tmp_path, "late")
 
         server.start()
         lab.says("the database answers again")
-        until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").status_code == 200, 20)
-        until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").json()["steps"].get("passed") == 1, 60)
+        until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").status_code == 200)
+        until(lambda: asked(lab, "GET", f"/api/v1/submissions/{number}").json()["steps"].get("passed") == 1)
         assert alive(tmp_path, "late")
         (tmp_path / "go.late").touch()
         passes(lab, number)
@@ -139,7 +138,7 @@ def test_a_database_that_hangs_for_a_while(server: Postgres, tmp_path: Path) -> 
     with up(tmp_path / "lab", "--database", url) as lab:
         graph = {"name": "t", "steps": {"one": step(tmp_path, "one")}}
         number = asked(lab, "POST", "/api/v1/submissions", {"graph": graph}).json()["id"]
-        until(lambda: ledger(tmp_path)["start one"], 60)
+        until(lambda: ledger(tmp_path)["start one"])
         with server.frozen():
             answers: list[httpx.Response] = []
             asking = threading.Thread(
@@ -148,7 +147,7 @@ def test_a_database_that_hangs_for_a_while(server: Postgres, tmp_path: Path) -> 
             asking.start()
             time.sleep(5)
             assert answers == [] and alive(tmp_path, "one")
-        asking.join(30)
+        asking.join(120)
         assert [answer.status_code for answer in answers] == [201]
         (tmp_path / "go.one").touch()
         for sent in (number, answers[0].json()["id"]):
@@ -190,16 +189,16 @@ def test_a_database_that_is_killed_under_load(server: Postgres, tmp_path: Path) 
         hits = []
         for kill in range(KILLS):
             more(acknowledged)
-            hits.append(until(lambda: works(store), 90))
+            hits.append(until(lambda: works(store)))
             if kill % 2:
                 server.kill()
                 time.sleep(0.5)
                 server.start()
             else:
-                server.kill_backend(until(lambda: writer(store), 60))
+                server.kill_backend(until(lambda: writer(store)))
         more(acknowledged)
         over.set()
-        sending.join(90)
+        sending.join(180)
         assert not sending.is_alive()
         until(lambda: all_ended(store), 120)
         assert agent_pid(lab) == agent and lab.process.poll() is None

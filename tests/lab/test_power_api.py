@@ -22,7 +22,8 @@ from evenkeel.lab.console import Consoles, Times
 from evenkeel.lab.lab import Lab
 from tests.lab.emulated import add_endpoint, add_machine
 from tests.lab.service import evenkeel, up
-from tests.lab.test_console import Serial, wait_for
+from tests.lab.test_console import Serial
+from tests.waiting import until
 
 Ask = Callable[..., TestClient]
 ENDPOINT = {"kind": "bmc", "driver": "ipmi", "address": "127.0.0.1:9", "secret": "bmc"}
@@ -97,7 +98,7 @@ def test_switching_over_rest_and_on_the_page(ask: Ask, lab: Lab, host: str) -> N
     assert "<html" not in ann.get("/machines/host1/power", headers={"HX-Request": "true"}).text
     assert ann.post("/machines/host1/power", data={"action": "on"}).status_code == 303
     assert bob.post("/machines/host1/power", data={"action": "on"}).status_code == 403
-    wait_for(lambda: ann.get("/api/v1/machines/host1/power/events").json()["items"][0]["result"] == "failed")
+    until(lambda: ann.get("/api/v1/machines/host1/power/events").json()["items"][0]["result"] == "failed")
 
 
 def test_a_console_over_a_websocket(ask: Ask, lab: Lab, host: str, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_console_over_a_websocket(ask: Ask, lab: Lab, host: str, tmp_path: Pat
             line.send_text('{"do": "resize", "columns": 120, "rows": 40}')
             line.send_text("nonsense")
             line.send_bytes(b"root\r")
-            wait_for(lambda: serial.got == b"root\r")
+            until(lambda: serial.got == b"root\r")
             [state] = ask("bob").get("/api/v1/consoles").json()
             assert (state["writer"], state["line"]) == ("ann", "up")
         with ask("eve", "viewer").websocket_connect("/api/v1/machines/host1/console/attach") as line:
@@ -158,7 +159,7 @@ class _Terminal:
         os.close(its)
 
     def sees(self, text: bytes) -> _Terminal:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while text not in self.screen:
             assert time.monotonic() < end, self.screen
             if select.select([self._ours], [], [], 0.2)[0]:
@@ -173,7 +174,7 @@ class _Terminal:
         return self
 
     def ends(self) -> int:
-        code = self._process.wait(20)
+        code = self._process.wait(120)
         os.close(self._ours)
         return code
 

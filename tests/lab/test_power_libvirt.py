@@ -25,9 +25,10 @@ from evenkeel.lab.lab import Lab
 from tests.lab.domain import NAME, NEIGHBOUR, POLICY, UUIDS, Domain, domain
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, add_machine, pdu_endpoint
 from tests.lab.emulators import Bmc, Emulator, redfish, virtualbmc
-from tests.lab.test_console import QUICK, Client, events, sol, wait_for
+from tests.lab.test_console import QUICK, Client, events, sol
 from tests.lab.test_power import ADMIN, ANN, state_of, tried
 from tests.machines.sshd import descendants
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.long,
@@ -129,7 +130,7 @@ def test_a_bmc_that_has_lost_its_machine_does_not_say_off(lab: Lab, bare: Domain
     with bare.libvirtd.frozen():
         now = power.status(lab, ANN, "host1")
         assert (now.power, now.said[0].reading) == ("unknown", "unknown"), now
-    wait_for(lambda: power.status(lab, ANN, "host1").power == "on")
+    until(lambda: power.status(lab, ANN, "host1").power == "on")
 
 
 @both
@@ -185,7 +186,7 @@ def test_a_bmc_that_obeys_late_is_seen_to_have_obeyed(lab: Lab, machine: Domain,
 
     def thaw_late() -> None:
         try:
-            wait_for(lambda: b"\0power\0reset\0" in commands(), 60)  # what is asked before that takes its time, too
+            until(lambda: b"\0power\0reset\0" in commands())  # what is asked before that takes its time, too
             time.sleep(POLICY["bmc_s"] + 3.0)
         finally:
             machine.libvirtd.freeze(False)
@@ -306,8 +307,8 @@ def test_a_serial_port_that_somebody_else_holds_is_told(lab: Lab, machine: Domai
         assert holder.recv(1)
         with Consoles(lab, QUICK):
             ann = Client(lab, ANN).hears("state", line="up").types(b"\r")
-            wait_for(lambda: events(lab, "console.freed"))
-            wait_for(lambda: "somebody else" in console.state(lab, ANN, "host1").why)
+            until(lambda: events(lab, "console.freed"))
+            until(lambda: "somebody else" in console.state(lab, ANN, "host1").why)
             holder.shutdown(socket.SHUT_RDWR)
             ann.types_until_answered(b"\r", b"login: ")
-            wait_for(lambda: console.state(lab, ANN, "host1").why == "")
+            until(lambda: console.state(lab, ANN, "host1").why == "")

@@ -16,9 +16,10 @@ from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.machines.virtual import VirtualMachine, lifecycle
 from evenkeel.machines.virtual.spec import BUILT_IN
 from tests.lab.emulated import add_endpoint, add_machine
-from tests.lab.test_console import Client, events, wait_for
+from tests.lab.test_console import Client, events
 from tests.lab.test_power import tried
 from tests.virtual.conftest import remove_orphans, running_host
+from tests.waiting import until
 
 pytestmark = [pytest.mark.virtual, pytest.mark.long]
 ANN = with_roles("ann", ["user"])
@@ -54,13 +55,13 @@ def test_power_and_console_of_a_virtual_host(lab: Lab, host: VirtualMachine) -> 
         # A busy emulated host may not have told its boot id in time before: then the age of the new one counts.
         assert after != before and after[:8] in cycled.verified_by
         booted = "Loading Linux "  # of its boot loader; the image's kernel is quiet
-        wait_for(lambda: booted in console.text(lab, ANN, "host1", begin_ns), 60)
+        until(lambda: booted in console.text(lab, ANN, "host1", begin_ns))
         [recorded] = console.recordings(lab, ANN, "host1")
         assert "boot" in [label for _, label in recorded.marks]
         assert events(lab, "console.boot")
         # The image logs root in on its console.
         seen = len(ann.until(lambda it: b"login: " in it.seen or b":~# " in it.seen, 240).seen)
-        ann.types(b"\r").until(lambda it: len(it.seen) > seen, 60)
+        ann.types(b"\r").until(lambda it: len(it.seen) > seen)
 
         found = {one.probe: one for one in health.look(lab, "host1")}
         assert set(found) == {"ssh", "login", "console"} and all(one.ok for one in found.values()), found

@@ -12,7 +12,8 @@ from evenkeel.lab import dispatching
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.pages.graph import drawn
 from evenkeel.lab.submissions import StepLine
-from tests.lab.test_agent import agent_of, until
+from tests.lab.test_agent import agent_of
+from tests.waiting import until
 
 Ask = Callable[..., TestClient]
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.lab.transfer import Broken, Here, There, download, upload
 from tests.lab.service import up
 from tests.lab.test_artifacts import Work, sha, work  # noqa: F401  work is a fixture
+from tests.waiting import until
 
 Ask = Callable[..., TestClient]
 ANN = with_roles("ann", ["user"])
@@ -245,10 +245,7 @@ class Agent:
 
 def in_a_lab(lab: Lab, graph: Graph) -> dict[str, steps.StepInFull]:
     sent = submissions.submit(lab, ANN, graph)
-    until = time.monotonic() + 30
-    while submissions.show(lab, ANN, sent.id).state == "open":
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: submissions.show(lab, ANN, sent.id).state != "open")
     return {name: steps.by_name(lab, ANN, sent.id, name) for name in graph.steps}
 
 
@@ -346,11 +343,8 @@ def test_artifacts_and_comparison_from_a_running_lab(tmp_path: Path, monkeypatch
         monkeypatch.setenv("EVENKEEL_LAB", str(service.folder))
         for number in (1, 2):
             assert run("lab", "submit", str(tmp_path / "graph.yaml"), "--set", "word=hello")[0] == 0
-            until = time.monotonic() + 60
             with service.client() as lab:
-                while lab.get(f"/submissions/{number}")["state"] == "open":
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
+                until(lambda: lab.get(f"/submissions/{number}")["state"] != "open")  # noqa: B023  it is called here
         code, out, _ = run("lab", "artifact", "list", "--name", "log", "--json")
         (later, first) = json.loads(out)
         assert code == 0 and (later["same"], later["sha256"]) == ("make word=hello", first["sha256"])

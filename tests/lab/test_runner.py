@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 from evenkeel.lab.runner import FOLDER, Ran, Run, pack, sha256_of
 from evenkeel.lab.step import Input, Step, Use, find_step, graph_of_step
+from tests.waiting import until
 
 Runner = Callable[..., Ran]
 
@@ -43,7 +43,7 @@ def gone(pid: int) -> bool:
     """Whether a process ended; a zombie that nobody fetched has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -159,7 +159,7 @@ def test_cancelling_ends_it_politely_first(tmp_path: Path) -> None:
     run.on_log = lambda chunk: up.set() if b"up" in chunk else None
 
     def cancel_when_up() -> None:
-        up.wait(20)
+        assert up.wait(60)
         run.cancel()
 
     thread = threading.Thread(target=cancel_when_up)
@@ -187,18 +187,12 @@ def test_a_killed_agent_takes_its_step_with_it(tmp_path: Path) -> None:
     agent = subprocess.Popen([sys.executable, "-c", program], cwd="/")
     file = tmp_path / "s/out/pid"
     try:
-        until = time.monotonic() + 30
-        while not (file.exists() and file.read_text()) and time.monotonic() < until:
-            time.sleep(0.02)
-        pid = int(file.read_text())
+        pid = int(until(lambda: file.exists() and file.read_text()))
         assert not gone(pid)
     finally:
         agent.kill()
         agent.wait()
-    until = time.monotonic() + 10
-    while not gone(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert gone(pid)
+    until(lambda: gone(pid))
 
 
 def test_the_log_comes_as_it_is_written(tmp_path: Path) -> None:

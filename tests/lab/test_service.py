@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from evenkeel.lab import folder as folders
 from evenkeel.lab.actor import Forbidden
 from evenkeel.lab.client import Client
 from tests.lab.service import Running, evenkeel, up
-from tests.lab.test_agent import until
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_another_user_is_somebody_else_and_no_admin(lab_up: Running) -> None:
         if above.stat().st_mode & 0o001 == 0:
             above.chmod(0o711)
     command = [sys.executable, "-c", script, str(lab_up.folder / "lab.sock")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = json.loads(answer.rpartition("\n\n")[2])
     assert found["name"] == "nobody" and found["via"] == "socket"
     # Whoever submits runs on this machine as the service: not any account of it.
@@ -147,7 +146,7 @@ def with_stream(running: Running, end: Callable[[], int]) -> None:
         reader = threading.Thread(target=lambda: list(lines))
         reader.start()
         assert end() == 0
-        reader.join(5)
+        reader.join(60)
         assert not reader.is_alive()
     assert "Traceback" not in running.told.read_text() and "the lab is down" in running.told.read_text()
     assert not (running.folder / "lab.sock").exists()
@@ -170,7 +169,7 @@ def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream
             monkeypatch.setenv("EVENKEEL_LAB", str(running.folder))
             done = evenkeel("lab", "down")
             assert done.returncode == 0 and "is down" in done.stdout
-            return running.process.wait(5)
+            return running.process.wait(60)
 
         with_stream(running, down)
     monkeypatch.setenv("EVENKEEL_LAB", str(tmp_path / "other"))
@@ -222,10 +221,10 @@ def test_ctrl_c_ends_lab_run_and_all_that_it_started(tmp_path: Path, whom: str) 
 
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
         try:
-            until(lambda: pid.exists() and pid.read_text().strip(), 60)
+            until(lambda: pid.exists() and pid.read_text().strip())
             assert len(left()) >= 2, "two of its processes"
             (os.killpg if whom.startswith("all") else os.kill)(process.pid, signal.SIGINT)
-            _, told = process.communicate(timeout=30)
+            _, told = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 130
@@ -303,24 +302,16 @@ def test_no_link_that_logs_in_is_written_to_a_journal(journal: bool, tmp_path: P
     found = (tmp_path / "told").stat()
     stream = f"{found.st_dev}:{found.st_ino if journal else 0}"
     with (tmp_path / "told").open("w") as told:
-        words = [
-            sys.executable,
-            "-m",
-            "evenkeel",
-            "lab",
-            "up",
-            "--folder",
-            str(tmp_path / "s"),
-            "--listen",
-            "127.0.0.1:0",
-        ]
+        words = [sys.executable, "-m", "evenkeel", "lab", "up", "--folder", str(tmp_path / "s")]
+        words += ["--listen", "127.0.0.1:0"]
         kept = {name: value for name, value in os.environ.items() if name != "EVENKEEL_LAB"}
         process = subprocess.Popen(words, stderr=told, env=kept | {"JOURNAL_STREAM": stream})
     try:
-        end = time.monotonic() + 120
-        while "Ctrl-C ends it" not in " ".join((tmp_path / "told").read_text().split()):
-            assert process.poll() is None and time.monotonic() < end, (tmp_path / "told").read_text()
-            time.sleep(0.1)
+        until(
+            lambda: "Ctrl-C ends it" in " ".join((tmp_path / "told").read_text().split()) or process.poll() is not None,
+            told=(tmp_path / "told").read_text,
+        )
+        assert process.poll() is None, (tmp_path / "told").read_text()
     finally:
         process.terminate()
         process.wait(60)

@@ -26,7 +26,8 @@ from evenkeel.lab.slurm import Slurm, reach_here
 from evenkeel.lab.step import graph_of
 from tests.lab import slurm_cluster
 from tests.lab.slurm_cluster import Cluster
-from tests.lab.test_agent import ANN, Here, lab, serving, until
+from tests.lab.test_agent import ANN, Here, lab, serving
+from tests.waiting import until
 
 __all__ = ["lab"]
 pytestmark = [
@@ -69,7 +70,7 @@ def test_steps_run_as_jobs_with_log_output_and_files(lab: Lab, slurm: Cluster) -
             sent = send(
                 lab, good="echo on a node; echo hi > $OUT/file; echo '{\"n\": 1}' > $OUT/output.json", bad="exit 3"
             )
-            until(lambda: submissions.show(lab, ANN, sent.id).state != "open", 60)
+            until(lambda: submissions.show(lab, ANN, sent.id).state != "open")
             good, bad = (steps.by_name(lab, ANN, sent.id, name) for name in ("good", "bad"))
             assert (good.state, good.output) == ("passed", {"n": 1})
             assert steps.read_log(lab, ANN, good.attempts[0].id)[0] == b"on a node\n"
@@ -85,11 +86,11 @@ def test_cancelling_ends_the_job(lab: Lab, slurm: Cluster) -> None:
     try:
         with dispatching.running(lab):
             sent = send(lab, **{f"s{n}": f"echo on; sleep 100{n}" for n in range(6)})  # more than there are CPUs
-            until(lambda: len(jobs()) == 6, 60)
-            until(lambda: any(steps.by_name(lab, ANN, sent.id, "s0").attempts[0].log_size for _ in "1"), 60)
+            until(lambda: len(jobs()) == 6)
+            until(lambda: any(steps.by_name(lab, ANN, sent.id, "s0").attempts[0].log_size for _ in "1"))
             submissions.cancel(lab, ANN, sent.id)
-            until(lambda: submissions.show(lab, ANN, sent.id).steps == {"cancelled": 6}, 60)
-            until(lambda: jobs() == [], 60)
+            until(lambda: submissions.show(lab, ANN, sent.id).steps == {"cancelled": 6})
+            until(lambda: jobs() == [])
             assert subprocess.run(["pgrep", "-f", "sleep 100[0-5]"], check=False).returncode == 1
     finally:
         here.stop()
@@ -100,16 +101,16 @@ def test_jobs_outlive_their_agent_and_are_adopted(lab: Lab, slurm: Cluster) -> N
         here = agent(lab)
         here.start()
         sent = send(lab, long="while ! test -e $HOME/go; do sleep 0.1; done; echo done")
-        until(lambda: list(here.folder.glob("run/*/work")), 60)
+        until(lambda: list(here.folder.glob("run/*/work")))
         here.stop()
         assert len(jobs()) == 1
         second = agent(lab)
         second.start()
         try:
-            until(lambda: second.agent._attempts, 20)
+            until(lambda: second.agent._attempts)
             (home,) = here.folder.glob("run/*/work")
             (home / "go").touch()
-            until(lambda: submissions.show(lab, ANN, sent.id).state != "open", 60)
+            until(lambda: submissions.show(lab, ANN, sent.id).state != "open")
             step = steps.by_name(lab, ANN, sent.id, "long")
             assert step.state == "passed"
             assert len(step.attempts) == 1
@@ -123,7 +124,7 @@ def test_a_job_that_somebody_killed_is_lost_and_given_out_again(lab: Lab, slurm:
     try:
         with dispatching.running(lab):
             sent = send(lab, one=f"test -e {lab.folder}/again && exit 0; touch {lab.folder}/again; sleep 1000")
-            until(lambda: (lab.folder / "again").exists(), 60)
+            until(lambda: (lab.folder / "again").exists())
             subprocess.run(["scancel", *jobs()], check=True)
             until(lambda: submissions.show(lab, ANN, sent.id).state != "open", 120)
             attempts = steps.by_name(lab, ANN, sent.id, "one").attempts
@@ -148,7 +149,7 @@ def test_files_come_from_a_lab_elsewhere_and_go_there(lab: Lab, slurm: Cluster) 
         here.agent.local = False
         here.start()
         try:
-            until(lambda: (here.folder / "token").exists(), 60)
+            until(lambda: (here.folder / "token").exists())
             assert (here.folder / "token").stat().st_mode & 0o077 == 0
             made = {"kind": "make", "command": "echo far > $OUT/file", "artifacts": {"file": {"path": "file"}}}
             used = {"kind": "use", "command": "cat $IN/it", "inputs": {"it": {"artifact": "make/file"}}}
@@ -189,7 +190,7 @@ def nothing_is_lost_or_done_twice_at_once(lab: Lab, number: int) -> list[str]:
     assert step.state == "passed", step.cause
     assert "overlap" not in ledger(lab)
     assert ledger(lab).count("end") == 1
-    until(lambda: jobs() == [], 60)
+    until(lambda: jobs() == [])
     return [one.state for one in step.attempts]
 
 
@@ -200,7 +201,7 @@ def test_a_step_outlives_daemons_of_slurm_that_are_killed(lab: Lab, slurm: Clust
     try:
         with dispatching.running(lab):
             sent = send(lab, one=_STEP.format(folder=lab.folder))
-            until(lambda: ledger(lab) == ["start"], 60)
+            until(lambda: ledger(lab) == ["start"])
             time.sleep(10)  # the controller saves what it knows of jobs within five seconds
             for name in killed:
                 slurm.kill(name)
@@ -237,11 +238,11 @@ def test_a_step_outlives_a_dispatcher_that_is_killed(lab: Lab, slurm: Cluster) -
             line.connect(str(lab.folder / "submit.sock"))
             line.sendall(json.dumps(graph).encode() + b"\n")
             number = int(line.makefile().readline())
-        until(lambda: ledger(lab) == ["start"], 60)
+        until(lambda: ledger(lab) == ["start"])
         service.send_signal(signal.SIGKILL)
         service.wait()
         service = up()
-        until(lambda: here.agent._attempts, 60)
+        until(lambda: here.agent._attempts)
         assert nothing_is_lost_or_done_twice_at_once(lab, number) == ["passed"]
     finally:
         (lab.folder / "go").touch()

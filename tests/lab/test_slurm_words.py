@@ -17,7 +17,8 @@ from evenkeel.lab import agent_setup
 from evenkeel.lab.executor import Job
 from evenkeel.lab.protocol import Ended, Start
 from evenkeel.lab.slurm import Slurm, reach_here
-from tests.lab.test_agent import until
+from tests.lab.test_runner import gone
+from tests.waiting import until
 
 #: Each writes down what it was told; sbatch waits while there is a file `wait`, and fails while there is one `fail`.
 _PROGRAM = """#!/bin/sh
@@ -113,7 +114,7 @@ def test_one_that_is_ended_before_its_turn_never_becomes_a_job(
     until(lambda: len(said("sbatch")) == 4)
     made.cancel(5, "timed-out", "too long")
     (tmp_path / "wait").unlink()
-    assert ends.told.wait(20)
+    assert ends.told.wait(120)
     assert [(one.attempt, one.state, one.cause) for one in ends] == [(5, "timed-out", "too long")]
     made.close()
     assert len(said("sbatch")) == 4
@@ -127,7 +128,7 @@ def test_a_job_that_may_have_come_through_without_an_answer_is_ended_before_anot
     (tmp_path / "fail").touch()
     made, ends = executor(tmp_path), Ends()
     made.submit(job(tmp_path, 3), ends)
-    assert ends.told.wait(20)
+    assert ends.told.wait(120)
     assert (ends[0].state, "Socket timed out" in ends[0].cause) == ("lost", True)
     assert said("scancel") == ["--name=evenkeel-a1b2-3"]
 
@@ -135,16 +136,16 @@ def test_a_job_that_may_have_come_through_without_an_answer_is_ended_before_anot
 def test_a_job_whose_agent_gave_it_up_ends_itself(tmp_path: Path) -> None:
     folder, begun = tmp_path / "1", tmp_path / "begun"
     folder.mkdir()
-    use = {"step": {"kind": "k", "command": f"touch {begun}; sleep 987654"}}
+    use = {"step": {"kind": "k", "command": f"echo $$ > {begun}; exec sleep 987654"}}
     start = Start(attempt=1, submission=1, step="build", use=use)
     orders = {"start": start.model_dump(mode="json"), "name": "cluster", "folder": str(tmp_path / "run")}
     (folder / "orders.json").write_text(json.dumps(orders | reach_here(tmp_path / "artifacts")))
     with subprocess.Popen([sys.executable, "-m", "evenkeel.lab.slurm_job", str(folder)]) as run:
-        until(begun.exists, 60)
+        pid = int(until(lambda: begun.exists() and begun.read_text()))
         shutil.rmtree(folder)
-        assert run.wait(60) == 0
+        assert run.wait(120) == 0
     assert not folder.exists(), "a result that nobody waits for"
-    assert subprocess.run(["pgrep", "-f", "sleep 987654"], check=False).returncode == 1
+    assert gone(pid)
 
 
 def test_the_token_of_jobs_is_for_one_user_only_whatever_lay_there(tmp_path: Path) -> None:
