@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+from evenkeel.probe.inside import inside
+
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def boot_id(root: str = "/") -> str:
     """Of the boot that runs; of this machine's where a constructed ``root`` has none.  Raises OSError."""
-    where = BOOT_ID if root == "/" else root.rstrip("/") + BOOT_ID
+    where = inside(root, BOOT_ID)
     with open(where if os.path.exists(where) else BOOT_ID) as file:
         return file.read().strip()

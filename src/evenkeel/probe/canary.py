@@ -19,7 +19,7 @@ import time
 from typing import Any, Callable
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 
 FILE = "/proc/sys/vm/stat_refresh"
 #: A healthy host needs a twentieth of this.  Where a thread spins and the fair server is on, a CPU has its turn within

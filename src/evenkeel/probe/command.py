@@ -13,7 +13,8 @@ import subprocess
 from typing import Any
 
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import children_keep_lock, inside
+from evenkeel.probe.inside import inside
+from evenkeel.probe.journal import children_keep_lock
 
 #: What may run, and nothing else.
 PROGRAMS = ("findmnt", "grub2-mkconfig", "systemctl", "update-grub", "virsh")

@@ -20,6 +20,7 @@ from typing import Any
 
 from evenkeel.probe.boot_id import boot_id
 from evenkeel.probe.failure import StepFailed, from_os_error
+from evenkeel.probe.inside import inside
 
 DIRECTORY = "/var/lib/evenkeel"
 FILE = DIRECTORY + "/journal.jsonl"
@@ -30,11 +31,6 @@ SCHEDULABLE = "/run/evenkeel/schedulable"
 FIELDS = ("setting", "phase", "step", "old", "wanted", "read_back", "errno", "message")
 
 _writers: dict[str, Writer] = {}
-
-
-def inside(root: str, path: str) -> str:
-    """The absolute ``path`` of the machine below ``root``; "/" is the machine itself."""
-    return path if root == "/" else root.rstrip("/") + path
 
 
 def sync_directory(path: str) -> None:

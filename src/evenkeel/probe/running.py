@@ -11,7 +11,7 @@ from typing import Any
 
 from evenkeel.probe.compare import cpu_list
 from evenkeel.probe.facts.cpulist import format_list
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 
 _QEMU = re.compile(r"qemu|kvm\Z")
 _VCPU = re.compile(r"CPU \d+/")

@@ -9,7 +9,7 @@ import os
 import re
 
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 
 #: Numbers of linux/sched.h, names as the facts and plans write them.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "batch": 3, "idle": 5, "deadline": 6}

@@ -14,6 +14,7 @@ from typing import Any, Sequence
 from evenkeel.probe import sample
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.facts.owners import DAEMONS
+from evenkeel.probe.inside import inside
 from evenkeel.probe.sample_proc import POLICIES, parse_interrupts
 
 _RESET_ON_FORK = 0x40000000
@@ -90,7 +91,7 @@ class Owners:
     """Daemons that tune a machine, by the name of their process, and the profile that TuneD is told to use."""
 
     def __init__(self, root: str = "/") -> None:
-        self._root = "" if root == "/" else root.rstrip("/")
+        self._root = root
         self._names: dict[int, str] = {}
         self._young: set[int] = set()
         self.running: set[str] = set()
@@ -103,7 +104,7 @@ class Owners:
         running = self._scan()
         for name in sorted(running ^ self.running):
             events.append({"kind": "owner", "name": name, "running": name in running})
-        profile = (sample.read(self._root + PROFILE) or "").strip() or None
+        profile = (sample.read(inside(self._root, PROFILE)) or "").strip() or None
         if profile != self.profile and not self._first:
             events.append({"kind": "profile", "profile": profile, "before": self.profile})
         self.running, self.profile, self._first = running, profile, False
@@ -111,12 +112,12 @@ class Owners:
 
     def _scan(self) -> set[str]:
         """Reads the names of new processes only; twice, because a process has its parent's name until it executes."""
-        present = {int(name) for name in os.listdir(self._root + "/proc") if name.isdecimal()}
+        present = {int(name) for name in os.listdir(inside(self._root, "/proc")) if name.isdecimal()}
         for gone in self._names.keys() - present:
             del self._names[gone]
         new = present - self._names.keys()
         for process in new | (self._young & present):
-            self._names[process] = (sample.read("%s/proc/%d/comm" % (self._root, process)) or "").rstrip("\n")
+            self._names[process] = (sample.read(inside(self._root, "/proc/%d/comm" % process)) or "").rstrip("\n")
         self._young = new
         return {DAEMONS[name] for name in self._names.values() if name in DAEMONS}
 

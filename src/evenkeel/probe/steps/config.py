@@ -13,7 +13,8 @@ import stat
 from typing import Any
 
 from evenkeel.probe.failure import StepFailed, from_os_error, require_below
-from evenkeel.probe.journal import inside, make_directory, sync_directory, write_all
+from evenkeel.probe.inside import inside
+from evenkeel.probe.journal import make_directory, sync_directory, write_all
 
 PERSISTENT = True
 FOLDERS = ("/etc/", "/var/lib/evenkeel/")

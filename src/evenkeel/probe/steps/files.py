@@ -11,7 +11,7 @@ from typing import Any
 
 from evenkeel.probe.compare import matches, writable
 from evenkeel.probe.failure import StepFailed, from_os_error, require_below
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 
 PERSISTENT = False
 FOLDERS = ("/proc/", "/sys/")

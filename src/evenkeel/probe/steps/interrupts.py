@@ -13,7 +13,7 @@ from typing import Any
 
 from evenkeel.probe.compare import matches
 from evenkeel.probe.failure import Refused, StepFailed, from_os_error
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps.files import read_value, write_value
 
 PERSISTENT = False

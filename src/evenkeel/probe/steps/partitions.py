@@ -15,7 +15,7 @@ from evenkeel.probe import tasks
 from evenkeel.probe.compare import cpu_list, matches
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps.files import read_value, write_value
 
 PERSISTENT = False

@@ -18,7 +18,7 @@ from evenkeel.probe.compare import cpu_list
 from evenkeel.probe.facts.cpulist import format_list
 from evenkeel.probe.facts.daemons import DROP_IN, MARK
 from evenkeel.probe.failure import StepFailed, from_os_error
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps import config
 
 PERSISTENT = True

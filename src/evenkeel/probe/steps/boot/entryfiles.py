@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps.boot import grubcfg
 from evenkeel.probe.steps.boot.arguments import RESCUE_MARK, merge, split
 

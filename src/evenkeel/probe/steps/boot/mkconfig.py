@@ -16,7 +16,8 @@ from typing import Any, Callable
 
 from evenkeel.probe import command
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside, sync_directory
+from evenkeel.probe.inside import inside
+from evenkeel.probe.journal import sync_directory
 from evenkeel.probe.steps import config
 from evenkeel.probe.steps.boot import grubcfg
 from evenkeel.probe.steps.boot.arguments import missing

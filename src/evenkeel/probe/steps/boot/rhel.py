@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps.boot import defaults, entryfiles, environment
 from evenkeel.probe.steps.boot.arguments import merge
 from evenkeel.probe.steps.files import read_value

@@ -11,7 +11,7 @@ from typing import Any
 
 from evenkeel.probe import command
 from evenkeel.probe.failure import StepFailed
-from evenkeel.probe.journal import inside
+from evenkeel.probe.inside import inside
 from evenkeel.probe.steps.boot import defaults, grubcfg, mkconfig
 from evenkeel.probe.steps.files import read_value
 
