@@ -62,8 +62,9 @@ class Replay:
         if job["tool"] == "timerlat":
             one = {"counts": {"900": 2000}, "samples": 2000, "sum": 1_800_000, "min": 900, "max": 900, "lost": 0}
             cpus = job["vcpus"] if "guest" in job else job["cpus"]
-            own = {"kernel": "6.1-in-guest"} if "guest" in job else {}
-            return {"argv": ["timerlat"], "cpus": {str(cpu): {"thread": one, "irq": one} for cpu in cpus}, **own}
+            kernel = "6.1-in-guest" if "guest" in job else "6.12-on-host"
+            counted = {str(cpu): {"thread": one, "irq": one} for cpu in cpus}
+            return {"argv": ["timerlat"], "kernel": kernel, "cpus": counted}
         answer = json.loads((RECORDED / f"{place.replace('_', '-')}.json").read_text())
         if place == "cyclictest_host":
             answer["json"]["thread"].pop("1")

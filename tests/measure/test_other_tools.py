@@ -16,11 +16,15 @@ from evenkeel.measure.host import Wish
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
 from tests.measure.test_cyclictest import JSON, spoilt
-from tests.measure.test_host import CPU, SEEN, Replay, measure
+from tests.measure.test_host import CPU, Replay, measure
 
 OSLAT: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "oslat.json").read_text())
 ONE = {"counts": {"900": 1900, "1792": 100}, "samples": 2000, "sum": 1_890_000, "min": 903, "max": 1799, "lost": 2}
-TIMERLAT: dict[str, Any] = {"argv": ["timerlat", "cpus=1"], "cpus": {"1": {"irq": ONE, "thread": ONE}}}
+TIMERLAT: dict[str, Any] = {
+    "argv": ["timerlat", "cpus=1"],
+    "kernel": "6.12",
+    "cpus": {"1": {"irq": ONE, "thread": ONE}},
+}
 
 
 def test_oslat_counts_the_turns_of_a_loop() -> None:
@@ -33,12 +37,13 @@ def test_oslat_counts_the_turns_of_a_loop() -> None:
 
 
 def test_timerlat_tells_the_interrupt_from_the_thread() -> None:
-    thread, irq = tracer_latencies(TIMERLAT, kernel="6.12", interval_us=1000, seconds=2, emulated=False)
+    thread, irq = tracer_latencies(TIMERLAT, interval_us=1000, seconds=2, emulated=False)
     assert (thread.tool, irq.tool) == ("timerlat", "timerlat irq")
     assert (thread.samples, thread.lost, thread.expected, thread.min_ns, thread.max_ns) == (2000, 2, 2000, 903, 1799)
     assert thread.avg_ns == 945 and thread.histogram.bucket_ns == 1 and thread.label == ""
+    assert thread.tool_version == "6.12"
     with pytest.raises(EvenkeelError, match="took no sample"):
-        tracer_latencies({"argv": [], "cpus": {}}, kernel="x", interval_us=1000, seconds=1, emulated=False)
+        tracer_latencies({"argv": [], "kernel": "x", "cpus": {}}, interval_us=1000, seconds=1, emulated=False)
 
 
 @given(JSON, st.sampled_from(["json", "thread", "0", "histogram", "max", "avg"]))
@@ -53,7 +58,7 @@ def test_any_other_shape_of_oslat_is_told(value: Any, place: str) -> None:
 def test_any_other_shape_of_timerlat_is_told(value: Any, place: str) -> None:
     answer = spoilt(TIMERLAT, ("cpus", "1", "thread"), place, value)
     try:
-        tracer_latencies(answer, kernel="x", interval_us=1000, seconds=1, emulated=None)
+        tracer_latencies(answer, interval_us=1000, seconds=1, emulated=None)
     except EvenkeelError as error:
         assert "tracer" in error.message or "took no sample" in error.message
 
@@ -81,10 +86,9 @@ def test_timerlat_on_the_host_and_in_the_guest_at_the_same_time() -> None:
     evidence = measure(probe, Wish(tools=("timerlat",)))
     assert jobs(probe) == [["timerlat", "timerlat in plc"]]
     found = [(one.tool, one.where, one.guest, one.tool_version) for one in evidence.latencies]
-    host = SEEN.facts.kernel.release
     assert found == [
-        ("timerlat", "host", None, host),
-        ("timerlat irq", "host", None, host),
+        ("timerlat", "host", None, "6.12-on-host"),
+        ("timerlat irq", "host", None, "6.12-on-host"),
         ("timerlat", "guest", "plc", "6.1-in-guest"),
         ("timerlat irq", "guest", "plc", "6.1-in-guest"),
     ]
@@ -175,7 +179,10 @@ def test_osnoise_goes_only_where_no_guest_runs() -> None:
     measure(off, Wish(tools=("osnoise",)))
     assert jobs(off) == [["osnoise"]]
     (found,) = tracer_latencies(
-        {"argv": ["osnoise"], "cpus": {"5": {"noise": ONE}}}, kernel="x", interval_us=1000, seconds=7, emulated=True
+        {"argv": ["osnoise"], "kernel": "x", "cpus": {"5": {"noise": ONE}}},
+        interval_us=1000,
+        seconds=7,
+        emulated=True,
     )
     assert (found.tool, found.interval_ns, found.expected, found.lost) == ("osnoise", 1_000_000_000, 7, None)
 

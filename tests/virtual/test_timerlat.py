@@ -31,7 +31,7 @@ def test_timerlat_cyclictest_and_oslat_at_once_beside_a_placed_load(virtual_host
         answer = probe.call("together", jobs=jobs, seconds=3, load={"kinds": ["irq", "io"], "cpus": [0]})
     assert on_host(virtual_host, STATE) == before
     timerlat, cyclictest, oslat, refused = answer["jobs"]
-    found = tracer_latencies(timerlat, kernel="x", interval_us=1000, seconds=3, emulated=True)
+    found = tracer_latencies(timerlat, interval_us=1000, seconds=3, emulated=True)
     assert [one.tool for one in found] == ["timerlat", "timerlat irq"]
     for one in found:
         assert one.cpus == frozenset({1}) and one.samples > 100 and one.histogram.samples == one.samples
@@ -49,7 +49,7 @@ def test_osnoise_sums_up_each_second(virtual_host: VirtualMachine) -> None:
     with virtual_host.probe() as probe:
         (answer,) = probe.call("together", jobs=[{"tool": "osnoise", "cpus": [1]}], seconds=5)["jobs"]
     assert on_host(virtual_host, STATE) == before
-    (found,) = tracer_latencies(answer, kernel="x", interval_us=1000, seconds=5, emulated=True)
+    (found,) = tracer_latencies(answer, interval_us=1000, seconds=5, emulated=True)
     assert found.tool == "osnoise" and 1 <= found.samples <= 8 and found.max_ns > 0
 
 

@@ -320,7 +320,6 @@ class _Run:
         if job["tool"] in TRACERS:
             self.latencies += tracer_latencies(
                 found,
-                kernel=self.facts.kernel.release,
                 guest=guest,
                 interval_us=INTERVAL_US,
                 seconds=_by_the_hosts_clock(self.wish.seconds, found.get("spent_s", 0.0) if guest else 0.0),

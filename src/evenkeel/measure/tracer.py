@@ -23,15 +23,13 @@ _NOISE_INTERVAL_US = US_PER_S
 def tracer_latencies(
     answer: Mapping[str, Any],
     *,
-    kernel: str = "",
     guest: str | None = None,
     interval_us: int,
     seconds: int,
     emulated: bool | None,
     loads: tuple[LoadRun, ...] = (),
 ) -> tuple[Latency, ...]:
-    """Of each CPU that took samples, or of each vCPU of ``guest``.  ``kernel``: its release, since the tracer has no
-    version of its own; a guest's is in the answer.
+    """Of each CPU that took samples, or of each vCPU of ``guest``.  The version of a tracer is its kernel's release.
 
     Raises EvenkeelError when there is not one sample, or the answer is of another kind.
     """
@@ -39,7 +37,7 @@ def tracer_latencies(
         made = [
             Latency(
                 tool=_TOOLS[context],
-                tool_version=answer["kernel"] if guest else kernel,
+                tool_version=answer["kernel"],
                 argv=tuple(answer["argv"]),
                 where="guest" if guest else "host",
                 guest=guest,

@@ -100,10 +100,12 @@ class Tracer:
             self.until = time.monotonic()
 
     def result(self) -> dict[str, Any]:
-        """``{"argv": [...], "cpus": {cpu: {"irq": {...}, "thread": {...}, "noise": {...}}}}``, see Counts.result()."""
+        """``{"argv": [...], "kernel": release, "cpus": {cpu: {"irq": {...}, "thread": {...}, "noise": {...}}}}``, see
+        Counts.result().
+        """
         self.stop()
         self.look(math.inf)
-        return {"argv": self._argv, "cpus": self._counts.result()}
+        return {"argv": self._argv, "kernel": os.uname().release, "cpus": self._counts.result()}
 
 
 class Counts:
