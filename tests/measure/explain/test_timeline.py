@@ -19,7 +19,7 @@ import pytest
 from evenkeel.documents.explanation import Kind
 from evenkeel.measure.explain.charge import SVM_EXITS, Scene, charges, explain
 from evenkeel.measure.explain.clocks import Clock, host_clock
-from evenkeel.measure.explain.timeline import RUNS, WOKEN, GuestTimeline, guest_timeline, host_timelines
+from evenkeel.measure.explain.timeline import RUNS, WOKEN, GuestTimeline, HostEvents, guest_timeline
 from evenkeel.measure.explain.trace import Trace, make_trace
 from evenkeel.probe import recording
 from evenkeel.probe.trace import tracefs
@@ -75,7 +75,7 @@ def scene_of(trace: Trace, clock: Clock, tid: int) -> Scene:
     """Of a thread that stands in for a vCPU, without a guest in it."""
     nothing = trace.table("ftrace/print")["at"][:0]
     return Scene(
-        host=host_timelines(trace, clock, [tid])[tid],
+        host=HostEvents.of(trace).timelines(clock, [tid])[tid],
         guest=GuestTimeline(nothing, nothing, {}, {}),
         tid=tid,
         home=frozenset({CPU}),
@@ -219,7 +219,7 @@ def test_what_the_timers_interrupt_woke_is_told_from_what_a_task_woke() -> None:
     if not set(_TIMER) <= set(answer["formats"]):
         pytest.skip("this kernel has no irq_vectors events: x86 has")
     trace = fetched(answer)
-    timelines = host_timelines(trace, host_clock(trace, answer["marks"]), [sleeper.pid, os.getpid()])
+    timelines = HostEvents.of(trace).timelines(host_clock(trace, answer["marks"]), [sleeper.pid, os.getpid()])
     host, other = timelines[sleeper.pid], timelines[os.getpid()]
     # What the host did is decoded once; what a thread did is its own.
     assert other.running is host.running and other.interrupts is host.interrupts

@@ -35,7 +35,6 @@ from evenkeel.measure.explain.charge import (
 )
 from evenkeel.measure.explain.clocks import (
     Clock,
-    all_marks,
     by_round_trips,
     guest_clock,
     host_clock,
@@ -47,10 +46,10 @@ from evenkeel.measure.explain.recording import Raw, Recording
 from evenkeel.measure.explain.timeline import (
     Below,
     GuestTimeline,
+    HostEvents,
     Switches,
     below_timeline,
     guest_timeline,
-    host_timelines,
 )
 from evenkeel.measure.explain.trace import Trace, make_trace
 
@@ -86,7 +85,8 @@ def stage(recording: Recording) -> Stage:
     """Decode and align.  Raises WrongInput for damaged pages, EvenkeelError when the clocks cannot be aligned."""
     host, guest = _trace(recording.host, recording.flight), _trace(recording.guest, recording.flight)
     clock = host_clock(host, recording.host.marks)
-    moved, alignment = _aligned(recording, host, guest, clock)
+    events = HostEvents.of(host)
+    moved, alignment = _aligned(recording, events, guest, clock)
     # Beyond the last mark some CPUs may have nothing: the recording was full.
     ends = {"host": _last_mark(host, recording.host, clock)}
     if last := [records.at[-1] for records in guest.cpus.values() if len(records)]:
@@ -107,7 +107,7 @@ def stage(recording: Recording) -> Stage:
         if thread["vcpu"] is not None
     ]
     wanted = [(thread, seen) for thread, seen in vcpus if len(seen.sample_at) or recording.reason == "guest gone"]
-    timelines = host_timelines(host, clock, (thread["tid"] for thread, _ in wanted))
+    timelines = events.timelines(clock, (thread["tid"] for thread, _ in wanted))
     scenes = {
         thread["vcpu"]: Scene(
             host=timelines[thread["tid"]],
@@ -125,20 +125,23 @@ def stage(recording: Recording) -> Stage:
     return Stage(scenes, host, guest, clock, moved, alignment, begin, end, under_alignment, under_lost, ends)
 
 
-def _aligned(recording: Recording, host: Trace, guest: Trace, clock: Clock) -> tuple[Clock, Alignment]:
+def _aligned(recording: Recording, events: HostEvents, guest: Trace, clock: Clock) -> tuple[Clock, Alignment]:
     """The guest's clock: as KVM tells it, else by round trips.  Raises EvenkeelError without either."""
     if told := guest_clock(clock, recording.told):
         return told
     if not recording.guest.pages:  # it is gone, and what it recorded too: nothing of it is to be aligned
         return clock, Alignment(method="none", error_ns=0)
-    here, there = all_marks(host), all_marks(guest)
+    host = events.trace
+    here, there = host.marks, guest.marks
     trips = [
         (here[before], there[stamp], here[after])
         for before, stamp, after in recording.guest_trips
         if before in here and stamp in there and after in here
     ]
     # Where events are missing a CPU only seems to be away.
-    absent, stamps = _outside(host, recording) if not host.lost else {}, {v: r.at for v, r in guest.cpus.items()}
+    vcpus = () if host.lost else (thread for thread in recording.threads if thread["vcpu"] is not None)
+    absent = {thread["vcpu"]: events.outside(thread["tid"]) for thread in vcpus}
+    stamps = {vcpu: records.at for vcpu, records in guest.cpus.items()}
     end = marked(host, recording.host.marks)[-1][0]
     found = narrowed_with_drift(clock, trips, end, absent, stamps)
     if found is None:
@@ -147,21 +150,6 @@ def _aligned(recording: Recording, host: Trace, guest: Trace, clock: Clock) -> t
             f"KVM tells no clock offset of guest {recording.guest_name}, and {why}",
             hint="mount debugfs on the host: mount -t debugfs debugfs /sys/kernel/debug; or record for longer",
         )
-    return found
-
-
-def _outside(host: Trace, recording: Recording) -> dict[int, list[tuple[int, int]]]:
-    """vCPU -> stretches, in the raw clock, in which it did not run the guest, which then wrote nothing."""
-    tids = {thread["vcpu"]: thread["tid"] for thread in recording.threads if thread["vcpu"] is not None}
-    timelines = host_timelines(host, Clock(0, 1.0), tids.values())
-    found = {}
-    for vcpu, tid in tids.items():
-        inside = timelines[tid].inside
-        if inside is None:  # no events of KVM
-            found[vcpu] = list(timelines[tid].thread.absences())
-            continue
-        away = np.flatnonzero(inside.what[:-1] >= 0)
-        found[vcpu] = list(zip(inside.at[away].tolist(), inside.at[away + 1].tolist(), strict=True))
     return found
 
 
@@ -199,7 +187,7 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
     own = host_clock(under, recording.below.marks)
     # Trips are told in nanoseconds of this machine; its counter at that time is what the host's is compared with.
     zero_ns = marked(under, recording.below.marks)[0][1]
-    stamps = all_marks(host)
+    stamps = host.marks
     trips = [
         (
             own.base + round((before - zero_ns) / own.ns_per_tick),
@@ -215,17 +203,13 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
         return None, None, 0, None
     host_from_below, alignment = found
     tids = {int(cpu): tid for cpu, tid in recording.below_threads.items() if cpu != "timer"}
-    absent, seen = _absences(under, tids), {cpu: records.at for cpu, records in host.cpus.items()}
+    switches = Switches.of(under)
+    absent = {cpu: list(switches.states(tid).absences()) for cpu, tid in tids.items()}
+    seen = {cpu: records.at for cpu, records in host.cpus.items()}
     host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
     axis = Clock(clock.base, clock.ns_per_tick, -host_from_below.offset)
-    seen_below = below_timeline(under, axis, tids, recording.below_threads["timer"])
+    seen_below = below_timeline(switches.on(axis), tids, recording.below_threads["timer"])
     return seen_below, alignment, under.lost, _last_mark(under, recording.below, axis)
-
-
-def _absences(under: Trace, tids: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
-    """CPU of the host -> stretches, in the raw clock, in which its thread did not run."""
-    switches = Switches.of(under, Clock(0, 1.0))
-    return {cpu: list(switches.states(tid).absences()) for cpu, tid in tids.items()}
 
 
 # -- the document -------------------------------------------------------------------------------------------------

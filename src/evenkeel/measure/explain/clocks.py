@@ -6,7 +6,6 @@ tells in debugfs: then nothing is measured and the error is nil.  Without it, ro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,17 +70,8 @@ def host_clock(trace: Trace, marks: Sequence[Mapping[str, int]]) -> Clock:
 
 def marked(trace: Trace, marks: Sequence[Mapping[str, int]]) -> list[tuple[int, int]]:
     """Those of ``marks`` that are in the trace: raw time, and nanoseconds of the monotonic clock of that machine."""
-    stamps = all_marks(trace)
+    stamps = trace.marks
     return [(stamps[mark["before"]], mark["before"]) for mark in marks if mark["before"] in stamps]
-
-
-def all_marks(trace: Trace) -> dict[int, int]:
-    """Text of each mark in the trace, whoever wrote it -> its raw time."""
-    found = {}
-    for at, text in zip(trace.table("ftrace/print")["at"].tolist(), trace.texts("ftrace/print", "buf"), strict=True):
-        if match := re.match(r"evenkeel (\d+)", text):
-            found[int(match[1])] = at
-    return found
 
 
 def guest_clock(host: Clock, told: Mapping[str, object]) -> tuple[Clock, Alignment] | None:

@@ -49,6 +49,10 @@ class Steps:
             if begin < until:
                 yield Span(begin, until, int(self.what[n]), int(self.cpu[n]))
 
+    def on(self, clock: Clock) -> Steps:
+        """The same on the axis, of steps in the raw clock."""
+        return Steps(clock.ns(self.at), self.what, self.cpu)
+
     def absences(self) -> Iterator[tuple[int, int]]:
         """Of a thread: the stretches in which it did not run."""
         for n in np.flatnonzero(self.what[:-1] != RUNS).tolist():
@@ -113,33 +117,65 @@ class HostTimeline:
     timed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def host_timelines(trace: Trace, clock: Clock, tids: Iterable[int]) -> dict[int, HostTimeline]:
-    """Of each vCPU thread.  What the host did is decoded once, and shared by all."""
-    switches, interrupts, nmis = Switches.of(trace, clock), _interrupts(trace, clock), _nmis(trace, clock)
-    entries = _table(trace, clock, "kvm/kvm_entry", "common_pid")
-    exits = _table(trace, clock, "kvm/kvm_exit", "common_pid", "exit_reason")
-    moves = _table(trace, clock, "sched/sched_migrate_task", "pid")
-    return {
-        tid: HostTimeline(
-            running=switches.running,
-            thread=switches.states(tid),
-            inside=_inside(entries["at"][entries["common_pid"] == tid], exits["at"][exits["common_pid"] == tid]),
-            exits=exits["exit_reason"][exits["common_pid"] == tid],
-            moves=moves["at"][moves["pid"] == tid],
-            interrupts=interrupts,
-            nmis=nmis,
-            names=switches.names,
-            priorities=switches.priorities,
-            timed=_timed(switches, interrupts, tid),
+@dataclass(frozen=True)
+class HostEvents:
+    """What the scheduler and KVM did on the host, decoded once, in the raw clock: it is asked for before the guest's
+    clock is known, and after.
+    """
+
+    trace: Trace
+    switches: Switches
+    entries: dict[str, Ints]
+    exits: dict[str, Ints]
+
+    @staticmethod
+    def of(trace: Trace) -> HostEvents:
+        return HostEvents(
+            trace,
+            Switches.of(trace),
+            trace.table("kvm/kvm_entry", "common_pid"),
+            trace.table("kvm/kvm_exit", "common_pid", "exit_reason"),
         )
-        for tid in tids
-    }
 
+    def outside(self, tid: int) -> list[tuple[int, int]]:
+        """Stretches, in the raw clock, in which the vCPU did not run the guest, which then wrote nothing."""
+        inside = self._inside(tid)
+        if inside is None:
+            return list(self.switches.states(tid).absences())
+        away = np.flatnonzero(inside.what[:-1] >= 0)
+        return list(zip(inside.at[away].tolist(), inside.at[away + 1].tolist(), strict=True))
 
-def _table(trace: Trace, clock: Clock, event: str, *names: str) -> dict[str, Ints]:
-    """Columns of an event, times on the axis; empty ones where it was not recorded."""
-    table = trace.table(event, *names)
-    return {**table, "at": clock.ns(table["at"])}
+    def timelines(self, clock: Clock, tids: Iterable[int]) -> dict[int, HostTimeline]:
+        """Of each vCPU thread.  What is not of one thread is shared by all."""
+        switches = self.switches.on(clock)
+        interrupts, nmis = _interrupts(self.trace, clock), _nmis(self.trace, clock)
+        moves = self.trace.table("sched/sched_migrate_task", "pid")
+        found = {}
+        for tid in tids:
+            inside = self._inside(tid)
+            found[tid] = HostTimeline(
+                running=switches.running,
+                thread=switches.states(tid),
+                inside=inside.on(clock) if inside else None,
+                exits=self.exits["exit_reason"][self.exits["common_pid"] == tid],
+                moves=clock.ns(moves["at"][moves["pid"] == tid]),
+                interrupts=interrupts,
+                nmis=nmis,
+                names=switches.names,
+                priorities=switches.priorities,
+                timed=_timed(switches, interrupts, tid),
+            )
+        return found
+
+    def _inside(self, tid: int) -> Steps | None:
+        """``what``: -1 within the guest, else the number of the exit.  None where KVM was not traced."""
+        entries, exits = (table["at"][table["common_pid"] == tid] for table in (self.entries, self.exits))
+        if not len(entries) or not len(exits):
+            return None
+        times = np.concatenate([entries, exits])
+        what = np.concatenate([np.full(len(entries), -1), np.arange(len(exits))])
+        order = np.argsort(times, kind="stable")
+        return Steps(times[order], what[order], np.full(len(order), -1, np.int64))
 
 
 def _timed(switches: Switches, interrupts: Mapping[int, Interrupts], tid: int) -> Ints:
@@ -153,7 +189,9 @@ def _timed(switches: Switches, interrupts: Mapping[int, Interrupts], tid: int) -
 
 @dataclass(frozen=True)
 class Switches:
-    """What the scheduler of a machine did: the events themselves, and what ran on each CPU."""
+    """What the scheduler of a machine did: the events themselves, and what ran on each CPU.  In the raw clock, as
+    :meth:`of` makes it, or on the axis.
+    """
 
     table: dict[str, Ints]
     waking: dict[str, Ints]
@@ -162,9 +200,9 @@ class Switches:
     priorities: dict[int, int]
 
     @staticmethod
-    def of(trace: Trace, clock: Clock) -> Switches:
-        table = _table(trace, clock, "sched/sched_switch", "prev_pid", "prev_state", "next_pid", "next_prio")
-        waking = _table(trace, clock, "sched/sched_waking", "pid", "target_cpu")
+    def of(trace: Trace) -> Switches:
+        table = trace.table("sched/sched_switch", "prev_pid", "prev_state", "next_pid", "next_prio")
+        waking = trace.table("sched/sched_waking", "pid", "target_cpu")
         running = {}
         for cpu in np.unique(table["cpu"]).tolist():
             here = table["cpu"] == cpu
@@ -179,6 +217,12 @@ class Switches:
         best = np.argsort(-table["next_prio"], kind="stable")
         priorities = dict(zip(table["next_pid"][best].tolist(), table["next_prio"][best].tolist(), strict=True))
         return Switches(table, waking, running, {**names, IDLE: "idle"}, priorities)
+
+    def on(self, clock: Clock) -> Switches:
+        """The same on the axis, of what is in the raw clock."""
+        table, waking = ({**one, "at": clock.ns(one["at"])} for one in (self.table, self.waking))
+        running = {cpu: steps.on(clock) for cpu, steps in self.running.items()}
+        return Switches(table, waking, running, self.names, self.priorities)
 
     def states(self, tid: int) -> Steps:
         """The states of one thread, and the CPU that it has them on."""
@@ -203,16 +247,6 @@ class Switches:
             return Steps(times, what, cpu)
         begin = min(int(times[0]), int(table["at"][0]))
         return Steps(np.concatenate([[begin], times]), np.concatenate([[first], what]), np.concatenate([cpu[:1], cpu]))
-
-
-def _inside(entries: Ints, exits: Ints) -> Steps | None:
-    """``what``: -1 within the guest, else the number of the exit.  None where KVM was not traced."""
-    if not len(entries) or not len(exits):
-        return None
-    times = np.concatenate([entries, exits])
-    what = np.concatenate([np.full(len(entries), -1), np.arange(len(exits))])
-    order = np.argsort(times, kind="stable")
-    return Steps(times[order], what[order], np.full(len(order), -1, np.int64))
 
 
 #: Pairs of events that enclose an interrupt, and the field that names it.
@@ -346,9 +380,8 @@ class Below:
     names: dict[int, str]
 
 
-def below_timeline(trace: Trace, clock: Clock, tids: Mapping[int, int], timer_tid: int) -> Below:
-    """``tids``: CPU of the host -> thread of the machine under it."""
-    switches = Switches.of(trace, clock)
+def below_timeline(switches: Switches, tids: Mapping[int, int], timer_tid: int) -> Below:
+    """``switches``: of the machine under the host, on the axis; ``tids``: CPU of the host -> thread there."""
     waits, sleeps = {}, {}
     for cpu, tid in tids.items():
         waits[cpu], sleeps[cpu] = _without_cpu(switches, tid)

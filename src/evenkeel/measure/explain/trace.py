@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -35,6 +37,15 @@ class Trace:
         """Raw time from which on no CPU misses anything; None: from the begin."""
         firsts = [int(self.cpus[cpu].at[0]) for cpu, count in self.overrun.items() if count and len(self.cpus[cpu])]
         return max(firsts, default=None) if self.flight else None
+
+    @cached_property
+    def marks(self) -> Mapping[int, int]:
+        """The number in each mark of a recorder, whoever wrote it -> its raw time."""
+        found = {}
+        for at, text in zip(self.table("ftrace/print")["at"].tolist(), self.texts("ftrace/print", "buf"), strict=True):
+            if match := re.match(r"evenkeel (\d+)", text):
+                found[int(match[1])] = at
+        return found
 
     def rows(self, event: str) -> list[Rows]:
         """The records of an event, one item a CPU that has some.  None where it was not recorded."""
