@@ -77,9 +77,7 @@ def together(
                         if isinstance(tool, Tracer):
                             stopped[number] = tool
                             continue
-                        # By now: asking the guests takes its time.
-                        ended = {"spent_s": round(time.monotonic() - begin, 1)}
-                        answers[number] = {**tool.result(), **ended}
+                        answers[number] = _answer(tool, begin)
                     elif spent > seconds * 3 + 60:
                         raise OSError(
                             errno.ETIMEDOUT,
@@ -104,8 +102,7 @@ def together(
             with _kept(answers, number):
                 while not tracer.look():
                     tell("reading what %s found" % jobs[number]["tool"])
-                ended = {"spent_s": round((tracer.until or time.monotonic()) - begin, 1)}
-                answers[number] = {**tracer.result(), **ended}
+                answers[number] = _answer(tracer, begin)
     # The load has ended: beside it asking a guest takes many times as long.
     for one in inside:
         one.look(now=True, on_progress=looking)
@@ -115,6 +112,15 @@ def together(
         "guest_holders": {one.guest: one.names() for one in inside},
         "jobs": answers,
     }
+
+
+def _answer(tool: Any, begin: float) -> dict[str, Any]:
+    """What it found, and how long it took: until now, since asking the guests takes its time; a tracer until it was
+    stopped, since reading its rings takes time, too.
+    """
+    stopped = tool.until if isinstance(tool, Tracer) else None
+    spent = (stopped or time.monotonic()) - begin
+    return {**tool.result(), "spent_s": round(spent, 1)}
 
 
 def _failed(jobs: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[str]:
