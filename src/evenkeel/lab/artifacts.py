@@ -190,17 +190,22 @@ def _output_of(connection: Connection, submission: int, step: str) -> dict[str, 
 # -- bytes in and out ---------------------------------------------------------------------------------------------
 
 
+def need_to_bring(actor: Actor) -> None:
+    """Of who submits, and of agents.  Raises Forbidden.  For who takes bytes in before they are all here."""
+    actor.need("submit", "bring files", "agent")
+
+
 def upload(lab: Lab, actor: Actor, sha256: str, pieces: Iterable[bytes]) -> int:
     """Keep these bytes for a while; a submission or a result that names them keeps them longer.  Their number.
 
     Raises WrongInput when they are not what ``sha256`` says."""
-    actor.need("submit", "bring files", "agent")
+    need_to_bring(actor)
     return contents(lab).put(pieces, sha256=sha256, most=MOST_BYTES)[1]
 
 
 def missing(lab: Lab, actor: Actor, wanted: Iterable[str]) -> tuple[str, ...]:
     """Which of these are not here, and must be brought.  Those that are here are as good as new."""
-    actor.need("submit", "bring files", "agent")
+    need_to_bring(actor)
     absent = []
     for sha256 in wanted:
         try:

@@ -52,7 +52,7 @@ class Stored(Model):
 )
 async def bring(request: Request, caller: Caller, sha256: Sha256) -> Stored:
     """Bring bytes that a submission or a result is going to name; kept for a day if none does."""
-    caller.actor.need("submit", "bring files", "agent")
+    artifacts.need_to_bring(caller.actor)  # before a disk is filled for somebody who may not
     with tempfile.TemporaryFile(
         dir=caller.lab.folder
     ) as spool:  # the service's disk, not its memory: some are gigabytes
