@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -156,12 +157,17 @@ def test_a_lost_connection_is_no_note() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "errno", "cure"),
-    [("cyclictest_host", "ENOENT", "rt-tests"), ("spin", "EPERM", "root"), ("spin", "EOPNOTSUPP", "cgroup v2")],
+    ("op", "code", "cure"),
+    [
+        ("cyclictest_host", errno.ENOENT, "rt-tests"),
+        ("spin", errno.EPERM, "root"),
+        ("spin", errno.EOPNOTSUPP, "cgroup v2"),
+    ],
 )
-def test_what_is_missing_on_the_host_has_a_cure(op: str, errno: str, cure: str) -> None:
+def test_what_is_missing_on_the_host_has_a_cure(op: str, code: int, cure: str) -> None:
+    """By the names that the probe gives the numbers: of two names of one number it gives one."""
     with pytest.raises(EvenkeelError) as caught:
-        measure(Replay(**{op: errno}))
+        measure(Replay(**{op: errno.errorcode[code]}))
     assert cure in str(caught.value.hint)
 
 

@@ -6,6 +6,7 @@ Takes numbers and binds them to their conditions; whether they are good enough i
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -405,7 +406,8 @@ _CURES = {
     "ENOENT": "install rt-tests (cyclictest, oslat, hackbench) on the host",
     "EPERM": "log in as root",
     "EPROTONOSUPPORT": "does modprobe veth work there? or leave net out of --load",
-    "EOPNOTSUPP": "the host needs cgroup v2 with the cpuset controller",
+    # Linux has two names for this number; the probe sends the one that Python prefers.
+    errno.errorcode[errno.EOPNOTSUPP]: "the host needs cgroup v2 with the cpuset controller",
     "EBUSY": "does another tool own these CPUs? see evenkeel verify",
 }
 
