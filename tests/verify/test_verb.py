@@ -233,6 +233,40 @@ def test_of_a_site_those_that_answer_are_looked_at(
     assert "virtual:second: no route to host" in said.err
 
 
+@pytest.mark.parametrize(
+    ("earlier", "hosts", "code", "wanted"),
+    [
+        ("second", ("first", "second", "third"), EXIT_UNREACHABLE, ["first", "third"]),
+        ("other", ("first", "second"), EXIT_WRONG_INPUT, []),
+    ],
+)
+def test_a_host_to_compare_with_may_be_away_and_must_be_of_the_site(
+    earlier: str,
+    hosts: tuple[str, ...],
+    code: int,
+    wanted: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    taken: Callable[[Callable[[str], None]], list[str]],
+) -> None:
+    def ask(address: str, *_: object) -> Facts:
+        if address == "virtual:second":
+            raise Unreachable("virtual:second: no route to host")
+        return make_facts()
+
+    monkeypatch.setattr("evenkeel.apply.hosts.ask_facts", ask)
+    lines = "".join(f"  {name}: {{address: 'virtual:{name}'}}\n" for name in hosts)
+    (tmp_path / "site.yaml").write_text(f"version: 1\nhosts:\n{lines}")
+    before = factories.evidence("before").model_copy(update={"host": earlier})
+    (tmp_path / "earlier.json").write_text(before.to_json())
+    asked = taken(lambda host: None)
+    assert main(["measure", str(tmp_path / "site.yaml"), "--against", str(tmp_path / "earlier.json")]) == code
+    said = capsys.readouterr().err
+    assert asked == wanted and "virtual:second: no route to host" in said
+    assert ("the earlier evidence is about host other" in said) == (earlier == "other")
+
+
 def test_a_recorded_tree_can_be_neither_verified_nor_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,12 +238,11 @@ class _Results:
         from evenkeel.errors import WrongInput
 
         self.several = len(hosts) + len(self.failed) > 1
-        if len(hosts) <= 1:
-            return
-        if self.form not in (Format.text, Format.prometheus):
+        if len(hosts) > 1 and self.form not in (Format.text, Format.prometheus):
             told = f"--format {self.form.value} is about one host, this plan has {len(hosts)}"
             raise WrongInput(told, hint="name a guest")
-        if self.earlier and self.earlier.host not in hosts:
+        # One that is away is told of, and hides nothing of the others.
+        if self.earlier and self.several and self.earlier.host not in (*hosts, *self.failed):
             raise WrongInput(f"the earlier evidence is about host {self.earlier.host}, which is not measured now")
 
     def keep(self, evidence: Evidence) -> None:
