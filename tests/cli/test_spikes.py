@@ -232,6 +232,15 @@ def test_a_flight_recorder_needs_a_guest_and_a_file(words: list[str], capsys: py
     assert "needs a guest and a file" in capsys.readouterr().err
 
 
+def test_a_flight_recorder_does_not_set_out_for_a_file_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "missing" / "x.zip"
+    assert main(["measure", "plan.json", "plc", "-o", str(target), "--flight-recorder", "5s"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot write" in said and "mkdir -p" in said
+
+
 @pytest.mark.parametrize(
     ("words", "cure"),
     [

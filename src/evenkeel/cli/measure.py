@@ -181,6 +181,7 @@ def measure(
         if guest is None or output is None or as_json:
             raise WrongInput("a flight recorder needs a guest and a file: GUEST -o FILE.zip, and has no --json")
         refuse(given, "a flight recorder does not heed", _NOT_IN_FLIGHT)
+        files.check_places(output)  # it may fly for a day
         return fly(plan_of(source), guest, _seconds(duration), flight_recorder, on_miss, output)
     if "--on-miss" in given:
         raise WrongInput(

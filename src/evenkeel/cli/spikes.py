@@ -178,7 +178,8 @@ def fly(plan: Plan, guest: str, limit_s: int, keep: str, on_miss: str, output: s
         screen.note(f"no sample was later than {on_miss}; nothing is saved")
         return 1
     files.save_bytes(output, to_bytes(found))
-    screen.note(f"{found.reason}: wrote {output}")
+    screen.note(f"frozen: {found.reason}")
+    screen.wrote(output)
     return 0
 
 
