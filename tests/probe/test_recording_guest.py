@@ -16,6 +16,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -341,6 +342,20 @@ def test_a_guest_that_is_only_slow_is_not_gone(guest: Guest) -> None:
     assert found.reason is None
     # What is kept has no gap: it begins where the guest answered again.
     assert 0 < stage(found).end_ns < 9_000_000_000
+
+
+def test_a_flight_of_a_month_remembers_the_round_trips_of_its_rings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trace_marker").touch()
+    monkeypatch.setattr(recording_guest, "stamp", lambda guest, number, on_edge, limit_s: (on_edge(), on_edge()))
+    with closing(recording.RoundTrips(str(tmp_path), "plc", most=3)) as trips:
+        for _ in range(5):
+            trips.take()
+        assert len(trips.taken) == 3
+        assert [one["before"] for one in trips.taken] == [
+            int(line.split()[1]) for line in (tmp_path / "trace_marker").read_text().splitlines()[4::2]
+        ]
 
 
 def test_nothing_happens_in_time(guest: Guest) -> None:

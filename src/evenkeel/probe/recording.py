@@ -8,6 +8,7 @@ removed by the next.  Nothing outside the instance is changed, so other tracers 
 from __future__ import annotations
 
 import base64
+import collections
 import contextlib
 import errno
 import os
@@ -179,11 +180,12 @@ class Rings:
 class RoundTrips:
     """Marks in the recording of a guest, each between two of this one: they bind the clocks where KVM tells no offset.
 
-    ``guest`` "": none are taken.  ``taken``: numbers of the marks, here ``before``, in the ``guest``, here ``after``.
+    ``guest`` "": none are taken.  ``taken``: numbers of the marks, here ``before``, in the ``guest``, here ``after``;
+    of the last ``most``, None: of all.
     """
 
-    def __init__(self, place: str, guest: str) -> None:
-        self.taken: list[dict[str, int]] = []
+    def __init__(self, place: str, guest: str, most: int | None = None) -> None:
+        self.taken: collections.deque[dict[str, int]] = collections.deque(maxlen=most)
         self._guest, self._silent, self._last = guest, False, 0.0
         self._marker = os.open(place + "/trace_marker", os.O_WRONLY)
 
@@ -266,7 +268,7 @@ def record(
             trips.end(rings.drain)
         if not rings.full:
             marks.append(mark(place))
-        return {**_keep(folder, place, wanted, rings, [begun, *marks], before), "trips": trips.taken}
+        return {**_keep(folder, place, wanted, rings, [begun, *marks], before), "trips": list(trips.taken)}
 
 
 def fly(
@@ -294,7 +296,7 @@ def fly(
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(instance(folder, wanted, clock, buffer_kb, cpus))
         rings = stack.enter_context(closing(Rings(place, 1 << 40)))
-        trips = stack.enter_context(closing(RoundTrips(place, guest if round_trips else "")))
+        trips = stack.enter_context(closing(RoundTrips(place, guest if round_trips else "", _MOST_MARKS)))
         oopses, reason, before = _oopses(), None, _spent()
         _write(place + "/tracing_on", "1")
         marks, start = [mark(place)], time.monotonic()
@@ -325,7 +327,7 @@ def fly(
                     marks = [_begin_anew(place)]
         _freeze(place, marks)
         kept = _keep(folder, place, wanted, rings, marks, before)
-        return {**kept, "trips": trips.taken[-_MOST_MARKS:], "reason": reason}
+        return {**kept, "trips": list(trips.taken), "reason": reason}
 
 
 def keep(pages: dict[int, bytearray]) -> int:
