@@ -16,6 +16,7 @@ from evenkeel.probe import recording_guest
 from evenkeel.probe.sample_course import AWK_FUNCTIONS, MOST, SHORTEST_US
 from evenkeel.probe.sample_course import BITS as COURSE_BITS
 from evenkeel.probe.sample_guest import agent, guest_file
+from evenkeel.probe.sample_rttests import unseen
 from evenkeel.probe.sample_tracer import BITS
 
 #: A ring of so many kB a CPU: text of 50 s and more, at a sample a millisecond, may wait there.
@@ -147,7 +148,7 @@ class TimerlatInGuest:
             raise
 
     def now(self) -> list[str]:
-        return ["guest %s: not seen live: timerlat says nothing before its end" % self._guest]
+        return [unseen(self._guest, "timerlat says nothing before its end")]
 
     def _clean(self) -> None:
         """It ends by itself otherwise, at its time; its files stay then until the next one."""
