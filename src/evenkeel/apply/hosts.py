@@ -67,22 +67,26 @@ def ask_facts(address: str, on_progress: OnProgress | None = None) -> Facts:
     from evenkeel.machines.address import resolve
 
     with closing(resolve(address)) as machine, machine.probe() as probe:
-        return read_facts(probe, on_progress)
+        return read_facts(probe, on_progress, address)
 
 
-def read_facts(probe: Probe, on_progress: OnProgress | None = None) -> Facts:
-    """Raises Unreachable when nothing comes for five minutes, or something that is no facts."""
-    return facts_of(probe.call("facts", on_progress=on_progress, timeout_s=300.0))
+def read_facts(probe: Probe, on_progress: OnProgress | None = None, address: str = "") -> Facts:
+    """``address``: for the error, where there may be several machines.
+
+    Raises Unreachable when nothing comes for five minutes, or something that is no facts.
+    """
+    return facts_of(probe.call("facts", on_progress=on_progress, timeout_s=300.0), address)
 
 
-def facts_of(answer: object) -> Facts:
+def facts_of(answer: object, address: str = "") -> Facts:
     """What a probe answered, as a document.  Raises Unreachable when it is none."""
     try:
         return Facts.model_validate(answer)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise Unreachable(f"the probe answers with facts that make no sense ({place}: {first['msg']})") from None
+        said = f"the probe answers with facts that make no sense ({place}: {first['msg']})"
+        raise Unreachable(f"{address}: {said}" if address else said) from None
 
 
 def read_journal(probe: Probe) -> HostJournal:

@@ -86,7 +86,7 @@ def _read(machine: Machine, record: Path | None) -> Facts:
 
     with screen.progress(f"facts of {machine.address}") as on_progress, machine.probe() as probe:
         if record is None:
-            return read_facts(probe, on_progress)
+            return read_facts(probe, on_progress, machine.address)
         answer = probe.call("record", on_progress=on_progress, timeout_s=300.0)
     files.save_bytes(record, b64decode(answer["tarball"]))
-    return facts_of(answer["facts"])
+    return facts_of(answer["facts"], machine.address)

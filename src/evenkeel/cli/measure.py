@@ -474,7 +474,7 @@ def _measure(host: HostPlan, plan: Plan, wish: Wish, moment: Moment | None, on_p
     from evenkeel.measure.host import guess_moment, measure_host
 
     with closing(resolve(host.address)) as machine, machine.probe() as probe:
-        facts = read_facts(probe)
+        facts = read_facts(probe, address=host.address)
         return measure_host(
             host,
             probe,

@@ -108,7 +108,7 @@ def _verify(host: HostPlan, plan: Plan, options: Options, on_progress: OnProgres
     from evenkeel.verify import verify_host
 
     with closing(resolve(host.address)) as machine, machine.probe() as probe:
-        facts = read_facts(probe)
+        facts = read_facts(probe, address=host.address)
         return verify_host(host, probe, facts, plan_sha256=plan.sha256(), options=options, on_progress=on_progress)
 
 
