@@ -14,7 +14,7 @@ from evenkeel.documents.course import Course
 from evenkeel.documents.evidence import EMULATION_NOTE, Conditions
 from evenkeel.documents.explanation import Alignment, Allowed, Cause, Charge, Explanation, Kind, Lost, Piece, Spike
 from evenkeel.report.html import render_report
-from evenkeel.report.timeline import STYLE, RuleText, explained_share, lanes_svg, render_explanation, words
+from evenkeel.report.timeline import STYLE, RuleText, blurred, explained_share, lanes_svg, render_explanation, words
 from tests.report import factories
 from tests.report.test_page import CHROMIUM, browse
 
@@ -150,6 +150,17 @@ def test_slack_and_the_unexplained_are_not_explained() -> None:
 def test_what_was_lost_is_said_aloud() -> None:
     assert "Events were lost: host 7, guest 0" in text(render_explanation(explanation(lost=Lost(host=7))))
     assert "Events were lost" not in text(render_explanation(explanation()))
+
+
+@pytest.mark.parametrize(
+    ("error_ns", "threshold_ns", "said"), [(0, 0, False), (0, 1, False), (400, 1000, False), (500, 1000, True)]
+)
+def test_clocks_that_are_off_by_as_much_as_is_explained_are_said_aloud(
+    error_ns: int, threshold_ns: int, said: bool
+) -> None:
+    alignment = Alignment(method="round trips" if error_ns else "tsc-offset", error_ns=error_ns)
+    found = explanation(threshold_ns=threshold_ns, alignment=alignment)
+    assert bool(blurred(found)) == said
 
 
 def test_nothing_late_is_said_as_well() -> None:

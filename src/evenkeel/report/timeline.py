@@ -94,7 +94,7 @@ def aligned(alignment: Alignment) -> str:
 def blurred(explanation: Explanation) -> str:
     """What the clocks' error means where it is as large as what is to be explained; "" where it is not."""
     error = explanation.alignment.error_ns
-    if 2 * error < explanation.threshold_ns:
+    if not error or 2 * error < explanation.threshold_ns:
         return ""
     return (
         f"The clocks of host and guest may be off by {format_ns(error)}: nothing that the host did for less than "
