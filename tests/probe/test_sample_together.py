@@ -57,6 +57,13 @@ def test_the_text_of_the_kernel_is_counted() -> None:
     assert thread["lost"] == 2, "of the numbers 1 to 4 two are missing"
 
 
+@pytest.mark.parametrize("task", ["[007]", "a [007] b", "#1 context"])
+def test_a_task_cannot_name_itself_another_cpu(task: str) -> None:
+    assert list(counted(b"  %s-1 [002] d.h1. 51.13: #5 context irq timer_latency 9 ns\n" % task.encode())) == ["2"]
+    noise = b"  %s-1 [002] ..... 2.5: 1000000 4 99.99 4 2 0 1 0 1\n" % task.encode()
+    assert list(counted(noise)) == ["2"]
+
+
 def test_the_summary_of_osnoise_is_counted() -> None:
     """Documentation/trace/osnoise-tracer.rst: the fourth number is the longest single noise, in microseconds."""
     task = b"           <...>-859     [000] ....    "

@@ -30,8 +30,9 @@ BITS = 7
 _BUFFER_KB = 4096
 _TRACERS = ("timerlat", "osnoise")
 #: RUNTIME in us, NOISE in us, % OF CPU AVAILABLE, MAX SINGLE NOISE in us, then HW, NMI, IRQ, SIRQ, THREAD.
-_NOISE = re.compile(rb"\[(\d+)\][^#\n]*: +\d+ +\d+ +\d+\.\d+ +(\d+)(?: +\d+){5} *$", re.MULTILINE)
-_LINE = re.compile(rb"\[(\d+)\][^#\n]*#(\d+)\s+context\s+(irq|thread)\s+timer_latency\s+(\d+) ns")
+_NOISE = re.compile(rb"\[(\d+)\][^[#\n]*: +\d+ +\d+ +\d+\.\d+ +(\d+)(?: +\d+){5} *$", re.MULTILINE)
+#: A task may call itself what it likes, also "[7]": the CPU is the last such word.
+_LINE = re.compile(rb"\[(\d+)\][^[#\n]*#(\d+)\s+context\s+(irq|thread)\s+timer_latency\s+(\d+) ns")
 
 
 class Tracer:
