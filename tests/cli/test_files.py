@@ -235,10 +235,11 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_an_error_of_the_work_within_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "switches.npy"
+    target.write_text("old")
     with pytest.raises(KeyboardInterrupt), files.writing(target) as stream:
         stream.write(b"half")
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "old"
 
 
 def test_a_place_is_tried_before_the_work_and_nothing_stays_of_it(tmp_path: Path) -> None:
