@@ -8,13 +8,13 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from evenkeel.probe import libvirt
+from tests.waiting import until
 
 
 class Libvirt:
@@ -69,8 +69,8 @@ def running_agent(folder: Path, monkeypatch: pytest.MonkeyPatch, path: str | Non
         [*words, f"--pidfile={folder}/pid"], env={**os.environ, "PATH": path or os.environ["PATH"]}
     )
     try:
-        while not found.socket.exists():
-            time.sleep(0.05)
+        until(lambda: found.socket.exists() or found.agent.poll() is not None)
+        assert found.agent.poll() is None, "qemu-guest-agent does not run"
         yield found
     finally:
         found.agent.terminate()

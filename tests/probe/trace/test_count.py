@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -504,17 +505,21 @@ def test_a_refused_write_is_an_error_at_once() -> None:
         instance.close()
 
 
-def test_a_costly_look_is_taken_seldom() -> None:
-    looks: list[float] = []
+def test_a_costly_look_is_taken_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, ms = 0, 0
 
     def look() -> int:
-        looks.append(time.monotonic())
-        time.sleep(0.01)
-        return len(looks)
+        nonlocal looks, ms
+        looks, ms = looks + 1, ms + 10
+        return looks
 
+    monkeypatch.setattr(kinds, "time", SimpleNamespace(monotonic=lambda: ms / 1000))
     seldom = kinds.Seldom(look)
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        last = seldom()
-        time.sleep(0.001)
-    assert len(looks) == last == 1, "ten milliseconds of looking are paid for in a second"
+    at = []
+    while ms < 2500:
+        before = looks
+        assert seldom() == looks
+        if looks > before:
+            at.append(ms - 10)
+        ms += 1
+    assert at == pytest.approx([0, 1010, 2020], abs=2), "ten milliseconds of looking are paid for in a second"

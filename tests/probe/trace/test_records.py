@@ -11,6 +11,7 @@ import mmap
 import os
 import platform
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from evenkeel.probe.failure import StepFailed
 from evenkeel.probe.trace import kinds, question, records, tracefs
 from evenkeel.probe.trace.records import RECORD_STRIDE
 from tests.probe.trace.load import never_idle
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="a ring is read on x86 only")
 GETUID = "syscalls:sys_enter_getuid"
@@ -110,12 +112,21 @@ def test_a_reader_that_is_kept_away_loses_events_and_says_how_many() -> None:
 
 
 READER = """
-import sys
+import signal, sys
 from evenkeel.probe.trace import question
+
+class Enough(Exception): ...
+
+def enough(*_):
+    raise Enough
+
+signal.signal(signal.SIGUSR1, enough)
 question.trace_start({"kind": "record", "events": ["sched:sched_switch"]}, sys.argv[1])
-print("on", flush=True)
-question.trace_wait(2.0)
-print("between", flush=True)
+try:
+    print("on", flush=True)
+    question.trace_wait(600.0)
+except Enough:
+    print("between", flush=True)
 sys.stdin.readline()
 print(question.trace_finish()["not_real_time"], flush=True)
 """
@@ -123,7 +134,7 @@ print(question.trace_finish()["not_real_time"], flush=True)
 
 @contextlib.contextmanager
 def reader(source: str, *before: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that records for two seconds and then waits for a line; ``before``: what starts it."""
+    """A process that records until :func:`stops` and then waits for a line; ``before``: what starts it."""
     argv = [*before, sys.executable, "-c", READER, source]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -132,6 +143,12 @@ def reader(source: str, *before: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def stops(process: subprocess.Popen[str]) -> None:
+    """It reads no more, and has not ended."""
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout and process.stdout.readline() == "between\n"
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -149,9 +166,7 @@ def test_the_reader_is_at_a_real_time_priority_and_sleeps(source: str) -> None:
     wanted = (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, records.PRIORITY)
     with reader(source) as process:
         pid = process.pid
-        deadline = time.monotonic() + 1
-        while policy(pid) != wanted:
-            assert time.monotonic() < deadline, "it never was"
+        until(lambda: policy(pid) == wanted)
         slept, states = switches(pid), []
         for _ in range(100):
             time.sleep(0.005)
@@ -160,7 +175,7 @@ def test_the_reader_is_at_a_real_time_priority_and_sleeps(source: str) -> None:
         assert states.count("S") > 50
         # A look each 2 or 30 milliseconds.
         assert switches(pid) - slept >= 10
-        assert process.stdout and process.stdout.readline() == "between\n"
+        stops(process)
         assert policy(pid) == (os.SCHED_OTHER, 0)
         assert ended(process) == "None"
 
@@ -170,7 +185,7 @@ def test_a_reader_that_gets_no_priority_reads_on_and_says_so() -> None:
     with reader("raw_tp", "setpriv", "--bounding-set=-sys_nice", "prlimit", "--rtprio=0", "--") as process:
         time.sleep(0.2)
         assert policy(process.pid) == (os.SCHED_OTHER, 0)
-        assert process.stdout and process.stdout.readline() == "between\n"
+        stops(process)
         assert ended(process) == "EPERM"
 
 
