@@ -28,6 +28,7 @@ from evenkeel.probe.facts import read_facts
 from tests.apply.tree_host import BOOT_SETTINGS, RUNTIME_SETTINGS, TreeHost, make_plan
 from tests.probe import tree
 from tests.probe.test_write import apply_all, die_at, in_child, undo_all
+from tests.waiting import until
 
 KILLS_AT_A_CALL, KILLS_AT_A_MOMENT = 800, 200
 SEED = 20261121
@@ -259,8 +260,5 @@ def _children(process: int) -> list[int]:
 
 def _patiently(host: TreeHost, work: Callable[[], None]) -> None:
     """A probe whose engine was killed ends after the step that it is in; until then it holds the lock."""
-    deadline = time.monotonic() + 20
-    while journal.read_journal(str(host.root))["writer"] is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: journal.read_journal(str(host.root))["writer"] is None)
     work()

@@ -226,7 +226,7 @@ def test_ctrl_c_of_a_real_process_is_one_line() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=120)
     assert (process.returncode, told) == (130, "interrupted\n")
 
 
@@ -240,7 +240,7 @@ def test_a_reader_that_goes_away_is_no_error(arguments: str) -> None:
     process.stdout.close()
     told = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=30), told) == (141, b"")
+    assert (process.wait(timeout=120), told) == (141, b"")
 
 
 def test_a_broken_pipe_to_something_else_is_a_defect(verb: Callable[[Callable[[], object]], None]) -> None:

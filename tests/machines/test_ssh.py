@@ -21,6 +21,7 @@ from evenkeel.machines.protocol import ProbeError
 from evenkeel.probe import journal
 from tests.machines.sshd import SSHD, Sshd, is_of_this_test, processes_with
 from tests.probe import tree
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="needs openssh-server and -client")
 
@@ -43,7 +44,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
-def _wait_until_empty(look: object, seconds: float = 10.0) -> list[int]:
+def _wait_until_empty(look: object, seconds: float = 60.0) -> list[int]:
     assert callable(look)
     deadline = time.monotonic() + seconds
     while (found := look()) and time.monotonic() < deadline:
@@ -66,14 +67,12 @@ def test_a_conversation_and_a_second_one_over_the_same_master(sshd: Sshd, runtim
         # The look for what is left behind, which every test ends with, does see a probe.
         assert [n for n in processes_with("evenkeel-probe") if is_of_this_test(n)] != []
         [socket] = (runtime / "evenkeel").iterdir()
-        start = time.monotonic()
         with machine.probe() as second:
             assert second.call("hello")["pid"] != probe.call("hello")["pid"]
         with pytest.raises(ProbeError, match="no operation"):
             probe.call("nonsense")
         assert probe.call("hello")["uid"] == os.getuid()
     assert list((runtime / "evenkeel").iterdir()) == [socket]
-    assert time.monotonic() - start < 30
     machine.close()
     machine.close()  # twice does no harm
 
@@ -196,8 +195,7 @@ def test_killed_in_the_middle_of_a_step_the_host_finishes_it_and_frees_the_lock(
     ssh_process = probe._process.pid  # type: ignore[attr-defined]
 
     def cut() -> None:
-        while not (tmp_path / "started").exists():
-            time.sleep(0.02)
+        until((tmp_path / "started").exists)
         os.kill(ssh_process, signal.SIGKILL)
 
     cutter = threading.Thread(target=cut)
@@ -210,13 +208,13 @@ def test_killed_in_the_middle_of_a_step_the_host_finishes_it_and_frees_the_lock(
     (tmp_path / "looked").touch()
     with machine.probe() as again:
         # Waits for the first one, which is still at it, and finds nothing to do.
-        deadline = time.monotonic() + 20
-        while True:
-            try:
+        def begins() -> bool:
+            with contextlib.suppress(ProbeError):
                 again.call("journal_note", event="begin", plan_sha256="0" * 64, root=str(root))
-                break
-            except ProbeError:
-                assert time.monotonic() < deadline
+                return True
+            return False
+
+        until(begins)
         answer = again.call("apply_step", step=tree.STEPS[0], plan_sha256="0" * 64, root=str(root))
     assert answer["outcome"] == "unchanged"
     machine.close()
@@ -242,7 +240,7 @@ def test_waiting_for_a_boot(sshd: Sshd) -> None:
     back = threading.Timer(2.0, sshd.start)
     back.start()
     told: list[str] = []
-    boot = machine.wait_for_boot("before", on_progress=lambda done, total, what: told.append(what), timeout_s=60)
+    boot = machine.wait_for_boot("before", on_progress=lambda done, total, what: told.append(what), timeout_s=180)
     back.join()
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert told

@@ -16,6 +16,7 @@ from evenkeel.apply.hosts import read_facts
 from evenkeel.documents.facts import Facts
 from evenkeel.documents.plan import FileValue, HostPlan, Ledger, Phase, Plan, Setting
 from evenkeel.machines.local import LocalMachine
+from tests.waiting import until
 
 MASK = "/proc/sys/net/core/rps_default_mask"
 
@@ -67,14 +68,9 @@ def namespace() -> Iterator[list[str]]:
     holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
     enter = ["nsenter", f"--target={holder.pid}", "--net"]
     try:
-        for _ in range(100):  # until unshare has done its work
-            mine, its = Path("/proc/self/ns/net").readlink(), Path(f"/proc/{holder.pid}/ns/net").readlink()
-            if mine != its:
-                break
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                holder.wait(0.05)
-        else:
-            raise AssertionError("no network namespace")
+        mine, its = Path("/proc/self/ns/net").readlink(), Path(f"/proc/{holder.pid}/ns/net")
+        until(lambda: holder.poll() is not None or its.readlink() != mine, told=lambda: "no network namespace")
+        assert holder.poll() is None, "no network namespace"
         subprocess.run([*enter, "ip", "link", "set", "lo", "up"], check=True)
         yield enter
     finally:

@@ -137,7 +137,7 @@ WATCH = """
 import json, subprocess, sys
 from evenkeel.probe import watch
 def events(**wanted):
-    return [event for event in watch.watch(**{"links": ["v0"], "within_s": 5.0, **wanted})["events"]]
+    return [event for event in watch.watch(**{"links": ["v0"], "within_s": 60.0, **wanted})["events"]]
 ip = lambda *words: subprocess.run(["ip", *words], check=True)
 ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
 ip("link", "set", "v1", "up")
@@ -264,5 +264,5 @@ def test_a_probe_that_waits_ends_with_its_connection() -> None:
     process = probe._process  # type: ignore[attr-defined]
     process.stdin.close()
     process.stdout.close()
-    assert process.wait(30) is not None and not Path(f"/proc/{number}").exists()
+    assert process.wait(120) is not None and not Path(f"/proc/{number}").exists()
     probe.close()

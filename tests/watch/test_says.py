@@ -79,7 +79,7 @@ def values(text: str) -> dict[tuple[str, ...], float]:
 
 
 def scrape(port: int) -> dict[tuple[str, ...], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
         return values(answer.read().decode())
 
 

@@ -22,7 +22,7 @@ from evenkeel.documents.findings import Findings
 from evenkeel.errors import EXIT_DONE, EXIT_NOT_AS_WANTED, EXIT_UNREACHABLE, EXIT_WRONG_INPUT
 from tests.watch.here import MASK, evenkeel, make_plan, namespace, setting
 
-SLOW_S = 60.0
+SLOW_S = 120.0
 
 
 class Watcher:
