@@ -15,7 +15,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
@@ -375,7 +389,8 @@ def _endless(row: Any) -> bool:
 def _ends(now: int) -> ColumnElement[int]:
     """When each claim ends, or is expected to; for good: FOREVER."""
     # Not before now: a step without a limit that goes on for longer than was thought is given as much again.
-    gone = case((claim.c.began_ns > now, 0), else_=now - claim.c.began_ns)
+    # The type of the nought is that of all that comes after it, and to PostgreSQL an hour is too long for an integer.
+    gone = case((claim.c.began_ns > now, literal(0, BigInteger)), else_=now - claim.c.began_ns)
     step = case((claim.c.kind == "step", claim.c.began_ns + (gone // STEP_NS + 1) * STEP_NS))
     return func.coalesce(claim.c.until_ns, claim.c.not_before_ns + claim.c.length_ns, step, FOREVER)
 
