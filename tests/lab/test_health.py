@@ -219,6 +219,25 @@ def test_a_machine_that_a_person_switched_off_is_not_woken(lab: Lab) -> None:
     assert energy.wanted(lab) == ["host1"]
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"), [({"boot_s": "1200"}, 1200), ({"boot_s": "soon"}, 900), ({"boot_s": -1}, 900), ("no", 900)]
+)
+def test_one_policy_that_cannot_be_read_stops_no_look_at_the_pool(lab: Lab, written: object, seconds: int) -> None:
+    add_machine(lab, state="off", state_reason=boots.ASLEEP, policy={"power": written})
+    with lab.store.read() as connection:
+        assert boots.wakes(connection, lab.now())["host1"].at_latest == seconds * 10**9
+
+
+def test_one_that_sleeps_and_is_in_maintenance_is_foretold_to_nobody(lab: Lab) -> None:
+    add_machine(lab, state="off", state_reason=boots.ASLEEP)
+    claim(lab, "active", lab.now(), kind="maintenance", holder="bob")
+    number = claim(lab, "waiting", None, machine_id=None, predicate="name:host1", length_ns=energy.HOUR_NS)
+    waits = claims.get(lab, ANN, number).waits
+    assert waits is not None
+    assert (waits.why, waits.likely_ns) == (("host1 is bob's for good",), None)
+    assert energy.wanted(lab) == []
+
+
 def step(lab: Lab, machine: str, who: Actor = ANN) -> None:
     """A step that waits for a machine."""
     made = {"kind": "boot", "command": ["true"], "machine": machine}

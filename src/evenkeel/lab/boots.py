@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, func, insert, select, update
 
 from evenkeel.lab import schema
@@ -39,6 +41,12 @@ class Wake:
     @property
     def median(self) -> int:
         return quantile(self.likely, 0.5)
+
+
+class _Given(BaseModel):
+    """Of ``power`` in a machine's policy, as :class:`evenkeel.lab.power.Policy` reads it."""
+
+    boot_s: float | None = Field(None, gt=0, le=7200)
 
 
 def type_of(connection: Connection, machine_id: str, name: str) -> str:
@@ -73,10 +81,12 @@ def deadline_s(known_ns: Sequence[int]) -> float:
 
 
 def wakes(connection: Connection, now: int) -> dict[str, Wake]:
-    """By id, all machines that sleep.  One that is being switched on already has less before it."""
-    machine, power = schema.machine.c, schema.power_event.c
+    """By id, all machines that sleep, but for those in maintenance, which wake for nobody.  One that is being switched
+    on already has less before it."""
+    machine, power, claim = schema.machine.c, schema.power_event.c, schema.claim.c
+    held = select(claim.machine_id).where(claim.state.in_(("preparing", "active")), claim.machine_id.is_not(None))
     asked = select(machine.id, machine.name, machine.policy).where(
-        machine.state == "off", machine.state_reason == ASLEEP
+        machine.state == "off", machine.state_reason == ASLEEP, machine.id.not_in(held)
     )
     asleep = connection.execute(asked).all()
     if not asleep:
@@ -89,7 +99,14 @@ def wakes(connection: Connection, now: int) -> dict[str, Wake]:
         gone = max(0, now - began.get(row.id, now))
         # Of boots that took longer than this one already does.
         left = sorted(took - gone for took in boots if took > gone) or [max(0, _USUAL_NS - gone)]
-        given_s = ((row.policy or {}).get("power") or {}).get("boot_s")
-        latest = max(left[-1], round((given_s or deadline_s(boots)) * 1e9) - gone)
+        latest = max(left[-1], round((_given_s(row.policy) or deadline_s(boots)) * 1e9) - gone)
         found[row.id] = Wake(tuple(left), latest, bool(boots))
     return found
+
+
+def _given_s(policy: dict[str, Any] | None) -> float | None:
+    """What cannot be read is as if nothing were given: it is told whoever switches the machine."""
+    try:
+        return _Given.model_validate((policy or {}).get("power", {})).boot_s
+    except ValidationError:
+        return None
