@@ -351,6 +351,25 @@ def test_a_flight_of_a_month_remembers_the_round_trips_of_its_rings(
         ]
 
 
+def test_a_flight_asks_a_guest_again_that_was_silent_once(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing that happens in the hours after that could be explained."""
+
+    def stamp(*words: Any, **more: Any) -> None:
+        asked.append(words)
+        if len(asked) == 1:
+            raise OSError(errno.ENOTCONN, "Guest agent is not responding")
+        own(*words, **more)
+
+    own, asked = recording_guest.stamp, list[object]()
+    monkeypatch.setattr(Here, "told", {"offsets": {}, "ratio": None, "fraction_bits": None})
+    monkeypatch.setattr(recording_guest, "stamp", stamp)
+    monkeypatch.setattr(recording, "_ANSWER_S", 60)  # this machine may be busy
+    monkeypatch.setattr(recording, "_AGAIN_S", 0.0)
+    found = controlling.fly(Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=1, late_us=3000, limit_s=4.0)
+    gone_soon()
+    assert len(asked) > 1 and found.guest_trips
+
+
 def test_nothing_happens_in_time(guest: Guest) -> None:
     found = controlling.fly(Here(), "cell", "plc", [1], conditions=CONDITIONS, keep_s=1, late_us=3000, limit_s=1.5)
     gone_soon()

@@ -11,6 +11,7 @@ import base64
 import collections
 import contextlib
 import errno
+import math
 import os
 import re
 import resource
@@ -38,6 +39,8 @@ _MOST_MARKS = 200
 #: Round trips to a guest: at the begin and at the end of a recording so many, between them one now and then.  A flight
 #: recorder, which does not know its end, takes one now and then.
 _TRIPS, _TRIP_S, _FLIGHT_TRIP_S = 8, 5.0, 1.0
+#: When a flight recorder asks a guest again that was silent: what comes hours later is to be explained, too.
+_AGAIN_S = 10.0
 #: How long a guest may take to answer a round trip, or before its host is frozen for the time being, and until it is
 #: given up.
 _ANSWER_S, _PATIENCE_S = 3, 20
@@ -181,27 +184,27 @@ class RoundTrips:
     """Marks in the recording of a guest, each between two of this one: they bind the clocks where KVM tells no offset.
 
     ``guest`` "": none are taken.  ``taken``: numbers of the marks, here ``before``, in the ``guest``, here ``after``;
-    of the last ``most``, None: of all.
+    of the last ``most``, None: of all.  ``again_s``: when a guest that did not answer is asked again.
     """
 
-    def __init__(self, place: str, guest: str, most: int | None = None) -> None:
+    def __init__(self, place: str, guest: str, most: int | None = None, again_s: float = math.inf) -> None:
         self.taken: collections.deque[dict[str, int]] = collections.deque(maxlen=most)
-        self._guest, self._silent, self._last = guest, False, 0.0
+        self._guest, self._again_s, self._silent_until, self._last = guest, again_s, 0.0, 0.0
         self._marker = os.open(place + "/trace_marker", os.O_WRONLY)
 
     def close(self) -> None:
         os.close(self._marker)
 
     def take(self) -> None:
-        """One.  A guest that does not answer is not asked again: each question would stop the reading of the rings."""
+        """One.  A guest that does not answer is left alone for a time: each question stops the reading of the rings."""
         self._last = time.monotonic()
-        if not self._guest or self._silent:
+        if not self._guest or self._last < self._silent_until:
             return
         number, edges = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW), []
         try:
             recording_guest.stamp(self._guest, number, lambda: edges.append(_mark(self._marker)), _ANSWER_S)
         except OSError:
-            self._silent = True
+            self._silent_until = time.monotonic() + self._again_s
             return
         self.taken.append({"before": edges[0], "guest": number, "after": edges[1]})
 
@@ -212,7 +215,7 @@ class RoundTrips:
 
     def end(self, on_each: Callable[[], None]) -> None:
         """The last ones; one that was silent once has another chance."""
-        self._silent = False
+        self._silent_until = 0.0
         for _ in range(_TRIPS if self._guest else 0):
             self.take()
             on_each()
@@ -296,7 +299,7 @@ def fly(
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(instance(folder, wanted, clock, buffer_kb, cpus))
         rings = stack.enter_context(closing(Rings(place, 1 << 40)))
-        trips = stack.enter_context(closing(RoundTrips(place, guest if round_trips else "", _MOST_MARKS)))
+        trips = stack.enter_context(closing(RoundTrips(place, guest if round_trips else "", _MOST_MARKS, _AGAIN_S)))
         oopses, reason, before = _oopses(), None, _spent()
         _write(place + "/tracing_on", "1")
         marks, start = [mark(place)], time.monotonic()
