@@ -173,7 +173,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         writer.stdin.write(b"\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=120)
         assert writer.returncode == 0
     found = entries(file)
     assert len(found) == 3 * 40

@@ -73,7 +73,7 @@ def up(folder: Path, *options: str, wait_for: str = "the lab is up") -> Iterator
     with told.open("w") as stream:
         process = subprocess.Popen([*command, *options], stdout=stream, stderr=stream, text=True)
     try:
-        end = time.monotonic() + 240  # on a machine that has much else to do
+        end = time.monotonic() + 480  # on a machine that has much else to do
         while wait_for not in told.read_text() or ("log in by" not in told.read_text() and "--settings" not in options):
             assert process.poll() is None, told.read_text()
             assert time.monotonic() < end, told.read_text()

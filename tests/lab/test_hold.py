@@ -72,7 +72,7 @@ def test_a_cgroup_without_the_controllers_is_of_no_use(tmp_path: Path) -> None:
 def test_an_agent_that_lab_up_started_leaves_when_its_lab_does_not_come_back(tmp_path: Path) -> None:
     words = ["lab", "agent", "--lab", str(tmp_path), "--folder", str(tmp_path / "a"), "--leave-after", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "evenkeel", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "evenkeel", *words], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "the lab is gone, and nothing is left to do" in done.stderr

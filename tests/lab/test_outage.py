@@ -56,7 +56,7 @@ def alive(folder: Path, name: str) -> bool:
 
 def asked(lab: Running, method: str, path: str, body: Any = None, key: str | None = None) -> httpx.Response:
     headers = {"Idempotency-Key": key} if key else {}
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(lab.folder / "lab.sock")), timeout=60) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(lab.folder / "lab.sock")), timeout=120) as client:
         return client.request(method, f"http://lab{path}", json=body, headers=headers)
 
 

@@ -289,7 +289,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     path = tmp_path / "evenkeel-lab.service"
     path.write_text(done.stdout)
     assert '--folder "/srv/a b"' in done.stdout or "--folder '/srv/a b'" in done.stdout
-    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
+    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     assert unit.unit(["--x"]).startswith("# Written by")
     # Its user may be another one, whose usual folder would be elsewhere.
@@ -326,7 +326,7 @@ def test_an_agent_has_a_unit_that_systemd_takes_and_that_nothing_of_it_outlives(
     assert done.returncode == 0, done.stderr
     path = tmp_path / "evenkeel-agent.service"
     path.write_text(done.stdout)
-    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
+    told = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     (command,) = [line for line in done.stdout.splitlines() if line.startswith("ExecStart=")]
     assert ' lab agent --lab https://lab.example.org --slots 8 --label cross=arm64 --label "say=a b%%c"' in command

@@ -39,7 +39,7 @@ def test_a_kill_or_a_closed_terminal_cleans_up(verb: str, number: signal.Signals
         [sys.executable, "-c", PROGRAM, str(int(number)), verb, "plc-1"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
     )

@@ -59,7 +59,7 @@ def said() -> dict[str, Any]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
             env={"PYTHONPATH": str(PROBE.parent), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
     except FileNotFoundError:

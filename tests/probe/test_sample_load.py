@@ -191,10 +191,7 @@ def test_hackbench_runs_wherever_it_is_put_and_says_where_that_was() -> None:
         assert isinstance(hackbench, sample_load.Hackbench)
         processes = hackbench._processes()
         os.kill(hackbench._child.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while not load.report()[0]["trouble"] and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert load.report()[0]["trouble"] == "it ended before the measurement did"
+        until(lambda: load.report()[0]["trouble"] == "it ended before the measurement did", told=load.report)
     assert not [pid for pid in processes if sample.read(f"/proc/{pid}/comm") == "hackbench\n"]
 
 

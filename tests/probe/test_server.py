@@ -66,7 +66,7 @@ def talk(*lines: object) -> list[dict[str, object]]:
         [sys.executable, "-I", "-c", BOOTSTRAP],
         input=b"%d\n" % len(archive) + archive + requests,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -157,7 +157,6 @@ def hexadecimal(colour: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("scheme", "ground"), [(1, "rgb(255, 255, 255)"), (0, "rgb(20, 23, 28)")], ids=["light", "dark"]
 )
@@ -191,7 +190,6 @@ DEEP = WRAPPER.replace(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_what_a_box_is_stays_in_sight_of_a_picture_that_is_higher_than_the_window(tmp_path: Path) -> None:
     deep = Stack(frames=("server", "main", "parse", *(f"step{n}" for n in range(60))), count=50)
     seen = browse(flame_page(answer((deep, *STACKS))), tmp_path, "--virtual-time-budget=10000", wrapper_page=DEEP)
@@ -201,7 +199,6 @@ def test_what_a_box_is_stays_in_sight_of_a_picture_that_is_higher_than_the_windo
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
     evil = (*STACKS, Stack(frames=("</script><img src=x onerror=alert(1)>", "<b>&amp;"), count=5))
     page = flame_page(answer(evil))

@@ -173,7 +173,6 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     plan = replanned(list(fleets.fleet(8)), list(fleets.demand(60, 1)), {"h00002"})
     seen = browse(render_placement(plan), tmp_path, wrapper_page=SEEN)

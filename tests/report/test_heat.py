@@ -167,7 +167,6 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_in_a_browser_a_slider_says_each_slice(tmp_path: Path) -> None:
     from evenkeel.report.timeline import render_explanation
     from tests.report.test_timeline import explanation

@@ -26,7 +26,6 @@ WIDTHS = (1280, 375)
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)"),
-    pytest.mark.timeout(180),
 ]
 
 WRAPPER = """<!DOCTYPE html><meta charset="utf-8"><title>wrapper</title>
@@ -101,7 +100,7 @@ def browse(page: str, folder: Path, *arguments: str, wrapper_page: str = WRAPPER
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=True,
     )
     match = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)

@@ -245,7 +245,6 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_in_a_browser_nothing_overlaps_and_the_page_does_not_scroll_sideways(tmp_path: Path) -> None:
     seen = browse(render_explanation(rich(), RULES), tmp_path, wrapper_page=LOOKING)
     assert seen.console == [] and seen.requests == set()
@@ -257,7 +256,6 @@ def test_in_a_browser_nothing_overlaps_and_the_page_does_not_scroll_sideways(tmp
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_the_browser_would_see_labels_that_overlap(tmp_path: Path) -> None:
     page = render_explanation(rich())
     broken = re.sub(r'(<text class="axis" x=")[\d.]+"', r'\g<1>100"', page)
@@ -265,7 +263,6 @@ def test_the_browser_would_see_labels_that_overlap(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser (Debian package chromium-headless-shell)")
-@pytest.mark.timeout(180)
 def test_labels_of_the_charts_of_a_report_do_not_overlap(tmp_path: Path) -> None:
     for number, emulated in enumerate((True, False)):
         folder = tmp_path / str(number)

@@ -93,7 +93,7 @@ def test_a_better_task_is_charged_for_what_it_took() -> None:
     def disturb() -> None:
         """When the recording is under way, however long it took to set up."""
         assert under_way.wait(30)
-        hog.communicate(f"{folder}/instances/evenkeel-{os.getpid()}/trace_marker\n", timeout=30)
+        hog.communicate(f"{folder}/instances/evenkeel-{os.getpid()}/trace_marker\n", timeout=120)
 
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", VICTIM], **pipes) as victim:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.probe.trace.load import caller
+from tests.waiting import until
 
 from evenkeel.cli import files
 from evenkeel.cli.trace import _cost, _print
@@ -46,7 +47,7 @@ def test_who_calls_getuid_at_least_a_hundred_times() -> None:
         one.go()
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        answer = Answer.from_json(process.communicate(timeout=60)[0], file="stdout")
+        answer = Answer.from_json(process.communicate(timeout=120)[0], file="stdout")
     assert process.returncode == 0, "Ctrl-C ends it early, and the answer is printed"
     assert "ended early by the user" in answer.notes
     row = next(row for row in answer.rows if row.key == str(one.pid))
@@ -185,7 +186,7 @@ def test_ctrl_c_before_it_watches_leaves_at_once(tmp_path: Path) -> None:
     assert "asking" in process.stderr.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "watching" not in said
     assert "interrupted after" in said and "Traceback" not in said
@@ -205,7 +206,7 @@ def test_a_recording_that_ctrl_c_ends_is_whole(tmp_path: Path) -> None:
     time.sleep(0.3)
     assert target.read_text() == "old", "nothing is written in place"
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert f"wrote {target}" in said
     answer = Answer.from_json(out, file="stdout")
@@ -307,10 +308,7 @@ def test_a_killed_asker_leaves_nothing() -> None:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while instances() & mine:
-        assert time.monotonic() < deadline, "an instance stayed"
-        time.sleep(0.1)
+    until(lambda: not instances() & mine, told=lambda: "an instance stayed")
 
 
 def instances() -> set[str]:

@@ -45,7 +45,7 @@ class Caller:
         assert self._process.stdout.readline() == "done\n"
 
     def close(self) -> None:
-        self._process.communicate("end\n", timeout=30)
+        self._process.communicate("end\n", timeout=120)
 
 
 @contextlib.contextmanager

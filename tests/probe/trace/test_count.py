@@ -107,8 +107,8 @@ def test_all_sources_agree_with_perf_and_bpftrace_in_the_same_run() -> None:
             perf.send_signal(2)
         for descriptor in (told, tell, said, say):
             os.close(descriptor)
-        counted = int(perf.communicate(timeout=30)[1].splitlines()[-1].split(",")[0])
-        traced = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=30)[0])[0])
+        counted = int(perf.communicate(timeout=120)[1].splitlines()[-1].split(",")[0])
+        traced = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=120)[0])[0])
     assert ours == counted == traced == 50_000
 
 

@@ -45,7 +45,7 @@ def test_the_events_count_every_exit_as_bpftrace_does(guest: TinyGuest) -> None:
     question.trace_start(dict(ASKED), "tracepoint")
     guest.exit(2000)
     found = question.trace_finish()
-    theirs = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=30)[0])[0])
+    theirs = int(re.findall(r"@: (\d+)", bpftrace.communicate(timeout=120)[0])[0])
     outside = [row for row in found["rows"] if row["label"].startswith("to QEMU")]
     assert [(row["label"], row["count"]) for row in outside] == [("to QEMU: IO", 2000)]
     assert theirs == 2000

@@ -61,7 +61,7 @@ def test_the_shares_are_those_of_the_program_and_of_perf(worker: int, tmp_path: 
     question.trace_wait(3.0)
     found = question.trace_finish()
     perf.send_signal(2)
-    perf.wait(timeout=30)
+    perf.wait(timeout=120)
     report = subprocess.run(
         ["perf", "report", "-i", str(target), "--stdio", "--sort", "dso"], capture_output=True, text=True, check=True
     )

@@ -152,7 +152,7 @@ def stops(process: subprocess.Popen[str]) -> None:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    return process.communicate("\n", timeout=60)[0].strip()
+    return process.communicate("\n", timeout=120)[0].strip()
 
 
 def switches(pid: int) -> int:

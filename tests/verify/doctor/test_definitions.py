@@ -46,7 +46,11 @@ def libvirt_says(xml: str, folder: Path) -> tuple[bool, str]:
     file = folder / "guest.xml"
     file.write_text(xml.replace("type='kvm'", "type='test'"))
     done = subprocess.run(
-        ["virsh", "-c", "test:///default", "define", str(file)], capture_output=True, text=True, check=False, timeout=60
+        ["virsh", "-c", "test:///default", "define", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     return done.returncode == 0, done.stdout + done.stderr
 
