@@ -80,6 +80,15 @@ def test_a_new_kind_of_spike_is_shown_by_the_largest_samples() -> None:
     assert one_spike.shown == "no difference shown", "a single new maximum is what chance does half of the time"
 
 
+@pytest.mark.parametrize(
+    ("tool", "asked"), [("timerlat", True), ("timerlat irq", False), ("oslat", False), ("osnoise", False)]
+)
+def test_misses_are_compared_of_what_decides_about_the_deadline(tool: str, asked: bool) -> None:
+    source = random.Random(23)
+    old, new = (judged(drawn(source, 1500), tool=tool) for _ in range(2))
+    assert asked == any(one.of.startswith("misses") for one in compare(old, new).differences)
+
+
 def test_an_interval_holds_the_true_difference() -> None:
     """The true median moves from 12 to 22: the interval must hold 10 in at least 95 % of 200 pairs."""
     source = random.Random(23)

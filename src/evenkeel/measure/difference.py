@@ -21,7 +21,7 @@ from evenkeel.documents.evidence import EMULATION_NOTE, Conditions, Evidence, La
 from evenkeel.documents.histogram import Histogram
 from evenkeel.documents.quantity import format_duration
 from evenkeel.measure.binomial import CONFIDENCE, quantile_ranks
-from evenkeel.measure.verdict import NOISE_TOOLS
+from evenkeel.measure.verdict import decides
 
 SHARES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 #: Largest samples of one run that may all be beyond the other one's largest: more are not needed at any level.
@@ -117,7 +117,7 @@ def _questions(one: Latency, other: Latency, goals: dict[str, int]) -> int:
 
 
 def _has_goal(run: Latency, goals: dict[str, int]) -> bool:
-    return run.guest is not None and run.guest in goals and run.tool not in NOISE_TOOLS
+    return run.guest is not None and run.guest in goals and decides(run)
 
 
 def _compare(one: Latency, other: Latency, goals: dict[str, int], level: float) -> Iterator[Difference]:

@@ -65,7 +65,7 @@ def judge(
     """
     wanted_ns = guest.latency_ns
     assert wanted_ns is not None
-    runs = _of_the_whole_way(guest_latencies(evidence, guest.name))
+    runs = [run for run in guest_latencies(evidence, guest.name) if decides(run)]
     facts: dict[str, Any] = {}
     if runs:
         late = [run.histogram.beyond(wanted_ns) for run in runs]
@@ -106,7 +106,7 @@ def doubts(guest: GuestPlan, evidence: Evidence, rate: float = MISS_RATE) -> lis
     """Why samples that all came in time do not prove the deadline.  Sentences; none: they do."""
     assert guest.latency_ns is not None
     everything = guest_latencies(evidence, guest.name)
-    runs = _of_the_whole_way(everything)
+    runs = [run for run in everything if decides(run)]
     found: list[str] = []
     missing = frozenset(guest.realtime_vcpus) - {cpu for run in runs for cpu in run.cpus}
     if missing:
@@ -155,9 +155,9 @@ def guest_latencies(evidence: Evidence | None, guest: str) -> tuple[Latency, ...
     return tuple(run for run in evidence.latencies if run.where == "guest" and run.guest == guest) if evidence else ()
 
 
-def _of_the_whole_way(runs: Sequence[Latency]) -> list[Latency]:
-    """Those that decide about a deadline."""
-    return [run for run in runs if run.tool not in (*NOISE_TOOLS, *PART_TOOLS)]
+def decides(run: Latency) -> bool:
+    """Whether a run in a guest decides about its deadline: it tells how late a task woke up, of the whole way."""
+    return run.tool not in (*NOISE_TOOLS, *PART_TOOLS)
 
 
 def proven(found: Sequence[Deadline]) -> bool:
