@@ -724,6 +724,9 @@ def test_only_what_can_change_which_machines_fit_makes_it_look_for_them(
         assert after(type_) == [], type_
     assert after("machine.state") == [False]
     assert after("claim.began", "claim") == [False]
+    assert after("power.budget", "site") == [False]
+    monkeypatch.setattr(dispatcher.machines, "over", {only: "a power budget keeps it back"})
+    assert after("power.done") == [False]
     for type_ in ("machine.registered", "machine.facts", "machine.edited", "netbox.undone"):
         assert after(type_) == [True], type_
 

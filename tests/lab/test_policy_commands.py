@@ -33,6 +33,25 @@ def test_commands_say_what_rest_says(lab_up: Running) -> None:
         assert "forecasts" in client.get("/service")["parts"]
 
 
+def test_a_power_budget_is_set_shown_changed_and_removed(lab_up: Running) -> None:
+    at = ("--lab", str(lab_up.folder))
+    assert "no site has a power budget" in evenkeel("lab", "budget", *at).stderr
+    wrong = evenkeel("lab", "budget", "rack-a", "--watts", "900", *at)
+    assert wrong.returncode == 1 and "no machine stands at 'rack-a'" in wrong.stderr
+    with lab_up.client() as client:
+        client.post("/machines", {"name": "host1", "site": "rack-a"})
+    early = evenkeel("lab", "budget", "rack-a", "--assumed", "300", *at)
+    assert early.returncode == 2 and "rack-a has no power budget yet" in early.stderr
+    assert "900 W" in evenkeel("lab", "budget", "rack-a", "--watts", "900", *at).stdout
+    [found] = json.loads(evenkeel("lab", "budget", "rack-a", "--assumed", "300", *at, "--json").stdout)
+    assert (found["watts"], found["counted_watts"], found["assumed"]) == (900, 300, 1)
+    assert "1, for 300 W each" in evenkeel("lab", "budget", *at).stdout
+    assert evenkeel("lab", "budget", "--watts", "900", *at).returncode == 2
+    assert evenkeel("lab", "budget", "rack-a", "--remove", *at).returncode == 0
+    gone = evenkeel("lab", "budget", "rack-a", "--remove", *at)
+    assert gone.returncode == 1 and "'rack-a' has no power budget" in gone.stderr
+
+
 def test_webhooks_are_added_tried_shown_and_removed(lab_up: Running) -> None:
     at = ("--lab", str(lab_up.folder))
     assert "no webhooks yet" in evenkeel("lab", "webhook", "list", *at).stderr

@@ -42,7 +42,7 @@ ORDER = (
         "steps",
         "compare",
     ),
-    *("agents", "drain", "resume", "agent", "power", "console", "consoles", "health", "energy"),
+    *("agents", "drain", "resume", "agent", "power", "console", "consoles", "health", "energy", "budget"),
     *("login", "logout", "me", "people", "program", "events", "backup", "restore"),
 )
 

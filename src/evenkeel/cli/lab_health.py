@@ -1,4 +1,4 @@
-"""`evenkeel lab health`, `lab energy`: how machines answer, and what they draw while nobody uses them."""
+"""`evenkeel lab health`, `energy`, `budget`: how machines answer, what they draw idle, and what sites may draw."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evenkeel.cli.lab_options import At, Json
 def register(app: typer.Typer) -> None:
     app.command(name="health")(health)
     app.command(name="energy")(energy)
+    app.command(name="budget")(budget)
 
 
 def health(
@@ -112,4 +113,71 @@ def energy(
     output.out().print(output.table(("machine", "state", "idle", "draws", "idle energy", "off"), rows))
     untold = f"; {found['untold']} do not tell" if found["untold"] else ""
     output.out().print(f"machines without a claim drew {found['idle_kwh']:.1f} kWh{untold}")
+    return 0
+
+
+def budget(
+    site: Annotated[str | None, typer.Argument(metavar="[SITE]", help="Of this site.", show_default=False)] = None,
+    watts: Annotated[int | None, typer.Option(metavar="W", help="What its machines may draw together.")] = None,
+    assumed: Annotated[
+        int | None,
+        typer.Option(metavar="W", help="What a machine counts for that does not tell what it draws; 500 at first."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="It may draw what it likes.")] = False,
+    lab: At = None,
+    as_json: Json = False,
+) -> int:
+    """Show the power budgets of sites, or set one: beyond it no machine is given to anybody, or woken.  For admins.
+
+    evenkeel lab budget
+    evenkeel lab budget rack-a --watts 12000
+    evenkeel lab budget rack-a --remove
+    """
+    from urllib.parse import quote
+
+    from evenkeel.cli import output
+    from evenkeel.errors import WrongInput
+    from evenkeel.lab.client import connect
+
+    changes = watts is not None or assumed is not None
+    if (changes or remove) and site is None:
+        raise WrongInput("the budget of which site?", hint="evenkeel lab budget SITE --watts W")
+    if changes and remove:
+        raise WrongInput("is the budget to be set, or to be removed?", hint="leave out --remove, or the watts")
+    path = f"/power-budgets/{quote(site or '', safe='')}"
+    with connect(lab) as asked:
+        if remove:
+            asked.send("DELETE", path)
+            output.note(f"{site} has no power budget any more")
+            return 0
+        known = {one["site"]: one for one in asked.get("/power-budgets")}
+        if changes:
+            before = known.get(site or "", {})
+            limit = watts if watts is not None else before.get("watts")
+            if limit is None:
+                raise WrongInput(f"{site} has no power budget yet", hint=f"evenkeel lab budget {site} --watts W")
+            body = {"watts": limit}
+            if (each := assumed if assumed is not None else before.get("assumed_watts")) is not None:
+                body["assumed_watts"] = each
+            found = [asked.send("PUT", path, body)]
+        else:
+            found = [one for one in known.values() if site in (None, one["site"])]
+    if as_json:
+        output.emit_json(found)
+        return 0
+    if not found:
+        output.note(f"{site or 'no site'} has {'no' if site else 'a'} power budget: evenkeel lab budget SITE --watts W")
+        return 0
+    rows = [
+        (
+            one["site"],
+            f"{one['watts']} W",
+            f"{one['counted_watts']:.0f} W",
+            str(one["machines"]),
+            f"{one['assumed']}, for {one['assumed_watts']} W each" if one["assumed"] else "",
+            one["set_by"],
+        )
+        for one in found
+    ]
+    output.out().print(output.table(("site", "budget", "counts for", "machines", "do not tell", "set by"), rows))
     return 0

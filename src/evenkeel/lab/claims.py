@@ -34,7 +34,7 @@ from sqlalchemy import (
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import allowed, boots, credits, machines, people, search
+from evenkeel.lab import allowed, boots, credits, machines, people, power_budget, search
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
@@ -42,7 +42,7 @@ from evenkeel.lab.machines import Happened, Policy, policy_of
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.schema import claim, event, fact, machine, principal
-from evenkeel.lab.waiting import Hold, Place, Pool, Wish, forecast
+from evenkeel.lab.waiting import Hold, Over, Place, Pool, Wish, forecast
 
 Kind = Literal["reservation", "step", "maintenance", "permanent"]
 State = Literal["waiting", "preparing", "active", "ended", "cancelled"]
@@ -126,9 +126,11 @@ def take_for_step(
     reason: str = "",
     length_ns: int | None = None,
     likely: str | None = None,
+    rooms: power_budget.Rooms | None = None,
 ) -> Taken | None:
     """Within a change: give a step a machine that fits, or None.  ``likely``: id of the one that it will be if nothing
-    changed meanwhile.  To look at that one is a tenth of the work of looking at all that fit.
+    changed meanwhile.  To look at that one is a tenth of the work of looking at all that fit.  ``rooms``: what power
+    budgets leave, when many are taken within one change.
 
     Of several the smallest (memory, then name), so that large ones remain for those that need them.  People who wait
     come first: they were offered the machine when it became free.  The step is told its machine as it is: preparing
@@ -136,9 +138,13 @@ def take_for_step(
     let their steps have what they let them have.
     """
     until = lab.now() + (STEP_NS if length_ns is None else length_ns)
+    rooms = power_budget.rooms(connection) if rooms is None else rooms
     who = allowed.of_name(connection, holder, team)
     for found in _free_ones(connection, predicate, likely):
-        if allowed.lets_steps(found, who) and not _overlaps(connection, lab.now(), found.id, lab.now(), until):
+        if not (allowed.lets_steps(found, who) and rooms.lets(found.id)):
+            continue
+        if not _overlaps(connection, lab.now(), found.id, lab.now(), until):
+            rooms.take(found.id)
             row = {
                 "kind": "step",
                 "state": "active",
@@ -414,9 +420,11 @@ def offer(lab: Lab, connection: Connection) -> int:
     A claim that finds nothing does not keep those behind it from what they can use.
     """
     given = 0
+    rooms: power_budget.Rooms | None = None
     nothing: set[tuple[Any, ...]] = set()
     some_free: bool | None = None
     for row in _queue(connection, lab.now()):
+        rooms = power_budget.rooms(connection) if rooms is None else rooms
         if some_free is None:
             some_free = bool(_free(connection, Predicate.parse("")))
         if not some_free and row.kind != "maintenance" and row.machine_id is None:
@@ -424,7 +432,7 @@ def offer(lab: Lab, connection: Connection) -> int:
         signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns)
         if signature in nothing:
             continue
-        if _offer_one(lab, connection, row):
+        if _offer_one(lab, connection, row, rooms):
             given += 1
             some_free = None
         else:
@@ -441,7 +449,7 @@ def _queue(connection: Connection, now: int) -> Sequence[Row[Any]]:
     ).all()
 
 
-def _offer_one(lab: Lab, connection: Connection, row: Row[Any]) -> bool:
+def _offer_one(lab: Lab, connection: Connection, row: Row[Any], rooms: power_budget.Rooms) -> bool:
     predicate = Predicate.parse(row.predicate)
     booked = row.machine_id is not None
     now = lab.now()
@@ -451,8 +459,11 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any]) -> bool:
         return False
     who = allowed.of_name(connection, row.holder, row.team)
     for found in _candidates(connection, predicate, row):
+        if row.kind != "maintenance" and not rooms.lets(found.id):
+            continue
         if allowed.lets(found, who, row.length_ns) and not _overlaps(connection, now, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)
+            rooms.take(found.id)
             return True
     return False
 
@@ -876,16 +887,21 @@ def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
             fitting[signature] = _fitting(connection, row)
         wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature]))
     holding = connection.execute(_with_ends(now).where(claim.c.state.in_(HELD))).all()
+    known = {
+        row.id: (row.name, row.state, row.state_reason)
+        for row in connection.execute(select(machine).where(machine.c.state != "retired"))
+    }
+    wakes = boots.wakes(connection, now)
+    rooms = power_budget.rooms(connection)
+    may_be = [one for one, (_, state, _) in known.items() if state == "ready" or one in wakes]
     pool = Pool(
         now=now,
-        machines={
-            row.id: (row.name, row.state, row.state_reason)
-            for row in connection.execute(select(machine).where(machine.c.state != "retired"))
-        },
+        machines=known,
         held={row.machine_id: Hold(row.holder, row.began_ns or now, _until(row), _endless(row)) for row in holding},
         booked=[(row.machine_id, row.holder, row.not_before_ns, _until(row)) for row in booked if row.machine_id],
         used=_used(connection),
-        wakes=boots.wakes(connection, now),
+        wakes=wakes,
+        over={one: Over(why, rooms.excess(one), rooms.gives(one)) for one, why in rooms.over(may_be).items()},
     )
     places = forecast(wishes, pool)
     for row in booked:

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, bindparam, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from evenkeel.documents.result import Result
-from evenkeel.lab import artifacts, durations, protocol, schema
+from evenkeel.lab import artifacts, durations, power_budget, protocol, schema
 from evenkeel.lab.facets import CHANGES
 from evenkeel.lab.idle import IdleMeter
 from evenkeel.lab.lab import Lab
@@ -392,7 +392,8 @@ class Dispatcher:
                 self._load_agent_states(turn, connection, self.lab.now())
         # Teams and roles say which machines somebody's steps may have.
         self._fresh_people |= any(row.object == "principal" for row in rows)
-        if self._fresh_people or any(row.object == "claim" or row.type in CHANGES for row in rows):
+        matters = {power_budget.SET, *CHANGES, *(power_budget.SWITCHED if self.machines.over else ())}
+        if self._fresh_people or any(row.object == "claim" or row.type in matters for row in rows):
             self._fresh_machines = True
             self._try_refused()
         self._fresh_facts |= any(row.type in FACT_EVENTS for row in rows)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import allowed, boots, claims, machines, power, schema, touch
+from evenkeel.lab import allowed, boots, claims, machines, power, power_budget, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict
 from evenkeel.lab.allowed import Asker
 from evenkeel.lab.lab import Lab
@@ -82,6 +82,7 @@ def keep_reading(lab: Lab, connection: Connection, machine_id: str, watts: float
     connection.execute(delete(table).where(here, table.c.at_ns < lab.now() - _KEPT_NS))
     row = {"machine_id": machine_id, "at_ns": lab.now(), "watts": watts, "source": source}
     connection.execute(insert(table).values(row))
+    power_budget.keep(connection, machine_id)
 
 
 def report(lab: Lab, actor: Actor, length_ns: int = 30 * DAY_NS) -> Report:
@@ -212,6 +213,7 @@ def _spare(lab: Lab, connection: Connection, *only: Any) -> list[str]:
     loads = _loads(connection)
     now = lab.now()
     waiting = _waiting(connection, now)
+    rooms = power_budget.rooms(connection)
     found = []
     for row in rows:
         since = max(row.state_since_ns, last.get(row.id) or 0)
@@ -219,7 +221,7 @@ def _spare(lab: Lab, connection: Connection, *only: Any) -> list[str]:
         calm = loads.get(row.id, 0.0) < _BUSY_LOAD
         if row.id in taken or not idle or not calm:
             continue
-        if not any(one.could_have(connection, now, table.c.id == row.id) for one in waiting):
+        if not any(one.could_have(connection, now, rooms, table.c.id == row.id) for one in waiting):
             found.append(row.id)
     return found
 
@@ -233,12 +235,17 @@ def wanted(lab: Lab) -> list[str]:
         if not asleep:
             return []
         now = lab.now()
+        rooms = power_budget.rooms(connection)
         found: list[str] = []
         for one in _waiting(connection, now + _boot_ns(lab, connection, asleep[0])):
+            more: list[str] = []
             if one.promised is not None and one.promised in asleep:
-                found.append(one.promised)
-            elif not one.could_have(connection, now, table.c.state == "ready"):
-                found += one.could_have(connection, now, *sleeps, table.c.id.not_in(found))[:1]
+                more = [one.promised] if rooms.lets(one.promised) and one.promised not in found else []
+            elif not one.could_have(connection, now, rooms, table.c.state == "ready"):
+                more = one.could_have(connection, now, rooms, *sleeps, table.c.id.not_in(found))[:1]
+            for machine_id in more:
+                rooms.take(machine_id)
+            found += more
     return list(dict.fromkeys(found))
 
 
@@ -253,14 +260,16 @@ class _Waits:
     promised: str | None = None
     claim_id: int | None = None
 
-    def could_have(self, connection: Connection, now: int, *conditions: Any) -> list[str]:
+    def could_have(self, connection: Connection, now: int, rooms: power_budget.Rooms, *conditions: Any) -> list[str]:
         """Ids of the machines of which ``conditions`` are true that it could be given now, by name.
 
-        One that its owner keeps for others, or that is booked too soon, helps nobody who waits.
+        One that its owner keeps for others, that is booked too soon, or that a power budget keeps back, helps nobody
+        who waits.
         """
         table = schema.machine
         asked = select(table).where(self.predicate.where(), *conditions).order_by(table.c.name)
-        return [row.id for row in connection.execute(asked) if self._lets(row) and self._in_time(connection, now, row)]
+        rows = [row for row in connection.execute(asked) if self._lets(row) and rooms.lets(row.id)]
+        return [row.id for row in rows if self._in_time(connection, now, row)]
 
     def _lets(self, row: Row[Any]) -> bool:
         return allowed.lets_steps(row, self.who) if self.step else allowed.lets(row, self.who, self.length_ns)
@@ -331,8 +340,13 @@ def rest(lab: Lab, machine_id: str) -> None:
 def wake(lab: Lab, machine_id: str) -> None:
     """Switch one on, and offer it to who waits when it is proved that it is on, and that its system answers: steps take
     it as it is.  One that does not answer is suspect, so that another one is woken."""
+
+    def need_room(connection: Connection, found: Touched) -> None:
+        if not (rooms := power_budget.rooms(connection)).lets(found.id):
+            raise Conflict(rooms.why(found.id))
+
     try:
-        done = power.switch(lab, SERVICE, machine_id, "on", answering=True)
+        done = power.switch(lab, SERVICE, machine_id, "on", first=need_room, answering=True)
     except EvenkeelError:
         return
     if done.result == "done":

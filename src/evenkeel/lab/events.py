@@ -38,7 +38,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "login": ("refused",),
     "machine": ("registered", "facts", "edited", "address", "linked", "state", "suspect"),
     "netbox": ("done", "failed", "written", "undone", "gone", "back"),
-    "power": ("asked", "done", "failed", "unknown", "lied", "honest"),
+    "power": ("asked", "done", "failed", "unknown", "lied", "honest", "budget"),
     "principal": ("added", "rights"),
     "secret": ("set", "removed", "rotated"),
     "step": ("started", "passed", "failed", "again", "cancelled", "skipped", "retried"),

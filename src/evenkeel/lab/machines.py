@@ -65,6 +65,12 @@ class Policy(Model):
     install_ns: Nanoseconds | None = Field(
         default=None, gt=0, description="from that boot until it answers over ssh, at most; None: an hour"
     )
+    draw_watts: float | None = Field(
+        default=None, gt=0, le=1e6, description="what it draws at most; None: the most that it told"
+    )
+    idle_watts: float | None = Field(
+        default=None, ge=0, le=1e6, description="what it draws when nobody uses it; None: the least that it told"
+    )
     tags: tuple[Word, ...] = ()
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
 

@@ -321,6 +321,26 @@ power_reading = Table(
     Column("source", String, nullable=False),
 )
 
+#: The least and the most of ``power_reading``, by machine.
+power_draw = Table(
+    "power_draw",
+    metadata,
+    Column("machine_id", ForeignKey("machine.id"), primary_key=True),
+    Column("least", Float, nullable=False),
+    Column("most", Float, nullable=False),
+)
+
+#: What the machines of a site may draw together, as :mod:`evenkeel.lab.power_budget` counts.
+power_budget = Table(
+    "power_budget",
+    metadata,
+    Column("site", String, primary_key=True),
+    Column("watts", Integer, nullable=False),
+    Column("assumed_watts", Integer, nullable=False),
+    Column("set_by", String, nullable=False),
+    Column("set_ns", BigInteger, nullable=False),
+)
+
 #: Every field that a sync or a push overwrote, with undo.  ``side``: whose value it was, ``lab`` or ``netbox``.
 #: ``state`` intended: written down before NetBox was asked, so that no crash can lose the old value.
 field_change = Table(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
 
-from evenkeel.lab import allowed, boots, schema
+from evenkeel.lab import allowed, boots, power_budget, schema
 from evenkeel.lab.allowed import Asker
 from evenkeel.lab.boots import Wake
 from evenkeel.lab.lab import Lab
@@ -69,6 +69,9 @@ class StepMachines:
         self._retired: frozenset[str] = frozenset()
         #: Machines that were switched off while idle, with how long each takes to wake.
         self.wakes: Mapping[str, Wake] = {}
+        #: Machines that could be had but for the power budget of their site, with why.
+        self.over: Mapping[str, str] = {}
+        self._rooms = power_budget.Rooms({}, {})
         #: Bits of the groups that want a machine at all; of those that could have one now (None: to be counted).
         self.wanting = 0
         self._available: int | None = 0
@@ -160,6 +163,9 @@ class StepMachines:
             rows = connection.execute(_UNFIT).all()
             asleep = any((row.state, row.state_reason) == ("off", boots.ASLEEP) for row in rows)
             self.wakes = boots.wakes(connection, self._lab.now()) if asleep else {}
+            self._rooms = power_budget.rooms(connection)
+            self.over = self._rooms.over((*ready, *self.wakes))
+            self._rooms.watch(one for one in ready if one not in self.over)
             retired = frozenset(row.id for row in rows if row.state == "retired")
             self._down = frozenset(row.id for row in rows) - self.wakes.keys() - retired
             # One that goes, or comes back, is told by its state alone.
@@ -185,7 +191,7 @@ class StepMachines:
                 self._let(group)
         elif facts:
             self._groups = [0] * len(self._ids)
-        self._set_free(self._bits(ready))
+        self._set_free(self._bits(one for one in ready if one not in self.over))
         return moved
 
     def _look_for(self, connection: Connection, predicate: str) -> None:
@@ -209,12 +215,13 @@ class StepMachines:
         fits = self._fitting[group] & self._free_bits
         if not fits:
             return None
-        bit = fits & -fits
-        place = bit.bit_length() - 1
-        self._free_bits ^= bit
-        del self._free[place]
+        found = self._ids[(fits & -fits).bit_length() - 1]
+        for one in (found, *self._rooms.take(found)):
+            place = self._place[one]
+            if self._free.pop(place, None) is not None:
+                self._free_bits ^= 1 << place
         self._available = None
-        return self._ids[place]
+        return found
 
     def _set_free(self, bits: int) -> None:
         self._free_bits = bits

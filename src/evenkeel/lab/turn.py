@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from evenkeel.lab import artifacts, claims, durations, protocol, results, schema
+from evenkeel.lab import artifacts, claims, durations, power_budget, protocol, results, schema
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.live import Link, Run
 from evenkeel.lab.predicate import Predicate
@@ -127,6 +127,7 @@ def _take_documents(connection: Connection, lab: Lab, turn: Turn) -> None:
 def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
     # Somebody may have cancelled a step, or taken a machine, since the choice was made.
     still = {row.id: row.spec for row in in_pieces(connection, _READY_SPECS, sorted(run.node.id for run in starts))}
+    rooms = power_budget.rooms(connection) if any(run.node.machine for run in starts) else None
     for run in starts:
         node = run.node
         if node.id in still and node.machine:
@@ -139,6 +140,7 @@ def _start(connection: Connection, lab: Lab, starts: list[Run]) -> Outcome:
                 reason=f"step {node.name} of {node.sub.name}",
                 length_ns=run.timeout_ns,
                 likely=run.machine_id,
+                rooms=rooms,
             )
             if taken is None:
                 del still[node.id]

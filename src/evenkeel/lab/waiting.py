@@ -54,11 +54,22 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Over:
+    """Of a machine that a power budget keeps back.  ``excess``: watts that others must give back before; ``gives``: by
+    machine in use, what it gives back."""
+
+    why: str
+    excess: float
+    gives: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Pool:
     """``machines``: id -> name, state, reason of the state.  ``held``: by id.
 
     ``booked``: machine id, holder, start, end.  ``used``: parts (0..1) of their time that past reservations were kept.
-    ``wakes``: by id, machines that sleep and are switched on for who waits.
+    ``wakes``: by id, machines that sleep and are switched on for who waits.  ``over``: by id, machines that are too
+    much for a power budget.
     """
 
     now: int
@@ -67,6 +78,7 @@ class Pool:
     booked: Sequence[tuple[str, str, int, int | None]]
     used: Sequence[float]
     wakes: Mapping[str, Wake] = field(default_factory=dict)
+    over: Mapping[str, Over] = field(default_factory=dict)
 
 
 def forecast(wishes: Sequence[Wish], pool: Pool) -> dict[int, Place]:
@@ -106,6 +118,28 @@ class _Plan:
             if hold.until is not None and (guess or not hold.guess):
                 kept = hold.until - hold.since if hold.guess else int((hold.until - hold.since) * part)
                 self.free[machine_id] = max(pool.now, hold.since + kept)
+        # Whoever gets the room first is not followed, so it is likely at best, and nothing to rely on.
+        self._given: dict[int, list[tuple[int, float]]] = {}
+        room = {one: self._room(one, over) if guess else None for one, over in pool.over.items()}
+        for machine_id, at in room.items():
+            if at is None:
+                self.free.pop(machine_id, None)
+            else:
+                self.free[machine_id] = at
+
+    def _room(self, machine_id: str, over: Over) -> int | None:
+        """When those that are in use gave back enough for this one; None: nobody knows."""
+        excess, free = over.excess, self.free.get(machine_id)
+        given = self._given.get(id(over.gives))  # of a site once
+        if given is None:
+            ends = ((self.free[one], watts) for one, watts in over.gives.items() if one in self.free)
+            given = self._given[id(over.gives)] = sorted(ends)
+        for at, watts in given:
+            excess -= watts
+            if excess <= 0:
+                # One that sleeps is switched on then, and takes its time.
+                return at if free is None else at + max(0, free - self.now)
+        return None
 
     def give(self, wish: Wish) -> int | None:
         found: tuple[int, str] | None = None
@@ -147,6 +181,8 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
             hold = pool.held[machine_id]
             how = ", for a step without a time limit" if hold.guess else " for good" if hold.until is None else ""
             told.append(f"{name} is {hold.holder}'s{how}")
+        elif over := pool.over.get(machine_id):
+            told.append(over.why)
         elif wake := pool.wakes.get(machine_id):
             told.append(f"{name} sleeps, and takes about {duration(wake.median)} to wake" + _of_others(wake))
         elif state in ("suspect", "broken", "off"):

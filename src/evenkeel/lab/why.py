@@ -19,6 +19,7 @@ Code = Literal[
     "machines-barred",  # there are such machines, their owners do not let steps of that person have them
     "machines-down",  # those that it may have are broken, suspect or off
     "machines-busy",  # there are such machines, none is free
+    "machines-power",  # there are such machines; one that is free is too much for the power budget of its site
     "no-agent",  # no agent was ever as it wants
     "agents-away",  # there are such agents, none is connected
     "agents-drained",  # those that are connected take nothing
@@ -81,6 +82,12 @@ def _of_machines(dispatcher: Dispatcher, node: Node, group: int) -> Why:
     that_may = "" if may == like else f" and that {node.sub.person} may have"
     if not sound:
         return Why(code="machines-down", text=f"{_all_of(may, node, that_may)} broken, suspect or off", number=len(may))
+    if short := sorted(pool.over[one] for one in sound & pool.over.keys()):
+        rest = sound - pool.over.keys()
+        how = "are in use, or are being switched on" if rest & pool.wakes.keys() else "are in use"
+        others = f", and the others that are {node.machine} {how}" if rest else ""
+        more = f" ({len(short)} machines are kept back)" if len(short) > 1 else ""
+        return Why(code="machines-power", text=f"{short[0]}{more}{others}", number=len(short))
     asleep = sound & pool.wakes.keys()
     how = "in use"
     if asleep:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
+from pydantic import ValidationError
 
-from evenkeel.lab import energy, health
+from evenkeel.errors import WrongInput
+from evenkeel.lab import energy, health, power_budget
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.pages import Nav, back, render
 
@@ -25,7 +28,30 @@ def overview(request: Request, caller: Caller) -> HTMLResponse:
 @router.get("/health/energy")
 def report(request: Request, caller: Caller, days: int = 30) -> HTMLResponse:
     found = energy.report(caller.lab, caller.actor, days * energy.DAY_NS)
-    return render(request, "health/energy.html", report=found, days=days)
+    budgets = power_budget.budgets(caller.lab, caller.actor)
+    return render(request, "health/energy.html", report=found, days=days, budgets=budgets)
+
+
+@router.post("/health/energy/budgets")
+def put_budget(
+    request: Request,
+    caller: Caller,
+    site: Annotated[str, Form()],
+    watts: Annotated[int, Form()],
+    assumed_watts: Annotated[int, Form()] = power_budget.ASSUMED_W,
+) -> Response:
+    try:
+        wanted = power_budget.Wanted(watts=watts, assumed_watts=assumed_watts)
+    except ValidationError:
+        raise WrongInput("a power budget is some watts, more than none", hint="as in 12000") from None
+    power_budget.put(caller.lab, caller.actor, site.strip(), wanted)
+    return back(request, "/health/energy")
+
+
+@router.post("/health/energy/budgets/{site}/remove")
+def remove_budget(request: Request, caller: Caller, site: str) -> Response:
+    power_budget.remove(caller.lab, caller.actor, site)
+    return back(request, "/health/energy")
 
 
 @router.get("/machines/{machine}/health")

@@ -185,6 +185,15 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_netbox_run_started_ns"), ["started_ns"], unique=False)
 
     op.create_table(
+        "power_budget",
+        sa.Column("site", sa.String(), nullable=False),
+        sa.Column("watts", sa.Integer(), nullable=False),
+        sa.Column("assumed_watts", sa.Integer(), nullable=False),
+        sa.Column("set_by", sa.String(), nullable=False),
+        sa.Column("set_ns", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("site", name=op.f("pk_power_budget")),
+    )
+    op.create_table(
         "principal",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
@@ -379,6 +388,14 @@ def upgrade() -> None:
         sa.Column("gone_ns", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["machine_id"], ["machine.id"], name=op.f("fk_netbox_device_machine_id")),
         sa.PrimaryKeyConstraint("machine_id", name=op.f("pk_netbox_device")),
+    )
+    op.create_table(
+        "power_draw",
+        sa.Column("machine_id", sa.String(), nullable=False),
+        sa.Column("least", sa.Float(), nullable=False),
+        sa.Column("most", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["machine_id"], ["machine.id"], name=op.f("fk_power_draw_machine_id")),
+        sa.PrimaryKeyConstraint("machine_id", name=op.f("pk_power_draw")),
     )
     op.create_table(
         "power_event",
