@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tools import injection_table
 from tools.injection_table import BEGIN, END, PAGE, Counts, Row, markdown, written
 
 QUIET = Row("nothing", 0, 0, 0, 0, 100, 90, 10, 0)
@@ -54,6 +55,22 @@ def test_only_what_lies_between_the_comments_is_changed() -> None:
     for wrong in ("", page.replace(BEGIN, ""), page.replace(END, ""), END + BEGIN, page + page):
         with pytest.raises(ValueError, match="not one"):
             written(wrong, "new\n")
+
+
+def test_without_a_whole_run_nothing_is_written_and_what_to_run_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts, page = tmp_path / "build" / "injections.json", tmp_path / "spikes.md"
+    page.write_text(f"{BEGIN}\nold\n\n{END}")
+    for name, value in {"HERE": tmp_path, "COUNTS": counts, "PAGE": page}.items():
+        monkeypatch.setattr(injection_table, name, value)
+    assert injection_table.main() == 1
+    assert "build/injections.json is not there" in (said := capsys.readouterr().err)
+    assert "tests/virtual/test_spikes.py" in said and "old" in page.read_text()
+    counts.parent.mkdir()
+    counts.write_text(Counts("Taken today", (HOG,)).to_json())
+    assert injection_table.main() == 0
+    assert "| hog on the host | 5 |" in page.read_text() and "old" not in page.read_text()
 
 
 def test_the_page_has_a_place_for_them() -> None:
