@@ -124,10 +124,8 @@ def test_a_console_over_a_websocket(ask: Ask, lab: Lab, host: str, tmp_path: Pat
             assert (state["writer"], state["line"]) == ("ann", "up")
         with ask("eve", "viewer").websocket_connect("/api/v1/machines/host1/console/attach") as line:
             refused = json.loads(line.receive()["text"])
-            assert (refused["type"], refused["title"]) == (
-                "error",
-                "Forbidden",
-            )  # as the terminal and the page look for it
+            # As the terminal and the page look for it.
+            assert (refused["type"], refused["title"]) == ("error", "Forbidden")
         assert ask("bob").post("/api/v1/machines/host1/console/reset").status_code == 403
         page = ann.get("/machines/host1/console").text
         assert "Reset a stuck line" in page and "writer ann" in page
