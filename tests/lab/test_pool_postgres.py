@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, func, insert, select
 
-from evenkeel.lab import claims, flat, machines, migrate, schema, search, usage
+from evenkeel.lab import claims, energy, flat, machines, migrate, power_budget, schema, search, usage
 from evenkeel.lab.actor import Conflict
 from evenkeel.lab.claims import Request
 from evenkeel.lab.lab import Lab
@@ -149,3 +149,21 @@ def test_a_letter_that_is_not_ascii_is_the_same_for_search_and_reservations(
                 assert len(connection.execute(select(schema.machine.c.id).where(where)).all()) == count, text
         made = claims.request(lab, ANN, Request(predicate="site:Ústí", reason="x", length_ns=HOUR))
         assert made.machine == "host1"
+
+
+def test_a_power_budget_holds(team: Lab) -> None:
+    for name in ("host1", "host2"):
+        add(team, name)
+        machines.edit(team, ROOT, name, Edit(site="rack-a"))
+    host1 = machines.get(team, ANN, "host1").id
+    team.store.write(lambda connection: energy.keep_reading(team, connection, host1, 350.5, "ipmi"))
+    found = power_budget.put(team, ROOT, "rack-a", power_budget.Wanted(watts=700, assumed_watts=400))
+    assert (found.counted_watts, found.assumed) == (750.5, 1)
+    asked = Request(predicate="host1", reason="to test it", length_ns=HOUR)
+    waiting = claims.request(team, ANN, asked)
+    assert waiting.waits is not None and waiting.waits.why[0].endswith("and 750 of 700 W are taken")
+    power_budget.put(team, ROOT, "rack-a", power_budget.Wanted(watts=800, assumed_watts=400))
+    claims.tick(team)
+    assert claims.get(team, ANN, waiting.id).state == "active"
+    power_budget.remove(team, ROOT, "rack-a")
+    assert power_budget.budgets(team, ANN) == []

@@ -287,3 +287,13 @@ def test_by_rest_and_on_the_page(lab: Lab, ask: Callable[..., TestClient]) -> No
     assert root.post("/health/energy/budgets", data={"site": "rack-a", "watts": "-1"}).status_code == 422
     root.post("/health/energy/budgets/rack-a/remove")
     assert power_budget.budgets(lab, ANN) == []
+
+
+def test_a_site_may_have_any_name(lab: Lab, ask: Callable[..., TestClient]) -> None:
+    stand(lab, "host1", site="Prague 2/rack A")
+    root = ask("root", "admin")
+    path = "/api/v1/power-budgets/Prague%202%2Frack%20A"
+    assert root.put(path, json={"watts": 900}).json()["site"] == "Prague 2/rack A"
+    assert 'action="/health/energy/budgets/Prague%202/rack%20A/remove"' in root.get("/health/energy").text
+    assert root.post("/health/energy/budgets/Prague%202/rack%20A/remove").status_code in (200, 303)
+    assert root.delete(path).status_code == 404

@@ -19,13 +19,13 @@ def budgets(caller: Caller) -> list[power_budget.Budget]:
     return power_budget.budgets(caller.lab, caller.actor)
 
 
-@router.put("/{site}")
+@router.put("/{site:path}")
 def put(caller: Caller, site: Site, wanted: power_budget.Wanted) -> power_budget.Budget:
     """Set the budget of a site.  The lab gives no machine and wakes none beyond it; what runs goes on."""
     return power_budget.put(caller.lab, caller.actor, site, wanted)
 
 
-@router.delete("/{site}", status_code=204)
+@router.delete("/{site:path}", status_code=204)
 def remove(caller: Caller, site: Site) -> None:
     """The site may draw what it likes."""
     power_budget.remove(caller.lab, caller.actor, site)

@@ -29,7 +29,8 @@ def overview(request: Request, caller: Caller) -> HTMLResponse:
 def report(request: Request, caller: Caller, days: int = 30) -> HTMLResponse:
     found = energy.report(caller.lab, caller.actor, days * energy.DAY_NS)
     budgets = power_budget.budgets(caller.lab, caller.actor)
-    return render(request, "health/energy.html", report=found, days=days, budgets=budgets)
+    assumed = power_budget.ASSUMED_W
+    return render(request, "health/energy.html", report=found, days=days, budgets=budgets, assumed_watts=assumed)
 
 
 @router.post("/health/energy/budgets")
@@ -48,7 +49,7 @@ def put_budget(
     return back(request, "/health/energy")
 
 
-@router.post("/health/energy/budgets/{site}/remove")
+@router.post("/health/energy/budgets/{site:path}/remove")
 def remove_budget(request: Request, caller: Caller, site: str) -> Response:
     power_budget.remove(caller.lab, caller.actor, site)
     return back(request, "/health/energy")
