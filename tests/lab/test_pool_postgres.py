@@ -165,5 +165,7 @@ def test_a_power_budget_holds(team: Lab) -> None:
     power_budget.put(team, ROOT, "rack-a", power_budget.Wanted(watts=800, assumed_watts=400))
     claims.tick(team)
     assert claims.get(team, ANN, waiting.id).state == "active"
+    machines.edit(team, ROOT, "host2", Edit(policy=Policy(draw_watts=300, idle_watts=120.5)))
+    assert power_budget.budgets(team, ANN)[0].counted_watts == 471
     power_budget.remove(team, ROOT, "rack-a")
     assert power_budget.budgets(team, ANN) == []

@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from evenkeel.documents.base import Model
 from evenkeel.lab import schema
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.machines import policy_of
 
 #: What servers of two sockets draw at work, about; for those that do not tell.
 ASSUMED_W = 500
@@ -148,11 +147,7 @@ def rooms(connection: Connection) -> Rooms:
 
 
 def _rooms(connection: Connection, budgets: Mapping[str, Any]) -> Rooms:
-    machine, told = schema.machine, schema.power_draw.c
-    asked = select(machine, told.least, told.most).select_from(
-        machine.outerjoin(schema.power_draw, told.machine_id == machine.c.id)
-    )
-    rows = connection.execute(asked.where(machine.c.site.in_(list(budgets)), machine.c.state != "retired")).all()
+    rows = connection.execute(_MACHINES, {"sites": list(budgets)}).all()
     held = set(connection.scalars(_HELD))
     switched = {row.machine_id: row.action for row in connection.execute(_SWITCHED)}
     draws = {}
@@ -169,11 +164,10 @@ def _rooms(connection: Connection, budgets: Mapping[str, Any]) -> Rooms:
 
 def _watts(row: Any, assumed: float) -> tuple[float, float, bool]:
     """Idle, in full, and whether that is stated or measured."""
-    policy = policy_of(row)
-    most = policy.draw_watts if policy.draw_watts is not None else row.most
+    most = row.most if row.draw_watts is None else row.draw_watts
     if most is None:
         return assumed, assumed, False
-    least = policy.idle_watts if policy.idle_watts is not None else row.least
+    least = row.least if row.idle_watts is None else row.idle_watts
     return (most if least is None else min(least, most)), most, True
 
 
@@ -255,6 +249,14 @@ def remove(lab: Lab, actor: Actor, site: str) -> None:
     lab.store.write(change)
 
 
+_machine, _told = schema.machine.c, schema.power_draw.c
+#: Of the policy what is asked for, by the database: to read all of it takes longer than all the rest.
+_STATED = [_machine.policy[key].as_float().label(key) for key in ("draw_watts", "idle_watts")]
+_MACHINES = (
+    select(_machine.id, _machine.name, _machine.site, _machine.state, *_STATED, _told.least, _told.most)
+    .select_from(schema.machine.outerjoin(schema.power_draw, _told.machine_id == _machine.id))
+    .where(_machine.site.in_(bindparam("sites", expanding=True)), _machine.state != "retired")
+)
 _BUDGETS = select(schema.power_budget).order_by(schema.power_budget.c.site)
 _HELD = select(schema.claim.c.machine_id).where(
     schema.claim.c.state.in_(("preparing", "active")), schema.claim.c.machine_id.is_not(None)
