@@ -297,6 +297,7 @@ def test_by_rest_and_on_the_page(lab: Lab, ask: Callable[..., TestClient]) -> No
     assert done.status_code in (200, 303), done.text
     assert [one["watts"] for one in ann.get("/api/v1/power-budgets").json()] == [50]
     assert '<span class="chip warn">100 W</span>' in root.get("/health/energy").text
+    assert "400 W, as its owner states; idle 100 W" in ann.get("/machines/host1").text
     assert root.post("/health/energy/budgets", data={"site": "rack-a", "watts": "-1"}).status_code == 422
     root.post("/health/energy/budgets/rack-a/remove")
     assert power_budget.budgets(lab, ANN) == []

@@ -444,7 +444,9 @@ def edit(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            "--policy", metavar="KEY=JSON", help="Another key of its policy: power, auto_off; more than once."
+            "--policy",
+            metavar="KEY=JSON",
+            help="Another key of its policy: power, auto_off, draw_watts, idle_watts; null for none; more than once.",
         ),
     ] = None,
     at: At = None,
