@@ -34,7 +34,7 @@ ANN = with_roles("ann", ["user"])
 BOB = with_roles("bob", ["user"])
 ADMIN = with_roles("root", ["admin"])
 #: An emulated host reboots in a moment; nobody waits for a real one's shutdown here.
-QUICK = {"power": {"down_s": 1.5, "shutdown_s": 1.5, "boot_s": 6.0}}
+QUICK = {"power": {"down_s": 1.5, "shutdown_s": 1.5, "boot_s": 60.0}}
 
 
 @pytest.fixture(scope="module")
