@@ -3,8 +3,8 @@
 A build server, or a shell that runs us in the background, hands SIGINT down as ignored, and nohup SIGHUP; Python then
 installs no handler, and every test that presses Ctrl-C or closes a terminal would fail for a reason that is not ours.
 
-`make test` runs three processes (pytest-xdist) on two cores.  One boots virtual hosts, which is mostly waiting for one
-core; the other two run, file by file and with what is left of the cores, what minds no neighbour.  The first goes on
+`make test` runs four processes (pytest-xdist) on two cores.  One boots virtual hosts, which is mostly waiting for one
+core; the other three run, file by file and with what is left of the cores, what minds no neighbour.  The first goes on
 with what does mind one: it measures this machine, loads it, or counts what runs on it, and none of the others has a
 test running meanwhile.
 """
