@@ -51,7 +51,7 @@ def test_to_postgresql_no_time_is_a_number_of_four_bytes() -> None:
     """Nanoseconds of three seconds are more, and it refuses the whole question."""
     from sqlalchemy.dialects import postgresql
 
-    dialect = postgresql.psycopg.dialect()
+    dialect = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
     asked = str(claims._with_ends(10**18).compile(dialect=dialect))
     assert "::BIGINT" in asked and "::INTEGER" not in asked
 
