@@ -19,7 +19,7 @@ demo: ## from nothing to a proven real-time guest, and a report (10 minutes the 
 .PHONY: test
 test: ## all tests but the long ones
 	@tools/setup virtual test
-	@exec $(BIN)/pytest -m 'not long' --numprocesses 4
+	@exec $(BIN)/pytest -m 'not long' --numprocesses 2
 
 .PHONY: test-long
 test-long: ## the long tests

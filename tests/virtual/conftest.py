@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A defect that loses the host does so twice.
 
     Two emulated hosts at a time are slow on two cores, and one that nobody asks anything takes half a core.  So first
-    come the tests of the tuned host, then those that boot their own, and then those of the untuned one.
+    come the tests of the tuned host, then those that boot their own, and last those of the untuned one.
     """
     for item in items:
         if _here(item):
@@ -59,13 +59,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """The tuned host goes before the first test that does not want it: none behind it does."""
     if "tuned_host" not in getattr(item, "fixturenames", ()):
         _TUNED.close()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """The untuned host goes with the last test of this folder: what measures this machine may come behind it."""
-    if nextitem is None or not _here(nextitem):
-        _UNTUNED.close()
 
 
 #: The topology of the session's host: 2 sockets x 2 cores x 2 threads, 2 nodes, all kinds of devices.
@@ -103,16 +96,16 @@ def running_host(what: str, spec: HostSpec) -> Iterator[VirtualMachine]:
             lifecycle.remove(name)
 
 
-#: Hold the hosts of the session, which end with their last tests and not with the session.
-_TUNED, _UNTUNED = contextlib.ExitStack(), contextlib.ExitStack()
+#: Holds the tuned host of the session, which ends with its last test and not with the session.
+_TUNED = contextlib.ExitStack()
 
 
 @pytest.fixture(scope="session")
 def virtual_host() -> Iterator[VirtualMachine]:
     """A running virtual host.  Tests that change it must put it back."""
     remove_orphans()
-    with _UNTUNED:
-        yield _UNTUNED.enter_context(running_host("shared", SPEC))
+    with running_host("shared", SPEC) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,10 @@ def test_everything_but_hardware_counters_works_here(probe: Probe) -> None:
     assert {key[0] for key in found} >= {"raw_tp", "tp_btf", "fentry", "function", "kprobe", "uprobe", "ring", "perf"}
 
 
-@pytest.mark.parametrize("source", ["raw_tp", "tp_btf", "tracepoint", "fentry"])
+@pytest.mark.parametrize(
+    "source",
+    ["raw_tp", "fentry", *(pytest.param(source, marks=pytest.mark.long) for source in ("tp_btf", "tracepoint"))],
+)
 def test_system_calls_are_exact(virtual_host: VirtualMachine, probe: Probe, source: str) -> None:
     found = watch(virtual_host, probe, source, GETUID)
     assert {row["key"]: row["count"] for row in found["rows"]}["ek-load"] == CALLS
