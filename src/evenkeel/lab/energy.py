@@ -246,7 +246,7 @@ def wanted(lab: Lab) -> list[str]:
             for machine_id in more:
                 rooms.take(machine_id)
             found += more
-    return list(dict.fromkeys(found))
+    return found
 
 
 @dataclass(frozen=True)
