@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, func, insert, select, update
 
-from evenkeel.lab import schema
+from evenkeel.lab import held, schema
 from evenkeel.lab.durations import quantile
 
 #: The reason of the state ``off`` of a machine that sleeps.
@@ -83,10 +83,9 @@ def deadline_s(known_ns: Sequence[int]) -> float:
 def wakes(connection: Connection, now: int) -> dict[str, Wake]:
     """By id, all machines that sleep, but for those in maintenance, which wake for nobody.  One that is being switched
     on already has less before it."""
-    machine, power, claim = schema.machine.c, schema.power_event.c, schema.claim.c
-    held = select(claim.machine_id).where(claim.state.in_(("preparing", "active")), claim.machine_id.is_not(None))
+    machine, power = schema.machine.c, schema.power_event.c
     asked = select(machine.id, machine.name, machine.policy).where(
-        machine.state == "off", machine.state_reason == ASLEEP, machine.id.not_in(held)
+        machine.state == "off", machine.state_reason == ASLEEP, machine.id.not_in(held.MACHINES)
     )
     asleep = connection.execute(asked).all()
     if not asleep:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from evenkeel.documents.base import Model
 from evenkeel.documents.quantity import Nanoseconds
 from evenkeel.errors import WrongInput
-from evenkeel.lab import allowed, boots, credits, machines, people, power_budget, search
+from evenkeel.lab import allowed, boots, credits, held, machines, people, power_budget, search
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
@@ -46,7 +46,7 @@ from evenkeel.lab.waiting import Hold, Over, Place, Pool, Wish, forecast
 
 Kind = Literal["reservation", "step", "maintenance", "permanent"]
 State = Literal["waiting", "preparing", "active", "ended", "cancelled"]
-HELD = ("preparing", "active")
+HELD = held.STATES
 #: Forms are filled in while time goes on; what was meant longer ago is a mistake.
 _PAST_NS = 300 * 10**9
 OPEN = ("waiting", *HELD)
@@ -168,8 +168,8 @@ def take_for_step(
 
 def release_step(lab: Lab, connection: Connection, step_id: int, cause: str) -> list[str]:
     """Within a change: give back all machines of a step; returns their ids.  Whoever waits gets them at once."""
-    held = select(claim).where(claim.c.step_id == step_id, claim.c.state.in_(HELD), claim.c.kind == "step")
-    rows = connection.execute(held).all()
+    asked = select(claim).where(claim.c.step_id == step_id, claim.c.state.in_(HELD), claim.c.kind == "step")
+    rows = connection.execute(asked).all()
     for row in rows:
         _end(lab, connection, row, "ended", cause, who="lab")
     if rows:
@@ -285,10 +285,10 @@ def _need_few(connection: Connection, actor: Actor, limits: Limits) -> None:
 def _need_not_have(connection: Connection, actor: Actor, row: Row[Any]) -> None:
     """Who has a machine and asks for it again would wait for themselves.  Raises Conflict."""
     mine = and_(claim.c.machine_id == row.id, claim.c.holder == actor.name, claim.c.state.in_(HELD))
-    held = connection.execute(select(claim).where(mine)).first()
-    if held is not None:
+    had = connection.execute(select(claim).where(mine)).first()
+    if had is not None:
         raise Conflict(
-            f"{row.name} is yours already: reservation {held.id}", hint=f"evenkeel lab extend {row.name} DURATION"
+            f"{row.name} is yours already: reservation {had.id}", hint=f"evenkeel lab extend {row.name} DURATION"
         )
 
 
@@ -320,8 +320,7 @@ def _matching(connection: Connection, predicate: Predicate, *conditions: Any) ->
 
 def _free(connection: Connection, predicate: Predicate, machine_id: str | None = None) -> Sequence[Row[Any]]:
     """Machines that are ready and that nobody holds."""
-    held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
-    conditions = [machine.c.state == "ready", machine.c.id.not_in(held)]
+    conditions = [machine.c.state == "ready", machine.c.id.not_in(held.MACHINES)]
     if machine_id is not None:
         conditions.append(machine.c.id == machine_id)
     return _matching(connection, predicate, *conditions)
@@ -471,8 +470,7 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any], rooms: power_bud
 def _candidates(connection: Connection, predicate: Predicate, row: Row[Any]) -> Sequence[Row[Any]]:
     if row.kind == "maintenance":
         # What is broken is what needs it.
-        held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
-        return _matching(connection, predicate, machine.c.id.not_in(held))
+        return _matching(connection, predicate, machine.c.id.not_in(held.MACHINES))
     found = list(_free(connection, predicate))
     # The machine that was promised first; another one when that is not fit to be given.
     return sorted(found, key=lambda one: one.id != row.machine_id)
@@ -602,8 +600,7 @@ def refused(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None:
 
 def let_go(lab: Lab, busy: Collection[str]) -> None:
     """Machines whose claim ended while they were prepared are free again, but for those that are still worked on."""
-    held = select(claim.c.machine_id).where(claim.c.state.in_(HELD), claim.c.machine_id.is_not(None))
-    left = select(machine.c.id).where(machine.c.state == "preparing", machine.c.id.not_in(held))
+    left = select(machine.c.id).where(machine.c.state == "preparing", machine.c.id.not_in(held.MACHINES))
 
     def change(connection: Connection) -> None:
         free = [number for number in connection.scalars(left).all() if number not in busy]

@@ -21,7 +21,7 @@ from pydantic import Field
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from evenkeel.documents.base import Model
-from evenkeel.lab import schema
+from evenkeel.lab import held, schema
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.lab import Lab
 
@@ -148,7 +148,7 @@ def rooms(connection: Connection) -> Rooms:
 
 def _rooms(connection: Connection, budgets: Mapping[str, Any]) -> Rooms:
     rows = connection.execute(_MACHINES, {"sites": list(budgets)}).all()
-    held = set(connection.scalars(_HELD))
+    taken = set(connection.scalars(held.MACHINES))
     switched = {row.machine_id: row.action for row in connection.execute(_SWITCHED)}
     draws = {}
     for row in rows:
@@ -156,7 +156,7 @@ def _rooms(connection: Connection, budgets: Mapping[str, Any]) -> Rooms:
         now, gives = least, 0.0
         if row.state == "off":  # while it is switched off it draws yet
             now = {None: 0.0, "off": least}.get(switched.get(row.id), full)
-        elif row.id in held:
+        elif row.id in taken:
             now, gives = full, full - least
         draws[row.id] = _Draw(row.name, row.site, now, full, gives, known)
     return Rooms({site: budget.watts for site, budget in budgets.items()}, draws)
@@ -258,9 +258,6 @@ _MACHINES = (
     .where(_machine.site.in_(bindparam("sites", expanding=True)), _machine.state != "retired")
 )
 _BUDGETS = select(schema.power_budget).order_by(schema.power_budget.c.site)
-_HELD = select(schema.claim.c.machine_id).where(
-    schema.claim.c.state.in_(("preparing", "active")), schema.claim.c.machine_id.is_not(None)
-)
 _SWITCHED = select(schema.power_event.c.machine_id, schema.power_event.c.action).where(
     schema.power_event.c.result == "running"
 )

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
 
-from evenkeel.lab import allowed, boots, power_budget, schema
+from evenkeel.lab import allowed, boots, held, power_budget, schema
 from evenkeel.lab.allowed import Asker
 from evenkeel.lab.boots import Wake
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.predicate import Predicate
 
-_machine, _claim, _memory = schema.machine.c, schema.claim.c, schema.fact.alias()
-_HELD = select(_claim.machine_id).where(_claim.state.in_(("preparing", "active")), _claim.machine_id.is_not(None))
-_READY = select(_machine.id).where(_machine.state == "ready", _machine.id.not_in(_HELD))
+_machine, _memory = schema.machine.c, schema.fact.alias()
+_READY = select(_machine.id).where(_machine.state == "ready", _machine.id.not_in(held.MACHINES))
 _UNFIT = select(_machine.id, _machine.state, _machine.state_reason).where(
     _machine.state.in_(("suspect", "broken", "off", "retired"))
 )
