@@ -16,11 +16,10 @@ from fastapi.testclient import TestClient
 
 from evenkeel.lab import events, people
 from evenkeel.lab.actor import Actor, with_roles
-from evenkeel.lab.api.app import create_app
 from evenkeel.lab.api.who import SESSION, Identify, Peer
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.settings import Oidc, Settings
-from tests.lab.conftest import Clock
+from tests.lab.conftest import Clock, an_app
 
 READER = Actor("x", frozenset({"read"}))
 
@@ -58,7 +57,7 @@ def app_of(lab: Lab, issuer: str | None = None, **more: object) -> FastAPI:
         }
         known |= {"roles": {"lab-users": "user"}, "teams": ["kern*"]} | more
         lab.settings = Settings(oidc=Oidc.model_validate(known))
-    return create_app(lab, who=Identify(lab), key="secret")
+    return an_app(lab, who=Identify(lab), key="secret")
 
 
 def browser(app: FastAPI) -> TestClient:
@@ -198,7 +197,7 @@ def test_a_session_ends_and_cannot_be_forged(lab: Lab, clock: Clock) -> None:
     cookie = client.cookies[SESSION]
     clock.move(12 * 3600 + 1)
     assert client.get("/api/v1/me").status_code == 401
-    forged = browser(create_app(lab, who=Identify(lab), key="another"))
+    forged = browser(an_app(lab, who=Identify(lab), key="another"))
     forged.cookies[SESSION] = cookie
     assert forged.get("/api/v1/me").status_code == 401
 
@@ -248,7 +247,7 @@ def test_a_token_needs_no_origin_and_a_wrong_one_is_nobody(lab: Lab) -> None:
 
 
 def test_the_kernel_says_who_is_at_the_socket_and_a_client_cannot(lab: Lab) -> None:
-    app = create_app(lab, who=Identify(lab))
+    app = an_app(lab, who=Identify(lab))
 
     async def with_peer(scope: dict[str, object], receive: object, send: object) -> None:
         scope["state"] = {"peer": Peer(1, 65534, 65534)}

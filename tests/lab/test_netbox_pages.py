@@ -18,10 +18,10 @@ from fastapi.testclient import TestClient
 
 from evenkeel.cli.root import run as evenkeel
 from evenkeel.lab.actor import with_roles
-from evenkeel.lab.api.app import create_app
 from evenkeel.lab.clocks import now_ns
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import settings
+from tests.lab.conftest import an_app
 from tests.lab.netbox_stand_in import V2, Stand, serve
 
 Ask = Callable[..., TestClient]
@@ -131,7 +131,7 @@ def test_a_webhook_is_followed_when_it_is_answered_and_the_command_line_shows_it
 ) -> None:
     """The whole way over sockets: NetBox's stand-in posts to the service, which asks it back."""
     lab.store.clock = now_ns
-    app = create_app(lab, who=lambda connection: with_roles("ann", ["maintainer"]))
+    app = an_app(lab, who=lambda connection: with_roles("ann", ["maintainer"]))
     with _serving(app) as url:
         assert evenkeel(["lab", "netbox", "import", "1", "--lab", url]) == 0
         heard: list[tuple[bytes, dict[str, str]]] = []

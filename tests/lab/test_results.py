@@ -21,7 +21,6 @@ from evenkeel.errors import WrongInput
 from evenkeel.lab import agent as agents
 from evenkeel.lab import artifacts, dispatching, local, results, steps, submissions
 from evenkeel.lab.actor import Actor, with_roles
-from evenkeel.lab.api.app import create_app
 from evenkeel.lab.artifacts import contents
 from evenkeel.lab.client import Client
 from evenkeel.lab.dispatching import socket_path
@@ -31,6 +30,7 @@ from evenkeel.lab.runner import FOLDER
 from evenkeel.lab.step import Graph, read_graph
 from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.lab.transfer import Broken, Here, There, download, upload
+from tests.lab.conftest import an_app
 from tests.lab.service import up
 from tests.lab.test_artifacts import Work, sha, work  # noqa: F401  work is a fixture
 from tests.waiting import until
@@ -71,7 +71,7 @@ def test_contents_are_brought_and_fetched_whole_or_in_part(ask: Ask) -> None:
 
 def test_an_agent_brings_and_fetches_files_and_sends_nothing_in(lab: Lab) -> None:
     """With the one scope that it is documented to need."""
-    client = TestClient(create_app(lab, who=lambda _: Actor("builder", frozenset({"agent"}), via="token builder")))
+    client = TestClient(an_app(lab, who=lambda _: Actor("builder", frozenset({"agent"}), via="token builder")))
     path = f"/api/v1/contents/{sha(b'data')}"
     assert client.post("/api/v1/contents/missing", json={"sha256": [sha(b"data")]}).status_code == 200
     assert client.put(path, content=b"data").status_code == 201
