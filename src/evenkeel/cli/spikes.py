@@ -272,6 +272,7 @@ def _print(found: Explanation) -> None:
     from evenkeel.report.timeline import (
         SHORTER,
         aligned,
+        aligned_below,
         blurred,
         ended_early,
         explained_share,
@@ -292,7 +293,7 @@ def _print(found: Explanation) -> None:
         console.print(f"latencies: {found.label}; what took the time is exact", style="bold yellow")
     console.print(f"clocks of host and guest: {aligned(found.alignment)}")
     if found.below:
-        console.print(f"machine under the host: {aligned(found.below)}")
+        console.print(f"machine under the host: {aligned_below(found.below)}")
     if said := blurred(found):
         console.print(said, style="bold red")
     missing = bool(found.lost.host or found.lost.guest or found.lost.below)

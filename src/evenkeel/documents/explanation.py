@@ -107,7 +107,7 @@ class Cause(Model):
 class Alignment(Model):
     """How the guest's clock was bound to the host's, and how far it can be off at any time of the recording.
 
-    ``none``: the guest is gone, and left nothing that would be bound.
+    ``none``: the guest is gone, and left nothing that would be bound; of a machine below the host: no round trip did.
     """
 
     method: Literal["tsc-offset", "round trips", "none"]

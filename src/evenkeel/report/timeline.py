@@ -91,6 +91,15 @@ def aligned(alignment: Alignment) -> str:
     return f"aligned by {alignment.method}, off by {format_ns(alignment.error_ns)} at most"
 
 
+def aligned_below(alignment: Alignment | None) -> str:
+    """Of the machine under the host."""
+    if alignment is None:
+        return "not recorded"
+    if alignment.method == "none":
+        return "recorded, but no round trip binds its clock to the host's: nothing is charged to it"
+    return aligned(alignment)
+
+
 def blurred(explanation: Explanation) -> str:
     """What the clocks' error means where it is as large as what is to be explained; "" where it is not."""
     error = explanation.alignment.error_ns
@@ -387,7 +396,7 @@ def _conditions(explanation: Explanation) -> Markup:
     rows = [
         ("Measured by", f"timerlat in the guest, every {format_ns(explanation.period_ns)}"),
         ("Clocks of host and guest", aligned(explanation.alignment)),
-        ("Machine under the host", aligned(explanation.below) if explanation.below else "not recorded"),
+        ("Machine under the host", aligned_below(explanation.below)),
         ("Events lost", lost(explanation)),
         *((f"Recorded of the {side}", text) for side, text in recorded(explanation)),
         ("Kernel of the host", conditions.kernel),

@@ -179,7 +179,8 @@ def _exit_names(host: Trace) -> Mapping[int, str]:
 def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | None, Alignment | None, int, int | None]:
     """The machine under the host, on the axis of the host: bound by round trips, narrowed by what is impossible.
 
-    Then how many of its events were lost, and until when it was recorded.
+    Then how many of its events were lost, and until when it was recorded.  Where no round trip binds it, nothing is
+    charged to it.
     """
     if recording.below is None:
         return None, None, 0, None
@@ -200,13 +201,14 @@ def _below(recording: Recording, host: Trace, clock: Clock) -> tuple[Below | Non
     # The host's counter seen from below: as a guest's from its host, so the two change places.
     found = by_round_trips(own, trips)
     if found is None:
-        return None, None, 0, None
+        return None, Alignment(method="none", error_ns=0), under.lost, None
     host_from_below, alignment = found
     tids = {int(cpu): tid for cpu, tid in recording.below_threads.items() if cpu != "timer"}
     switches = Switches.of(under)
-    absent = {cpu: list(switches.states(tid).absences()) for cpu, tid in tids.items()}
-    seen = {cpu: records.at for cpu, records in host.cpus.items()}
-    host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
+    if not under.lost:  # where the switch that ended an absence is lost, the CPU seems to run in it
+        absent = {cpu: list(switches.states(tid).absences()) for cpu, tid in tids.items()}
+        seen = {cpu: records.at for cpu, records in host.cpus.items()}
+        host_from_below, alignment = narrowed(own, alignment, host_from_below, absent, seen)
     axis = Clock(clock.base, clock.ns_per_tick, -host_from_below.offset)
     seen_below = below_timeline(switches.on(axis), tids, recording.below_threads["timer"])
     return seen_below, alignment, under.lost, _last_mark(under, recording.below, axis)
