@@ -174,6 +174,29 @@ def test_tsc_watchdog_by_kernel_and_sockets(kernel: str, sockets: int, wanted: b
     assert bool(of(plan(metal), "H-TSC")) is wanted
     assert of(plan(facts), "H-TSC") == []  # a virtual host's TSC is not ours to trust
     assert of(plan(metal.model_copy(update={"clocksource": "hpet"})), "H-TSC") == []
+    told = {"tsc_flags": ("constant_tsc", "nonstop_tsc", "tsc", "tsc_adjust")}
+    assert bool(of(plan(metal.model_copy(update=told)), "H-TSC")) is wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("constant_tsc", "nonstop_tsc", "tsc", "tsc_adjust"), False),
+        (("constant_tsc", "nonstop_tsc", "tsc"), True),  # an AMD EPYC, one socket or two, whatever the kernel
+        (("constant_tsc", "tsc", "tsc_adjust"), False),  # stops when the CPU sleeps deeply: to be watched
+        (("nonstop_tsc", "tsc"), False),
+        ((), False),
+    ],
+)
+@pytest.mark.parametrize("hypervisor", ["none", "qemu"])
+def test_no_kernel_trusts_a_tsc_unwatched_that_cannot_tell_when_it_was_changed(
+    flags: tuple[str, ...], wanted: bool, hypervisor: str
+) -> None:
+    facts = make_facts(kernel="6.12.1-rt")
+    identity = facts.identity.model_copy(update={"hypervisor": hypervisor})
+    found = of(plan(facts.model_copy(update={"identity": identity, "tsc_flags": flags})), "H-TSC")
+    assert [one.new for one in found] == (["nowatchdog"] if wanted else [])
+    assert all("TSC_ADJUST" in one.reason for one in found)
 
 
 def test_watchdog_stays_on_the_other_cpus() -> None:

@@ -326,6 +326,8 @@ class Facts(Document):
     interrupts: tuple[Interrupt, ...] = ()
     clocksource: str | None = None
     clocksources: tuple[str, ...] = ()
+    #: What the kernel's flags say of the TSC: constant_tsc, nonstop_tsc, tsc_adjust ...; None: not known.
+    tsc_flags: tuple[str, ...] | None = None
     idle: Idle = Idle()
     frequency: Frequency = Frequency()
     #: Intel Speed Select: base-freq, turbo-freq, core-power -> enabled, disabled, unsupported; None: not known.

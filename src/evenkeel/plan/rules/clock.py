@@ -25,23 +25,39 @@ from evenkeel.plan.rules.rule import (
 def tsc_watchdog(context: Context) -> Iterable[Wanted]:
     """``tsc=nowatchdog`` only where the kernel would watch a TSC that it trusts enough to use.
 
-    The watchdog timer visits each CPU in turn every half second.  The kernel leaves it out by itself for an invariant
-    TSC since 5.16 on up to two sockets (b50db7095fe0) and since 6.2 on up to four (233756a640be).
+    The watchdog timer visits each CPU in turn every half second (seen on a tuned virtual host: two of its seven timer
+    interrupts in 4 s).  The kernel leaves it out by itself for an invariant TSC with a TSC_ADJUST register, which tells
+    when firmware changed it, since 5.16 on up to two sockets (b50db7095fe0) and since 6.2 on up to four (233756a640be).
+    AMD's CPUs have no such register, so there it is always watched.
     """
     facts = context.facts
-    if facts.identity.architecture != "x86_64" or facts.clocksource != "tsc" or facts.identity.hypervisor != "none":
+    if facts.identity.architecture != "x86_64" or facts.clocksource != "tsc":
+        return
+    known = facts.tsc_flags
+    # Without the flags a hypervisor's TSC is not ours to trust; with them it has said that it stays as it is.
+    if facts.identity.hypervisor != "none" if known is None else not {"constant_tsc", "nonstop_tsc"} <= set(known):
         return
     packages = len({cpu.package for cpu in facts.cpus if cpu.online})
     trusted = 4 if context.kernel >= (6, 2) else 2 if context.kernel >= (5, 16) else 0
-    if packages <= trusted:
+    adjusts = known is None or "tsc_adjust" in known
+    if adjusts and packages <= trusted:
         return
+    why = (
+        f"{packages} sockets are more than the {trusted} for which kernel {facts.kernel.release} trusts it unwatched"
+        if adjusts
+        else "the CPUs have no TSC_ADJUST register, without which no kernel trusts it unwatched"
+    )
     yield boot_argument(
         context,
         "tsc",
         "nowatchdog",
-        f"the clock source is tsc, {packages} sockets are more than the {trusted} for which kernel "
-        f"{facts.kernel.release} trusts it unwatched, and the watchdog's timer visits every CPU, {context.who()}",
-        inputs={"clocksource": "tsc", "sockets": str(packages), "kernel": facts.kernel.release},
+        f"the clock source is tsc, {why}, and the watchdog's timer visits every CPU, {context.who()}",
+        inputs={
+            "clocksource": "tsc",
+            "TSC": "not known" if known is None else " ".join(known),
+            "sockets": str(packages),
+            "kernel": facts.kernel.release,
+        },
     )
 
 
@@ -159,11 +175,13 @@ RULES = (
         when="boot",
         risk="a TSC that drifts after all is noticed by nobody and the time is wrong",
         verification="/proc/cmdline; /sys/devices/system/clocksource/clocksource0/current_clocksource stays tsc",
-        source="kernel: admin-guide/kernel-parameters.txt tsc=; commits b50db7095fe0 (5.16), 233756a640be (6.2)",
+        source="kernel: admin-guide/kernel-parameters.txt tsc=; arch/x86/kernel/tsc.c check_system_tsc_reliable(), "
+        "commits b50db7095fe0 (5.16), 233756a640be (6.2)",
         compute=tsc_watchdog,
         inputs=(
             "architecture",
             "clock source",
+            "flags of the TSC (constant, nonstop, TSC_ADJUST)",
             "hypervisor",
             "number of sockets",
             "kernel version",

@@ -17,7 +17,7 @@ from evenkeel.probe.facts.cpus import online, read_cpuinfo, read_cpus
 from evenkeel.probe.facts.daemons import NAMES, read_daemons
 from evenkeel.probe.facts.devices import read_blocks, read_nics
 from evenkeel.probe.facts.guests import read_definitions, read_guests
-from evenkeel.probe.facts.identity import read_identity
+from evenkeel.probe.facts.identity import read_identity, read_tsc_flags
 from evenkeel.probe.facts.interrupts import read_interrupts
 from evenkeel.probe.facts.kernel import read_frequency, read_idle, read_kernel, read_kvm, read_vulnerabilities, uname
 from evenkeel.probe.facts.kernellog import read_log
@@ -104,6 +104,7 @@ def facts_of(root: Root, on_progress: OnProgress | None = None) -> dict[str, Any
         "interrupts": interrupts,
         "clocksource": root.read(_CLOCK + "/current_clocksource"),
         "clocksources": (root.read(_CLOCK + "/available_clocksource") or "").split(),
+        "tsc_flags": read_tsc_flags(cpuinfo),
         "idle": read_idle(root),
         "frequency": read_frequency(root),
         "speed_select": read_speed_select(root),

@@ -64,6 +64,13 @@ def read_identity(root: Root, uname: dict[str, str], cpuinfo: dict[int, dict[str
     }
 
 
+def read_tsc_flags(cpuinfo: dict[int, dict[str, str]]) -> list[str] | None:
+    """What /proc/cpuinfo says of the TSC, sorted; None where it has no flags."""
+    first = next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
+    flags = first.get("flags")
+    return None if flags is None else sorted(flag for flag in flags.split() if "tsc" in flag.split("_"))
+
+
 def _dmi(root: Root, name: str) -> str | None:
     return (root.read("%s/%s" % (DMI, name)) or "").strip() or None
 
