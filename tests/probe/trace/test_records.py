@@ -238,7 +238,10 @@ def test_a_number_of_the_event_is_in_each_record() -> None:
 
 
 def test_two_sources_have_the_same_records() -> None:
-    """A ring and trace pages at once: the same calls, by the same thread, at the same time of the same clock."""
+    """A ring and trace pages at once: the same calls, by the same thread, at the same time of the same clock.
+
+    The thread is new, and is still there at the end, so that its process is known of pages, too.
+    """
     runs = [
         kinds.Record({"kind": "record", "events": [GETUID]}, "raw_tp"),
         kinds.Record({"kind": "record", "events": [GETUID]}, "ring"),
@@ -246,14 +249,17 @@ def test_two_sources_have_the_same_records() -> None:
     for run in runs:
         run.attach()
     known: list[int] = []
+    worked, looked = threading.Event(), threading.Event()
 
     def work() -> None:
         known.append(threading.get_native_id())
         getuid(3000)
+        worked.set()
+        looked.wait(60)
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    assert worked.wait(60)
     times = []
     for run in runs:
         run.detach()
@@ -261,13 +267,35 @@ def test_two_sources_have_the_same_records() -> None:
         pages = {cpu: bytes(one) for cpu, one in recording._kept[told["id"]].items()}
         run.close()
         if told["formats"]:
-            array = from_pages(pages, told["header_page"], told["formats"][GETUID], None)
-            assert set(array["process"]) <= {0}
+            array = from_pages(pages, told["header_page"], told["formats"][GETUID], None, told["processes"])
         else:
             array = from_ring(pages[0])
+        assert set(array["process"][array["thread"] == known[0]]) == {os.getpid()}
         times.append(np.sort(array["time_ns"][array["thread"] == known[0]]).astype(np.int64))
+    looked.set()
+    thread.join()
     assert len(times[0]) == len(times[1]) == 3000
     assert np.median(np.abs(times[0] - times[1])) < 20_000, "one after the other, at the same event"
+
+
+def test_a_thread_that_came_and_went_has_no_process_in_trace_pages() -> None:
+    run = kinds.Record({"kind": "record", "events": [GETUID]}, "ring")
+    run.attach()
+    known: list[int] = []
+
+    def work() -> None:
+        known.append(threading.get_native_id())
+        getuid(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    run.detach()
+    told = run.result()["records"]
+    pages = {cpu: bytes(one) for cpu, one in recording._kept[told["id"]].items()}
+    run.close()
+    array = from_pages(pages, told["header_page"], told["formats"][GETUID], None, told["processes"])
+    assert list(array["process"][array["thread"] == known[0]]) == [0] * 10
 
 
 def test_reading_is_not_recorded() -> None:

@@ -348,7 +348,10 @@ def _notes(question: Question, stop: threading.Event, found: dict[str, Any], con
     if found.get("full"):
         notes.append("ended early: no more records are kept, and those that came later are not counted either")
     if "records" in found and found["records"]["formats"]:
-        notes.append("a record of this source does not say the process: 0 stands in its place")
+        notes.append(
+            "a record of this source does not say the process: it is that of the thread before or after, and 0 "
+            "for a thread that came and went meanwhile"
+        )
     if refused := found.get("not_real_time"):
         notes.append(f"the reader got no real-time priority ({refused}), so it may be kept from its CPU, and lose more")
     if stop.is_set():

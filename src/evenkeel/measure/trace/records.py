@@ -39,17 +39,25 @@ def from_ring(raw: bytes) -> NDArray[Any]:
     return np.frombuffer(raw, STRIDE)[FIELDS]
 
 
-def from_pages(pages: Mapping[int, bytes], header_page: str, form: str, field: str | None) -> NDArray[Any]:
-    """The same from trace pages whose clock is ``mono``, in the order of CPUs.  ``process`` is 0: records lack it.
+def from_pages(
+    pages: Mapping[int, bytes], header_page: str, form: str, field: str | None, processes: Mapping[str, int]
+) -> NDArray[Any]:
+    """The same from trace pages whose clock is ``mono``, in the order of CPUs.
 
+    ``processes``: thread -> process, which these records lack; it is 0 for the idle CPU, and where nobody knows.
     Raises WrongInput for pages that are damaged.
     """
     layout, event = parse_header_page(header_page), parse_format(form)
+    threads = np.array(sorted(int(thread) for thread in processes), np.uint32)
+    owners = np.array([processes[str(thread)] for thread in threads], np.uint32)
     parts = []
     for cpu, raw in sorted(pages.items()):
         rows = decode(raw, layout, cpu).of(event)
         part = np.zeros(len(rows), STRIDE)
         part["time_ns"], part["cpu"], part["thread"] = rows.at, cpu, rows.ints("common_pid")
+        if len(threads):
+            at = np.minimum(np.searchsorted(threads, part["thread"]), len(threads) - 1)
+            part["process"] = np.where(threads[at] == part["thread"], owners[at], 0)
         if field is not None:
             part["value"] = rows.ints(field).view(np.uint64)
         parts.append(part)
@@ -60,7 +68,7 @@ def records(kept: Mapping[str, Any], fetched: Mapping[int, bytes], field: str | 
     """Of an answer of the probe, by whatever source, in the order of time."""
     if kept["formats"]:
         (form,) = kept["formats"].values()
-        found = from_pages(fetched, kept["header_page"], form, field)
+        found = from_pages(fetched, kept["header_page"], form, field, kept["processes"])
     else:
         found = from_ring(fetched[0])
     times = found["time_ns"]

@@ -165,10 +165,12 @@ class Record(Run):
         self._not_real_time: int | None = None
         self._ring: records.Ring | None = None
         self._pages: records.Pages | None = None
+        self._processes: dict[str, int] = {}
         if source == records.Pages.name:
             cpus, process = question.get("cpus"), question.get("process")
             self._pages = self.keep(records.Pages(event, cpus, process, size, self._most))
             self.counters.append(self._pages)
+            self._processes = records.processes()
             if field is not None and field not in tracefs.fields(event):
                 sources.Tracepoint(event).field(field)  # refuses it, and says which there are
         else:
@@ -221,6 +223,8 @@ class Record(Run):
             event = self.question["events"][0]
             found["formats"] = {event: tracefs.read(tracefs.event_folder(event) + "/format")}
             found["header_page"] = tracefs.read("events/header_page")
+            # Those that were there before may have ended since, and their numbers be given away again: the later holds.
+            found["processes"] = {**self._processes, **records.processes()}
         code = self._not_real_time
         return {"records": found, "full": self.full, "not_real_time": code and errno.errorcode[code]}
 

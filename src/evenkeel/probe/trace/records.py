@@ -40,6 +40,16 @@ RECORD_STRIDE = RECORD.size + 8
 _NO_WAKEUP = 1
 
 
+def processes() -> dict[str, int]:
+    """Thread -> process, of all that are there now.  The kernel's own records lack the process."""
+    found: dict[str, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                found.update((thread, int(name)) for thread in os.listdir("/proc/%s/task" % name))
+    return found
+
+
 def ring(size: int) -> Map:
     """``size``: bytes, a power of two and whole pages."""
     return Map(RINGBUF, 0, 0, size)
