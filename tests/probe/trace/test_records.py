@@ -290,6 +290,7 @@ def test_a_thread_that_came_and_went_has_no_process_in_trace_pages() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
+    until(lambda: not Path("/proc/self/task", str(known[0])).exists())  # the kernel's end of it comes a moment later
     run.detach()
     told = run.result()["records"]
     pages = {cpu: bytes(one) for cpu, one in recording._kept[told["id"]].items()}
