@@ -365,7 +365,8 @@ class Agent:
                     beat_at = self.clock() + beat_ns
             busy = any(attempt.ended is None for attempt in self._attempts.values())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOG_LOOK_S if busy else 1.0)
+                async with asyncio.timeout(_LOG_LOOK_S if busy else 1.0):
+                    await self._changed.wait()
 
     async def _tell_of(self, line: Line, attempt: _Attempt) -> None:
         """The next piece of its log; after the last one its result."""

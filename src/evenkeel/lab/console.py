@@ -207,7 +207,8 @@ class Consoles:
         self._ready.set()
         while not self._ended.is_set():
             try:
-                await asyncio.wait_for(self._ended.wait(), self.times.refresh_s)
+                async with asyncio.timeout(self.times.refresh_s):
+                    await self._ended.wait()
             except TimeoutError:
                 await self._refresh()
                 if pruned_ns is None or self.lab.steady() - pruned_ns > 3600 * 10**9:
@@ -347,7 +348,8 @@ class _Console:
             self._become("down", why)
             if not freed:
                 try:
-                    await asyncio.wait_for(self._reset.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._reset.wait()
                     self._reset.clear()
                     pause_s = first_s
                 except TimeoutError:

@@ -119,7 +119,8 @@ class Stream:
 
     async def open(self) -> None:
         try:
-            client = await asyncio.wait_for(self._connect(), _OPEN_S)
+            async with asyncio.timeout(_OPEN_S):
+                client = await self._connect()
             self._reader, self._writer = await asyncio.open_connection(sock=client)
         except (OSError, TimeoutError) as error:
             raise LineFailed(cause(error) if str(error) else "no answer") from None
@@ -188,7 +189,8 @@ class Virtual(Stream):
         rung = b"?"
         while not (said := self._logged()) and rung:
             try:
-                rung = await asyncio.wait_for(super().read(), self._LOOK_S)
+                async with asyncio.timeout(self._LOOK_S):
+                    rung = await super().read()
             except TimeoutError:
                 continue
         return said
@@ -406,7 +408,8 @@ class Program(_Descriptor):
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._process.wait()
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()

@@ -127,7 +127,8 @@ class Dispatching:
                     self.dispatcher.finish(turn, future)
                     continue
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._woken.wait()
             server.close()
             path.unlink(missing_ok=True)
         finally:

@@ -146,7 +146,8 @@ async def stream(lab: Lab, actor: Actor, seq: int, *, type_: str | None = None) 
                 continue
             for _ in range(15):  # a second each: to see that the service stops
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(more.wait(), 1)
+                    async with asyncio.timeout(1):
+                        await more.wait()
                 if more.is_set() or lab.stopping.is_set():
                     break
             else:

@@ -91,7 +91,8 @@ class Conditional:
             found = await run_in_threadpool(read)  # it may have changed before anybody listened
             while not done(found) and (left := deadline - loop.time()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(more.wait(), min(left, _LOOK_S))
+                    async with asyncio.timeout(min(left, _LOOK_S)):
+                        await more.wait()
                 if lab.stopping.is_set() or await self._request.is_disconnected():
                     break
                 if more.is_set():
