@@ -125,9 +125,9 @@ class Playing:
         self.says: asyncio.Queue[protocol.FromLab | None] = asyncio.Queue()
         self.reachable, self.log_s = True, 0.0
         self._sleepers: list[asyncio.Future[None]] = []
-        self._sleep = asyncio.sleep
+        self._sleep, self._timeout = asyncio.sleep, asyncio.timeout
         monkeypatch.setattr(asyncio, "sleep", self._wait)
-        monkeypatch.setattr(asyncio, "wait_for", self._wait_for)
+        monkeypatch.setattr(asyncio, "timeout", self._limit)
         monkeypatch.setattr(asyncio, "to_thread", self._call)
 
     async def _wait(self, seconds: float) -> None:
@@ -140,15 +140,16 @@ class Playing:
             await asyncio.get_running_loop().create_future()
         return what(*arguments)
 
-    async def _wait_for(self, awaitable: object, timeout: float) -> None:
+    @asynccontextmanager
+    async def _limit(self, seconds: float) -> AsyncIterator[None]:
         """Of ``_tell``, which waits for something to tell, or for so long."""
-        waiting = asyncio.ensure_future(awaitable)  # type: ignore[call-overload]
-        slept = asyncio.ensure_future(self._wait(timeout))
-        try:
-            await asyncio.wait({waiting, slept}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            slept.cancel()
+        async with self._timeout(None) as limit:
+            slept = asyncio.ensure_future(self._wait(seconds))
+            slept.add_done_callback(lambda done: None if done.cancelled() else limit.reschedule(0))
+            try:
+                yield
+            finally:
+                slept.cancel()
 
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[Line]:
