@@ -85,7 +85,7 @@ def qemu_pid(guest: str) -> int | None:
         text = (read("%s/%s.pid" % (folder, guest)) or "").strip()
         if text.isdecimal() and os.path.isdir("/proc/" + text):
             return int(text)
-    for pid in _numbers("/proc"):
+    for pid in numbers("/proc"):
         words = (read("/proc/%d/cmdline" % pid) or "").split("\0")
         name = words[words.index("-name") + 1].split(",")[0] if "-name" in words[:-1] else ""
         if guest in (name, name.partition("guest=")[2]):
@@ -125,9 +125,9 @@ def threads(
 
 
 def _threads_of(pid: int) -> Iterator[tuple[int, str, bool]]:
-    for tid in _numbers("/proc/%d/task" % pid):
+    for tid in numbers("/proc/%d/task" % pid):
         yield tid, "/proc/%d/task/%d" % (pid, tid), False
-    for tid in _numbers("/proc"):
+    for tid in numbers("/proc"):
         name = (read("/proc/%d/comm" % tid) or "").strip()
         match = _HELPER.match(name)
         if match and int(match.group(1)) == pid:
@@ -181,7 +181,8 @@ def _partition(cgroup: str) -> tuple[str | None, str | None]:
     return state and state.strip(), cpus and cpus.strip()
 
 
-def _numbers(folder: str) -> list[int]:
+def numbers(folder: str) -> list[int]:
+    """Names in a folder of /proc that are numbers: processes, or threads; none where it is gone."""
     with contextlib.suppress(OSError):
         return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
     return []
@@ -197,10 +198,10 @@ def intruders(cpus: Sequence[int], guests: Sequence[str] = ()) -> list[dict[str,
     """
     wanted, spared = set(cpus), {qemu_pid(guest) for guest in guests}
     found = []
-    for pid in _numbers("/proc"):
+    for pid in numbers("/proc"):
         if pid in spared:
             continue
-        for tid in _numbers("/proc/%d/task" % pid):
+        for tid in numbers("/proc/%d/task" % pid):
             folder = "/proc/%d/task/%d" % (pid, tid)
             status = parse_status(read(folder + "/status") or "")
             allowed = status.get("Cpus_allowed_list", "")

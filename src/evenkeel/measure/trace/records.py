@@ -48,16 +48,15 @@ def from_pages(
     Raises WrongInput for pages that are damaged.
     """
     layout, event = parse_header_page(header_page), parse_format(form)
-    threads = np.array(sorted(int(thread) for thread in processes), np.uint32)
-    owners = np.array([processes[str(thread)] for thread in threads], np.uint32)
+    known = sorted([(0, 0), *((int(thread), process) for thread, process in processes.items())])
+    threads, owners = np.array(known, np.uint32).T
     parts = []
     for cpu, raw in sorted(pages.items()):
         rows = decode(raw, layout, cpu).of(event)
         part = np.zeros(len(rows), STRIDE)
         part["time_ns"], part["cpu"], part["thread"] = rows.at, cpu, rows.ints("common_pid")
-        if len(threads):
-            at = np.minimum(np.searchsorted(threads, part["thread"]), len(threads) - 1)
-            part["process"] = np.where(threads[at] == part["thread"], owners[at], 0)
+        at = np.searchsorted(threads, part["thread"], side="right") - 1  # of thread 0 at the least
+        part["process"] = np.where(threads[at] == part["thread"], owners[at], 0)
         if field is not None:
             part["value"] = rows.ints(field).view(np.uint64)
         parts.append(part)

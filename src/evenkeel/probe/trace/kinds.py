@@ -165,7 +165,7 @@ class Record(Run):
         self._not_real_time: int | None = None
         self._ring: records.Ring | None = None
         self._pages: records.Pages | None = None
-        self._processes: dict[str, int] = {}
+        self._processes: dict[int, int] = {}
         if source == records.Pages.name:
             cpus, process = question.get("cpus"), question.get("process")
             self._pages = self.keep(records.Pages(event, cpus, process, size, self._most))
@@ -224,7 +224,8 @@ class Record(Run):
             found["formats"] = {event: tracefs.read(tracefs.event_folder(event) + "/format")}
             found["header_page"] = tracefs.read("events/header_page")
             # Those that were there before may have ended since, and their numbers be given away again: the later holds.
-            found["processes"] = {**self._processes, **records.processes()}
+            owners = {**self._processes, **records.processes()}
+            found["processes"] = {str(thread): process for thread, process in owners.items()}
         code = self._not_real_time
         return {"records": found, "full": self.full, "not_real_time": code and errno.errorcode[code]}
 

@@ -17,6 +17,7 @@ from typing import Iterator, Sequence
 
 from evenkeel.probe import recording
 from evenkeel.probe.failure import StepFailed
+from evenkeel.probe.sample import numbers
 from evenkeel.probe.trace import sources, tracefs
 from evenkeel.probe.trace.assembler import R0, R1, R2, R3, R4, R10
 from evenkeel.probe.trace.bpf import HELPERS, RINGBUF, Map
@@ -40,14 +41,9 @@ RECORD_STRIDE = RECORD.size + 8
 _NO_WAKEUP = 1
 
 
-def processes() -> dict[str, int]:
+def processes() -> dict[int, int]:
     """Thread -> process, of all that are there now.  The kernel's own records lack the process."""
-    found: dict[str, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-                found.update((thread, int(name)) for thread in os.listdir("/proc/%s/task" % name))
-    return found
+    return {thread: process for process in numbers("/proc") for thread in numbers("/proc/%d/task" % process)}
 
 
 def ring(size: int) -> Map:
