@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evenkeel.probe.facts.cpus import read_cpuinfo
+from evenkeel.probe.facts.cpus import first_cpu, read_cpuinfo
 from evenkeel.probe.facts.devices import NET
 from evenkeel.probe.facts.identity import DMI
 from evenkeel.probe.facts.root import Root
@@ -39,7 +39,7 @@ def read_inventory(root: str = "/") -> dict[str, Any]:
 def inventory_of(root: Root) -> dict[str, Any]:
     """As :func:`read_inventory`, through a root that the caller made."""
     cpuinfo = read_cpuinfo(root)
-    first = next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
+    first = first_cpu(cpuinfo)
     flags = first.get("flags") or first.get("Features") or cpuinfo.get(-1, {}).get("features") or ""
     serials = {
         "system": root.read(DMI + "/product_serial") or root.read("/proc/device-tree/serial-number"),

@@ -31,6 +31,11 @@ def read_cpuinfo(root: Root) -> dict[int, dict[str, str]]:
     return cpus
 
 
+def first_cpu(cpuinfo: dict[int, dict[str, str]]) -> dict[str, str]:
+    """What /proc/cpuinfo says of the CPU with the lowest number; empty where it numbers none."""
+    return next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
+
+
 def shared(root: Root, folder: str, mask: str, listed: str) -> frozenset[int]:
     """A CPU set from its mask, or from the list where there is no mask.
 

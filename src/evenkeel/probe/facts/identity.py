@@ -11,6 +11,7 @@ import struct
 import subprocess
 from typing import Any
 
+from evenkeel.probe.facts.cpus import first_cpu
 from evenkeel.probe.facts.root import Root
 
 DMI = "/sys/class/dmi/id"
@@ -32,7 +33,7 @@ def architecture(machine: str, cpuinfo: dict[int, dict[str, str]]) -> str:
     """``uname -m``, or what the look of /proc/cpuinfo gives away where a tree does not have it."""
     if machine and machine != "ppc":  # hwloc's word for every PowerPC
         return machine
-    first = next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
+    first = first_cpu(cpuinfo)
     if "flags" in first or first.get("vendor_id") in ("GenuineIntel", "AuthenticAMD", "HygonGenuine"):
         return "x86_64" if " lm " in " %s " % first.get("flags", "lm") else "i686"
     if "CPU implementer" in first:
@@ -66,8 +67,7 @@ def read_identity(root: Root, uname: dict[str, str], cpuinfo: dict[int, dict[str
 
 def read_tsc_flags(cpuinfo: dict[int, dict[str, str]]) -> list[str] | None:
     """What /proc/cpuinfo says of the TSC, sorted; None where it has no flags."""
-    first = next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
-    flags = first.get("flags")
+    flags = first_cpu(cpuinfo).get("flags")
     return None if flags is None else sorted(flag for flag in flags.split() if "tsc" in flag.split("_"))
 
 
@@ -95,7 +95,7 @@ def read_hypervisor(root: Root, cpuinfo: dict[int, dict[str, str]]) -> tuple[str
 
 
 def _from_files(root: Root, cpuinfo: dict[int, dict[str, str]]) -> str | None:
-    first = next((cpuinfo[number] for number in sorted(cpuinfo) if number >= 0), {})
+    first = first_cpu(cpuinfo)
     if "QEMU TCG" in first.get("model name", ""):
         return "qemu"
     clocks = (root.read("/sys/devices/system/clocksource/clocksource0/available_clocksource") or "").split()
