@@ -20,6 +20,7 @@ from evenkeel.errors import EvenkeelError, WrongInput
 from evenkeel.lab import allowed, boots, claims, machines, power, power_budget, schema, touch
 from evenkeel.lab.actor import SERVICE, Actor, Conflict
 from evenkeel.lab.allowed import Asker
+from evenkeel.lab.held import STATES as HELD
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.touch import Touched
@@ -121,7 +122,7 @@ def _used(connection: Connection, since_ns: int, until_ns: int) -> dict[str, tup
     for machine_id, began, ended, state in connection.execute(asked):
         length, last = found.get(machine_id, (0, 0))
         length += max(0, min(ended, until_ns) - max(began, since_ns))
-        now = state in ("active", "preparing") or last is None
+        now = state in HELD or last is None
         found[machine_id] = length, None if now else max(last or 0, ended)
     return found
 

@@ -25,6 +25,7 @@ from evenkeel.lab import flat
 from evenkeel.lab.actor import Actor, Conflict, NotFound, need_version
 from evenkeel.lab.facets import read_told, value_of
 from evenkeel.lab.flat import Flat
+from evenkeel.lab.held import STATES as HELD
 from evenkeel.lab.identity import Identity, Likeness, compare, identity_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
@@ -208,7 +209,7 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
     for found in connection.execute(inner.order_by(machine.c.name)):
         contained.setdefault(found.enclosure_id, []).append(found.name)
     told = read_told(connection, ids)
-    holding = select(claims).where(claims.c.machine_id.in_(ids), claims.c.state.in_(("preparing", "active")))
+    holding = select(claims).where(claims.c.machine_id.in_(ids), claims.c.state.in_(HELD))
     held = {row.machine_id: row for row in connection.execute(holding)}
     addresses = {
         row.machine_id: row.address
@@ -666,9 +667,7 @@ def set_state(lab: Lab, connection: Connection, who: str, machine_id: str, state
     """Within a change.  ``ready`` of a machine that somebody has means claimed (or preparing).  Whether it changed."""
     row = connection.execute(select(machine).where(machine.c.id == machine_id)).one()
     if state == "ready":
-        holding = select(claims.c.state).where(
-            claims.c.machine_id == machine_id, claims.c.state.in_(("preparing", "active"))
-        )
+        holding = select(claims.c.state).where(claims.c.machine_id == machine_id, claims.c.state.in_(HELD))
         held = connection.scalar(holding)
         state = {"preparing": "preparing", "active": "claimed", None: "ready"}[held]  # type: ignore[assignment]
     if (row.state, row.state_reason) == (state, reason):

@@ -30,6 +30,7 @@ from evenkeel.errors import WrongInput
 from evenkeel.lab import flat, machines, words
 from evenkeel.lab.actor import Actor, NotFound
 from evenkeel.lab.facets import View, index_of
+from evenkeel.lab.held import STATES as HELD
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Held, State
 from evenkeel.lab.paging import key_of, page
@@ -226,7 +227,7 @@ def _what_there_is(connection: Connection, key: str, there: ColumnElement[bool])
 _COLUMNS = tuple(name for name in Line.model_fields if name not in ("held", "told"))
 _THESE: BindParameter[list[str]] = bindparam("ids", expanding=True)
 _LINES = select(*(machine.c[name] for name in _COLUMNS)).where(machine.c.id.in_(_THESE)).order_by(machine.c.name)
-_HOLDING = select(claim).where(claim.c.machine_id.in_(_THESE), claim.c.state.in_(("preparing", "active")))
+_HOLDING = select(claim).where(claim.c.machine_id.in_(_THESE), claim.c.state.in_(HELD))
 
 
 def _lines(view: View, connection: Connection, ids: Sequence[str]) -> list[Line]:

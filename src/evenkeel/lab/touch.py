@@ -12,6 +12,7 @@ from sqlalchemy import Connection, or_, select
 
 from evenkeel.lab import schema
 from evenkeel.lab.actor import Actor, Forbidden, NotFound
+from evenkeel.lab.held import STATES as HELD
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ def find(connection: Connection, machine: str) -> Touched:
     row = connection.execute(select(table).where(or_(table.c.name == machine, table.c.id == machine))).first()
     if row is None:
         raise NotFound(f"no machine {machine}", hint="evenkeel lab machines lists them")
-    held = select(claim.c.holder, claim.c.team).where(
-        claim.c.machine_id == row.id, claim.c.state.in_(("preparing", "active"))
-    )
+    held = select(claim.c.holder, claim.c.team).where(claim.c.machine_id == row.id, claim.c.state.in_(HELD))
     holder, team = connection.execute(held).first() or ("", "")
     return Touched(row.id, row.name, row.state, row.owner, row.team, row.enclosure_id, dict(row.policy), holder, team)
 
