@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-# Where Python is told to write no bytecode (many container images tell it), every start would compile all that it
-# imports, which is half of the time of a short command.
+# Where Python is told to write no bytecode (many container images tell it), every start would compile all of ours that
+# it imports: to collect the tests took 35 s instead of 12, to start the lab's service a tenth more.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
