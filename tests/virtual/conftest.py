@@ -46,18 +46,24 @@ def _here(item: pytest.Item) -> bool:
 
 
 def _turn(item: pytest.Item) -> int:
-    fixtures = getattr(item, "fixturenames", ())
-    if "virtual_host" in fixtures:
+    wanted = _wanted(item)
+    if "virtual_host" in wanted:
         return 3
-    if "tuned_host" in fixtures:
+    if "tuned_host" in wanted:
         return 1
     return 2 if _here(item) else 0
+
+
+def _wanted(item: pytest.Item) -> list[str]:
+    """The fixtures of a test, and which host it has where it runs on several."""
+    callspec = getattr(item, "callspec", None)
+    return [*getattr(item, "fixturenames", ()), *([callspec.params.get("any_host")] if callspec else [])]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The tuned host goes before the first test that does not want it: none behind it does."""
-    if "tuned_host" not in getattr(item, "fixturenames", ()):
+    if "tuned_host" not in _wanted(item):
         _TUNED.close()
 
 
@@ -116,6 +122,20 @@ def tuned_host() -> Iterator[TunedHost]:
     remove_orphans()
     with _TUNED:
         yield _TUNED.enter_context(tuned())
+
+
+@pytest.fixture(params=["tuned_host", pytest.param("virtual_host", marks=pytest.mark.long)])
+def any_host(request: pytest.FixtureRequest) -> VirtualMachine:
+    """A running virtual host, for what is true of each.  To boot another only for that takes a minute."""
+    host = request.getfixturevalue(request.param)
+    return host if isinstance(host, VirtualMachine) else host.machine
+
+
+def spec_of(machine: VirtualMachine) -> HostSpec:
+    """What it was made from."""
+    spec = next(host.spec for host in lifecycle.listing() if host.name == machine.name)
+    assert spec
+    return spec
 
 
 @pytest.fixture(scope="module")

@@ -39,11 +39,17 @@ print(os.getpid())
 
 
 @pytest.fixture
-def probe(virtual_host: VirtualMachine) -> Iterator[Probe]:
-    with virtual_host.probe() as one:
+def traced(tuned_host: TunedHost) -> VirtualMachine:
+    """The host of the session that others need, too: to trace needs none of its own."""
+    return tuned_host.machine
+
+
+@pytest.fixture
+def probe(traced: VirtualMachine) -> Iterator[Probe]:
+    with traced.probe() as one:
         yield one
         one.call("trace_close")
-        assert on_host(virtual_host, "ls /sys/kernel/tracing/instances") == ""
+        assert on_host(traced, "ls /sys/kernel/tracing/instances") == ""
 
 
 def watch(machine: VirtualMachine, probe: Probe, source: str, event: str, kind: str = "top") -> dict[str, Any]:
@@ -66,8 +72,8 @@ def test_everything_but_hardware_counters_works_here(probe: Probe) -> None:
     "source",
     ["raw_tp", "fentry", *(pytest.param(source, marks=pytest.mark.long) for source in ("tp_btf", "tracepoint"))],
 )
-def test_system_calls_are_exact(virtual_host: VirtualMachine, probe: Probe, source: str) -> None:
-    found = watch(virtual_host, probe, source, GETUID)
+def test_system_calls_are_exact(traced: VirtualMachine, probe: Probe, source: str) -> None:
+    found = watch(traced, probe, source, GETUID)
     assert {row["key"]: row["count"] for row in found["rows"]}["ek-load"] == CALLS
     assert found["lost"] == 0
 
@@ -91,17 +97,17 @@ print(made[0](), made[1](), os.getuid())
 
 @pytest.mark.long
 def test_a_function_that_32_bit_programs_share_counts_what_the_tracepoint_counts(
-    virtual_host: VirtualMachine, probe: Probe
+    traced: VirtualMachine, probe: Probe
 ) -> None:
     """Trap: 32-bit programs get to the same function by another number.  The tracepoint does not have these."""
     for source in ("raw_tp", "tracepoint", "fentry"):
         probe.call("trace_start", question={"kind": "top", "events": [GETUID], "by": "command"}, source=source)
-        assert on_host(virtual_host, COMPAT).split() == ["-22", "0", "0"]
+        assert on_host(traced, COMPAT).split() == ["-22", "0", "0"]
         rows = probe.call("trace_finish", timeout_s=120.0)["rows"]
         assert {row["key"]: row["count"] for row in rows}["ek-compat"] == 301, source
     # Without the number it is all that end there: what the number is for.
     probe.call("trace_start", question={"kind": "top", "events": [NAMES[0]], "by": "command"}, source="fentry")
-    on_host(virtual_host, COMPAT)
+    on_host(traced, COMPAT)
     rows = probe.call("trace_finish", timeout_s=120.0)["rows"]
     assert {row["key"]: row["count"] for row in rows}["ek-compat"] == 301 + 701
 
@@ -123,12 +129,12 @@ def histogram(machine: VirtualMachine, event: str) -> Iterator[Callable[[], dict
 
 
 @pytest.mark.long
-def test_a_function_counts_what_a_histogram_of_the_kernel_counts(virtual_host: VirtualMachine, probe: Probe) -> None:
+def test_a_function_counts_what_a_histogram_of_the_kernel_counts(traced: VirtualMachine, probe: Probe) -> None:
     """The kernel's own table of the tracepoint by process, in the same run; of 64-bit programs and of a 32-bit one."""
-    with histogram(virtual_host, GETUID) as table:
+    with histogram(traced, GETUID) as table:
         probe.call("trace_start", question={"kind": "top", "events": [GETUID], "by": "process"}, source="fentry")
         for script in (LOAD, COMPAT):
-            on_host(virtual_host, script)
+            on_host(traced, script)
         rows = probe.call("trace_finish", timeout_s=120.0)["rows"]
         theirs = table()
     both = {row["label"]: (row["count"], theirs[row["key"]]) for row in rows if row["label"].startswith("ek-")}
@@ -139,9 +145,9 @@ def test_a_function_counts_what_a_histogram_of_the_kernel_counts(virtual_host: V
 @pytest.mark.parametrize("event", NAMES)
 @pytest.mark.parametrize("source", ["fentry", "kprobe"])
 def test_functions_are_exact_under_both_of_their_names(
-    virtual_host: VirtualMachine, probe: Probe, source: str, event: str
+    traced: VirtualMachine, probe: Probe, source: str, event: str
 ) -> None:
-    found = watch(virtual_host, probe, source, event)
+    found = watch(traced, probe, source, event)
     assert {row["key"]: row["count"] for row in found["rows"]}["ek-load"] == CALLS
     assert found["lost"] == 0
     if source == "kprobe":
@@ -150,18 +156,16 @@ def test_functions_are_exact_under_both_of_their_names(
 
 @pytest.mark.long
 @pytest.mark.parametrize("event", NAMES)
-def test_the_function_tracer_traces_this_function_and_not_all(
-    virtual_host: VirtualMachine, probe: Probe, event: str
-) -> None:
-    found = watch(virtual_host, probe, "function", event, "count")
+def test_the_function_tracer_traces_this_function_and_not_all(traced: VirtualMachine, probe: Probe, event: str) -> None:
+    found = watch(traced, probe, "function", event, "count")
     assert CALLS <= found["events"] < CALLS + 2000, "others call it, too, but seldom"
     assert "sys_getuid" in found["mechanism"][0]
 
 
 @pytest.mark.long
-def test_a_kprobe_inside_a_function_is_a_breakpoint_and_says_so(virtual_host: VirtualMachine, probe: Probe) -> None:
+def test_a_kprobe_inside_a_function_is_a_breakpoint_and_says_so(traced: VirtualMachine, probe: Probe) -> None:
     """Behind endbr64 and the call of the tracer: the first instruction of the function's own."""
-    found = watch(virtual_host, probe, "kprobe", NAMES[0] + "+0x9")
+    found = watch(traced, probe, "kprobe", NAMES[0] + "+0x9")
     assert {row["key"]: row["count"] for row in found["rows"]}["ek-load"] == CALLS
     assert "int3" in found["mechanism"][0] or "[OPTIMIZED]" in found["mechanism"][0]
     assert "[FTRACE]" not in found["mechanism"][0]
@@ -187,39 +191,39 @@ def trace(machine: VirtualMachine, *words: str) -> Answer:
 
 
 @pytest.mark.long
-def test_durations_are_marked_as_emulated(virtual_host: VirtualMachine) -> None:
-    answer = trace(virtual_host, "wakeups", "--for", "1s")
+def test_durations_are_marked_as_emulated(traced: VirtualMachine) -> None:
+    answer = trace(traced, "wakeups", "--for", "1s")
     assert answer.events > 0
     assert EMULATION_NOTE in answer.notes
 
 
 @pytest.mark.long
-def test_a_profile_and_the_noise_of_a_cpu(virtual_host: VirtualMachine) -> None:
-    assert trace(virtual_host, "profile", "--for", "2s").events > 0
-    noise = trace(virtual_host, "noise", "0", "--for", "2s")
+def test_a_profile_and_the_noise_of_a_cpu(traced: VirtualMachine) -> None:
+    assert trace(traced, "profile", "--for", "2s").events > 0
+    noise = trace(traced, "noise", "0", "--for", "2s")
     assert {row.key for row in noise.rows} >= {"CPU 0 thread", "CPU 0 vector"}
 
 
 @pytest.mark.long
-def test_a_system_call_among_many_is_seen_by_its_function(virtual_host: VirtualMachine) -> None:
+def test_a_system_call_among_many_is_seen_by_its_function(traced: VirtualMachine) -> None:
     """All others are slower while a tracepoint of a call is watched; a program on the function leaves them alone."""
-    trace(virtual_host, "count", GETUID, "--for", "1s")  # what an event costs is measured once, which takes long
+    trace(traced, "count", GETUID, "--for", "1s")  # what an event costs is measured once, which takes long
     others = "timeout 300 python3 -S -c 'import os\nwhile True: os.getppid()'"
-    busy = on_host(virtual_host, f"{others} >/dev/null 2>&1 </dev/null & echo $!")
+    busy = on_host(traced, f"{others} >/dev/null 2>&1 </dev/null & echo $!")
     try:
-        answer = trace(virtual_host, "count", GETUID, "--for", "1s")
+        answer = trace(traced, "count", GETUID, "--for", "1s")
     finally:
-        on_host(virtual_host, f"kill {busy}")
+        on_host(traced, f"kill {busy}")
     assert answer.source == "fentry", answer
     assert "by a trampoline" in answer.mechanism[0]
 
 
 @pytest.mark.long
-def test_the_cheapest_that_works_is_taken_and_the_cheaper_are_explained(virtual_host: VirtualMachine) -> None:
-    answer = trace(virtual_host, "count", NAMES[1], "--for", "1s")
+def test_the_cheapest_that_works_is_taken_and_the_cheaper_are_explained(traced: VirtualMachine) -> None:
+    answer = trace(traced, "count", NAMES[1], "--for", "1s")
     assert answer.source == "fentry"
     assert answer.refused == ()
-    inside = trace(virtual_host, "count", NAMES[0] + "+0x9", "--for", "1s")
+    inside = trace(traced, "count", NAMES[0] + "+0x9", "--for", "1s")
     assert inside.source == "kprobe"
     assert {one.source: one.errno for one in inside.refused} == {"fentry": "ENOTSUP", "function": "ENOTSUP"}
     assert json.loads(inside.to_json())["mechanism"]
@@ -289,10 +293,10 @@ def sleeper(machine: VirtualMachine) -> Iterator[tuple[int, Callable[[], dict[st
 
 
 @pytest.mark.long
-def test_top_counts_what_a_histogram_of_the_kernel_counts(virtual_host: VirtualMachine) -> None:
-    with histogram(virtual_host, GETUID) as table:
-        with asked(virtual_host, "top", GETUID, "--at-least", "100", "--budget", "100") as end:
-            pid = on_host(virtual_host, LOAD)
+def test_top_counts_what_a_histogram_of_the_kernel_counts(traced: VirtualMachine) -> None:
+    with histogram(traced, GETUID) as table:
+        with asked(traced, "top", GETUID, "--at-least", "100", "--budget", "100") as end:
+            pid = on_host(traced, LOAD)
             answer = end()
         theirs = table()
     assert answer.source in ("fentry", "tp_btf", "raw_tp", "tracepoint")
@@ -308,9 +312,9 @@ SLEEP = ("syscalls:sys_enter_clock_nanosleep", "syscalls:sys_exit_clock_nanoslee
 
 
 @pytest.mark.long
-def test_latency_has_the_durations_that_the_program_saw(virtual_host: VirtualMachine) -> None:
-    with sleeper(virtual_host) as (pid, go), histogram(virtual_host, SLEEP[1]) as table:
-        with asked(virtual_host, "latency", *SLEEP, "--process", str(pid)) as end:
+def test_latency_has_the_durations_that_the_program_saw(traced: VirtualMachine) -> None:
+    with sleeper(traced) as (pid, go), histogram(traced, SLEEP[1]) as table:
+        with asked(traced, "latency", *SLEEP, "--process", str(pid)) as end:
             said = go()
             answer = end()
         theirs = table()
@@ -325,8 +329,8 @@ def test_latency_has_the_durations_that_the_program_saw(virtual_host: VirtualMac
 
 
 @pytest.mark.long
-def test_wakeups_are_no_more_than_the_switches_that_the_kernel_counted(virtual_host: VirtualMachine) -> None:
-    with sleeper(virtual_host) as (pid, go), asked(virtual_host, "wakeups") as end:
+def test_wakeups_are_no_more_than_the_switches_that_the_kernel_counted(traced: VirtualMachine) -> None:
+    with sleeper(traced) as (pid, go), asked(traced, "wakeups") as end:
         said = go()
         answer = end()
     assert answer.source in ("tp_btf", "tracepoint"), "a raw tracepoint does not have the fields"
@@ -360,16 +364,16 @@ exit 1
 
 
 @pytest.mark.long
-def test_a_record_has_each_interrupt_that_the_kernel_counted(virtual_host: VirtualMachine, tmp_path: Path) -> None:
+def test_a_record_has_each_interrupt_that_the_kernel_counted(traced: VirtualMachine, tmp_path: Path) -> None:
     """More than came while it watched, by /proc/interrupts, are not in it, nor fewer than came in between."""
     target = tmp_path / "interrupts.npy"
-    before = interrupts(virtual_host)
-    with asked(virtual_host, "record", "irq:irq_handler_entry", str(target), "--field", "irq") as end:
-        first = interrupts(virtual_host)
-        on_host(virtual_host, READER)
-        second = interrupts(virtual_host)
+    before = interrupts(traced)
+    with asked(traced, "record", "irq:irq_handler_entry", str(target), "--field", "irq") as end:
+        first = interrupts(traced)
+        on_host(traced, READER)
+        second = interrupts(traced)
         answer = end()
-    after = interrupts(virtual_host)
+    after = interrupts(traced)
     assert answer.source in ("tp_btf", "tracepoint", "ring"), "a raw tracepoint does not have the field"
     assert answer.lost == 0
     found = np.load(target)
@@ -381,10 +385,10 @@ def test_a_record_has_each_interrupt_that_the_kernel_counted(virtual_host: Virtu
 
 
 @pytest.mark.long
-def test_a_record_has_each_call_of_a_program(virtual_host: VirtualMachine, tmp_path: Path) -> None:
+def test_a_record_has_each_call_of_a_program(traced: VirtualMachine, tmp_path: Path) -> None:
     target = tmp_path / "calls.npy"
-    with histogram(virtual_host, GETUID) as table, asked(virtual_host, "record", GETUID, str(target)) as end:
-        pid = on_host(virtual_host, LOAD)
+    with histogram(traced, GETUID) as table, asked(traced, "record", GETUID, str(target)) as end:
+        pid = on_host(traced, LOAD)
         answer = end()
         theirs = table()
     assert answer.source in ("fentry", "raw_tp", "tp_btf", "ring", "tracepoint")
@@ -415,10 +419,10 @@ LIBC = "uprobe:/lib/x86_64-linux-gnu/libc.so.6:getppid"
     ],
 )
 def test_a_question_of_the_reference_is_answered_here(
-    virtual_host: VirtualMachine, tmp_path: Path, words: tuple[str, ...], sources: tuple[str, ...]
+    traced: VirtualMachine, tmp_path: Path, words: tuple[str, ...], sources: tuple[str, ...]
 ) -> None:
     """What a locked-down kernel refuses, too; and no cheaper source was refused by this one."""
-    answer = trace(virtual_host, *(word.format(file=tmp_path / "records.csv") for word in words), "--for", "1s")
+    answer = trace(traced, *(word.format(file=tmp_path / "records.csv") for word in words), "--for", "1s")
     print(f"{words}: {answer.source}; not {[(one.source, one.why, one.errno) for one in answer.refused]}")
     assert answer.source in sources
     assert [one.errno for one in answer.refused if one.errno] == []

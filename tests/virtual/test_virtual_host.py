@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.virtual.conftest import SPEC, host_name, on_host, running_host
+from tests.virtual.conftest import host_name, on_host, running_host, spec_of
 
+from evenkeel.documents.cpuset import format_cpus
 from evenkeel.errors import NotAsWanted, Unreachable, WrongInput
 from evenkeel.machines.virtual import VirtualMachine, booted, image, lifecycle
 from evenkeel.machines.virtual.lifecycle import RunFile
@@ -50,38 +51,40 @@ GUEST = """
 """
 
 
-def test_it_is_a_settled_debian_with_a_real_time_kernel(virtual_host: VirtualMachine) -> None:
-    assert "PREEMPT_RT" in on_host(virtual_host, "uname -v")
-    assert on_host(virtual_host, "systemctl is-system-running") == "running"
-    assert on_host(virtual_host, "hostname") == virtual_host.name
-    assert "no_timer_check" in on_host(virtual_host, "cat /proc/cmdline")
-    assert "BOOT_IMAGE=" in on_host(virtual_host, "cat /proc/cmdline"), "not booted by GRUB"
-    assert int(on_host(virtual_host, "ls /boot/vmlinuz-* | wc -l")) == 2
+def test_it_is_a_settled_debian_with_a_real_time_kernel(any_host: VirtualMachine) -> None:
+    assert "PREEMPT_RT" in on_host(any_host, "uname -v")
+    assert on_host(any_host, "systemctl is-system-running") == "running"
+    assert on_host(any_host, "hostname") == any_host.name
+    assert "no_timer_check" in on_host(any_host, "cat /proc/cmdline")
+    assert "BOOT_IMAGE=" in on_host(any_host, "cat /proc/cmdline"), "not booted by GRUB"
+    assert int(on_host(any_host, "ls /boot/vmlinuz-* | wc -l")) == 2
 
 
-def test_cpus_nodes_and_distances_are_those_of_the_topology(virtual_host: VirtualMachine) -> None:
-    rows = on_host(virtual_host, "lscpu --parse=CPU,NODE,SOCKET,CORE | grep -v '^#'").splitlines()
+def test_cpus_nodes_and_distances_are_those_of_the_topology(any_host: VirtualMachine) -> None:
+    spec = spec_of(any_host)
+    rows = on_host(any_host, "lscpu --parse=CPU,NODE,SOCKET,CORE | grep -v '^#'").splitlines()
     cpus = [tuple(int(field) for field in row.split(",")) for row in rows]
-    assert len(cpus) == SPEC.cpus
+    assert len(cpus) == spec.cpus
     for cpu, node, socket, core in cpus:
         # QEMU numbers threads first, then cores, then sockets.
-        assert socket == cpu // (SPEC.cores * SPEC.threads)
-        assert core == cpu // SPEC.threads
-        assert node == SPEC.node_of_core(socket, core % SPEC.cores)
-    for node in range(len(SPEC.nodes)):
-        distances = on_host(virtual_host, f"cat /sys/devices/system/node/node{node}/distance").split()
-        assert [int(one) for one in distances] == [SPEC.distance(node, to) for to in range(len(SPEC.nodes))]
+        assert socket == cpu // (spec.cores * spec.threads)
+        assert core == cpu // spec.threads
+        assert node == spec.node_of_core(socket, core % spec.cores)
+    for node in range(len(spec.nodes)):
+        distances = on_host(any_host, f"cat /sys/devices/system/node/node{node}/distance").split()
+        assert [int(one) for one in distances] == [spec.distance(node, to) for to in range(len(spec.nodes))]
 
 
-def test_siblings_share_caches(virtual_host: VirtualMachine) -> None:
+def test_siblings_share_caches(any_host: VirtualMachine) -> None:
     """Without CPUID leaf 0x8000001e the kernel sees neither SMT nor a shared L3, and says nothing about it."""
-    cpu0 = "/sys/devices/system/cpu/cpu0"
-    assert on_host(virtual_host, f"cat {cpu0}/topology/thread_siblings_list") == "0-1"
-    assert on_host(virtual_host, f"cat {cpu0}/cache/index2/shared_cpu_list") == "0-1"
-    assert on_host(virtual_host, f"cat {cpu0}/cache/index3/shared_cpu_list") == "0-3"
+    cpu0, spec = "/sys/devices/system/cpu/cpu0", spec_of(any_host)
+    core, socket = format_cpus(range(spec.threads)), format_cpus(range(spec.cores * spec.threads))
+    assert on_host(any_host, f"cat {cpu0}/topology/thread_siblings_list") == core
+    assert on_host(any_host, f"cat {cpu0}/cache/index2/shared_cpu_list") == core
+    assert on_host(any_host, f"cat {cpu0}/cache/index3/shared_cpu_list") == socket
 
 
-def test_devices_sit_at_their_node_behind_an_iommu(virtual_host: VirtualMachine) -> None:
+def test_devices_sit_at_their_node_behind_an_iommu(any_host: VirtualMachine) -> None:
     script = """
     for net in /sys/class/net/*/device; do
         pci=$(readlink -f $net); [ -e $pci/numa_node ] || pci=${pci%/*}
@@ -89,14 +92,15 @@ def test_devices_sit_at_their_node_behind_an_iommu(virtual_host: VirtualMachine)
     done
     for disk in /sys/class/nvme/*/device; do echo nvme nvme $(cat $disk/numa_node); done
     """
-    found = sorted(on_host(virtual_host, script).splitlines())
+    found = sorted(on_host(any_host, script).splitlines())
     wanted = ["nic virtio-pci 0"]
-    for device in SPEC.devices:
+    devices = spec_of(any_host).devices
+    for device in devices:
         wanted.append(f"nic {device.model} {device.node}" if isinstance(device, Nic) else f"nvme nvme {device.node}")
     assert found == sorted(wanted)
-    assert int(on_host(virtual_host, "ls /sys/kernel/iommu_groups | wc -l")) > len(SPEC.devices)
-    assert "IR-" in on_host(virtual_host, "cat /proc/interrupts"), "interrupts are not remapped"
-    assert "x2apic" in on_host(virtual_host, "dmesg | grep 'Switched APIC routing'"), "a boot in eight hangs by xAPIC"
+    assert int(on_host(any_host, "ls /sys/kernel/iommu_groups | wc -l")) > len(devices)
+    assert "IR-" in on_host(any_host, "cat /proc/interrupts"), "interrupts are not remapped"
+    assert "x2apic" in on_host(any_host, "dmesg | grep 'Switched APIC routing'"), "a boot in eight hangs by xAPIC"
 
 
 @pytest.mark.long
@@ -155,20 +159,20 @@ def test_it_reboots_through_its_own_boot_loader(virtual_host: VirtualMachine) ->
         on_host(virtual_host, f"rm {drop_in}; update-grub 2>/dev/null; sync")
 
 
-def test_the_probe_answers_over_ssh(virtual_host: VirtualMachine) -> None:
-    with virtual_host.probe() as probe:
-        assert probe.call("hello")["boot_id"] == lifecycle.read_boot_id(virtual_host.ssh_target())
-    virtual_host.close()
+def test_the_probe_answers_over_ssh(any_host: VirtualMachine) -> None:
+    with any_host.probe() as probe:
+        assert probe.call("hello")["boot_id"] == lifecycle.read_boot_id(any_host.ssh_target())
+    any_host.close()
 
 
-def test_starting_a_running_host_changes_nothing(virtual_host: VirtualMachine) -> None:
-    before = lifecycle.read_run(virtual_host.name)
-    assert lifecycle.start(virtual_host.name) == before
-    state = next(host for host in lifecycle.listing() if host.name == virtual_host.name)
+def test_starting_a_running_host_changes_nothing(any_host: VirtualMachine) -> None:
+    before = lifecycle.read_run(any_host.name)
+    assert lifecycle.start(any_host.name) == before
+    state = next(host for host in lifecycle.listing() if host.name == any_host.name)
     assert state.state == "running" and state.run == before
 
 
-def test_the_command_line_runs_commands_on_it(virtual_host: VirtualMachine) -> None:
+def test_the_command_line_runs_commands_on_it(any_host: VirtualMachine) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", "import sys; from evenkeel.cli import main; sys.exit(main())", "virtual", *words],
@@ -179,7 +183,7 @@ def test_the_command_line_runs_commands_on_it(virtual_host: VirtualMachine) -> N
             check=False,
         )
 
-    name = virtual_host.name
+    name = any_host.name
     assert run("ssh", name, "--", "echo", "a  b").stdout.strip() == "a  b"
     assert run("ssh", name, "echo x | wc -l").stdout.strip() == "1"
     assert run("ssh", name, "--", "sh", "-c", "exit 7").returncode == 7
@@ -188,8 +192,8 @@ def test_the_command_line_runs_commands_on_it(virtual_host: VirtualMachine) -> N
     assert run("console", name).returncode == WrongInput.exit_code  # stdin is no terminal here
 
 
-def test_the_console_is_a_root_shell_until_the_escape_key(virtual_host: VirtualMachine) -> None:
-    code = f"import sys; from evenkeel.cli import main; sys.exit(main(['virtual', 'console', {virtual_host.name!r}]))"
+def test_the_console_is_a_root_shell_until_the_escape_key(any_host: VirtualMachine) -> None:
+    code = f"import sys; from evenkeel.cli import main; sys.exit(main(['virtual', 'console', {any_host.name!r}]))"
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     with subprocess.Popen(

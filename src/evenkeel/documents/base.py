@@ -17,7 +17,8 @@ from evenkeel.errors import Where, WrongInput
 class Model(BaseModel):
     """Base of every part of a document: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # Built when it is first used: a verb needs a few of the models that it imports, and most only as part of another.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
 
 class Document(Model):
