@@ -50,6 +50,18 @@ def spin(ms):
     while time.monotonic() < until:
         pass
 
+def spins(thread):
+    "Wait until it does: the program in the guest is started beside us, and late where the machine is busy."
+    def ran():
+        return int(open("/proc/%d/schedstat" % thread).read().split()[0])
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        at, before = time.monotonic_ns(), ran()
+        time.sleep(0.3)
+        if ran() - before > 0.9 * (time.monotonic_ns() - at):
+            return
+    sys.exit("the vCPU does not spin")
+
 home = open("/proc/self/cgroup").read().strip().partition("::")[2], os.sched_getaffinity(0)
 
 def leave():
@@ -153,6 +165,7 @@ def page_faults():
 def throttled():
     "An ordinary task on the CPU of a vCPU that spins: the fair server gives it its share."
     name("ek-fair")
+    spins(tid)
     server = "/sys/kernel/debug/sched/fair_server/cpu%d/runtime" % cpu
     before = open(server).read().strip()
     put(server, 50000000)
@@ -232,7 +245,7 @@ done
 #: What ends it must not need the CPU that it never gives away.
 GUEST_SPIN = r"""
 inject begin
-timeout 12 chrt -f 90 taskset 2 sh -c 'while :; do :; done'
+timeout 16 chrt -f 90 taskset 2 sh -c 'while :; do :; done'
 """
 #: What a program that is started on the vCPU does besides what it was started for: that is no other cause.
 _PROGRAM = r"guest_thread (sh|chrt|taskset|dd|sleep|timeout)|exits CPUID|page_fault"
@@ -285,6 +298,7 @@ CASES = (
         _PROGRAM + "|waits ek-fair",
         host="throttled",
         guest=GUEST_SPIN,
+        seconds=24.0,
     ),
 )
 

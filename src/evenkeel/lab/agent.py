@@ -30,6 +30,7 @@ from evenkeel.lab.executor import Executor, Job
 from evenkeel.lab.lease import Lease
 from evenkeel.lab.leftovers import folder_name
 from evenkeel.lab.protocol import Ended, Start
+from evenkeel.lab.set_within import set_within
 
 log = logging.getLogger("evenkeel.lab.agent")
 #: Between two tries to reach the lab: short, because a service restarts in a second.
@@ -364,9 +365,7 @@ class Agent:
                     await line.send(protocol.Beat(number=self.lease.ask()))
                     beat_at = self.clock() + beat_ns
             busy = any(attempt.ended is None for attempt in self._attempts.values())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOG_LOOK_S if busy else 1.0):
-                    await self._changed.wait()
+            await set_within(self._changed, _LOG_LOOK_S if busy else 1.0)
 
     async def _tell_of(self, line: Line, attempt: _Attempt) -> None:
         """The next piece of its log; after the last one its result."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection, func, insert, select, update
@@ -43,10 +43,14 @@ class Wake:
         return quantile(self.likely, 0.5)
 
 
-class _Given(BaseModel):
-    """Of ``power`` in a machine's policy, as :class:`evenkeel.lab.power.Policy` reads it."""
+#: How long a boot may be said to take, seconds.
+BootSeconds = Annotated[float, Field(gt=0, le=7200)]
 
-    boot_s: float | None = Field(None, gt=0, le=7200)
+
+class _Given(BaseModel):
+    """What is read here of ``power`` in a machine's policy, :class:`evenkeel.lab.power.Policy`."""
+
+    boot_s: BootSeconds | None = None
 
 
 def type_of(connection: Connection, machine_id: str, name: str) -> str:

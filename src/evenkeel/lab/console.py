@@ -31,6 +31,7 @@ from evenkeel.lab.actor import SERVICE, Actor, Conflict, NotFound
 from evenkeel.lab.console_lines import Heard, Line, LineFailed, line_for
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.recording import Recorded, Recorder
+from evenkeel.lab.set_within import set_within
 from evenkeel.lab.store import Away, StoreClosed
 
 T = TypeVar("T")
@@ -205,15 +206,11 @@ class Consoles:
         pruned_ns: int | None = None
         await self._refresh()
         self._ready.set()
-        while not self._ended.is_set():
-            try:
-                async with asyncio.timeout(self.times.refresh_s):
-                    await self._ended.wait()
-            except TimeoutError:
-                await self._refresh()
-                if pruned_ns is None or self.lab.steady() - pruned_ns > 3600 * 10**9:
-                    pruned_ns = self.lab.steady()
-                    await asyncio.to_thread(prune, self.lab)
+        while not await set_within(self._ended, self.times.refresh_s):
+            await self._refresh()
+            if pruned_ns is None or self.lab.steady() - pruned_ns > 3600 * 10**9:
+                pruned_ns = self.lab.steady()
+                await asyncio.to_thread(prune, self.lab)
         await asyncio.gather(*(console.end() for console in self._all.values()))
 
     async def _refresh(self) -> None:
@@ -347,12 +344,10 @@ class _Console:
                     self._line = None
             self._become("down", why)
             if not freed:
-                try:
-                    async with asyncio.timeout(pause_s):
-                        await self._reset.wait()
+                if await set_within(self._reset, pause_s):
                     self._reset.clear()
                     pause_s = first_s
-                except TimeoutError:
+                else:
                     pause_s = min(longest_s, pause_s * 2)
 
     async def _pump(self, line: Line) -> tuple[str, bool]:

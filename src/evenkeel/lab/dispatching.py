@@ -26,6 +26,7 @@ from evenkeel.lab.dispatcher import Dispatcher
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.logs import NO_ROOM
 from evenkeel.lab.process import Process
+from evenkeel.lab.set_within import set_within
 
 log = logging.getLogger("evenkeel.lab")
 T = TypeVar("T")
@@ -126,9 +127,7 @@ class Dispatching:
                     written.exception()  # finish() looks at it itself
                     self.dispatcher.finish(turn, future)
                     continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
-                        await self._woken.wait()
+                await set_within(self._woken, _LOOK_S)
             server.close()
             path.unlink(missing_ok=True)
         finally:

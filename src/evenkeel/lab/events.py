@@ -6,7 +6,6 @@ Each event is written by the service function that made the change, in the same 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -19,6 +18,7 @@ from evenkeel.lab.actor import Actor
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.schema import event as _event
+from evenkeel.lab.set_within import set_within
 
 #: Events that a stream reads at once.
 _AT_ONCE = 500
@@ -145,10 +145,7 @@ async def stream(lab: Lab, actor: Actor, seq: int, *, type_: str | None = None) 
             if len(found) == _AT_ONCE:
                 continue
             for _ in range(15):  # a second each: to see that the service stops
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1):
-                        await more.wait()
-                if more.is_set() or lab.stopping.is_set():
+                if await set_within(more, 1.0) or lab.stopping.is_set():
                     break
             else:
                 yield None

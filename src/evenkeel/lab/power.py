@@ -58,7 +58,7 @@ class Policy(Model):
     pdu_s: float = Field(20.0, gt=0, le=300)
     down_s: float = Field(20.0, gt=0, le=600)
     shutdown_s: float = Field(120.0, gt=0, le=1800)
-    boot_s: float | None = Field(None, gt=0, le=7200)
+    boot_s: boots.BootSeconds | None = None
 
     def deadline_s(self, method: Method) -> float:
         return {"ssh": self.ssh_s, "hypervisor": self.pdu_s, "bmc": self.bmc_s, "pdu": self.pdu_s}[method]

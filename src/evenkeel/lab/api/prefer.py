@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from evenkeel.documents.base import Model
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.set_within import set_within
 
 T = TypeVar("T")
 #: Whoever wants to wait for longer asks again.  Proxies mostly give up after a minute.
@@ -90,9 +91,7 @@ class Conditional:
         try:
             found = await run_in_threadpool(read)  # it may have changed before anybody listened
             while not done(found) and (left := deadline - loop.time()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _LOOK_S)):
-                        await more.wait()
+                await set_within(more, min(left, _LOOK_S))
                 if lab.stopping.is_set() or await self._request.is_disconnected():
                     break
                 if more.is_set():
