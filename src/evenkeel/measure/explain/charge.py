@@ -226,21 +226,24 @@ def _waiting(scene: Scene, states: Iterable[Span]) -> Layer:
         away = state.cpu not in scene.home or bool(
             np.searchsorted(host.moves, state.start - MOVED_NS) < np.searchsorted(host.moves, state.end)
         )
+        ranks = host.ranks[state.cpu]
         for span in running.cut(state.start, state.end):
-            kind = _why(scene, span, state.what == PREEMPTED, away)
+            # Lent priorities come and go (by a lock, or by RCU to who was pre-empted reading): what it has here counts.
+            lesser = span.what == IDLE or next(ranks.cut(span.start, span.end)).what > host.own
+            kind = _why(scene, span, lesser and state.what == PREEMPTED, away)
             if kind:
                 yield span.start, span.end, kind, host.names.get(span.what, f"pid {span.what}")
 
 
-def _why(scene: Scene, span: Span, preempted: bool, away: bool) -> Kind | None:
-    """Why the vCPU waited while ``span.what`` ran; None: no cause, as when an idle CPU takes its time to wake."""
+def _why(scene: Scene, span: Span, throttled: bool, away: bool) -> Kind | None:
+    """Why the vCPU waited while ``span.what`` ran; None: no cause, as when an idle CPU takes its time to wake.
+
+    ``throttled``: it was pre-empted, and what runs is less than it."""
     if span.what == scene.tid:
         return None
     if away:
         return Kind.migrated
-    priorities = scene.host.priorities
-    lesser = span.what == IDLE or priorities.get(span.what, 0) > priorities.get(scene.tid, 999)
-    if lesser and preempted:
+    if throttled:
         return Kind.throttled if span.end - span.start >= SWITCH_NS else None
     if span.what == IDLE:
         return None

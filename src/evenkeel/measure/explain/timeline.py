@@ -19,6 +19,8 @@ RUNS, PREEMPTED, SLEEPS, WOKEN = 0, 1, 2, 3
 IDLE = 0  # the pid of every idle task
 #: Bits of prev_state that mean "not runnable any more": the kernel's TASK_REPORT.  Above them stands "pre-empted".
 _ASLEEP = 0xFF
+#: Worse than any priority that there is.
+_UNKNOWN = 999
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,15 @@ class Interrupts:
 class HostTimeline:
     """What the host did around one vCPU thread.
 
-    ``running``: CPU -> pid of the task on it; ``thread``: states of the vCPU thread; ``inside``: 1 while it runs the
-    guest, ``reasons`` of the exits by their number; ``moves``: when it was put on another CPU;
-    ``timed``: when the timer's interrupt of a CPU woke it.
+    ``running``: CPU -> pid of the task on it; ``ranks``: the priority that it had when it came there, as the kernel
+    counts (0 to 98 real-time, the lower the better, 120 ordinary); ``own``: what the vCPU had most often; ``thread``:
+    states of the vCPU thread; ``inside``: 1 while it runs the guest, ``reasons`` of the exits by their number;
+    ``moves``: when it was put on another CPU; ``timed``: when the timer's interrupt of a CPU woke it.
     """
 
     running: dict[int, Steps]
+    ranks: dict[int, Steps]
+    own: int
     thread: Steps
     inside: Steps | None
     exits: Ints  # reason of each exit, in the order of ``inside``
@@ -113,7 +118,8 @@ class HostTimeline:
     interrupts: dict[int, Interrupts]
     nmis: dict[int, Interrupts]
     names: dict[int, str]
-    priorities: dict[int, int]  # as the kernel counts: 0 to 98 real-time, the lower the better; 120 ordinary
+    #: The best that each had: who has one for a while had its effect with that.
+    priorities: dict[int, int]
     timed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
@@ -155,6 +161,8 @@ class HostEvents:
             inside = self._inside(tid)
             found[tid] = HostTimeline(
                 running=switches.running,
+                ranks=switches.ranks,
+                own=switches.own(tid),
                 thread=switches.states(tid),
                 inside=inside.on(clock) if inside else None,
                 exits=self.exits["exit_reason"][self.exits["common_pid"] == tid],
@@ -196,33 +204,41 @@ class Switches:
     table: dict[str, Ints]
     waking: dict[str, Ints]
     running: dict[int, Steps]
+    ranks: dict[int, Steps]
     names: dict[int, str]
     priorities: dict[int, int]
 
     @staticmethod
     def of(trace: Trace) -> Switches:
-        table = trace.table("sched/sched_switch", "prev_pid", "prev_state", "next_pid", "next_prio")
+        table = trace.table("sched/sched_switch", "prev_pid", "prev_prio", "prev_state", "next_pid", "next_prio")
         waking = trace.table("sched/sched_waking", "pid", "target_cpu")
-        running = {}
+        running, ranks = {}, {}
         for cpu in np.unique(table["cpu"]).tolist():
             here = table["cpu"] == cpu
             # Before its first switch a CPU ran what it then left.
-            running[cpu] = Steps(
+            at, where = (
                 np.concatenate([table["at"][:1], table["at"][here]]),
-                np.concatenate([table["prev_pid"][here][:1], table["next_pid"][here]]),
                 np.full(int(here.sum()) + 1, cpu, np.int64),
             )
+            running[cpu], ranks[cpu] = (
+                Steps(at, np.concatenate([table[f"prev_{field}"][here][:1], table[f"next_{field}"][here]]), where)
+                for field in ("pid", "prio")
+            )
         names = trace.named("sched/sched_switch", "next_pid", "next_comm")
-        # The best that each had: who is lent a priority, or has one for a while, had its effect with that.
         best = np.argsort(-table["next_prio"], kind="stable")
         priorities = dict(zip(table["next_pid"][best].tolist(), table["next_prio"][best].tolist(), strict=True))
-        return Switches(table, waking, running, {**names, IDLE: "idle"}, priorities)
+        return Switches(table, waking, running, ranks, {**names, IDLE: "idle"}, priorities)
 
     def on(self, clock: Clock) -> Switches:
         """The same on the axis, of what is in the raw clock."""
         table, waking = ({**one, "at": clock.ns(one["at"])} for one in (self.table, self.waking))
-        running = {cpu: steps.on(clock) for cpu, steps in self.running.items()}
-        return Switches(table, waking, running, self.names, self.priorities)
+        running, ranks = ({cpu: one.on(clock) for cpu, one in steps.items()} for steps in (self.running, self.ranks))
+        return Switches(table, waking, running, ranks, self.names, self.priorities)
+
+    def own(self, tid: int) -> int:
+        """The priority that a thread had most often.  One that is lent to it for a moment is not its own."""
+        priorities, times = np.unique(self.table["next_prio"][self.table["next_pid"] == tid], return_counts=True)
+        return int(priorities[times.argmax()]) if len(times) else _UNKNOWN
 
     def states(self, tid: int) -> Steps:
         """The states of one thread, and the CPU that it has them on."""
