@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from evenkeel.lab.forecast import (
     covered,
     foretell,
 )
+from evenkeel.lab.forecast_power import Draw, Power
 from evenkeel.lab.order import MINUTE_NS, Ready, Shares
 
 NOW = 1_795_946_400 * 10**9
@@ -76,6 +78,42 @@ def test_a_machine_is_waited_for() -> None:
     found = foretell(_live([running, _job(2, group=1), _job(3)], agents=agents, machines={"m1": 2}, wanting=2))
     assert _minutes(found.steps[2].start) == (10, 10, 10)
     assert _minutes(found.steps[3].start) == (0, 0, 0)
+
+
+def _powered(left: float, *jobs: Job, **watts: float) -> Live:
+    """Four machines, m1 with a running step that ends in ten minutes, and what each counts for at rack-a."""
+    running = _job(1, group=1, started_ns=NOW, agent="a", machine="m1")
+    names = ("m1", "m2", "m3", "m4")
+    power = Power({"rack-a": left}, {name: Draw("rack-a", watts.get(name, 300)) for name in names})
+    return _live([running, *jobs], agents=(Agent("a", 9, 2),), machines=dict.fromkeys(names, 2), wanting=2, power=power)
+
+
+def _starts(live: Live, *numbers: int) -> list[float]:
+    found = foretell(live)
+    return [_minutes(found.steps[number].start)[1] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("left", "starts"), [(900, [0, 0, 0]), (600, [0, 0, 10]), (599, [0, 10, 10]), (0, [10, 20, 30]), (-1, None)]
+)
+def test_a_machine_that_a_power_budget_keeps_back_is_had_when_enough_is_given_back(
+    left: float, starts: list[float] | None
+) -> None:
+    """Three more steps, and three more machines, which nobody has."""
+    live = _powered(left, *(_job(number, group=1) for number in (2, 3, 4)))
+    if starts is not None:
+        assert _starts(live, 2, 3, 4) == starts
+    else:
+        found = foretell(live)
+        assert found.steps[2].start is None
+        assert found.steps[2].unknown == "the power budget of rack-a lets steps have no machine"
+
+
+def test_who_counts_for_less_than_is_left_is_had_at_once_and_another_site_is_free() -> None:
+    live = _powered(100, _job(2, group=1), _job(3, group=1), m3=100, m4=1000)
+    assert _starts(live, 2, 3) == [0, 10]
+    free = replace(live, power=Power(live.power.left, {one: live.power.draws[one] for one in ("m1", "m2", "m3")}))
+    assert _starts(free, 2, 3) == [0, 0], "m4 stands where there is no budget"
 
 
 def test_a_machine_that_sleeps_is_waited_for_as_long_as_its_like_take_to_boot() -> None:

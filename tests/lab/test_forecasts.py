@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import RowMapping, select
 
 from evenkeel.cli.root import run as evenkeel
-from evenkeel.lab import boots, credits, durations, forecasts, schema, submissions
+from evenkeel.lab import boots, claims, credits, durations, forecasts, power_budget, schema, submissions
 from evenkeel.lab import client as client_
 from evenkeel.lab.actor import NotFound, with_roles
 from evenkeel.lab.client import Client
@@ -21,7 +21,10 @@ from evenkeel.lab.order import MINUTE_NS
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.step import graph_of
 from tests.lab.conftest import Clock
+from tests.lab.pool import ROOT
+from tests.lab.test_claims import ask
 from tests.lab.test_dispatcher import ANN, BOB, Player, machine_of, run, send
+from tests.lab.test_power_budget import limit, stand
 
 T = TypeVar("T")
 
@@ -274,3 +277,31 @@ def test_a_machine_that_another_kind_of_step_has_is_free_when_that_ends(
     eta = forecasts.of_submission(lab, ANN, sent.id).steps["check"]
     assert eta.unknown == "" and eta.start
     assert eta.start.p50_ns - lab.now() == 10 * MINUTE_NS
+
+
+def test_what_a_power_budget_keeps_back_is_foretold_for_when_enough_is_given_back(
+    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster
+) -> None:
+    """A person's machine comes back nobody knows when; a step's when that ends."""
+    stand(lab, "host1", "host2")
+    limit(lab, 500)
+    Player(dispatcher, slots=2).hello()
+
+    def eta(machine: str) -> forecasts.Eta:
+        sent = send(lab, ANN, build={"step": {"machine": machine}})
+        run(dispatcher)
+        return forecasts.of_submission(lab, ANN, sent.id).steps["build"]
+
+    held = ask(lab, ANN, "host1")
+    told = eta("host2")
+    assert told.start is None
+    assert told.unknown == "the power budget of rack-a lets steps have no machine like that: host2"
+    claims.release(lab, ANN, held.id)
+    run(dispatcher)
+    second = eta("host1")
+    assert second.unknown == "" and second.start
+    assert second.start.p50_ns - lab.now() == 10 * MINUTE_NS, "host2 has its step now"
+    power_budget.remove(lab, ROOT, "rack-a")
+    run(dispatcher)
+    third = eta("host2")
+    assert third.start and third.start.p50_ns - lab.now() == 10 * MINUTE_NS, "now for the machine, not for its power"

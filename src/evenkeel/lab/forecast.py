@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evenkeel.lab import forecast_power
 from evenkeel.lab.durations import Durations, quantile
+from evenkeel.lab.forecast_power import Power
 from evenkeel.lab.order import QUANTUM_NS, Ready, Shares
 
 PASSES = 30
@@ -72,7 +74,7 @@ class Floor:
     """Agents, machines and steps in simulated time: what the dispatcher does, without agents and without a database.
 
     ``machines``: name -> bits of the groups whose steps could have it; ``wanting``: bits of groups that want one.
-    ``expected``: what a step will probably take, nanoseconds.
+    ``expected``: what a step will probably take, nanoseconds.  ``power``: what machines count for at their sites.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Floor:
         *,
         machines: Mapping[str, int] | None = None,
         wanting: int = 0,
+        power: Power = forecast_power.NONE,
     ) -> None:
         # Who can do the least goes first, so that who can do more is left for others; as the dispatcher does.
         self.agents = sorted(agents, key=lambda agent: (agent.mask.bit_count(), agent.name))
@@ -94,6 +97,7 @@ class Floor:
         self.wanting = wanting
         self._expected = expected
         self._held: set[str] = set()
+        self._rooms = forecast_power.Rooms(power)
         self._before: dict[int, int] = {}
         self._children: dict[int, list[int]] = {}
         self._available = self._look()
@@ -102,9 +106,12 @@ class Floor:
         """Bits of groups that want no machine, or could get one."""
         mask = ~self.wanting
         for name, fits in self.machines.items():
-            if name not in self._held:
+            if self._could_have(name):
                 mask |= fits
         return mask
+
+    def _could_have(self, machine: str) -> bool:
+        return machine not in self._held and self._rooms.lets(machine)
 
     @property
     def available(self) -> int:
@@ -162,6 +169,8 @@ class Floor:
                 job = self.jobs[number]
                 self.ready.drop(number)
                 machine = self._machine_for(job)
+                if machine is not None:
+                    self._rooms.take(machine)
                 expected_ns = self._expected(job)
                 self.ready.charge(job.person, job.team, expected_ns, now_ns)
                 self._take(job, agent.name, now_ns, machine, expected_ns)
@@ -171,7 +180,7 @@ class Floor:
     def _machine_for(self, job: Job) -> str | None:
         if not self.wanting >> job.group & 1:
             return None
-        return min(name for name, fits in self.machines.items() if fits >> job.group & 1 and name not in self._held)
+        return min(name for name, fits in self.machines.items() if fits >> job.group & 1 and self._could_have(name))
 
     def open_jobs(self) -> tuple[Job, ...]:
         """All that have not ended, as a forecast wants them: what runs with agent and start, what is over left out."""
@@ -192,6 +201,7 @@ class Floor:
         job = self.jobs.pop(number)
         self.free[agent] += 1
         if machine is not None:
+            self._rooms.give(machine)
             self.give(machine)
         self.ready.charge(job.person, job.team, now_ns - started_ns - expected_ns, started_ns)
         dropped: list[int] = []
@@ -254,6 +264,8 @@ class Live:
     wakes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: What a group wants of an agent and of a machine, in words: for steps that nobody can take.
     wants: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    #: What machines count for at sites that have a power budget.
+    power: Power = forecast_power.NONE
     #: Bits of groups that machines of the pool fit, of which steps can have none: reserved by people, or broken.
     withheld: int = 0
 
@@ -321,8 +333,14 @@ def _impossible(live: Live) -> dict[int, str]:
         if agent.takes:
             fits |= agent.mask
     machines = ~live.wanting
-    for mask in live.machines.values():
-        machines |= mask
+    beyond: dict[int, str] = {}
+    most = live.power.most(job.machine for job in live.jobs if job.machine is not None)
+    for name, mask in live.machines.items():
+        draw = live.power.draws.get(name)
+        if draw is not None and draw.watts > most[draw.site]:
+            beyond |= {group: draw.site for group in range(mask.bit_length()) if mask >> group & 1}
+        else:
+            machines |= mask
     why: dict[int, str] = {}
     for job in live.jobs:
         if job.started_ns is not None:
@@ -330,6 +348,9 @@ def _impossible(live: Live) -> dict[int, str]:
         wanted, machine = live.wants.get(job.group, ("", ""))
         if not fits >> job.group & 1:
             why[job.id] = f"no agent of that kind is online: {wanted}" if wanted else "no agent is online"
+        elif not machines >> job.group & 1 and job.group in beyond:
+            like = f" like that: {machine}" if machine else ""
+            why[job.id] = f"the power budget of {beyond[job.group]} lets steps have no machine{like}"
         elif not machines >> job.group & 1:
             there = (
                 "free for steps, people hold them or they are broken" if live.withheld >> job.group & 1 else "like that"
@@ -347,7 +368,7 @@ def _play(live: Live, jobs: list[Job], expected: Callable[[Job], int]) -> list[i
     ready = Ready(live.shares.copy())
     for number in range(max((job.group for job in jobs), default=-1) + 1):
         ready.group(number)
-    floor = Floor(live.agents, ready, expected, machines=live.machines, wanting=live.wanting)
+    floor = Floor(live.agents, ready, expected, machines=live.machines, wanting=live.wanting, power=live.power)
     order: list[int] = []
     ends: list[tuple[int, int]] = []
     asleep = list(live.wakes)
@@ -395,11 +416,13 @@ def _draw(
         if name in live.wakes:
             machine_free[:, index] = random.choice(np.array(live.wakes[name], dtype=float), passes)
     rows = np.arange(passes)
+    power = forecast_power.Passes(live.power, names, passes)
     column: dict[str, list[int]] = {}
     for index, (_, name) in enumerate(slots):
         column.setdefault(name, []).append(index)
     fitting: dict[int, np.ndarray] = {}
     machine_fitting: dict[int, np.ndarray] = {}
+    at_sites: dict[int, list[forecast_power.AtSite]] = {}
     likes: dict[tuple[str, str], np.ndarray] = {}
     starts: dict[int, np.ndarray] = {}
     ends: dict[int, np.ndarray] = {}
@@ -423,6 +446,7 @@ def _draw(
                 column[job.agent or ""] = mine[1:]
             if job.machine in names:
                 machine_free[:, names.index(job.machine)] = end
+                power.runs(names.index(job.machine), end)
             ends[number] = end
             continue
         release = nothing
@@ -433,31 +457,34 @@ def _draw(
             fits = fitting[job.group] = np.array(
                 [index for index, (mask, _) in enumerate(slots) if mask >> job.group & 1], dtype=int
             )
-        start, slot = _earliest(free, fits, release, rows)
+        start, chosen = _earliest(free[:, fits], release, rows)
+        slot = fits[chosen]
+        took = like[random.integers(0, len(like), passes)]
         if live.wanting >> job.group & 1:
             ones = machine_fitting.get(job.group)
             if ones is None:
                 ones = machine_fitting[job.group] = np.array(
                     [i for i, name in enumerate(names) if live.machines[name] >> job.group & 1], dtype=int
                 )
-            start, machine = _earliest(machine_free, ones, start, rows)
-            machine_free[rows, machine] = start + (end_of := like[random.integers(0, len(like), passes)])
-            end = start + end_of
-        else:
-            end = start + like[random.integers(0, len(like), passes)]
+                at_sites[job.group] = power.at_sites(ones)
+            times = power.from_when(at_sites[job.group], machine_free[:, ones], start)
+            start, chosen = _earliest(times, start, rows)
+            machine = ones[chosen]
+            machine_free[rows, machine] = start + took
+            power.take(machine, start + took)
+        end = start + took
         free[rows, slot] = end
         starts[number], ends[number] = start, end
     return starts, ends
 
 
-def _earliest(
-    free: np.ndarray, fits: np.ndarray, release: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """When one of the slots ``fits`` can take it, and which: of those free at its release the one that waited least."""
-    times = free[:, fits]
+def _earliest(times: np.ndarray, release: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """When one can take it, and which: of those free at its release the one that waited least.
+
+    ``times``: a row a pass, when each is free."""
     late = times > release[:, None]
     chosen = np.where(late, times, -times - 1e18).argmin(axis=1)
-    return np.maximum(times[rows, chosen], release), fits[chosen]
+    return np.maximum(times[rows, chosen], release), chosen
 
 
 def _bands(now_ns: int, drawn: Mapping[int, np.ndarray]) -> dict[int, Band]:

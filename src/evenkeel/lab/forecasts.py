@@ -126,8 +126,11 @@ def live_of(dispatcher: Dispatcher) -> _Seen:
         ),
         shares=ready.shares.copy(),
         durations=dispatcher.durations.copy(),
-        machines={one: masks[one] for one in machines.free | machines.wakes.keys() if masks.get(one)},
+        machines={
+            one: masks[one] for one in machines.free | machines.wakes.keys() | machines.over.keys() if masks.get(one)
+        },
         wanting=machines.wanting,
+        power=machines.power,
         wants={number: signature[:2] for number, signature in enumerate(ready.signatures)},  # type: ignore[index]
         withheld=machines.fit_any,
     )

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from evenkeel.documents.base import Model
 from evenkeel.lab import held, schema
 from evenkeel.lab.actor import Actor, NotFound
+from evenkeel.lab.forecast_power import Draw, Power
 from evenkeel.lab.lab import Lab
 
 #: What servers of two sockets draw at work, about; for those that do not tell.
@@ -109,6 +110,13 @@ class Rooms:
         for one in ids:
             if (draw := self._draws.get(one)) is not None:
                 bisect.insort(self._sites[draw.site].watched, (draw.more, one))
+
+    def foreseen(self) -> Power:
+        """For forecasts: what a step that has a machine adds to what its site counts for, and what sites have left."""
+        return Power(
+            {name: site.watts - site.counted for name, site in self._sites.items()},
+            {one: Draw(draw.site, draw.gives or draw.more) for one, draw in self._draws.items()},
+        )
 
     def why(self, machine_id: str) -> str:
         """Why :meth:`lets` says no, of a site that has a budget."""

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, and_, func, select
 from evenkeel.lab import allowed, boots, held, power_budget, schema
 from evenkeel.lab.allowed import Asker
 from evenkeel.lab.boots import Wake
+from evenkeel.lab.forecast_power import Power
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.predicate import Predicate
 
@@ -141,6 +142,11 @@ class StepMachines:
     def free(self) -> frozenset[str]:
         """Ids of machines that steps could get now."""
         return self._named(self._free_bits)
+
+    @property
+    def power(self) -> Power:
+        """What machines count for at sites that have a power budget."""
+        return self._rooms.foreseen()
 
     @property
     def masks(self) -> dict[str, int]:
