@@ -15,6 +15,7 @@ from evenkeel.lab import client as client_
 from evenkeel.lab.actor import NotFound, with_roles
 from evenkeel.lab.client import Client
 from evenkeel.lab.dispatcher import Dispatcher
+from evenkeel.lab.forecast import foretell
 from evenkeel.lab.forecasts import Forecaster, live_of
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.order import MINUTE_NS
@@ -295,7 +296,7 @@ def test_what_a_power_budget_keeps_back_is_foretold_for_when_enough_is_given_bac
     held = ask(lab, ANN, "host1")
     told = eta("host2")
     assert told.start is None
-    assert told.unknown == "the power budget of rack-a lets steps have no machine like that: host2"
+    assert told.unknown == "a power budget keeps back every machine that it could have"
     claims.release(lab, ANN, held.id)
     run(dispatcher)
     second = eta("host1")
@@ -305,3 +306,33 @@ def test_what_a_power_budget_keeps_back_is_foretold_for_when_enough_is_given_bac
     run(dispatcher)
     third = eta("host2")
     assert third.start and third.start.p50_ns - lab.now() == 10 * MINUTE_NS, "now for the machine, not for its power"
+
+
+def test_what_is_being_started_or_is_ending_is_foretold_as_what_runs(
+    lab: Lab, dispatcher: Dispatcher, forecaster: Forecaster
+) -> None:
+    """Seen between a choice and its writing, where its claim is not known yet; and a cancelled step holds its machine
+    until its agent has ended it."""
+    stand(lab, "host1", "host2")
+    limit(lab, 500)
+    agent = Player(dispatcher, slots=2)
+    agent.hello()
+    first = send(lab, ANN, build={"step": {"machine": "host1"}})
+    second = send(lab, BOB, build={"step": {"machine": "host2"}})
+
+    def starts() -> forecasts.Eta:
+        live = forecasts._with_machines(lab, live_of(dispatcher))
+        (number,) = (job.id for job in live.jobs if job.submission == second.id)
+        return forecaster._eta("step", live.now_ns, foretell(live).steps[number])
+
+    begun = dispatcher.begin()
+    assert begun is not None
+    told = starts()
+    assert told.unknown == "" and told.start and told.start.p50_ns - lab.now() == 10 * MINUTE_NS
+    dispatcher.finish(*begun)
+    told = starts()
+    assert told.unknown == "" and told.start and told.start.p50_ns - lab.now() == 10 * MINUTE_NS
+    submissions.cancel(lab, ANN, first.id)
+    run(dispatcher)
+    told = starts()
+    assert told.unknown == "" and told.start and told.start.p50_ns == lab.now()

@@ -238,7 +238,7 @@ def test_of_several_steps_of_a_turn_as_many_begin_as_have_room(lab: Lab) -> None
 @pytest.mark.parametrize("pool", [63, 630])
 def test_a_budget_costs_a_choice_nothing_that_grows_with_the_pool(pool: int) -> None:
     """In lines of Python that run, which a busy machine does not make more."""
-    draws = {f"m{n}": power_budget._Draw(f"m{n}", "rack-a", 100, 400 + n, 0, True) for n in range(pool)}
+    draws = {f"m{n}": power_budget._Draw(f"m{n}", "rack-a", 100, 100, 400 + n, False, True) for n in range(pool)}
     found = power_budget.Rooms({"rack-a": 10**6}, draws)
     found.watch(draws)
     lines = 0

@@ -76,7 +76,8 @@ def test_cpus_nodes_and_distances_are_those_of_the_topology(any_host: VirtualMac
 
 
 def test_siblings_share_caches(any_host: VirtualMachine) -> None:
-    """Without CPUID leaf 0x8000001e the kernel sees neither SMT nor a shared L3, and says nothing about it."""
+    """Without CPUID leaf 0x8000001e the kernel sees neither SMT nor a shared L3, and says nothing about it.  On the
+    tuned host, which has no SMT, only the L3 can tell."""
     cpu0, spec = "/sys/devices/system/cpu/cpu0", spec_of(any_host)
     core, socket = format_cpus(range(spec.threads)), format_cpus(range(spec.cores * spec.threads))
     assert on_host(any_host, f"cat {cpu0}/topology/thread_siblings_list") == core

@@ -282,7 +282,7 @@ def foretell(live: Live, *, passes: int = PASSES, seed: int = 0) -> Foretold:
     The bands are as drawn, not calibrated.  Costs about 50 us a step, so 15 ms for 300 open ones.
     """
     why = _impossible(live)
-    jobs = [job for job in live.jobs if job.id not in why]
+    jobs = _without(live, why)
     medians: dict[tuple[str, str], int | None] = {}
 
     def median(job: Job) -> int | None:
@@ -291,6 +291,13 @@ def foretell(live: Live, *, passes: int = PASSES, seed: int = 0) -> Foretold:
         return medians[job.kind, job.key]
 
     order = _play(live, jobs, lambda job: median(job) or QUANTUM_NS)
+    if len(order) < len(jobs):  # in the end nobody is left who gives a machine back
+        begun = set(order)
+        for job in jobs:
+            if job.id not in begun:
+                before = next((why[one] for one in job.after if one in why), None)
+                why[job.id] = _NO_POWER if before is None else _after(before)
+        jobs = _without(live, why)
     starts, ends = _draw(live, jobs, order, passes, np.random.default_rng(seed))
     steps: dict[int, Forecast] = {}
     ahead, people = 0, set[str]()
@@ -326,6 +333,19 @@ def foretell(live: Live, *, passes: int = PASSES, seed: int = 0) -> Foretold:
     return Foretold(steps, _whole(live, steps, starts, ends))
 
 
+_AFTER = "it comes after a step for which "
+#: Of what never begins in a forecast: it would begin when machines are put to sleep, or people give theirs back.
+_NO_POWER = "a power budget keeps back every machine that it could have"
+
+
+def _after(why: str) -> str:
+    return _AFTER + why.removeprefix(_AFTER)
+
+
+def _without(live: Live, why: Mapping[int, str]) -> list[Job]:
+    return [job for job in live.jobs if job.id not in why]
+
+
 def _impossible(live: Live) -> dict[int, str]:
     """Steps that cannot be foretold -> why: nobody there can take them, or one before them."""
     fits = 0
@@ -333,14 +353,8 @@ def _impossible(live: Live) -> dict[int, str]:
         if agent.takes:
             fits |= agent.mask
     machines = ~live.wanting
-    beyond: dict[int, str] = {}
-    most = live.power.most(job.machine for job in live.jobs if job.machine is not None)
-    for name, mask in live.machines.items():
-        draw = live.power.draws.get(name)
-        if draw is not None and draw.watts > most[draw.site]:
-            beyond |= {group: draw.site for group in range(mask.bit_length()) if mask >> group & 1}
-        else:
-            machines |= mask
+    for mask in live.machines.values():
+        machines |= mask
     why: dict[int, str] = {}
     for job in live.jobs:
         if job.started_ns is not None:
@@ -348,18 +362,13 @@ def _impossible(live: Live) -> dict[int, str]:
         wanted, machine = live.wants.get(job.group, ("", ""))
         if not fits >> job.group & 1:
             why[job.id] = f"no agent of that kind is online: {wanted}" if wanted else "no agent is online"
-        elif not machines >> job.group & 1 and job.group in beyond:
-            like = f" like that: {machine}" if machine else ""
-            why[job.id] = f"the power budget of {beyond[job.group]} lets steps have no machine{like}"
         elif not machines >> job.group & 1:
             there = (
                 "free for steps, people hold them or they are broken" if live.withheld >> job.group & 1 else "like that"
             )
             why[job.id] = f"no machine of the pool is {there}{f': {machine}' if machine else ''}"
         elif any(before in why for before in job.after):
-            why[job.id] = "it comes after a step for which " + next(why[b] for b in job.after if b in why).removeprefix(
-                "it comes after a step for which "
-            )
+            why[job.id] = _after(next(why[b] for b in job.after if b in why))
     return why
 
 

@@ -94,11 +94,15 @@ class TooMany(EvenkeelError):
 
 
 class _Seen(NamedTuple):
-    """``claims``: of running steps, by step; ``masks``: of all machines, the groups whose steps may have them."""
+    """``claims``: of running steps, by step; ``masks``: of all machines, the groups whose steps may have them;
+    ``likely``: machines that steps will probably get whose start is being written, by step; ``ending``: claims of steps
+    that were cancelled and are about to end."""
 
     live: Live
     claims: dict[int, int]
     masks: dict[str, int]
+    likely: dict[int, str]
+    ending: list[int]
 
 
 def live_of(dispatcher: Dispatcher) -> _Seen:
@@ -108,13 +112,19 @@ def live_of(dispatcher: Dispatcher) -> _Seen:
     ready = dispatcher.ready
     jobs: list[Job] = []
     claims: dict[int, int] = {}
+    likely: dict[int, str] = {}
+    ending: list[int] = []
     for sub in dispatcher.subs.values():
         if not sub.cancelled:
             jobs += _jobs(dispatcher, sub)
+        else:
+            ending += [node.run.claim_id for node in sub.steps.values() if node.run and node.run.claim_id is not None]
     for job in jobs:
         run = dispatcher.nodes[job.id].run
         if run is not None and run.claim_id is not None:
             claims[job.id] = run.claim_id
+        elif run is not None and run.machine_id is not None:
+            likely[job.id] = run.machine_id
     machines = dispatcher.machines
     masks = machines.masks
     live = Live(
@@ -134,7 +144,7 @@ def live_of(dispatcher: Dispatcher) -> _Seen:
         wants={number: signature[:2] for number, signature in enumerate(ready.signatures)},  # type: ignore[index]
         withheld=machines.fit_any,
     )
-    return _Seen(live, claims, masks)
+    return _Seen(live, claims, masks, likely, ending)
 
 
 def _jobs(dispatcher: Dispatcher, sub: Sub) -> list[Job]:
@@ -436,20 +446,25 @@ def current(lab: Lab, actor: Actor, *, submission: int | None = None) -> Current
 def _with_machines(lab: Lab, seen: _Seen) -> Live:
     """The same with the machines that running steps hold, which are free when those end, and with how long those take
     to wake that sleep."""
-    live, claims, masks = seen
+    live, claims, masks, likely, ending = seen
     with lab.store.read() as connection:
         wakes = {one: wake.likely for one, wake in boots.wakes(connection, live.now_ns).items() if one in live.machines}
-        asked = select(_claim.id, _claim.machine_id).where(_claim.id.in_(sorted(claims.values())))
+        asked = select(_claim.id, _claim.machine_id).where(_claim.id.in_(sorted([*claims.values(), *ending])))
         machine_of = {row.id: row.machine_id for row in connection.execute(asked)}
     machines = dict(live.machines)
     jobs = []
     for job in live.jobs:
-        machine = machine_of.get(claims.get(job.id, 0))
+        machine = machine_of.get(claims.get(job.id, 0)) or likely.get(job.id)
         if machine is not None:
             machines[machine] = masks.get(machine, 0) | 1 << job.group
             job = replace(job, machine=machine)
         jobs.append(job)
-    return replace(live, jobs=tuple(jobs), machines=machines, wakes=wakes)
+    left = dict(live.power.left)
+    for machine in (machine_of[one] for one in ending if one in machine_of):
+        machines[machine] = masks.get(machine, 0)
+        if (draw := live.power.draws.get(machine)) is not None:
+            left[draw.site] += draw.gives
+    return replace(live, jobs=tuple(jobs), machines=machines, wakes=wakes, power=replace(live.power, left=left))
 
 
 def _times(band: Band | None) -> Times | None:

@@ -52,16 +52,22 @@ class Budget(Wanted):
 
 @dataclass(frozen=True)
 class _Draw:
-    """Of a machine: what it counts for now, and what it would in use; ``gives``: of it, what ends with its claim.
+    """Of a machine: what it counts for now, idle and in use; ``taken``: whether somebody has it.
 
     ``told``: whether that is stated or measured."""
 
     name: str
     site: str
     now: float
+    least: float
     full: float
-    gives: float
+    taken: bool
     told: bool
+
+    @property
+    def gives(self) -> float:
+        """Of what it counts for, what ends with its claim."""
+        return self.full - self.least if self.taken else 0.0
 
     @property
     def more(self) -> float:
@@ -99,7 +105,7 @@ class Rooms:
             return []
         site = self._sites[draw.site]
         site.counted += draw.more
-        self._draws[machine_id] = replace(draw, now=draw.full)
+        self._draws[machine_id] = replace(draw, now=draw.full, taken=True)
         gone = []
         while site.watched and site.counted + site.watched[-1][0] > site.watts:
             gone.append(site.watched.pop()[1])
@@ -115,7 +121,10 @@ class Rooms:
         """For forecasts: what a step that has a machine adds to what its site counts for, and what sites have left."""
         return Power(
             {name: site.watts - site.counted for name, site in self._sites.items()},
-            {one: Draw(draw.site, draw.gives or draw.more) for one, draw in self._draws.items()},
+            {
+                one: Draw(draw.site, draw.gives if draw.taken else draw.more, draw.full - draw.least)
+                for one, draw in self._draws.items()
+            },
         )
 
     def why(self, machine_id: str) -> str:
@@ -161,12 +170,12 @@ def _rooms(connection: Connection, budgets: Mapping[str, Any]) -> Rooms:
     draws = {}
     for row in rows:
         least, full, known = _watts(row, budgets[row.site].assumed_watts)
-        now, gives = least, 0.0
+        now, used = least, row.state != "off" and row.id in taken
         if row.state == "off":  # while it is switched off it draws yet
             now = {None: 0.0, "off": least}.get(switched.get(row.id), full)
-        elif row.id in taken:
-            now, gives = full, full - least
-        draws[row.id] = _Draw(row.name, row.site, now, full, gives, known)
+        elif used:
+            now = full
+        draws[row.id] = _Draw(row.name, row.site, now, least, full, used, known)
     return Rooms({site: budget.watts for site, budget in budgets.items()}, draws)
 
 

@@ -221,7 +221,9 @@ class StepMachines:
         if not fits:
             return None
         found = self._ids[(fits & -fits).bit_length() - 1]
-        for one in (found, *self._rooms.take(found)):
+        beyond = self._rooms.take(found)
+        self.over = {**self.over, **{one: self._rooms.why(one) for one in beyond}}
+        for one in (found, *beyond):
             place = self._place[one]
             if self._free.pop(place, None) is not None:
                 self._free_bits ^= 1 << place

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evenkeel.documents.evidence import Conditions
@@ -14,10 +15,10 @@ from evenkeel.measure.explain.allowed import allowed
 from evenkeel.measure.explain.attribute import Stage
 from evenkeel.measure.explain.clocks import Clock
 from evenkeel.measure.explain.recording import Raw, Recording
-from evenkeel.measure.explain.timeline import PREEMPTED, RUNS
+from evenkeel.measure.explain.timeline import PREEMPTED, RUNS, HostTimeline
 from evenkeel.measure.explain.trace import Trace
 from evenkeel.plan.catalogue import entries
-from tests.measure.explain.test_charge import EMULATOR, HOG, MS, VCPU, host, scene, steps
+from tests.measure.explain.test_charge import EMULATOR, HOG, HOME, LESSER, MS, VCPU, host, scene, steps
 from tests.report.test_timeline import explanation
 
 
@@ -34,10 +35,14 @@ def thread(tid: int, **changes: Any) -> dict[str, Any]:
     return {**plain, **changes}
 
 
-def facts(kind: Kind, who: str, **vcpu: Any) -> tuple[Allowed, ...]:
+#: Each of them was on the vCPU's CPU.
+RAN = host(running={HOME: steps((0, VCPU), (MS, HOG), (2 * MS, LESSER), (3 * MS, VCPU))})
+
+
+def facts(kind: Kind, who: str, seen: HostTimeline = RAN, **vcpu: Any) -> tuple[Allowed, ...]:
     nothing = Trace({}, {})
     clock = Clock(0, 1.0)
-    on = Stage({1: scene()}, nothing, nothing, clock, clock, Alignment(method="tsc-offset", error_ns=0), 0, 0)
+    on = Stage({1: scene(seen)}, nothing, nothing, clock, clock, Alignment(method="tsc-offset", error_ns=0), 0, 0)
     threads = (thread(VCPU, **vcpu), thread(EMULATOR, name="qemu-system-x86", vcpu=None, cpus="0-1,3"))
     conditions = Conditions(kernel="6.12", preempt_rt=True, command_line="")
     raw = Raw({}, {}, "")
@@ -64,6 +69,15 @@ def test_a_task_that_is_there_in_spite_of_a_partition() -> None:
 
 def test_an_equal_or_lesser_task_is_no_question_of_priority() -> None:
     assert rules(facts(Kind.waits, "backup")) == ["C-1"]
+
+
+def test_a_priority_that_was_lent_elsewhere_is_no_question_of_priority() -> None:
+    elsewhere = {0: steps((0, LESSER), cpu=0)}
+    ranks = {**RAN.ranks, 0: replace(elsewhere[0], what=np.array([88]))}
+    seen = replace(RAN, running={**RAN.running, **elsewhere}, ranks=ranks)
+    assert rules(facts(Kind.waits, "backup", seen)) == ["C-1"]
+    lent = {HOME: replace(RAN.ranks[HOME], what=np.array([97, 49, 88, 97]))}
+    assert rules(facts(Kind.waits, "backup", replace(RAN, ranks=lent))) == ["G-3", "C-1"]
 
 
 def test_the_own_emulator_says_where_it_may_run() -> None:

@@ -64,7 +64,6 @@ def host(**changes: Any) -> HostTimeline:
         interrupts={},
         nmis={},
         names={0: "idle", HOG: "hog", EMULATOR: "qemu-system-x86", LESSER: "backup"},
-        priorities=PRIORITIES,
     )
     return replace(plain, **changes)
 
@@ -118,7 +117,7 @@ def test_a_priority_that_was_lent_once_is_no_priority_later() -> None:
     """RCU lends one to who was pre-empted while it read; a lock to who holds it.  Seen: an ordinary task that ran for
     40 ms on the fair server's account was called waited for, since it had been FIFO 11 for a moment before."""
     waits = waiting_for(LESSER)
-    assert told(scene(replace(waits, priorities={**PRIORITIES, LESSER: 88})))[Kind.throttled, "backup"] == 4 * MS
+    assert told(scene(waits))[Kind.throttled, "backup"] == 4 * MS
     lent = {HOME: replace(waits.ranks[HOME], what=ints([97, 88, 97]))}
     assert told(scene(replace(waits, ranks=lent)))[Kind.waits, "backup"] == 4 * MS
 

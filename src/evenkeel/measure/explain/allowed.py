@@ -117,9 +117,14 @@ def _of_task(who: str, scene: Scene, own: Mapping[str, Any], home: str) -> list[
             return [Allowed(fact=fact, rule=rule)]
     facts = []
     host = scene.host
-    theirs = [prio for pid, prio in host.priorities.items() if host.names.get(pid) == who]
-    mine = host.priorities.get(scene.tid)
-    if theirs and mine is not None and min(theirs) < mine:
+    # With what they came to the vCPU's CPU: what one of that name was lent elsewhere did nothing here.
+    theirs = [
+        rank
+        for cpu in scene.home & host.running.keys()
+        for pid, rank in zip(host.running[cpu].what.tolist(), host.ranks[cpu].what.tolist(), strict=True)
+        if host.names.get(pid) == who
+    ]
+    if theirs and min(theirs) < host.own:
         facts.append(
             Allowed(fact=f"{who} ran at {_kernel_policy(min(theirs))}, the vCPU at {_policy(own)}", rule="G-3")
         )

@@ -118,8 +118,6 @@ class HostTimeline:
     interrupts: dict[int, Interrupts]
     nmis: dict[int, Interrupts]
     names: dict[int, str]
-    #: The best that each had: who has one for a while had its effect with that.
-    priorities: dict[int, int]
     timed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
@@ -170,7 +168,6 @@ class HostEvents:
                 interrupts=interrupts,
                 nmis=nmis,
                 names=switches.names,
-                priorities=switches.priorities,
                 timed=_timed(switches, interrupts, tid),
             )
         return found
@@ -206,7 +203,6 @@ class Switches:
     running: dict[int, Steps]
     ranks: dict[int, Steps]
     names: dict[int, str]
-    priorities: dict[int, int]
 
     @staticmethod
     def of(trace: Trace) -> Switches:
@@ -225,15 +221,13 @@ class Switches:
                 for field in ("pid", "prio")
             )
         names = trace.named("sched/sched_switch", "next_pid", "next_comm")
-        best = np.argsort(-table["next_prio"], kind="stable")
-        priorities = dict(zip(table["next_pid"][best].tolist(), table["next_prio"][best].tolist(), strict=True))
-        return Switches(table, waking, running, ranks, {**names, IDLE: "idle"}, priorities)
+        return Switches(table, waking, running, ranks, {**names, IDLE: "idle"})
 
     def on(self, clock: Clock) -> Switches:
         """The same on the axis, of what is in the raw clock."""
         table, waking = ({**one, "at": clock.ns(one["at"])} for one in (self.table, self.waking))
         running, ranks = ({cpu: one.on(clock) for cpu, one in steps.items()} for steps in (self.running, self.ranks))
-        return Switches(table, waking, running, ranks, self.names, self.priorities)
+        return Switches(table, waking, running, ranks, self.names)
 
     def own(self, tid: int) -> int:
         """The priority that a thread had most often.  One that is lent to it for a moment is not its own."""
