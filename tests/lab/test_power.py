@@ -270,7 +270,8 @@ def test_an_outlet_by_a_fence_agent_is_the_last_rung(lab: Lab, host: EmulatedMac
     host.fault("no-reboot")
     done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
     assert (done.result, tried(done)) == ("done", ["pdu done"])
-    assert host.commands() == ["power 0", "power 1"]
+    first, *then = host.commands()
+    assert (first, {*then}) == ("power 0", {"power 1"})  # an agent that is slow, as on a busy machine, says on twice
     assert power.status(lab, ANN, "host1").power == "on"
 
 
@@ -283,7 +284,7 @@ def test_an_outlet_does_not_stay_off_because_its_agent_was_ended(lab: Lab, host:
     host.fault("slow-outlet")
     done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
     first, *then = host.commands()
-    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})  # a slow agent says on twice
+    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})
     assert (done.result, tried(done)) == ("done", ["pdu done"]), done
     assert "no answer within 6 s: boot id" in done.tried[0].detail
 
