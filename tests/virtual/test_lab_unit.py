@@ -87,10 +87,16 @@ def stage(folder: Path) -> None:
     subprocess.run(words, check=False, stdout=subprocess.DEVNULL)  # some packages carry templates that are no Python
 
 
+def _readable(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """By everybody, as what pip installs: the folder of a test is its owner's alone, and so would be the libraries."""
+    member.mode = 0o755 if member.isdir() else 0o644
+    return member
+
+
 def packed(folder: Path) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
-        archive.add(folder, arcname=".")
+        archive.add(folder, arcname=".", filter=_readable)
     return out.getvalue()
 
 
