@@ -188,6 +188,7 @@ def test_the_doctor_names_each_fault_by_itself(tuned_host: TunedHost, words: Wor
     assert kinds(look(tuned_host)) <= WELL, "still there after it was put back"
 
 
+@pytest.mark.long
 def test_libvirt_refuses_what_the_doctor_says_it_refuses(tuned_host: TunedHost) -> None:
     """The real libvirt of the host, and every definition of the table that it must refuse."""
     refused = [fault for fault in FAULTS if fault.finding == "D-XML-REFUSED"]

@@ -70,7 +70,7 @@ def test_everything_but_hardware_counters_works_here(probe: Probe) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["raw_tp", "fentry", *(pytest.param(source, marks=pytest.mark.long) for source in ("tp_btf", "tracepoint"))],
+    ["raw_tp", *(pytest.param(source, marks=pytest.mark.long) for source in ("fentry", "tp_btf", "tracepoint"))],
 )
 def test_system_calls_are_exact(traced: VirtualMachine, probe: Probe, source: str) -> None:
     found = watch(traced, probe, source, GETUID)

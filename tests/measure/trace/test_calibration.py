@@ -64,6 +64,13 @@ def test_it_is_measured_once_for_a_boot_and_again_when_asked(probe: Probe, measu
     file.write_text(json.dumps(kept))
     assert 4e5 <= Calibration(probe).each(SWITCHES)["perf"].ns <= 4e6, "taken from the file, for the speed of now"
     assert Calibration(probe).each(SWITCHES, anew=True)["perf"].ns < 4e5
+
+
+@pytest.mark.long
+def test_of_calls_it_is_told_what_they_cost_and_what_all_others_do(
+    probe: Probe, measured: Path, tmp_path: Path
+) -> None:
+    file = the_file(measured, tmp_path)
     calls = Calibration(probe).each(Question(kind="top", events=("syscalls:sys_enter_getuid",), by="process"))
     # Where the kernel lets programs hang on functions, there is that, too.
     assert set(calls) - {"fentry"} == {"raw_tp", "tp_btf", "tracepoint"}, "a counter does not tell by whom"
