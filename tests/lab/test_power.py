@@ -268,10 +268,12 @@ def test_an_outlet_by_a_fence_agent_is_the_last_rung(lab: Lab, host: EmulatedMac
     outlet = host.start_outlet() if len(host._sshds) == 1 else host._sshds[1]
     pdu_endpoint(lab, "host1", outlet)
     host.fault("no-reboot")
+    # On a busy machine its agent takes longer than it is usually given, and another says on a second time.
+    policy = {"power": QUICK["power"] | {"pdu_s": 120.0}}
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(policy=policy)))
     done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
     assert (done.result, tried(done)) == ("done", ["pdu done"])
-    first, *then = host.commands()
-    assert (first, {*then}) == ("power 0", {"power 1"})  # an agent that is slow, as on a busy machine, says on twice
+    assert host.commands() == ["power 0", "power 1"]
     assert power.status(lab, ANN, "host1").power == "on"
 
 
@@ -284,7 +286,7 @@ def test_an_outlet_does_not_stay_off_because_its_agent_was_ended(lab: Lab, host:
     host.fault("slow-outlet")
     done = power.switch(lab, ANN, "host1", "cycle", method="pdu")
     first, *then = host.commands()
-    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})
+    assert host.powered and (first, {*then}) == ("power 0", {"power 1"})  # a slow agent says on twice
     assert (done.result, tried(done)) == ("done", ["pdu done"]), done
     assert "no answer within 6 s: boot id" in done.tried[0].detail
 

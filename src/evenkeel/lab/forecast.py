@@ -295,8 +295,7 @@ def foretell(live: Live, *, passes: int = PASSES, seed: int = 0) -> Foretold:
         begun = set(order)
         for job in jobs:
             if job.id not in begun:
-                before = next((why[one] for one in job.after if one in why), None)
-                why[job.id] = _NO_POWER if before is None else _after(before)
+                why[job.id] = _after(job, why) or _NO_POWER
         jobs = _without(live, why)
     starts, ends = _draw(live, jobs, order, passes, np.random.default_rng(seed))
     steps: dict[int, Forecast] = {}
@@ -338,8 +337,10 @@ _AFTER = "it comes after a step for which "
 _NO_POWER = "a power budget keeps back every machine that it could have"
 
 
-def _after(why: str) -> str:
-    return _AFTER + why.removeprefix(_AFTER)
+def _after(job: Job, why: Mapping[int, str]) -> str:
+    """Why a step cannot be foretold that comes after another of those; empty when it does not."""
+    before = next((why[one] for one in job.after if one in why), "")
+    return before and _AFTER + before.removeprefix(_AFTER)
 
 
 def _without(live: Live, why: Mapping[int, str]) -> list[Job]:
@@ -367,8 +368,8 @@ def _impossible(live: Live) -> dict[int, str]:
                 "free for steps, people hold them or they are broken" if live.withheld >> job.group & 1 else "like that"
             )
             why[job.id] = f"no machine of the pool is {there}{f': {machine}' if machine else ''}"
-        elif any(before in why for before in job.after):
-            why[job.id] = _after(next(why[b] for b in job.after if b in why))
+        elif after := _after(job, why):
+            why[job.id] = after
     return why
 
 
@@ -480,7 +481,7 @@ def _draw(
             start, chosen = _earliest(times, start, rows)
             machine = ones[chosen]
             machine_free[rows, machine] = start + took
-            power.take(machine, start + took)
+            power.take(at_sites[job.group], machine, start + took)
         end = start + took
         free[rows, slot] = end
         starts[number], ends[number] = start, end

@@ -129,7 +129,7 @@ class Passes:
             site.add(ends, np.full_like(ends, self._gives[place]))
 
     def at_sites(self, places: np.ndarray) -> list[AtSite]:
-        """For :meth:`from_when`: the same for all steps that may have these machines."""
+        """For :meth:`from_when` and :meth:`take`: the same for all steps that may have these machines."""
         sites = self._site_of[places]
         return [
             AtSite(number, columns, places[columns])
@@ -149,12 +149,12 @@ class Passes:
                 times[:, one.columns] = np.where(wait, np.maximum(here, site.until(costs)), here)
         return times
 
-    def take(self, places: np.ndarray, ends: np.ndarray) -> None:
+    def take(self, ones: list[AtSite], places: np.ndarray, ends: np.ndarray) -> None:
         """One of them in each pass, until then."""
-        sites = self._site_of[places]
-        for number in set(sites.tolist()) - {-1}:
-            here, site, gives = sites == number, self._sites[number], self._gives[places]
-            cost = self._costs[self._rows, places]
-            site.most = np.where(here, site.most - cost + gives, site.most)
-            site.add(np.where(here, ends, 0.0), np.where(here, gives, 0.0))
-        self._costs[self._rows, places] = self._gives[places]
+        for one in ones:
+            here = self._site_of[places] == one.site
+            if here.any():
+                site, rows, taken = self._sites[one.site], self._rows[here], places[here]
+                site.most[here] += self._gives[taken] - self._costs[rows, taken]
+                site.add(np.where(here, ends, 0.0), np.where(here, self._gives[places], 0.0))
+                self._costs[rows, taken] = self._gives[taken]

@@ -70,7 +70,7 @@ class StepMachines:
         #: Machines that were switched off while idle, with how long each takes to wake.
         self.wakes: Mapping[str, Wake] = {}
         #: Machines that could be had but for the power budget of their site, with why.
-        self.over: Mapping[str, str] = {}
+        self.over: dict[str, str] = {}
         self._rooms = power_budget.Rooms({}, {})
         #: Bits of the groups that want a machine at all; of those that could have one now (None: to be counted).
         self.wanting = 0
@@ -222,7 +222,7 @@ class StepMachines:
             return None
         found = self._ids[(fits & -fits).bit_length() - 1]
         beyond = self._rooms.take(found)
-        self.over = {**self.over, **{one: self._rooms.why(one) for one in beyond}}
+        self.over.update((one, self._rooms.why(one)) for one in beyond)
         for one in (found, *beyond):
             place = self._place[one]
             if self._free.pop(place, None) is not None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from evenkeel.documents.cpuset import format_cpus
 from evenkeel.documents.explanation import Allowed, Cause, Explanation, Kind, Spike
 from evenkeel.measure.explain.attribute import Stage
@@ -118,12 +120,9 @@ def _of_task(who: str, scene: Scene, own: Mapping[str, Any], home: str) -> list[
     facts = []
     host = scene.host
     # With what they came to the vCPU's CPU: what one of that name was lent elsewhere did nothing here.
-    theirs = [
-        rank
-        for cpu in scene.home & host.running.keys()
-        for pid, rank in zip(host.running[cpu].what.tolist(), host.ranks[cpu].what.tolist(), strict=True)
-        if host.names.get(pid) == who
-    ]
+    pids = [pid for pid, name in host.names.items() if name == who]
+    here = [(host.ranks[cpu].what, host.running[cpu].what) for cpu in scene.home & host.running.keys()]
+    theirs = [int(rank) for ranks, ran in here for rank in np.unique(ranks[np.isin(ran, pids)])]
     if theirs and min(theirs) < host.own:
         facts.append(
             Allowed(fact=f"{who} ran at {_kernel_policy(min(theirs))}, the vCPU at {_policy(own)}", rule="G-3")

@@ -226,10 +226,10 @@ def _waiting(scene: Scene, states: Iterable[Span]) -> Layer:
         away = state.cpu not in scene.home or bool(
             np.searchsorted(host.moves, state.start - MOVED_NS) < np.searchsorted(host.moves, state.end)
         )
-        ranks = host.ranks[state.cpu]
-        for span in running.cut(state.start, state.end):
+        ranks = host.ranks[state.cpu].cut(state.start, state.end)
+        for span, rank in zip(running.cut(state.start, state.end), ranks, strict=True):
             # Lent priorities come and go (by a lock, or by RCU to who was pre-empted reading): what it has here counts.
-            lesser = span.what == IDLE or next(ranks.cut(span.start, span.end)).what > host.own
+            lesser = span.what == IDLE or rank.what > host.own
             kind = _why(scene, span, lesser and state.what == PREEMPTED, away)
             if kind:
                 yield span.start, span.end, kind, host.names.get(span.what, f"pid {span.what}")
