@@ -175,7 +175,7 @@ def domain() -> Iterator[Domain]:
     folder = Path(tempfile.mkdtemp(prefix="evenkeel-bmc-", dir="/tmp"))  # short, for sockets
     try:
         port, serial = (free_port("127.0.0.1", socket.SOCK_STREAM) for _ in range(2))
-        _boot_files(folder, port)
+        boot_files(folder, port)
         for name in ("run", "config/libvirt", "cache", "data"):
             (folder / name).mkdir(parents=True)
         (folder / "libvirtd.conf").write_text('log_level = 2\nlog_outputs = "2:stderr"\n')
@@ -230,7 +230,7 @@ def _give(folder: Path) -> None:
         os.chown(path, 65534, 65534)
 
 
-def _boot_files(folder: Path, port: int) -> None:
+def boot_files(folder: Path, port: int) -> None:
     """Kernel and initrd of the small guest, with an sshd beside what is there, and its keys."""
     disk = f"{image.ensure().disk}?offset={ROOT_OFFSET}"
     for name in ("vmlinux", "initrd.img"):

@@ -36,12 +36,17 @@ _CHASSIS = """#!/bin/sh
 cd "$1" || exit 1
 op=$3
 shift 3
-boot() { cat /proc/sys/kernel/random/uuid >boot_id.new; date +%s.%N >booted; mv boot_id.new boot_id; }
+boot() {
+    [ ! -x firmware ] || ./firmware
+    cat /proc/sys/kernel/random/uuid >boot_id.new; date +%s.%N >booted; mv boot_id.new boot_id
+}
 while [ $# -gt 0 ]; do
     case $op.$1 in
     get.power)
         if [ -e lies-off ]; then echo power:0; else echo "power:$(cat power)"; fi
         shift ;;
+    get.boot) echo "boot:$(cat boot 2>/dev/null || echo none)"; shift ;;
+    set.boot) echo "$2" >boot; echo "boot $2" >>commands; shift 2 ;;
     get.*) echo "$1:0"; shift ;;
     set.power)
         [ -e deaf ] || { [ "$2" = "$(cat power)" ] || [ "$2" = 0 ] || boot; echo "$2" >power; }

@@ -86,6 +86,7 @@ class StandIn:
     def _reset(self, kind: str) -> None:
         if "deaf" in self.faults:
             return
+        (self.machine.folder / "boot").write_text(self.boot["BootSourceOverrideTarget"].lower())
         if kind != "ForceOff" and self.boot["BootSourceOverrideTarget"] == "Cd" and self.image:
             self.boot = dict(_SETTLED)
             if "forgets" not in self.faults:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from sqlalchemy import select
 
 from evenkeel.errors import Unreachable
@@ -29,6 +28,7 @@ from evenkeel.lab.leftovers import end_attempt, folder_name, processes_of
 from evenkeel.lab.step import graph_of
 from evenkeel.lab.store import Store, create, sqlite_url
 from evenkeel.lab.transfer import There
+from tests.lab.serving import serving
 from tests.waiting import until
 
 ANN = with_roles("ann", ["user"])
@@ -250,19 +250,6 @@ def test_an_agent_elsewhere_works_over_a_websocket_with_a_token(lab: Lab) -> Non
         refused.agent.dial = lambda: agents.remote_line(url, secrets["submit"])
         with pytest.raises(Unreachable, match="does not accept this token"):
             asyncio.run(refused.agent.run())
-
-
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_two_agents_cannot_use_one_folder(lab: Lab) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy import select
 from evenkeel.documents.facts import Facts
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import claims, keeper, media, power, schema
+from evenkeel.lab import install as installing
 from evenkeel.lab.claims import Request
+from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
-from evenkeel.lab.media import ByMedia
 from evenkeel.lab.prepare import Job, Prepared, Say
 from evenkeel.lab.store import StoreClosed
 from tests.lab.emulated import EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
@@ -38,7 +39,7 @@ def chassis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedMachin
 def bmc(chassis: EmulatedMachine, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """Of host1, which is on, answers over ssh, and has a system that nobody marked."""
     monkeypatch.setattr(media, "INSERT_S", 60.0)
-    monkeypatch.setattr(media, "_SET_S", 60.0)
+    monkeypatch.setattr(installing, "SET_S", 60.0)
     chassis.fault("hung", False)
     (chassis.folder / "power").write_text("1\n")
     (chassis.folder / "mark").unlink(missing_ok=True)
@@ -64,8 +65,8 @@ class Then:
 def install(lab: Lab, then: Then | None = None, *, within_s: float = 120.0, image: str | None = IMAGE) -> list[str]:
     """What was said meanwhile."""
     said: list[str] = []
-    job = Job("host1", "host1", "ssh://root@host1", "full", None, image, within_s)
-    done = ByMedia(lab, then or Then()).prepare(job, said.append)
+    job = Job("host1", "host1", "ssh://root@host1", "full", None, image, install_s=within_s)
+    done = Installing(lab, then or Then()).prepare(job, said.append)
     assert done.anew is (image is not None)
     return said
 
@@ -158,7 +159,7 @@ def test_an_image_that_stays_in_the_drive_fails_a_machine_that_was_installed(
     lab: Lab, bmc: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could be installed anew at the next boot, with what is on its disk by then."""
-    monkeypatch.setattr(media, "_SET_S", 15.0)
+    monkeypatch.setattr(installing, "SET_S", 15.0)
     said = failed(lab, bmc, "keeps")
     assert said.startswith("it is installed, but the image may still be in its drive: "), said
     assert "inserting the image: its BMC says that the drive is ejected" in failed(lab, bmc)  # no other one goes in

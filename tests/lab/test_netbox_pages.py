@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from evenkeel.cli.root import run as evenkeel
@@ -23,6 +19,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.netbox import settings
 from tests.lab.conftest import an_app
 from tests.lab.netbox_stand_in import V2, Stand, serve
+from tests.lab.serving import serving
 
 Ask = Callable[..., TestClient]
 
@@ -132,7 +129,7 @@ def test_a_webhook_is_followed_when_it_is_answered_and_the_command_line_shows_it
     """The whole way over sockets: NetBox's stand-in posts to the service, which asks it back."""
     lab.store.clock = now_ns
     app = an_app(lab, who=lambda connection: with_roles("ann", ["maintainer"]))
-    with _serving(app) as url:
+    with serving(app) as url:
         assert evenkeel(["lab", "netbox", "import", "1", "--lab", url]) == 0
         heard: list[tuple[bytes, dict[str, str]]] = []
         stand.webhooks = [(lambda body, headers: heard.append((body, headers)), "secret")]
@@ -153,19 +150,6 @@ def test_a_webhook_is_followed_when_it_is_answered_and_the_command_line_shows_it
         told = capsys.readouterr().out
         assert "1 machines follow" in told and "webhook" in told
         assert evenkeel(["lab", "netbox", "undo", "999", "--lab", url]) == 1
-
-
-@contextmanager
-def _serving(app: Any) -> Iterator[str]:
-    """The application on a port of its own."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 def test_the_settings_are_read_anew_each_time(ask: Ask, stand: Stand, lab: Lab) -> None:

@@ -72,7 +72,12 @@ def test_from_adding_a_machine_to_giving_it_back(service: None) -> None:
     policy = data("machine", "show", "host1")["machine"]["policy"]
     assert policy["longest_ns"] == 48 * 3600 * 10**9
     assert (policy["image"], policy["install_ns"]) == (image, 90 * 60 * 10**9)
-    lab("machine", "edit", "host1", "--image", "")
+    both = evenkeel("lab", "machine", "edit", "host1", "--netboot", "http://images.example.org/host.ipxe")
+    assert both.returncode == 2 and "not from both" in both.stderr
+    lab("machine", "edit", "host1", "--image", "", "--netboot", "http://images.example.org/host.ipxe")
+    assert data("machine", "show", "host1")["machine"]["policy"]["netboot"].endswith(".ipxe")
+    lab("machine", "edit", "host1", "--netboot", "")
+    assert data("machine", "show", "host1")["machine"]["policy"]["netboot"] is None
     assert data("machine", "show", "host1")["machine"]["policy"]["image"] is None
     wrong = evenkeel("lab", "machine", "edit", "host1", "--image", "http://me:secret@images.example.org/host.iso")
     assert wrong.returncode == 2 and "policy.image" in wrong.stderr

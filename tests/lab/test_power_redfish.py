@@ -11,6 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from evenkeel.lab import endpoints, power
@@ -59,19 +60,26 @@ def test_an_image_is_put_in_booted_from_and_taken_out(emulator: str, tmp_path: P
         threading.Thread(target=images.serve_forever, daemon=True).start()
         try:
             url = f"http://127.0.0.1:{images.server_port}"
-            usual = bmc.boots_from(60)
+            usual, before = bmc.usual_boot(60), _boot_target(emulator)
             for _ in range(2):  # the second one takes the place of what is in the drive
                 bmc.insert(f"{url}/host.iso", 60)
             bmc.boot_from_media(60)
-            assert bmc.boots_from(60).target == "Cd"
-            bmc.boot_as(usual, 60)
-            assert bmc.boots_from(60) == usual
+            assert _boot_target(emulator) == "Cd"
+            bmc.boot_from_network(60)
+            assert _boot_target(emulator) == "Pxe"
+            usual(60)
+            assert _boot_target(emulator) == before
             bmc.eject(60)
             bmc.eject(60)  # of an empty drive is no mistake
             with pytest.raises(PowerFailed, match="404"):
                 bmc.insert(f"{url}/no-such.iso", 60)
         finally:
             images.shutdown()
+
+
+def _boot_target(emulator: str) -> str:
+    system = httpx.get(f"{emulator}/redfish/v1/Systems").json()["Members"][0]["@odata.id"]
+    return str(httpx.get(f"{emulator}{system}").json()["Boot"]["BootSourceOverrideTarget"])
 
 
 def test_a_service_that_is_not_there_is_silent(lab: Lab) -> None:

@@ -25,8 +25,9 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.slurm import Slurm, reach_here
 from evenkeel.lab.step import graph_of
 from tests.lab import slurm_cluster
+from tests.lab.serving import serving
 from tests.lab.slurm_cluster import Cluster
-from tests.lab.test_agent import ANN, Here, lab, serving
+from tests.lab.test_agent import ANN, Here, lab
 from tests.waiting import until
 
 __all__ = ["lab"]

@@ -434,6 +434,14 @@ def edit(
             help="ISO that installs it by itself; its BMC boots it before the machine is offered. '' for none.",
         ),
     ] = None,
+    netboot: Annotated[
+        str | None,
+        typer.Option(
+            "--netboot",
+            metavar="URL",
+            help="iPXE script that installs it by itself; its firmware is given it before it is offered. '' for none.",
+        ),
+    ] = None,
     install_within: Annotated[
         str | None,
         typer.Option("--install-within", metavar="DURATION", help="How long that may take, as in 90min; usually 1h."),
@@ -480,12 +488,12 @@ def edit(
             "teams": teams,
             "prepare": prepare,
             "image": image,
+            "netboot": netboot,
             "install_ns": install_within,
             "steps": steps,
         }
         given = {key: value for key, value in wanted.items() if value is not None} | more
-        if image == "":
-            given["image"] = None
+        given |= {key: None for key in ("image", "netboot") if given.get(key) == ""}
         if given:
             body["policy"] = one["policy"] | given
         done = lab.send("PATCH", f"/machines/{name}", body, version=one["version"])

@@ -497,7 +497,7 @@ def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "
     if address is None:
         return "none"
     policy = policy_of(row)
-    return policy.prepare or ("full" if address.startswith("virtual:") or policy.image else "check")
+    return policy.prepare or ("full" if address.startswith("virtual:") or policy.image or policy.netboot else "check")
 
 
 def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **told: Any) -> int:

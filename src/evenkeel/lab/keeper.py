@@ -18,8 +18,8 @@ from sqlalchemy import Connection, select
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import claims, health, machines
+from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.media import ByMedia
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, blame, judge, reason_of
 from evenkeel.lab.schema import machine
 from evenkeel.lab.store import Away, StoreClosed
@@ -43,7 +43,7 @@ class Keeper:
 
     def __init__(self, lab: Lab, preparer: Preparer | None = None, checks: dict[str, Check] | None = None) -> None:
         self.lab = lab
-        self.preparer = preparer or ByMedia(lab, ByAddress())
+        self.preparer = preparer or Installing(lab, ByAddress())
         self.checks = checks or {}
         self._wake = threading.Event()
         self._end = threading.Event()
@@ -185,7 +185,7 @@ def _job(connection: Connection, row: Any) -> Job | None:
         return None
     policy = machines.policy_of(found)
     install_s = (policy.install_ns or INSTALL_NS) / 1e9
-    return Job(found.id, found.name, address, method, row.boot_source, policy.image, install_s)
+    return Job(found.id, found.name, address, method, row.boot_source, policy.image, policy.netboot, install_s)
 
 
 @contextlib.contextmanager

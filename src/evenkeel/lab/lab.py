@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenkeel.lab.logs import Logs
+from evenkeel.lab.netboot_offers import Offers
 from evenkeel.lab.settings import Settings
 from evenkeel.lab.store import Store
 
@@ -36,6 +37,8 @@ class Lab:
     dispatching: Dispatching | None = None
     consoles: Consoles | None = None
     forecaster: Forecaster | None = None
+    #: What machines that boot by network are given.
+    netboots: Offers = field(default_factory=Offers)
 
     @property
     def logs(self) -> Logs:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from evenkeel.documents.base import Model
@@ -41,6 +41,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _TAKEN = ("add", "search", "forget")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$", description="as a host name")]
 Word = Annotated[str, Field(max_length=200)]
+#: Read by machines before they have a system, so all may read what is there.
+OpenUrl = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/@?#]+/\S+$")]
 #: Flat facts that the probe does not tell: rewritten when the row changes, not when facts do.
 _OWN = ("enclosure", "tag")
 
@@ -58,10 +60,15 @@ class Policy(Model):
         default=None,
         description="before it is offered: install anew, only look at it, nothing; None: what its driver can do",
     )
-    image: Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/@?#]+/\S+$")] | None = Field(
+    image: OpenUrl | None = Field(
         default=None,
         description="http(s) URL, without a password, of an ISO that installs it by itself: its BMC boots it once "
         "before the machine is offered",
+    )
+    netboot: OpenUrl | None = Field(
+        default=None,
+        description="http(s) URL, without a password, of an iPXE script that installs it by itself: its firmware is "
+        "given it once before the machine is offered",
     )
     install_ns: Nanoseconds | None = Field(
         default=None, gt=0, description="from that boot until it answers over ssh, at most; None: an hour"
@@ -74,6 +81,12 @@ class Policy(Model):
     )
     tags: tuple[Word, ...] = ()
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Policy:
+        if self.image and self.netboot:
+            raise ValueError("a machine is installed from an image or by network, not from both")
+        return self
 
 
 class Held(Model):

@@ -33,7 +33,8 @@ _MEMORY_PART = 0.98
 class Job:
     """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it.
 
-    ``image``: what its owner has it installed from (:mod:`evenkeel.lab.media`); ``install_s``: how long that may take.
+    ``image``, ``netboot``: what its owner has it installed from (:mod:`evenkeel.lab.install`); ``install_s``: how long
+    that may take.
     """
 
     machine_id: str
@@ -42,6 +43,7 @@ class Job:
     method: Literal["full", "check"]
     boot_source: dict[str, Any] | None
     image: str | None = None
+    netboot: str | None = None
     install_s: float = 3600.0
 
 
@@ -86,7 +88,7 @@ def look(probe: Probe, on_progress: OnProgress | None = None) -> tuple[Facts, In
 class ByAddress:
     """Virtual hosts get new disks and boot; machines over ssh are rebooted; with ``check`` they are only looked at.
 
-    Another way to install is :mod:`evenkeel.lab.media`; more of them are preparers of their own, given to the keeper.
+    What installs machines is :mod:`evenkeel.lab.install`; other ways are preparers of their own, given to the keeper.
     """
 
     def prepare(self, job: Job, say: Say) -> Prepared:

@@ -233,11 +233,13 @@ def edit(
     longest: Text = "",
     prepare: Text = "",
     image: Text = "",
+    netboot: Text = "",
     steps: Annotated[bool, Form()] = False,
 ) -> Response:
     policy = machines.get(caller.lab, caller.actor, name).policy.model_dump(mode="json")
     policy |= {"tags": _words(tags), "users": _words(users), "teams": _words(teams), "steps": steps}
     policy |= {"longest_ns": longest.strip() or None, "prepare": prepare or None, "image": image.strip() or None}
+    policy |= {"netboot": netboot.strip() or None}
     wanted = made(
         Edit,
         name=new_name.strip() or None,

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 
 from evenkeel.errors import WrongInput
 from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on
@@ -22,6 +23,7 @@ from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_an
 CIPHERS = (17, 3)
 _PORT = 623
 _ASKED = 3
+_FLAGS = re.compile(r"Boot parameter data: ([0-9a-f]{10})\b")
 _WATTS = re.compile(r"Instantaneous power reading:\s*([\d.]+)\s*Watts")
 #: ipmitool's words for the completion codes C1h, CCh and D5h (table 5-2).  virtualbmc 3.3.0 answers CCh.
 _KNOWS_NO_CYCLE = ("Invalid command", "Invalid data field in request", "not supported in present state")
@@ -150,6 +152,9 @@ class Ipmi:
 
     def __init__(self, way: Way) -> None:
         self.tool = Ipmitool(way)
+        self._boot = str(way.options.get("boot", "legacy"))
+        if self._boot not in ("efi", "legacy"):
+            raise WrongInput(f"boot={self._boot} of an IPMI endpoint", hint="boot=efi or boot=legacy")
 
     def status(self, deadline_s: float) -> Reading:
         said = self.tool.run("chassis", "power", "status", deadline_s=deadline_s)
@@ -173,6 +178,31 @@ class Ipmi:
                 raise
             return None  # many BMCs have no DCMI
         return watts_of(said)
+
+    # -- what it boots: system boot options, IPMI 2.0, 28.12 and 28.13
+
+    def usual_boot(self, deadline_s: float) -> Callable[[float], None]:
+        """Read what is set for the next boot (parameter 5), and give what sets it again (called with a deadline).
+
+        Raises PowerFailed, both."""
+        said = self.tool.run("chassis", "bootparam", "get", "5", deadline_s=deadline_s)
+        found = _FLAGS.search(said)
+        if found is None:
+            raise PowerFailed(f"BMC {self.tool.host} does not tell what it is set to boot from")
+        flags = [f"0x{found[1][place : place + 2]}" for place in range(0, len(found[1]), 2)]
+
+        def again(within_s: float) -> None:
+            self.tool.run("raw", "0x00", "0x08", "0x05", *flags, deadline_s=within_s)
+
+        return again
+
+    def boot_from_network(self, deadline_s: float) -> None:
+        """Have the next boot, and only that, from the network.  Raises PowerFailed.
+
+        The endpoint's option ``boot`` says which kind, ``efi`` or ``legacy``: IPMI has the machine told, and some
+        firmware boots the other kind when it is told the wrong one (the flag is bit 5 of byte 1)."""
+        efi = self._boot == "efi"
+        self.tool.run("chassis", "bootdev", "pxe", *(["options=efiboot"] if efi else []), deadline_s=deadline_s)
 
 
 def watts_of(said: str) -> float | None:

@@ -95,7 +95,7 @@ class Redfish:
 
         return self._ask(deadline_s, read)
 
-    # -- virtual media
+    # -- what it boots
 
     def insert(self, image: str, deadline_s: float) -> None:
         """Put the image of a URL into the virtual CD drive, instead of what is in it, and see it there.
@@ -123,14 +123,17 @@ class Redfish:
         end = time.monotonic() + deadline_s
         self._ask(deadline_s, lambda system: _empty(_drive(system), end))
 
-    def boots_from(self, deadline_s: float) -> Before:
-        """What is set for the next boot.  Raises PowerFailed."""
+    def usual_boot(self, deadline_s: float) -> Callable[[float], None]:
+        """Read what is set for the next boot, and give what sets it again (called with a deadline).
+
+        Raises PowerFailed, both."""
 
         def read(system: Any) -> Before:
             boot = system.json.get("Boot") or {}
             return Before(boot.get("BootSourceOverrideTarget"), boot.get("BootSourceOverrideEnabled"))
 
-        return self._ask(deadline_s, read)
+        before = self._ask(deadline_s, read)
+        return lambda within_s: self._boot_as(before, within_s)
 
     def boot_from_media(self, deadline_s: float) -> None:
         """Have the next boot, and only that, from the virtual CD drive.  Raises PowerFailed.
@@ -138,19 +141,24 @@ class Redfish:
         What the BMC says of it afterwards is not looked at: some show what they always showed until that boot, and some
         say ``Continuous`` whatever they were told.
         """
+        self._boot_once("Cd", deadline_s)
+
+    def boot_from_network(self, deadline_s: float) -> None:
+        """Have the next boot, and only that, from the network.  Raises PowerFailed."""
+        self._boot_once("Pxe", deadline_s)
+
+    def _boot_once(self, source: str, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
 
         def command(system: Any) -> None:
             import sushy
 
             _in_time(end)
-            system.set_system_boot_options(sushy.BOOT_SOURCE_TARGET_CD, sushy.BOOT_SOURCE_ENABLED_ONCE)
+            system.set_system_boot_options(sushy.BootSource(source), sushy.BOOT_SOURCE_ENABLED_ONCE)
 
         self._ask(deadline_s, command)
 
-    def boot_as(self, before: Before, deadline_s: float) -> None:
-        """Undo :meth:`boot_from_media`.  Raises PowerFailed."""
-
+    def _boot_as(self, before: Before, deadline_s: float) -> None:
         def command(system: Any) -> None:
             import sushy
 
