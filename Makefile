@@ -68,6 +68,6 @@ injections: ## write the counts of the last whole run of the injection suite int
 
 .PHONY: clean
 clean: ## remove what make made here (cached images of virtual hosts stay)
-	@rm -rf .venv .venv-nova .venv-bmc .venv-procrastinate .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+	@rm -rf .venv .venv-nova .venv-bmc .venv-labgrid .venv-procrastinate .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
 		demo-report
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

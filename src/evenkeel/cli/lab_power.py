@@ -188,7 +188,8 @@ def set_endpoint(
     driver: Annotated[
         str,
         typer.Argument(
-            metavar="DRIVER", help="bmc: redfish, ipmi; pdu: pdu; console: ipmi, unix, tty, telnet, tcp, ssh, virtual."
+            metavar="DRIVER",
+            help="bmc: redfish, ipmi; pdu: pdu, labgrid; console: ipmi, unix, tty, telnet, tcp, ssh, virtual.",
         ),
     ],
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST[:PORT], a URL or a path, by the driver.")],

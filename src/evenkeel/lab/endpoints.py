@@ -128,7 +128,7 @@ def _check(wanted: NewEndpoint) -> None:
         "ssh": ("ssh",),
         "hypervisor": ("virtual",),
         "bmc": ("redfish", "ipmi"),
-        "pdu": ("pdu",),
+        "pdu": ("pdu", "labgrid"),
         "console": ("ipmi", "unix", "tty", "telnet", "tcp", "ssh", "virtual"),
     }[wanted.kind]
     if wanted.driver not in drivers:

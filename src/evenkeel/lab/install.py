@@ -44,7 +44,7 @@ class Source(Protocol):
         """Have the next boot be from it.  How to undo each thing is noted before it is done: a BMC may obey after its
         deadline.  Raises NotAsWanted with the step that failed."""
 
-    def boots_it(self) -> str:
+    def refuted(self) -> str:
         """When it is in another boot: ``""``, or why that can be none from this source."""
 
     def forgot(self) -> str:
@@ -155,7 +155,7 @@ class _Installation:
             if time.monotonic() > end:
                 raise NotAsWanted(f"not installed within {duration(round(self.install_s * 1e9))}: {why}")
             time.sleep(_LOOK_S)
-        if wrong := self.source.boots_it():
+        if wrong := self.source.refuted():
             raise NotAsWanted(wrong)
         with step("looking for the mark of its old system"):
             marked = self.ssh.marked(SET_S)

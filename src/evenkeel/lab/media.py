@@ -42,7 +42,7 @@ class Drive:
             undo.append(("it may still be set to boot from its drive", lambda: usual(install.SET_S)))
             self.bmc.boot_from_media(install.SET_S)
 
-    def boots_it(self) -> str:
+    def refuted(self) -> str:
         return ""  # no BMC tells whether its drive was read
 
     def forgot(self) -> str:

@@ -58,7 +58,7 @@ class Network:
             undo.append(("it may still be set to boot from the network", lambda: usual(install.SET_S)))
             bmc.boot_from_network(install.SET_S)
 
-    def boots_it(self) -> str:
+    def refuted(self) -> str:
         if self.offer_made is not None and self.offer_made.taken.is_set():
             return ""
         return (

@@ -1,4 +1,4 @@
-"""Ways to switch a machine, one module each: ssh, redfish, ipmi, pdu, virtual.  They command and read, no more.
+"""Ways to switch a machine, one module each: ssh, redfish, ipmi, pdu, labgrid, virtual.  They command and read only.
 
 Whether a command was obeyed is not a driver's to say: :mod:`evenkeel.lab.power` looks for itself.  A driver never
 takes silence for off, keeps to the deadline that it is given, and puts no password into arguments, messages or logs.
@@ -110,11 +110,15 @@ def driver_for(way: Way) -> Driver:
         from evenkeel.lab.power_drivers.pdu import Pdu
 
         return Pdu(way)
+    if way.driver == "labgrid":
+        from evenkeel.lab.power_drivers.labgrid import Labgrid
+
+        return Labgrid(way)
     if way.driver == "virtual":
         from evenkeel.lab.power_drivers.virtual import Virtual
 
         return Virtual(way)
-    raise WrongInput(f"no power driver {way.driver!r}", hint="ssh, redfish, ipmi, pdu or virtual")
+    raise WrongInput(f"no power driver {way.driver!r}", hint="ssh, redfish, ipmi, pdu, labgrid or virtual")
 
 
 def off_and_on(driver: Driver, what: str, deadline_s: float) -> str:
