@@ -1,7 +1,7 @@
 """A machine is installed by network: its firmware asks the lab once what to boot, which is part of the proof.
 
 The firmware of the chassis of files is a script that asks the real application over HTTP.  What a real iPXE makes of
-the lab's answers is seen in QEMU, and a whole installation in test_netboot_libvirt.py.
+the lab's answers is seen in QEMU, and a whole installation in test_netboot_machine.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import claims, keeper, secrets, touch
+from evenkeel.lab import claims, keeper, schema, secrets, touch
 from evenkeel.lab import install as installing
 from evenkeel.lab.claims import Request
 from evenkeel.lab.install import Installing
@@ -26,11 +26,12 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
 from evenkeel.lab.netboot import Network
 from evenkeel.lab.netboot_offers import ASK, FROM_DISK
-from evenkeel.lab.power_drivers import Credentials, Way
+from evenkeel.lab.power_drivers import Credentials, PowerFailed, Way
 from evenkeel.lab.power_drivers.ipmi import Ipmi
+from evenkeel.lab.power_drivers.redfish import Redfish
 from evenkeel.lab.prepare import Job
 from tests.lab.conftest import an_app
-from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, emulated_machine, ssh_endpoint
+from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, emulated_machine, pdu_endpoint, ssh_endpoint
 from tests.lab.pool import ANN, ROOT, add
 from tests.lab.redfish_stand_in import StandIn, stand_in
 from tests.lab.serving import serving
@@ -61,6 +62,8 @@ def test_a_machine_boots_its_disk_unless_it_is_offered_something_and_that_once(l
     taken: list[str] = []
     offer = lab.netboots.make(SCRIPT, [MAC, "52:54:00:12:34:57"], taken.append)
     assert offer is not None and not offer.taken.is_set()
+    assert client.get(f"/boot/{MAC}").text == FROM_DISK  # its old system, before it is switched
+    offer.open.set()
     for other in ("52-54-00-12-34-99", "no-mac", "52:54:00:12:34"):
         assert client.get(f"/boot/{other}").text == FROM_DISK
     assert client.get(f"/boot/{MAC.upper().replace(':', '-')}").text == f"#!ipxe\nchain --replace {SCRIPT}\n"
@@ -73,6 +76,7 @@ def test_a_machine_boots_its_disk_unless_it_is_offered_something_and_that_once(l
 def test_what_is_withdrawn_is_not_given_and_a_card_of_two_machines_is_refused(lab: Lab) -> None:
     offer = lab.netboots.make(SCRIPT, [MAC], print)
     assert offer is not None and lab.netboots.make(SCRIPT, ["52:54:00:00:00:01", MAC], print) is None
+    offer.open.set()
     assert lab.netboots.script_for("52:54:00:00:00:01") == FROM_DISK  # nothing of the refused one stays
     lab.netboots.withdraw(offer)
     assert lab.netboots.script_for(MAC) == FROM_DISK and not offer.taken.is_set()
@@ -110,7 +114,7 @@ def chassis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedMachin
 def host(chassis: EmulatedMachine, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedMachine]:
     """host1, which is on and answers over ssh, with a firmware that asks the lab, and no BMC yet."""
     monkeypatch.setattr(installing, "SET_S", 60.0)
-    for name in ("mark", "boot", "network-first", "asks-nobody", "forgets", "commands"):
+    for name in ("mark", "boot", "network-first", "asks-nobody", "forgets", "commands", "hung"):
         (chassis.folder / name).unlink(missing_ok=True)
     (chassis.folder / "power").write_text("1\n")
     (chassis.folder / "boot").write_text("none\n")
@@ -132,11 +136,14 @@ def mac_of(lab: Lab) -> str:
     return mac
 
 
+def host1(lab: Lab) -> str:
+    with lab.store.read() as connection:
+        return touch.find(connection, "host1").id
+
+
 def ipmi(lab: Lab, chassis: EmulatedMachine, **options: str) -> None:
     secrets.put(lab, ROOT, "bmc", "admin", PASSWORD)
-    with lab.store.read() as connection:
-        host1 = touch.find(connection, "host1").id
-    add_endpoint(lab, host1, "bmc", "ipmi", f"127.0.0.1:{chassis.bmc_port}", secret="bmc", cipher=3, **options)
+    add_endpoint(lab, host1(lab), "bmc", "ipmi", f"127.0.0.1:{chassis.bmc_port}", secret="bmc", cipher=3, **options)
 
 
 def install(lab: Lab, *, within_s: float = 120.0) -> list[str]:
@@ -157,10 +164,8 @@ def failed(lab: Lab) -> str:
 
 @pytest.fixture
 def redfish(host: EmulatedMachine, lab: Lab) -> Iterator[StandIn]:
-    with lab.store.read() as connection:
-        host1 = touch.find(connection, "host1").id
     with stand_in(host) as made:
-        add_endpoint(lab, host1, "bmc", "redfish", made.url)
+        add_endpoint(lab, host1(lab), "bmc", "redfish", made.url)
         yield made
 
 
@@ -215,33 +220,94 @@ def test_a_bmc_that_will_not_is_told_before_anything_is_switched(lab: Lab, host:
 def test_a_machine_whose_cards_are_not_known_or_another_s_is_not_installed(lab: Lab, host: EmulatedMachine) -> None:
     with lab.store.read() as connection:
         found = touch.find(connection, "host1")
-    taken = lab.netboots.make(SCRIPT, Network(lab, found, SCRIPT).macs, print)
+    mac = mac_of(lab)
+    taken = lab.netboots.make(SCRIPT, [mac], print)
     assert taken is not None
     assert "is in another machine that is installed now" in failed(lab)
     lab.netboots.withdraw(taken)
     add(lab, "host2", address="ssh://root@host2")
-    lab.store.write(lambda c: c.exec_driver_sql("DELETE FROM fact WHERE key = 'mac'"))
+    with lab.store.read() as connection:
+        other = touch.find(connection, "host2")
+    # Its owner says so, and would have host1 installed with what is theirs.
+    (theirs,) = Network(lab, other, SCRIPT).macs
+    claimed = {"machine_id": other.id, "key": "mac", "text": mac}
+    lab.store.write(lambda c: c.execute(schema.fact.insert().values(claimed)))
+    assert Network(lab, other, SCRIPT).macs == {theirs}
+    with pytest.raises(NotAsWanted, match="other machines have its network cards"):
+        Network(lab, found, SCRIPT)
+    lab.store.write(lambda c: c.execute(schema.fact.delete().where(schema.fact.c.key == "mac")))
     with pytest.raises(NotAsWanted, match="its facts have no network card"):
         Network(lab, found, SCRIPT)
 
 
-def test_ipmi_says_which_kind_of_boot(lab: Lab, host: EmulatedMachine) -> None:
-    """Read back from the BMC: flag 5 of its first byte is for EFI (IPMI 2.0, table 28-14)."""
-    way = Way(
-        "bmc",
-        "ipmi",
-        f"127.0.0.1:{host.bmc_port}",
-        {"cipher": 3, "boot": "efi"},
-        Credentials("admin", PASSWORD),
-    )
-    bmc = Ipmi(way)
-    bmc.boot_from_network(60)
-    assert "Force PXE" in bmc.tool.run("chassis", "bootparam", "get", "5", deadline_s=60)
+def test_it_is_not_installed_by_the_boot_of_somebody_else(
+    lab: Lab, host: EmulatedMachine, redfish: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds it switches it: that is waited for, before anything is set or offered."""
+    running = {"machine_id": host1(lab), "action": "reset", "actor": "ann", "at_ns": 0, "tried": []}
+    table = schema.power_event
+    lab.store.write(lambda c: c.execute(table.insert().values(running | {"result": "running"})))
+    monkeypatch.setattr(installing, "_OTHERS_S", 2.0)
+    assert failed(lab) == "host1 is being switched by somebody else"
+    assert redfish.told == [] and lab.netboots._by_mac == {}
+
+    def ends(seconds: float) -> None:
+        lab.store.write(lambda c: c.execute(table.update().where(table.c.actor == "ann").values(result="done")))
+
+    monkeypatch.setattr(installing, "_OTHERS_S", 120.0)
+    monkeypatch.setattr("evenkeel.lab.install.time.sleep", ends)
+    install(lab)
+
+
+def test_what_cannot_be_undone_does_not_keep_the_rest(
+    lab: Lab, host: EmulatedMachine, redfish: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Redfish, "_boot_as", no_file_left)
+    assert "it may still be set to boot from the network" in failed(lab)
+    assert lab.netboots._by_mac == {}
+
+
+@pytest.mark.long
+def test_without_a_bmc_one_that_does_not_answer_is_started_by_its_outlet(lab: Lab, host: EmulatedMachine) -> None:
+    host.fault("hung")
+    (host.folder / "network-first").touch()
+    assert failed(lab) == "it does not answer, and there is neither a BMC nor an outlet to start it by"
+    firmware = (host.folder / "firmware").read_text()
+    (host.folder / "firmware").write_text(firmware + "rm -f hung\n")
+    pdu_endpoint(lab, host1(lab), host.start_outlet())
+    assert "power cycle" in install(lab)[2]
+
+
+@pytest.mark.parametrize(("first", "again"), [("c0", "0xc0 0x08 0x00 0x00 0x00"), ("80", "0x00 0x00 0x00 0x00 0x00")])
+def test_ipmi_says_which_kind_of_boot_and_sets_again_what_is_for_all_boots(
+    lab: Lab, host: EmulatedMachine, monkeypatch: pytest.MonkeyPatch, first: str, again: str
+) -> None:
+    """Boot flags of IPMI 2.0, table 28-14.  ipmi_sim keeps only the name of the device, so the words count here."""
+    where, who = f"127.0.0.1:{host.bmc_port}", Credentials("admin", PASSWORD)
+    bmc = Ipmi(Way("bmc", "ipmi", where, {"cipher": 3, "boot": "efi"}, who))
+    sent: list[str] = []
+    run = bmc.tool.run
+
+    def heard(*words: str, deadline_s: float) -> str:
+        sent.append(" ".join(words))
+        said = run(*words, deadline_s=deadline_s)
+        return said.replace("data: 0008", f"data: {first}08") if "get" in words else said
+
+    monkeypatch.setattr(bmc.tool, "run", heard)
+    run("chassis", "bootdev", "disk", deadline_s=60)
     usual = bmc.usual_boot(60)
-    bmc.tool.run("chassis", "bootdev", "none", deadline_s=60)
+    bmc.boot_from_network(60)
+    assert sent[-2:] == ["raw 0x00 0x08 0x03 0x08", "chassis bootdev pxe options=efiboot"]
+    assert "Force PXE" in run("chassis", "bootparam", "get", "5", deadline_s=60)
+    sent.clear()
     usual(60)
-    assert "Force PXE" in bmc.tool.run("chassis", "bootparam", "get", "5", deadline_s=60)
-    bmc.tool.run("chassis", "bootdev", "none", deadline_s=60)
+    assert sent == [f"raw 0x00 0x08 0x05 {again}", "raw 0x00 0x08 0x03 0x00"]
+    monkeypatch.setattr(bmc.tool, "run", lambda *words, deadline_s: "")  # what ipmitool says of a refusal is on stderr
+    with pytest.raises(PowerFailed, match="refuses to boot from the network"):
+        bmc.boot_from_network(60)
 
 
 # -- a real iPXE -------------------------------------------------------------------------------------------------------
@@ -295,7 +361,10 @@ def test_a_real_ipxe_asks_and_boots_what_it_is_told_then_its_disk(lab: Lab, tmp_
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site, serving(an_app(lab, who=lambda _: None)) as url:
         Thread(target=site.serve_forever, args=(0.05,), daemon=True).start()
         script = f"http://10.0.2.2:{site.server_port}/install.ipxe"
-        offer = lab.netboots.make(script, [MAC], taken.append) if offered else None
+        offer = lab.netboots.make(script, [MAC], taken.append)
+        assert offer is not None
+        if offered:
+            offer.open.set()
         machine = Firmware(tmp_path, url)
         try:
             until(machine.booted_disk)
@@ -304,4 +373,4 @@ def test_a_real_ipxe_asks_and_boots_what_it_is_told_then_its_disk(lab: Lab, tmp_
             site.shutdown()
     assert fetched == (["/install.ipxe", "/system"] if offered else [])
     assert taken == ([MAC] if offered else [])
-    assert offer is None or offer.taken.is_set()
+    assert offer.taken.is_set() is offered

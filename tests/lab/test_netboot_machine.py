@@ -134,28 +134,30 @@ def machine(lab: Lab, site: Site, files: tuple[Path, int]) -> Iterator[EmulatedM
             host.stop()
 
 
-def install(lab: Lab, site: Site, within_s: float = _BOOT_S) -> list[str]:
-    said: list[str] = []
+def install(lab: Lab, site: Site, said: list[str], within_s: float = _BOOT_S) -> None:
     script = f"{site.url}/install.ipxe"
     job = Job("host1", "host1", "ssh://root@host1", "full", None, netboot=script, install_s=within_s)
     assert Installing(lab, Then()).prepare(job, said.append).anew
-    return said
 
 
 def test_a_bare_machine_is_installed_and_then_anew(lab: Lab, machine: EmulatedMachine, site: Site) -> None:
-    said = install(lab, site)
+    said: list[str] = []
+    install(lab, site, said)
     assert said[0].startswith("it does not answer now") and "power on" in said[2]
     assert said[3].endswith(f"asked what to boot, and was told {site.url}/install.ipxe")
-    assert "power cycle" in install(lab, site)[1]
+    said.clear()
+    install(lab, site, said)
+    assert "power cycle" in said[1]
     assert (machine.folder / "boot").read_text().strip() == "none"
 
 
 def test_a_script_that_fails_is_no_installation(lab: Lab, machine: EmulatedMachine, site: Site) -> None:
     """iPXE goes on with the disk, which is empty."""
+    said: list[str] = []
     (site.folder / "install.ipxe").rename(site.folder / "away")
     try:
         with pytest.raises(NotAsWanted) as caught:
-            install(lab, site, within_s=60.0)
+            install(lab, site, said, within_s=60.0)
     finally:
         (site.folder / "away").rename(site.folder / "install.ipxe")
     assert (

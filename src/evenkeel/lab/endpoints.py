@@ -144,6 +144,8 @@ def _check(wanted: NewEndpoint) -> None:
             console.check_pattern(str(pattern))
     else:
         driver_for(way)
+        if wanted.driver == "labgrid" and wanted.secret and "://" not in wanted.address:
+            raise WrongInput("labgrid takes a password only for an address that is a URL", hint="leave the secret out")
 
 
 def _endpoint(row: Any) -> Endpoint:

@@ -12,15 +12,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Protocol
 
-from evenkeel.errors import EvenkeelError, NotAsWanted
+from evenkeel.errors import NotAsWanted
 from evenkeel.lab import power, touch
 from evenkeel.lab.actor import SERVICE, Conflict
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.power_drivers import Method, PowerFailed
+from evenkeel.lab.power_drivers import Action, Method, PowerFailed
 from evenkeel.lab.power_drivers.ssh import Boot, Ssh
-from evenkeel.lab.prepare import Job, Prepared, Preparer, Say
+from evenkeel.lab.prepare import Job, Prepared, Preparer, Say, reason_of
 from evenkeel.lab.touch import Touched
 from evenkeel.lab.words import duration
 
@@ -43,6 +43,9 @@ class Source(Protocol):
     def offer(self, say: Say, undo: list[Undo]) -> None:
         """Have the next boot be from it.  How to undo each thing is noted before it is done: a BMC may obey after its
         deadline.  Raises NotAsWanted with the step that failed."""
+
+    def switching(self) -> None:
+        """It is being switched this moment: whoever asks for what was offered, from now on, is likely to be it."""
 
     def refuted(self) -> str:
         """When it is in another boot: ``""``, or why that can be none from this source."""
@@ -94,9 +97,7 @@ class _Installation:
         before = self._mark()
         undo: list[Undo] = []
         try:
-            self.source.offer(self.say, undo)
-            begun = time.monotonic()
-            self._switch()
+            begun = self._offer_and_switch(before, undo)
             self._see_it_new(before, begun + self.install_s)
         except NotAsWanted as error:
             raise NotAsWanted("; ".join([error.message, *_undone(undo)]), hint=error.hint) from None
@@ -119,27 +120,55 @@ class _Installation:
             self.ssh.mark(SET_S)
         return before
 
-    def _switch(self) -> None:
-        """Where the BMC was told what to boot, by that alone: another way would not boot it, and the PDU cuts an
-        installation in two."""
-        now = power.status(self.lab, SERVICE, self.machine.id).power
-        action: Literal["on", "cycle", "reset"] = "on" if now == "off" else "cycle" if self.source.method else "reset"
+    def _offer_and_switch(self, before: Boot | None, undo: list[Undo]) -> float:
+        """When it was switched.  Not while somebody else switches it, as its holder may: that boot would be theirs."""
+        end = time.monotonic() + _OTHERS_S
+        while True:
+            while self._is_being_switched():
+                if time.monotonic() > end:
+                    raise NotAsWanted(f"{self.machine.name} is being switched by somebody else")
+                time.sleep(_LOOK_S)
+            action = self._action(before)
+            self.source.offer(self.say, undo)
+            begun = time.monotonic()
+            try:
+                self._switch(action)
+                return begun
+            except Conflict as error:  # begun meanwhile
+                if (left := _undone(undo)) or time.monotonic() > end:
+                    raise NotAsWanted("; ".join([error.message, *left])) from None
+
+    def _is_being_switched(self) -> bool:
+        newest = power.history(self.lab, SERVICE, self.machine.id, limit=1).items
+        return any(one.result == "running" for one in newest)
+
+    def _action(self, before: Boot | None) -> Action:
+        """Where the BMC is told what to boot, its power is cycled, by that alone: another way would not boot it, and
+        the PDU cuts an installation in two."""
+        if power.status(self.lab, SERVICE, self.machine.id).power == "off":
+            return "on"
+        if self.source.method is None and before is not None:
+            return "reset"
+        if self.source.method is None and power.driver(self.lab, self.machine, "pdu") is None:
+            raise NotAsWanted("it does not answer, and there is neither a BMC nor an outlet to start it by")
+        return "cycle"
+
+    def _switch(self, action: Action) -> None:
+        """Raises Conflict: somebody else switches it."""
         self.say(
             f"installing it: power {action}, then at most {duration(round(self.install_s * 1e9))} until it answers"
         )
-        end = time.monotonic() + _OTHERS_S
-        while True:
-            try:
-                done = power.switch(
-                    self.lab, SERVICE, self.machine.id, action, method=self.source.method, boot_s=self.install_s
-                )
-                break
-            except Conflict as error:
-                if time.monotonic() > end:
-                    raise NotAsWanted(error.message) from None
-                time.sleep(_LOOK_S)
+        done = power.switch(
+            self.lab,
+            SERVICE,
+            self.machine.id,
+            action,
+            method=self.source.method,
+            boot_s=self.install_s,
+            acting=self.source.switching,
+        )
         if done.result != "done":
-            why = done.tried[-1].detail if done.tried else done.verified_by
+            why = done.tried[-1].detail if done.tried else done.verified_by or "no way to do that"
             raise NotAsWanted(f"power {action} for its installation: {why}")
 
     def _see_it_new(self, before: Boot | None, end: float) -> None:
@@ -173,11 +202,12 @@ def step(what: str) -> Iterator[None]:
 
 
 def _undone(undo: list[Undo]) -> list[str]:
-    """Undo all of it, the last first; what could not be, one sentence each."""
+    """Undo all of it, the last first, and forget it; what could not be, one sentence each."""
     left = []
-    for what, action in reversed(undo):
+    while undo:
+        what, action = undo.pop()
         try:
             action()
-        except EvenkeelError as error:
-            left.append(f"{what}: {error.message}")
+        except Exception as error:  # noqa: BLE001  the others are undone all the same
+            left.append(f"{what}: {reason_of(error)}")
     return left

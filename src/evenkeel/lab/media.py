@@ -42,6 +42,9 @@ class Drive:
             undo.append(("it may still be set to boot from its drive", lambda: usual(install.SET_S)))
             self.bmc.boot_from_media(install.SET_S)
 
+    def switching(self) -> None:
+        """Nobody asks for it but the BMC."""
+
     def refuted(self) -> str:
         return ""  # no BMC tells whether its drive was read
 

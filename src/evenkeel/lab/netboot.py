@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 
+from sqlalchemy import select
+
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import install, machines, power, schema
+from evenkeel.lab import install, power, schema
 from evenkeel.lab.install import Undo, step
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netboot_offers import Offer
@@ -25,14 +27,7 @@ class Network:
     """A :class:`evenkeel.lab.install.Source`.  ``script``: URL that iPXE fetches."""
 
     def __init__(self, lab: Lab, machine: Touched, script: str) -> None:
-        with lab.store.read() as connection:
-            told = machines.flat_of(connection, schema.machine.c.id == machine.id)[machine.id]
-        self.macs = {str(mac) for mac in told.get("mac", ())}
-        if not self.macs:
-            raise NotAsWanted(
-                f"{machine.name} is to be installed by network, and its facts have no network card",
-                hint=f"evenkeel lab machine facts {machine.name}",
-            )
+        self.macs = _own_cards(lab, machine)
         bmc = power.driver(lab, machine, "bmc")
         self.bmc = bmc if isinstance(bmc, Redfish | Ipmi) else None
         self.method: Method | None = "bmc" if self.bmc else None
@@ -58,6 +53,10 @@ class Network:
             undo.append(("it may still be set to boot from the network", lambda: usual(install.SET_S)))
             bmc.boot_from_network(install.SET_S)
 
+    def switching(self) -> None:
+        if self.offer_made is not None:
+            self.offer_made.open.set()
+
     def refuted(self) -> str:
         if self.offer_made is not None and self.offer_made.taken.is_set():
             return ""
@@ -68,3 +67,25 @@ class Network:
 
     def forgot(self) -> str:
         return f"it was told to boot {self.script}, and did not: can it fetch that?"
+
+
+def _own_cards(lab: Lab, machine: Touched) -> frozenset[str]:
+    """Addresses of network cards that no other machine has by its facts, which owners write: an offer must not install
+    somebody else's machine.  Raises NotAsWanted: there are none."""
+    fact, table = schema.fact.c, schema.machine.c
+    with lab.store.read() as connection:
+        asked = select(fact.text, fact.machine_id).join(schema.machine, table.id == fact.machine_id)
+        rows = connection.execute(asked.where(fact.key == "mac", table.state != "retired")).all()
+    others = {row.text for row in rows if row.machine_id != machine.id}
+    cards = {row.text for row in rows if row.machine_id == machine.id}
+    if not cards:
+        raise NotAsWanted(
+            f"{machine.name} is to be installed by network, and its facts have no network card",
+            hint=f"evenkeel lab machine facts {machine.name}",
+        )
+    if not cards - others:
+        raise NotAsWanted(
+            f"{machine.name} is to be installed by network, and other machines have its network cards by their facts",
+            hint=f"evenkeel lab search mac:{min(cards)}",
+        )
+    return frozenset(cards - others)

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-#: Ends iPXE, and the firmware goes on with the next of its boot devices.
-FROM_DISK = "#!ipxe\nexit\n"
+#: Ends iPXE as failed, and the firmware goes on with the next of its boot devices: after a boot that succeeded UEFI
+#: ends its boot order and shows its menu (UEFI 2.10, 3.1).
+FROM_DISK = "#!ipxe\nexit 1\n"
 #: Given to every machine, by DHCP; it asks for what the machine with its network card is to boot.  The card is the one
 #: that iPXE opened last, which is how it came here.  Where the lab does not answer, the disk is booted.
-ASK = "#!ipxe\nchain --replace boot/${netX/mac:hexhyp} || exit\n"
+ASK = "#!ipxe\nchain --replace boot/${netX/mac:hexhyp} || exit 1\n"
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
@@ -27,11 +28,14 @@ def canonical(mac: str) -> str | None:
 
 @dataclass
 class Offer:
-    """``script``: URL; ``on_taken``: called with the network card that took it, once, in a thread of the server."""
+    """``script``: URL; ``on_taken``: called with the network card that took it, once, in a thread of the server.
+
+    ``open``: set when the machine is being switched; who asks before that is its old system, or somebody else."""
 
     script: str
     macs: frozenset[str]
     on_taken: Callable[[str], None]
+    open: threading.Event = field(default_factory=threading.Event)
     taken: threading.Event = field(default_factory=threading.Event)
 
 
@@ -61,7 +65,7 @@ class Offers:
         card = canonical(mac)
         with self._lock:
             offer = self._by_mac.get(card) if card else None
-            if card is None or offer is None or offer.taken.is_set():
+            if card is None or offer is None or not offer.open.is_set() or offer.taken.is_set():
                 return FROM_DISK
             offer.taken.set()
         offer.on_taken(card)

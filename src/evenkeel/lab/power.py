@@ -216,15 +216,17 @@ def switch(
     first: Callable[[Connection, Touched], None] | None = None,
     answering: bool = False,
     boot_s: float | None = None,
+    acting: Callable[[], None] = lambda: None,
 ) -> PowerEvent:
     """The same, and wait for the end: minutes, when it boots.  Its ``result`` says what came of it.
 
     ``first``: run within the change that begins it; what it raises keeps the machine from being switched.
     ``answering``: it is not on before its system answers, where the lab has ssh to ask.
     ``boot_s``: for a boot that is no usual one, as of an installer; nothing is learned of its length.
+    ``acting``: called each time right before a way is told to do it.
     """
     begun = _begin(lab, actor, machine, action, method, first)
-    _run(lab, replace(begun, answering=answering, boot_s=boot_s))
+    _run(lab, replace(begun, answering=answering, boot_s=boot_s, acting=acting))
     return event(lab, SERVICE, begun.event_id)
 
 
@@ -252,6 +254,7 @@ class _Begun:
     at_ns: int
     answering: bool = False
     boot_s: float | None = None
+    acting: Callable[[], None] = lambda: None
 
 
 def _begin(
@@ -340,6 +343,7 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
         how, late = "", None
         try:
             _forget_prompt(lab, machine)
+            begun.acting()
             try:
                 how = rung.driver.act(action, policy.deadline_s(method))
             except PowerFailed as error:

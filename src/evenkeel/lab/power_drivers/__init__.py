@@ -121,9 +121,10 @@ def driver_for(way: Way) -> Driver:
     raise WrongInput(f"no power driver {way.driver!r}", hint="ssh, redfish, ipmi, pdu, labgrid or virtual")
 
 
-def off_and_on(driver: Driver, what: str, deadline_s: float) -> str:
+def off_and_on(driver: Driver, what: str, deadline_s: float, *, rest_s: float = 0.0) -> str:
     """Cut the power of a chassis that knows no power cycle.  Raises PowerFailed.
 
+    ``rest_s``: without power, at least: power supplies go on for a moment behind an outlet that is off.
     Once ``off`` was sent, ``on`` is too, whatever is heard meanwhile: a machine is not left without power.
     """
     end = time.monotonic() + _OFF_S
@@ -135,12 +136,13 @@ def off_and_on(driver: Driver, what: str, deadline_s: float) -> str:
         how = error.message
     while not (is_off := _says_off(driver, deadline_s)) and time.monotonic() < end:
         time.sleep(_LOOK_S)
+    time.sleep(rest_s)
     for tries in range(_ON_TRIES):
         try:
             how = f"{how}, then {driver.act('on', deadline_s)}"
             break
-        except PowerFailed as error:
-            if error.late or tries == _ON_TRIES - 1:
+        except PowerFailed:
+            if tries == _ON_TRIES - 1:
                 raise
         time.sleep(_LOOK_S)
     if not is_off:

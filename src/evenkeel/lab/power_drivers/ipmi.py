@@ -7,6 +7,7 @@ how long it takes: slow is not dead, it gets more time.  The cipher suite that w
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -24,6 +25,10 @@ CIPHERS = (17, 3)
 _PORT = 623
 _ASKED = 3
 _FLAGS = re.compile(r"Boot parameter data: ([0-9a-f]{10})\b")
+#: Of byte 1 of the boot flags: they are for all boots, not for the next.
+_FOR_ALL_BOOTS = 0x40
+#: Parameter 3: without it the flags are cleared 60 s after they were set, if nothing was switched by then.
+_KEPT_UNTIL_BOOT = b"\x08"
 _WATTS = re.compile(r"Instantaneous power reading:\s*([\d.]+)\s*Watts")
 #: ipmitool's words for the completion codes C1h, CCh and D5h (table 5-2).  virtualbmc 3.3.0 answers CCh.
 _KNOWS_NO_CYCLE = ("Invalid command", "Invalid data field in request", "not supported in present state")
@@ -182,17 +187,21 @@ class Ipmi:
     # -- what it boots: system boot options, IPMI 2.0, 28.12 and 28.13
 
     def usual_boot(self, deadline_s: float) -> Callable[[float], None]:
-        """Read what is set for the next boot (parameter 5), and give what sets it again (called with a deadline).
+        """Read what is set for all boots (parameter 5), and give what sets it again (called with a deadline).
 
-        Raises PowerFailed, both."""
+        What is set for one boot alone is left over from somebody, and not set again.  Raises PowerFailed, both.
+        """
         said = self.tool.run("chassis", "bootparam", "get", "5", deadline_s=deadline_s)
         found = _FLAGS.search(said)
         if found is None:
             raise PowerFailed(f"BMC {self.tool.host} does not tell what it is set to boot from")
-        flags = [f"0x{found[1][place : place + 2]}" for place in range(0, len(found[1]), 2)]
+        flags = bytes.fromhex(found[1])
+        flags = flags if flags[0] & _FOR_ALL_BOOTS else bytes(len(flags))
 
         def again(within_s: float) -> None:
-            self.tool.run("raw", "0x00", "0x08", "0x05", *flags, deadline_s=within_s)
+            self._set(5, flags, within_s)
+            with contextlib.suppress(PowerFailed):  # a BMC that does not know it has not changed it
+                self._set(3, b"\0", within_s)
 
         return again
 
@@ -201,8 +210,16 @@ class Ipmi:
 
         The endpoint's option ``boot`` says which kind, ``efi`` or ``legacy``: IPMI has the machine told, and some
         firmware boots the other kind when it is told the wrong one (the flag is bit 5 of byte 1)."""
-        efi = self._boot == "efi"
-        self.tool.run("chassis", "bootdev", "pxe", *(["options=efiboot"] if efi else []), deadline_s=deadline_s)
+        with contextlib.suppress(PowerFailed):  # optional
+            self._set(3, _KEPT_UNTIL_BOOT, deadline_s)
+        efi = ("options=efiboot",) if self._boot == "efi" else ()
+        said = self.tool.run("chassis", "bootdev", "pxe", *efi, deadline_s=deadline_s)
+        if "Set Boot Device to pxe" not in said:  # ipmitool 1.8.19 ends with 0 when the BMC refused it
+            raise PowerFailed(f"BMC {self.tool.host} refuses to boot from the network")
+
+    def _set(self, parameter: int, data: bytes, deadline_s: float) -> None:
+        words = [f"0x{byte:02x}" for byte in (0x00, 0x08, parameter, *data)]
+        self.tool.run("raw", *words, deadline_s=deadline_s)
 
 
 def watts_of(said: str) -> float | None:

@@ -17,6 +17,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from evenkeel.errors import WrongInput
 from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on
 
+#: Between off and on, as labgrid itself (NetworkPowerDriver.delay).
+_REST_S = 2.0
+#: Legal in the password of a URL (RFC 3986, 3.2.1), and left as they are: some backends do not undo the quoting.
+_PLAIN = "!$&'()*+,;="
 _ABSENT = "no-such-model"
 #: Run by labgrid's Python.  What it is told is on its standard input, so that no password is an argument.
 _SCRIPT = f"""
@@ -53,6 +57,10 @@ class Labgrid:
             )
         if "://" not in way.address:
             way.host_and_port(0)
+        elif not re.match(r"https?://[^/@]+(/|$)", way.address):
+            raise WrongInput(
+                f"{way.address!r} is no address of a PDU", hint="http(s)://HOST[:PORT]/…, with the password as a secret"
+            )
         self._way = way
 
     def status(self, deadline_s: float) -> Reading:
@@ -61,7 +69,7 @@ class Labgrid:
 
     def act(self, action: Action, deadline_s: float) -> str:
         if action == "cycle":
-            return off_and_on(self, f"PDU {self._way.address}", deadline_s)
+            return off_and_on(self, f"PDU {self._way.address}", deadline_s, rest_s=_REST_S)
         self._run(action == "on", deadline_s)
         return f"labgrid {self._model} {action}"
 
@@ -78,11 +86,11 @@ class Labgrid:
         if "://" not in host:
             host, port = self._way.host_and_port(0)
             host = f"[{host}]" if ":" in host else host
-            if secret.user:
+            if secret.user or secret.password:
                 raise PowerFailed(f"{what}: labgrid takes a password only for an address that is a URL")
-        elif secret.user:
+        elif secret.user or secret.password:
             parts = urlsplit(host)
-            who = f"{quote(secret.user, safe='')}:{quote(secret.password, safe='')}"
+            who = f"{quote(secret.user, safe=_PLAIN)}:{quote(secret.password, safe=_PLAIN)}"
             host = urlunsplit(parts._replace(netloc=f"{who}@{parts.netloc}"))
         told = {"model": self._model, "host": host, "port": port, "value": value}
         told |= {"index": str(self._way.options.get("index", "1"))}
@@ -109,7 +117,7 @@ class Labgrid:
                 raise PowerFailed(
                     f"labgrid has no model {self._model!r}", hint="its documentation lists them: NetworkPowerPort"
                 )
-            for word in {secret.password, quote(secret.password, safe="")} - {""}:
+            for word in {secret.password, quote(secret.password, safe=_PLAIN)} - {""}:
                 why = why.replace(word, "…")  # requests tells the whole URL
             raise PowerFailed(f"{what}: labgrid {self._model}: {why[:200]}")
         return done.stdout.strip()

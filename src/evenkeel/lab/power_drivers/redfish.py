@@ -45,8 +45,9 @@ class Redfish:
 
     def __init__(self, way: Way) -> None:
         parts = urlsplit(way.address if "://" in way.address else f"https://{way.address}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise WrongInput(f"{way.address!r} is no address of a Redfish service", hint="https://HOST[:PORT]")
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            hint = "https://HOST[:PORT], with the password as a secret"
+            raise WrongInput(f"{way.address!r} is no address of a Redfish service", hint=hint)
         self._way = way
         self._url = f"{parts.scheme}://{parts.netloc}"
         self._where = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
@@ -162,9 +163,10 @@ class Redfish:
         def command(system: Any) -> None:
             import sushy
 
-            # A drive that was left set by somebody who was killed, or what sushy does not know, is not set again.
+            # What was left set by somebody who was killed, or what sushy does not know, is not set again.
             known = {one.value: one for one in sushy.BootSource if one.value not in ("None", "Cd", "UsbCd")}
-            if before.enabled in ("Once", "Continuous") and before.target in known:
+            left = (before.target, before.enabled) == ("Pxe", "Once")
+            if before.enabled in ("Once", "Continuous") and before.target in known and not left:
                 system.set_system_boot_options(known[before.target], before.enabled)
             else:
                 system.set_system_boot_options(enabled=sushy.BOOT_SOURCE_ENABLED_DISABLED)
