@@ -160,6 +160,8 @@ def test_what_was_acknowledged_survives_a_kill_and_it_ends_cleanly_with_a_stream
 ) -> None:
     with up(tmp_path / "s") as running, running.client() as client:
         client.post("/people", {"name": "ci", "roles": ["user"]})
+        assert client.get("/openapi.json")["paths"]
+        assert "Warning" not in running.said()
         running.end(signal.SIGKILL)
     with up(tmp_path / "s") as running:
         with running.client() as client:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import secrets
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
@@ -32,6 +34,10 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.login import Devices, Links
 from evenkeel.lab.logs import NO_ROOM
 from evenkeel.lab.store import MAKE_ROOM
+
+# FastAPI names parameters by an alias, of which pydantic says that it has no effect, once for each, where a model is
+# built only when it is used (documents.base).  It would be in the log of a service at the first requests.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 #: Finds out who asks; None: nobody known.  May read the database: it is called in a thread.
 Who = Callable[[HTTPConnection], Actor | None]

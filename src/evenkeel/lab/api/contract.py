@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic.warnings import UnsupportedFieldAttributeWarning
 
 from evenkeel.documents.base import Model
 from evenkeel.lab.api.problem import MEDIA
@@ -49,11 +47,7 @@ def install(app: FastAPI) -> None:
 
     def contract() -> dict[str, Any]:
         if app.openapi_schema is None:
-            with warnings.catch_warnings():
-                # FastAPI names parameters by an alias, which pydantic calls of no effect, once for each, where a model
-                # is built only when it is used (documents.base).  The contract is the same.
-                warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
-                made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(problem.pop("$defs", {}))
