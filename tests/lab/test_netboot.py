@@ -181,6 +181,7 @@ def test_by_redfish_it_boots_from_the_network_once(lab: Lab, host: EmulatedMachi
     assert lab.netboots._by_mac == {}
 
 
+@pytest.mark.long
 def test_by_ipmi_too_and_its_boot_flags_are_as_they_were(lab: Lab, host: EmulatedMachine) -> None:
     ipmi(lab, host)
     install(lab)
@@ -240,6 +241,7 @@ def test_a_machine_whose_cards_are_not_known_or_another_s_is_not_installed(lab: 
         Network(lab, found, SCRIPT)
 
 
+@pytest.mark.long
 def test_it_is_not_installed_by_the_boot_of_somebody_else(
     lab: Lab, host: EmulatedMachine, redfish: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +261,7 @@ def test_it_is_not_installed_by_the_boot_of_somebody_else(
     install(lab)
 
 
+@pytest.mark.long
 def test_what_cannot_be_undone_does_not_keep_the_rest(
     lab: Lab, host: EmulatedMachine, redfish: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
