@@ -163,7 +163,8 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("group", ["host", pytest.param("guests", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("group", TOGETHER)
 def test_the_doctor_names_what_is_wrong_and_nothing_else(tuned_host: TunedHost, words: Words, group: str) -> None:
     scripts = [
         (words.fill(breaking), words.fill(mending)) for breaking, mending in (LIVE[fault] for fault in TOGETHER[group])

@@ -171,6 +171,7 @@ def test_a_kprobe_inside_a_function_is_a_breakpoint_and_says_so(traced: VirtualM
     assert "[FTRACE]" not in found["mechanism"][0]
 
 
+@pytest.mark.long
 def test_a_function_that_nobody_may_trace_is_refused(probe: Probe) -> None:
     for source in ("function", "kprobe"):
         question = {"kind": "count", "events": ["function:exc_int3"]}
