@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.lab.emulated import EmulatedMachine
+from tests.lab.serving import answering
 
 _SYSTEM = "/redfish/v1/Systems/1"
 _DRIVE = f"{_SYSTEM}/VirtualMedia/Cd"
@@ -129,12 +129,6 @@ def stand_in(machine: EmulatedMachine) -> Iterator[StandIn]:
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        bmc.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield bmc
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as port:
+        bmc.url = f"http://127.0.0.1:{port}"
+        yield bmc

@@ -9,9 +9,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from fastapi.testclient import TestClient
@@ -34,7 +33,7 @@ from tests.lab.conftest import an_app
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, emulated_machine, pdu_endpoint, ssh_endpoint
 from tests.lab.pool import ANN, ROOT, add
 from tests.lab.redfish_stand_in import StandIn, stand_in
-from tests.lab.serving import serving
+from tests.lab.serving import answering, serving
 from tests.lab.test_media import QUICK, Then
 from tests.waiting import until
 
@@ -361,9 +360,8 @@ def test_a_real_ipxe_asks_and_boots_what_it_is_told_then_its_disk(lab: Lab, tmp_
         def log_message(self, format: str, *args: object) -> None: ...
 
     taken: list[str] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site, serving(an_app(lab, who=lambda _: None)) as url:
-        Thread(target=site.serve_forever, args=(0.05,), daemon=True).start()
-        script = f"http://10.0.2.2:{site.server_port}/install.ipxe"
+    with answering(Site) as port, serving(an_app(lab, who=lambda _: None)) as url:
+        script = f"http://10.0.2.2:{port}/install.ipxe"
         offer = lab.netboots.make(script, [MAC], taken.append)
         assert offer is not None
         if offered:
@@ -373,7 +371,6 @@ def test_a_real_ipxe_asks_and_boots_what_it_is_told_then_its_disk(lab: Lab, tmp_
             until(machine.booted_disk)
         finally:
             machine.stop()
-            site.shutdown()
     assert fetched == (["/install.ipxe", "/system"] if offered else [])
     assert taken == ([MAC] if offered else [])
     assert offer.taken.is_set() is offered

@@ -13,10 +13,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -34,7 +34,7 @@ from tests.lab.conftest import an_app
 from tests.lab.domain import boot_files
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, free_port
 from tests.lab.pool import ROOT, add
-from tests.lab.serving import serving
+from tests.lab.serving import answering, serving
 from tests.lab.test_media import Then
 
 pytestmark = [pytest.mark.long, pytest.mark.virtual]
@@ -70,15 +70,12 @@ exec {qemu} -machine pc,accel=tcg -cpu max -m 256 -nodefaults -display none -ser
 """
 
 
+@dataclass
 class Site:
-    """The owner's web server.  ``folder``: what it serves."""
+    """The owner's web server.  ``folder``: what it serves; ``url``: as the machine reaches it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://10.0.2.2:{self.server.server_port}"
-        Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+    folder: Path
+    url: str
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +96,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 
 @pytest.fixture
 def site(files: tuple[Path, int]) -> Iterator[Site]:
-    made = Site(files[0])
-    yield made
-    made.server.shutdown()
+    with answering(partial(SimpleHTTPRequestHandler, directory=str(files[0]))) as port:
+        yield Site(files[0], f"http://10.0.2.2:{port}")
 
 
 @pytest.fixture

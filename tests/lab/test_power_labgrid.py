@@ -6,11 +6,10 @@ import base64
 import contextlib
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +22,7 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Credentials, PowerFailed, Way
 from evenkeel.lab.power_drivers.labgrid import Labgrid
 from tests.lab.emulated import EmulatedMachine, add_machine, emulated_machine, ssh_endpoint
+from tests.lab.serving import answering
 from tests.lab.test_power import ADMIN, ANN, tried
 
 PASSWORD = "opens:the/outlet!"
@@ -95,11 +95,9 @@ def outlets() -> Iterator[Outlets]:
 
         def log_message(self, format: str, *args: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with answering(Handler) as port:
+        made.url = f"http://127.0.0.1:{port}"
         yield made
-        server.shutdown()
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -21,6 +20,7 @@ from evenkeel.lab.power_drivers import PowerFailed, Way
 from evenkeel.lab.power_drivers.redfish import Redfish
 from tests.lab.emulated import add_machine
 from tests.lab.emulators import redfish
+from tests.lab.serving import answering
 from tests.lab.test_power import tried
 
 pytestmark = [
@@ -56,25 +56,21 @@ def test_an_image_is_put_in_booted_from_and_taken_out(emulator: str, tmp_path: P
     (tmp_path / "host.iso").write_bytes(b"\0" * 4096)
     bmc = Redfish(Way("bmc", "redfish", emulator))
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as images:
-        threading.Thread(target=images.serve_forever, daemon=True).start()
-        try:
-            url = f"http://127.0.0.1:{images.server_port}"
-            usual, before = bmc.usual_boot(60), _boot_target(emulator)
-            for _ in range(2):  # the second one takes the place of what is in the drive
-                bmc.insert(f"{url}/host.iso", 60)
-            bmc.boot_from_media(60)
-            assert _boot_target(emulator) == "Cd"
-            bmc.boot_from_network(60)
-            assert _boot_target(emulator) == "Pxe"
-            usual(60)
-            assert _boot_target(emulator) == before
-            bmc.eject(60)
-            bmc.eject(60)  # of an empty drive is no mistake
-            with pytest.raises(PowerFailed, match="404"):
-                bmc.insert(f"{url}/no-such.iso", 60)
-        finally:
-            images.shutdown()
+    with answering(handler) as port:
+        url = f"http://127.0.0.1:{port}"
+        usual, before = bmc.usual_boot(60), _boot_target(emulator)
+        for _ in range(2):  # the second one takes the place of what is in the drive
+            bmc.insert(f"{url}/host.iso", 60)
+        bmc.boot_from_media(60)
+        assert _boot_target(emulator) == "Cd"
+        bmc.boot_from_network(60)
+        assert _boot_target(emulator) == "Pxe"
+        usual(60)
+        assert _boot_target(emulator) == before
+        bmc.eject(60)
+        bmc.eject(60)  # of an empty drive is no mistake
+        with pytest.raises(PowerFailed, match="404"):
+            bmc.insert(f"{url}/no-such.iso", 60)
 
 
 def _boot_target(emulator: str) -> str:

@@ -7,9 +7,10 @@ takes silence for off, keeps to the deadline that it is given, and puts no passw
 from __future__ import annotations
 
 import queue
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -155,6 +156,21 @@ def _says_off(driver: Driver, deadline_s: float) -> bool:
         return driver.status(deadline_s) == "off"
     except PowerFailed:
         return False
+
+
+def program(
+    argv: Sequence[str], deadline_s: float, what: str, *, told: str = "", late: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, with ``told`` on its standard input.
+
+    Raises PowerFailed when it does not end in time, silent and as ``late`` as is said; OSError when it does not start.
+    """
+    try:
+        return subprocess.run(
+            argv, input=told, capture_output=True, text=True, errors="replace", timeout=deadline_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise PowerFailed(f"{what}: no answer within {deadline_s:g} s", silent=True, late=late) from None
 
 
 def within(deadline_s: float, what: str, function: Callable[[], T]) -> T:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_and_on, program
 
 #: Between off and on, as labgrid itself (NetworkPowerDriver.delay).
 _REST_S = 2.0
@@ -95,19 +94,8 @@ class Labgrid:
         told = {"model": self._model, "host": host, "port": port, "value": value}
         told |= {"index": str(self._way.options.get("index", "1"))}
         try:
-            done = subprocess.run(
-                [Path(client).resolve().with_name("python3"), "-I", "-c", _SCRIPT],
-                input=json.dumps(told),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=deadline_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise PowerFailed(
-                f"{what}: no answer within {deadline_s:g} s", silent=True, late=value is not None
-            ) from None
+            argv = [str(Path(client).resolve().with_name("python3")), "-I", "-c", _SCRIPT]
+            done = program(argv, deadline_s, what, told=json.dumps(told), late=value is not None)
         except OSError as error:
             raise PowerFailed(f"labgrid beside {client} does not start: {error.strerror}") from None
         if done.returncode:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import subprocess
 
 from evenkeel.errors import WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, program
 
 _ACTIONS: dict[str, str] = {"on": "on", "off": "off", "cycle": "reboot"}
 
@@ -55,8 +54,8 @@ class Pdu:
         return None
 
     def _run(self, action: str, deadline_s: float) -> tuple[int, str]:
-        program = shutil.which(self._agent) or shutil.which(self._agent, path="/usr/sbin:/sbin")
-        if program is None:
+        agent = shutil.which(self._agent) or shutil.which(self._agent, path="/usr/sbin:/sbin")
+        if agent is None:
             raise PowerFailed(f"{self._agent} is not installed", hint="apt-get install fence-agents")
         more = {key: value for key, value in self._way.options.items() if key not in ("agent", "port")}
         host, port = self._way.host_and_port(0)
@@ -66,13 +65,6 @@ class Pdu:
         text = "".join(f"{key}={value}\n" for key, value in lines.items())
         if any("\n" in str(value) for value in lines.values()):
             raise WrongInput(f"PDU {self._way.address}: a line break in an option")
-        try:
-            done = subprocess.run(
-                [program], input=text, capture_output=True, text=True, errors="replace", timeout=deadline_s, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise PowerFailed(
-                f"PDU {self._way.address}: no answer within {deadline_s:g} s", silent=True, late=True
-            ) from None
+        done = program([agent], deadline_s, f"PDU {self._way.address}", told=text, late=True)
         said = (done.stderr or done.stdout).strip().splitlines()
         return done.returncode, said[-1][:200] if said else ""

@@ -6,13 +6,12 @@ The boot id (``/proc/sys/kernel/random/boot_id``) is what proves a restart, whoe
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from evenkeel.errors import Unreachable, WrongInput
-from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way
+from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, program
 from evenkeel.machines.ssh import SshTarget
 from evenkeel.probe.boot_id import BOOT_ID
 
@@ -101,18 +100,8 @@ class Ssh:
             options = ["-F", "/dev/null", "-o", "IdentityAgent=none", *options]
         # The first of two options counts.
         argv = ["ssh", "-o", f"ConnectTimeout={max(1, round(deadline_s))}", "-o", "LogLevel=ERROR", *options]
-        try:
-            done = subprocess.run(
-                [*argv, "--", target.destination, command],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=deadline_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise PowerFailed(f"ssh {self._way.address}: no answer within {deadline_s:g} s", silent=True) from None
+        what = f"ssh {self._way.address}"
+        done = program([*argv, "--", target.destination, command], deadline_s, what)
         if done.returncode:
             said = done.stderr.strip().splitlines()
             why = said[-1][:200] if said else f"ended with {done.returncode}"
@@ -121,5 +110,5 @@ class Ssh:
             silent = done.returncode == 255 and not refused
             # A host that goes down at once cuts off its own answer: seen with busybox' reboot.
             late = silent and not any(words in why for words in _NEVER_THERE)
-            raise PowerFailed(f"ssh {self._way.address}: {why}", silent=silent, late=late)
+            raise PowerFailed(f"{what}: {why}", silent=silent, late=late)
         return done.stdout
