@@ -23,7 +23,7 @@ from evenkeel.measure.load import load_runs
 from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
 from evenkeel.measure.verdict import MISS_RATE, deadlines
-from evenkeel.verify.observe import GuestSeen, spin_places
+from evenkeel.verify.observe import GuestSeen, hackbench, spin_places
 from evenkeel.verify.steps import Steps
 
 Moment = Literal["before", "after"]
@@ -211,7 +211,7 @@ class _Run:
         if not self.wish.load:
             return None
         if self.wish.load == ("hackbench",):
-            return {"tool": "hackbench", "groups": max(1, len(self.host.ledger.housekeeping) // 2)}
+            return hackbench(self.host)
         return {"kinds": list(self.wish.load), "cpus": sorted(self.host.ledger.housekeeping | self.host.ledger.shared)}
 
     def _spin(self, places: dict[str, Any], load: dict[str, Any] | None) -> None:
