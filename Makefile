@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## from nothing to a proven real-time guest, and a report (10 minutes the first time)
+demo: ## from nothing to a proven real-time guest, and a report (12 minutes the first time)
 	@tools/setup virtual
 	@exec $(BIN)/evenkeel demo
 

@@ -236,16 +236,17 @@ def _river(demo: Demo) -> None:
         demo.stage.plan(plan)
         with contextlib.ExitStack() as guests:
             with demo.step("Measure before: start the guest, untuned") as on_progress:
-                _start_ordinary(guests, demo, host, machine, facts, on_progress)
-            with demo.step("Measure before: spinners and cyclictest, untuned host and guest") as on_progress:
-                before = _measured(demo, host, machine, facts, "before", on_progress)
-                demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
+                started = _start_ordinary(guests, demo, host, machine, facts, on_progress)
             with demo.step("Look before: the same checks, untuned") as on_progress, machine.probe() as probe:
-                # Its spinners ran a moment ago.
+                # While the guest boots: what is looked at is where its threads and pages are.  Its spinners come next.
                 options = Options(spinners=False)
                 seen = observe(host, probe, facts, options, on_progress)
                 untuned = findings(host, seen, plan_sha256=plan.sha256(), options=options)
                 demo.keep(host, "findings_before", names.FINDINGS_BEFORE, untuned)
+            with demo.step("Measure before: spinners and cyclictest, untuned host and guest") as on_progress:
+                _wait_for_agents(machine, started, on_progress)
+                before = _measured(demo, host, machine, facts, "before", on_progress)
+                demo.keep(host, "evidence_before", names.EVIDENCE_BEFORE, before)
         _apply(demo, host, machine)
         with demo.step("Verify: every setting, thread, page and interrupt") as on_progress, machine.probe() as probe:
             facts = hosts.read_facts(probe, on_progress)
@@ -287,10 +288,11 @@ def _measured(
 
 def _start_ordinary(
     running: contextlib.ExitStack, demo: Demo, host: HostPlan, machine: Machine, facts: Facts, on_progress: OnProgress
-) -> None:
+) -> list[str]:
     """Start each real-time guest as an ordinary one on the untuned host; they are gone again with ``running``.
 
-    The spinners have them beside them before as after, which is what both are compared by.
+    The spinners have them beside them before as after, which is what both are compared by.  Their names; they still
+    boot.
     """
     from evenkeel.plan import make_plan
 
@@ -300,33 +302,40 @@ def _start_ordinary(
         update={"guests": {name: wish.model_copy(update=ordinary) for name, wish in demo.site.guests.items()}}
     )
     (plain,) = make_plan(site, {host.name: facts}).hosts
-    for guest in plain.guests:
-        if guest.name in wanted:
-            running.enter_context(_transient_guest(machine, guest, on_progress))
+    started = [guest for guest in plain.guests if guest.name in wanted]
+    for guest in started:
+        on_progress(0, 0, f"starting {guest.name}")
+        running.enter_context(_transient_guest(machine, guest))
+    return [guest.name for guest in started]
 
 
 @contextlib.contextmanager
-def _transient_guest(machine: Machine, guest: GuestPlan, on_progress: OnProgress) -> Iterator[None]:
-    """A guest that libvirt forgets when it stops.  Ready when its agent runs a program."""
-    from evenkeel.measure.guest import guest_exec
-
+def _transient_guest(machine: Machine, guest: GuestPlan) -> Iterator[None]:
+    """A guest that libvirt forgets when it stops."""
     with machine.probe() as probe:
-        on_progress(0, 0, f"starting {guest.name}")
         _virsh(probe, "create", "/dev/stdin", stdin=guest.xml)
-        deadline = time.monotonic() + GUEST_BOOT_S
-        while True:
-            try:
-                guest_exec(probe, guest.name, ["true"])
-                break
-            except EvenkeelError as error:
-                if type(error) is not EvenkeelError or time.monotonic() > deadline:
-                    raise
-            on_progress(0, 0, f"{guest.name} is booting")
-            time.sleep(1.0)
     yield
     # Not in a `finally`: what raises here ends the demo, and with it the whole host.
     with machine.probe() as probe:
         _virsh(probe, "destroy", guest.name)
+
+
+def _wait_for_agents(machine: Machine, guests: Sequence[str], on_progress: OnProgress) -> None:
+    """Until the agent of each guest runs a program.  Raises EvenkeelError when one does not."""
+    from evenkeel.measure.guest import guest_exec
+
+    deadline = time.monotonic() + GUEST_BOOT_S
+    with machine.probe() as probe:
+        for guest in guests:
+            while True:
+                try:
+                    guest_exec(probe, guest, ["true"])
+                    break
+                except EvenkeelError as error:
+                    if type(error) is not EvenkeelError or time.monotonic() > deadline:
+                        raise
+                on_progress(0, 0, f"{guest} is booting")
+                time.sleep(1.0)
 
 
 def _virsh(probe: Probe, *words: str, stdin: str | None = None) -> None:

@@ -151,8 +151,7 @@ def _stand_ins(patch: pytest.MonkeyPatch, played: Played) -> None:
             on_progress(0, 0, "applying")
 
     @contextlib.contextmanager
-    def guest(machine: Any, guest: Any, on_progress: OnProgress) -> Iterator[None]:
-        on_progress(0, 0, "booting")
+    def guest(machine: Any, guest: Any) -> Iterator[None]:
         yield
 
     plan = factories.plan()
@@ -170,6 +169,7 @@ def _stand_ins(patch: pytest.MonkeyPatch, played: Played) -> None:
     patch.setattr("evenkeel.verify.observe.observe", goes_on(SimpleNamespace(spun=lambda: ())))
     patch.setattr("evenkeel.verify.host.findings", lambda *_, **__: factories.findings(plan.sha256(), passed=5))
     patch.setattr(demo, "_transient_guest", guest)
+    patch.setattr(demo, "_wait_for_agents", goes_on())
 
 
 @pytest.fixture
