@@ -97,6 +97,20 @@ def test_spinners_then_cyclictest_on_the_host_then_the_real_time_guest() -> None
     assert evidence.conditions.plan_sha256 == "p" and evidence.conditions.facts_sha256 == SEEN.facts.sha256()
 
 
+def test_switches_by_the_guest_whose_cpu_it_is_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that its vCPU wakes up it takes the CPU from the spinner once; nobody else does."""
+    quiet = json.loads(json.dumps(SEEN.quiet))
+    (spun,) = quiet["spins"]
+    spun |= {"involuntary_switches": 84, "tenants": [{"voluntary_switches": 83}]}
+    monkeypatch.setattr(Replay, "call", _answers(Replay.call, spin=quiet))
+    (spin, *_) = measure(Replay()).spins
+    assert (spin.involuntary_switches, spin.guest_switches) == (84, 83)
+
+
+def _answers(call: Any, **known: Any) -> Any:
+    return lambda self, op, /, **args: known[op] if op in known else call(self, op, **args)
+
+
 def test_a_deadline_is_measured_whatever_the_goal() -> None:
     """Only what is measured can be met: a balanced guest with a deadline too, and none that states nothing."""
     (plc,) = [guest for guest in HOST.guests if guest.name == "plc"]

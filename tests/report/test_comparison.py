@@ -52,6 +52,17 @@ def test_counts_stay_as_counted_and_rates_are_compared() -> None:
     assert pair.circumstances == ("before: 8.0 s", "after: 4.0 s")
 
 
+def test_switches_by_the_guest_whose_cpu_it_is_are_told_apart() -> None:
+    (pair,) = pairs(
+        evidence("before", spins=(spin(involuntary_switches=116),)),
+        evidence("after", spins=(spin(involuntary_switches=84, guest_switches=83),)),
+    )
+    switches = measures(pair)[1]
+    assert switches.before and switches.after
+    assert (switches.before.count, switches.after.count, switches.change) == (116, 1, "116 times fewer")
+    assert (switches.before.detail, switches.after.detail) == ("", "83 more by the guest whose CPU it is")
+
+
 def test_the_load_is_named() -> None:
     (pair,) = pairs(None, evidence("after", spins=(spin(load="hackbench -g 2 on 0-7"),)))
     assert pair.title == "CPU 3, busy host"

@@ -97,6 +97,7 @@ class Spin(Model):
     device_interrupts: dict[str, int] = {}  # action -> count on that CPU, zero rows left out
     other_interrupts: dict[str, int] = {}  # RES, CAL, TLB, IWI ... rows, zero rows left out
     involuntary_switches: int
+    guest_switches: int = 0  # so many of these by the guest whose CPU it is, each time that its vCPU woke up
     voluntary_switches: int
     cpu_seconds: float  # CPU time that the spinner got in watched_seconds
     watched_seconds: float | None = None  # a little over seconds: reading the interrupts under load takes its time

@@ -24,6 +24,7 @@ from evenkeel.measure.oslat import oslat_latencies
 from evenkeel.measure.tracer import tracer_latencies
 from evenkeel.measure.verdict import MISS_RATE, deadlines
 from evenkeel.verify.observe import GuestSeen, hackbench, spin_places
+from evenkeel.verify.spinners import by_guest
 from evenkeel.verify.steps import Steps
 
 Moment = Literal["before", "after"]
@@ -385,6 +386,7 @@ class _Run:
                     device_interrupts=spin["device_interrupts"],
                     other_interrupts=spin["other_interrupts"],
                     involuntary_switches=spin["involuntary_switches"],
+                    guest_switches=by_guest(spin),
                     voluntary_switches=spin["voluntary_switches"],
                     cpu_seconds=spin["cpu_seconds"],
                     watched_seconds=spin.get("watched_seconds"),

@@ -65,8 +65,6 @@ def busy(spin: dict[str, Any]) -> Busy:
     tenants = spin.get("tenants", [])
     used = sum(_share(tenant, seconds) for tenant in tenants)
     alone = used >= BUSY  # at its real-time priority the vCPU leaves nothing to the spinner
-    # Each time that the vCPU wakes up it takes the CPU from the spinner once, and goes to sleep again by itself.
-    woke = sum(tenant["voluntary_switches"] for tenant in tenants)
     lost = sum(tenant["involuntary_switches"] for tenant in tenants)
     intruder = _intruder(spin, seconds)
     return Busy(
@@ -75,7 +73,7 @@ def busy(spin: dict[str, Any]) -> Busy:
         ticks=int(spin["timer_interrupts"]),
         devices=dict(spin["device_interrupts"]),
         others=dict(spin["other_interrupts"]),
-        involuntary=lost if alone else max(0, spin["involuntary_switches"] - woke) + lost,
+        involuntary=lost if alone else spin["involuntary_switches"] - by_guest(spin) + lost,
         share=used if alone else _share(spin, seconds) + used,
         placement="the guest's vCPU itself, which was busy throughout" if alone else spin["placement"],
         doubt=f"the guest used {100 * used:.0f} % of CPU {spin['cpu']} meanwhile"
@@ -83,6 +81,14 @@ def busy(spin: dict[str, Any]) -> Busy:
         else "",
         intruder=intruder,
     )
+
+
+def by_guest(spin: dict[str, Any]) -> int:
+    """Of the spinner's involuntary switches, those by the guest whose CPU it is: each time that the vCPU wakes up it
+    takes the CPU once, and goes to sleep again by itself.
+    """
+    woke = sum(int(tenant["voluntary_switches"]) for tenant in spin.get("tenants", ()))
+    return min(int(spin["involuntary_switches"]), woke)
 
 
 def _intruder(spin: dict[str, Any], seconds: float) -> str:
