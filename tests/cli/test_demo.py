@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,26 @@ def test_qemu_killed_each_time_is_a_clean_error(tmp_path: Path, state: Path) -> 
     """A kept boot that ends is booted in its stead; a boot that ends is taken for a crash of the emulator, once."""
     found = image.find()
     kept = found is not None and booted.find(found, "plc", BUILT_IN["default"], qemu.find()) is not None
+    with contextlib.ExitStack() as stack:
+        if found is not None and kept:
+            stack.enter_context(_put_back(booted.folder_of(found, "plc")))
+        _kill_each_time(tmp_path, state, kept)
+
+
+@contextlib.contextmanager
+def _put_back(folder: Path) -> Iterator[None]:
+    """A kept boot is forgotten when it ends, and this one is the user's: without it their next demo boots again."""
+    aside = folder.with_name(f".{folder.name}-aside-{os.getpid()}")
+    shutil.copytree(folder, aside, copy_function=os.link)
+    try:
+        yield
+        assert not folder.exists(), "it is forgotten"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+
+
+def _kill_each_time(tmp_path: Path, state: Path, kept: bool) -> None:
     process = start(tmp_path / "out", "boot plc")
     killed: list[int] = []
     try:

@@ -324,6 +324,17 @@ def test_a_spinner_waits_until_the_guest_beside_it_comes_to_rest(
     assert windows[0] <= sum(ends) <= windows[1]
 
 
+def test_only_a_guest_that_was_started_a_moment_ago_may_still_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    vcpu = sample_process.start("evk-vcpu", lambda: None, lambda: time.sleep(600))
+    try:
+        assert sample_spin._is_young(vcpu.pid)
+        monkeypatch.setattr(sample_spin, "BOOTS_S", 0.0)
+        assert not sample_spin._is_young(vcpu.pid)
+    finally:
+        vcpu.kill()
+    assert not sample_spin._is_young(vcpu.pid), "it is gone"
+
+
 def _forever() -> None:
     while True:
         pass

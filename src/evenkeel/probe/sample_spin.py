@@ -25,6 +25,8 @@ WARM_UP_S = 0.5
 SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
 #: Wake-ups a second below which a vCPU sleeps.
 SLEEPS = 2.0
+#: A guest that was started so many seconds ago has booted.
+BOOTS_S = 180.0
 #: It is looked at in windows of so many seconds; and is steady when so many of them differ by this part at most.
 WINDOW_S, STEADY, SAME = 2.0, 5, 0.1
 
@@ -38,6 +40,7 @@ def spin(
     policy: str = "other",
     load: dict[str, Any] | None = None,
     settle_s: float = 0.0,
+    booting: Sequence[int] = (),
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
@@ -46,13 +49,15 @@ def spin(
     number of that thread, which tells the guest from an intruder in the same cgroup.  ``isolate``: CPUs that no guest
     runs on and that get a partition of their own.  ``load``: as ``under_load`` of
     :mod:`evenkeel.probe.sample_load` takes it.  ``settle_s``: wait so long at most for a guest that is still booting.
+    ``booting``: threads of all vCPUs of guests that may be, if they were started a moment ago.
     Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
     Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(places(cpus, isolate, cgroups or {}))
         theirs = {cpu: [(vcpus or {})[str(cpu)]] if str(cpu) in (vcpus or {}) else [] for cpu in cpus}
-        _settle({tid for tids in theirs.values() for tid in tids}, settle_s, on_progress)
+        watched = {tid for tids in theirs.values() for tid in tids} | {tid for tid in booting if _is_young(tid)}
+        _settle(watched, settle_s, on_progress)
         described = stack.enter_context(under_load(load))
         spinning = {}
         for cpu in cpus:
@@ -117,6 +122,16 @@ def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) ->
             seen[tid].append(((now.cpu_s - old.cpu_s) / seconds, (now.voluntary - old.voluntary) / seconds))
         if all(_rests(windows[-STEADY:]) for windows in seen.values()):
             return
+
+
+def _is_young(tid: int) -> bool:
+    """Whether its guest may still boot: while the first vCPU does all the work the others lie there as if at rest.
+
+    Of one that was started long ago the vCPUs that are no spinner's neighbours may do what they like.
+    """
+    stat = parse_stat(read("/proc/%d/task/%d/stat" % (tid, tid)) or "")
+    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return stat is not None and now_s - stat.began / os.sysconf("SC_CLK_TCK") < BOOTS_S
 
 
 def _rests(windows: Sequence[tuple[float, float]]) -> bool:
