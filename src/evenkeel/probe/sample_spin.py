@@ -25,6 +25,8 @@ WARM_UP_S = 0.5
 SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
 #: Wake-ups a second below which a vCPU sleeps.
 SLEEPS = 2.0
+#: A vCPU that boots a guest uses more of its CPU than this; one of a guest that has booted may wake up as it likes.
+LITTLE = 0.1
 #: A guest that was started so many seconds ago has booted.
 BOOTS_S = 180.0
 #: It is looked at in windows of so many seconds; and is steady when so many of them differ by this part at most.
@@ -56,8 +58,8 @@ def spin(
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(places(cpus, isolate, cgroups or {}))
         theirs = {cpu: [(vcpus or {})[str(cpu)]] if str(cpu) in (vcpus or {}) else [] for cpu in cpus}
-        watched = {tid for tids in theirs.values() for tid in tids} | {tid for tid in booting if _is_young(tid)}
-        _settle(watched, settle_s, on_progress)
+        beside = {tid for tids in theirs.values() for tid in tids}
+        _settle(beside, {tid for tid in booting if _is_young(tid)} - beside, settle_s, on_progress)
         described = stack.enter_context(under_load(load))
         spinning = {}
         for cpu in cpus:
@@ -104,23 +106,25 @@ def spin_guest(
         return answer
 
 
-def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) -> None:
-    """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither.
+def _settle(tenants: set[int], booting: set[int], most_s: float, on_progress: OnProgress | None) -> None:
+    """Wait until each of ``tenants`` was idle, or busy, for two seconds: a guest that boots is neither.  And until the
+    other vCPUs of a guest that was just started, ``booting``, have little to do.
 
     At the end of its boot it uses next to nothing, and wakes up all the same, each time in the way of a spinner (seen:
     20 times a second).  So one that is idle must sleep; or have been the same for ten seconds, as a task is that works
     in a cycle and never rests.
     """
     deadline = time.monotonic() + most_s
-    seen: dict[int, list[tuple[float, float]]] = {tid: [] for tid in tenants}
-    while tenants and time.monotonic() < deadline:
-        before = {tid: _state(tid) for tid in tenants}
+    seen: dict[int, list[tuple[float, float]]] = {tid: [] for tid in tenants | booting}
+    while seen and time.monotonic() < deadline:
+        before = {tid: _state(tid) for tid in seen}
         pause(WINDOW_S, "waiting for the guest to come to rest", on_progress)
         for tid, old in before.items():
             now = _state(tid)
             seconds = now.when_s - old.when_s
             seen[tid].append(((now.cpu_s - old.cpu_s) / seconds, (now.voluntary - old.voluntary) / seconds))
-        if all(_rests(windows[-STEADY:]) for windows in seen.values()):
+        booted = all(seen[tid][-1][0] < LITTLE for tid in booting)
+        if booted and all(_rests(seen[tid][-STEADY:]) for tid in tenants):
             return
 
 
