@@ -217,17 +217,13 @@ def test_beside_the_vcpu_where_its_guest_runs() -> None:
     assert places["cgroups"][str(CPU)].endswith("/libvirt/vcpu1")
     (vcpu,) = [thread for thread in SEEN.guests["plc"].threads or () if thread["vcpu"] == 1]
     assert places["vcpus"] == {str(CPU): vcpu["tid"]}
-    # While vCPU 0 boots the guest, vCPU 1 lies there as if at rest.
-    of_guest = [thread["tid"] for thread in SEEN.guests["plc"].threads or () if thread["vcpu"] is not None]
-    assert places["booting"] == sorted(of_guest) and len(of_guest) == 2
 
 
 def test_in_a_partition_of_its_own_where_none_runs_and_plainly_on_a_host_that_is_not_tuned() -> None:
     off = {name: GuestSeen("shut off") for name in SEEN.guests}
-    nobody = {"cpus": [CPU], "cgroups": {}, "vcpus": {}, "booting": []}
-    assert spin_places(HOST, off, SEEN.facts) == {**nobody, "isolate": [CPU]}
+    assert spin_places(HOST, off, SEEN.facts) == {"cpus": [CPU], "isolate": [CPU], "cgroups": {}, "vcpus": {}}
     untuned = SEEN.facts.model_copy(update={"nohz_full": frozenset()})
-    assert spin_places(HOST, off, untuned) == {**nobody, "isolate": []}
+    assert spin_places(HOST, off, untuned) == {"cpus": [CPU], "isolate": [], "cgroups": {}, "vcpus": {}}
 
 
 def test_a_vcpu_that_is_somewhere_else_lends_its_cgroup_to_nobody() -> None:

@@ -318,43 +318,10 @@ def test_a_spinner_waits_until_the_guest_beside_it_comes_to_rest(
     ends: list[bool] = []
     vcpu = sample_process.start("evk-vcpu", lambda: None, work)
     try:
-        sample_spin._settle({vcpu.pid}, set(), 20.0, lambda done, total, what: ends.append(done == total))
+        sample_spin._settle({vcpu.pid}, 20.0, lambda done, total, what: ends.append(done == total))
     finally:
         vcpu.kill()
     assert windows[0] <= sum(ends) <= windows[1]
-
-
-def test_a_spinner_waits_while_another_vcpu_boots_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vCPU beside the spinner lies there as if at rest meanwhile."""
-    monkeypatch.setattr(sample_spin, "WINDOW_S", 0.4)
-
-    def boot() -> None:
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until:
-            pass
-        while True:  # as a guest that has booted, which wakes up now and then
-            time.sleep(0.05)
-
-    with contextlib.ExitStack() as stack:
-        idle = sample_process.start("evk-vcpu1", lambda: None, lambda: time.sleep(600))
-        stack.callback(idle.kill)
-        first = sample_process.start("evk-vcpu0", lambda: None, boot)
-        stack.callback(first.kill)
-        for booting, least, most in ((set(), 0.0, 0.9), ({first.pid}, 1.2, 5.0)):
-            began = time.monotonic()
-            sample_spin._settle({idle.pid}, booting, 20.0, None)
-            assert least <= time.monotonic() - began + (0.4 if booting else 0.0) <= most
-
-
-def test_only_a_guest_that_was_started_a_moment_ago_may_still_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    vcpu = sample_process.start("evk-vcpu", lambda: None, lambda: time.sleep(600))
-    try:
-        assert sample_spin._is_young(vcpu.pid)
-        monkeypatch.setattr(sample_spin, "BOOTS_S", 0.0)
-        assert not sample_spin._is_young(vcpu.pid)
-    finally:
-        vcpu.kill()
-    assert not sample_spin._is_young(vcpu.pid), "it is gone"
 
 
 def _forever() -> None:

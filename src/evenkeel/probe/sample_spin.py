@@ -25,10 +25,6 @@ WARM_UP_S = 0.5
 SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
 #: Wake-ups a second below which a vCPU sleeps.
 SLEEPS = 2.0
-#: A vCPU that boots a guest uses more of its CPU than this; one of a guest that has booted may wake up as it likes.
-LITTLE = 0.1
-#: A guest that was started so many seconds ago has booted.
-BOOTS_S = 180.0
 #: It is looked at in windows of so many seconds; and is steady when so many of them differ by this part at most.
 WINDOW_S, STEADY, SAME = 2.0, 5, 0.1
 
@@ -42,7 +38,6 @@ def spin(
     policy: str = "other",
     load: dict[str, Any] | None = None,
     settle_s: float = 0.0,
-    booting: Sequence[int] = (),
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """One spinner on each of ``cpus`` at the same time, at ``policy`` (``other`` or ``fifo:N``).
@@ -51,15 +46,13 @@ def spin(
     number of that thread, which tells the guest from an intruder in the same cgroup.  ``isolate``: CPUs that no guest
     runs on and that get a partition of their own.  ``load``: as ``under_load`` of
     :mod:`evenkeel.probe.sample_load` takes it.  ``settle_s``: wait so long at most for a guest that is still booting.
-    ``booting``: threads of all vCPUs of guests that may be, if they were started a moment ago.
     Returns ``{"load": text, "spins": [...], "rows": [...]}``: see :func:`_count`.
     Raises EOPNOTSUPP or EBUSY when there can be no partition, EINVAL for a CPU that may not be used.
     """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(places(cpus, isolate, cgroups or {}))
         theirs = {cpu: [(vcpus or {})[str(cpu)]] if str(cpu) in (vcpus or {}) else [] for cpu in cpus}
-        beside = {tid for tids in theirs.values() for tid in tids}
-        _settle(beside, {tid for tid in booting if _is_young(tid)} - beside, settle_s, on_progress)
+        _settle({tid for tids in theirs.values() for tid in tids}, settle_s, on_progress)
         described = stack.enter_context(under_load(load))
         spinning = {}
         for cpu in cpus:
@@ -106,36 +99,24 @@ def spin_guest(
         return answer
 
 
-def _settle(tenants: set[int], booting: set[int], most_s: float, on_progress: OnProgress | None) -> None:
-    """Wait until each of ``tenants`` was idle, or busy, for two seconds: a guest that boots is neither.  And until the
-    other vCPUs of a guest that was just started, ``booting``, have little to do.
+def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) -> None:
+    """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither.
 
     At the end of its boot it uses next to nothing, and wakes up all the same, each time in the way of a spinner (seen:
     20 times a second).  So one that is idle must sleep; or have been the same for ten seconds, as a task is that works
     in a cycle and never rests.
     """
     deadline = time.monotonic() + most_s
-    seen: dict[int, list[tuple[float, float]]] = {tid: [] for tid in tenants | booting}
-    while seen and time.monotonic() < deadline:
-        before = {tid: _state(tid) for tid in seen}
+    seen: dict[int, list[tuple[float, float]]] = {tid: [] for tid in tenants}
+    while tenants and time.monotonic() < deadline:
+        before = {tid: _state(tid) for tid in tenants}
         pause(WINDOW_S, "waiting for the guest to come to rest", on_progress)
         for tid, old in before.items():
             now = _state(tid)
             seconds = now.when_s - old.when_s
             seen[tid].append(((now.cpu_s - old.cpu_s) / seconds, (now.voluntary - old.voluntary) / seconds))
-        booted = all(seen[tid][-1][0] < LITTLE for tid in booting)
-        if booted and all(_rests(seen[tid][-STEADY:]) for tid in tenants):
+        if all(_rests(windows[-STEADY:]) for windows in seen.values()):
             return
-
-
-def _is_young(tid: int) -> bool:
-    """Whether its guest may still boot: while the first vCPU does all the work the others lie there as if at rest.
-
-    Of one that was started long ago the vCPUs that are no spinner's neighbours may do what they like.
-    """
-    stat = parse_stat(read("/proc/%d/task/%d/stat" % (tid, tid)) or "")
-    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return stat is not None and now_s - stat.began / os.sysconf("SC_CLK_TCK") < BOOTS_S
 
 
 def _rests(windows: Sequence[tuple[float, float]]) -> bool:

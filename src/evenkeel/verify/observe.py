@@ -177,14 +177,6 @@ def spin_places(host: HostPlan, guests: dict[str, GuestSeen], facts: Facts) -> d
         "isolate": isolate,
         "cgroups": {cpu: thread["cgroup"] for cpu, thread in beside.items()},
         "vcpus": {cpu: thread["tid"] for cpu, thread in beside.items()},
-        "booting": sorted(
-            thread["tid"]
-            for guest in host.guests
-            if (seen := guests.get(guest.name))
-            and any(seen.vcpu(vcpu.index) in beside.values() for vcpu in guest.vcpus)
-            for thread in seen.threads or ()
-            if thread["vcpu"] is not None
-        ),
     }
 
 
