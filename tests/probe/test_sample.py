@@ -295,35 +295,6 @@ def test_an_intruder_in_the_vcpus_cgroup_is_told_from_the_vcpu(tmp_path: Path, m
     assert 0 < spin["intruders"][0]["cpu_seconds"] <= spin["intruders"][0]["watched_seconds"] + 0.02
 
 
-@pytest.mark.parametrize(
-    ("wakes", "lasts_windows", "windows"),
-    [
-        pytest.param(0, 0, (1, 2), id="sleeps"),
-        pytest.param(50, 3, (4, 6), id="boots"),
-        pytest.param(50, 1000, (5, 20), id="works-in-a-cycle"),
-    ],
-)
-def test_a_spinner_waits_until_the_guest_beside_it_comes_to_rest(
-    wakes: int, lasts_windows: int, windows: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A vCPU that uses next to nothing may wake up all the time, and took the CPU from the spinner 83 times in 4 s."""
-    monkeypatch.setattr(sample_spin, "WINDOW_S", 0.4)
-    monkeypatch.setattr(sample_spin, "SAME", 0.5)  # a window is short here, and this machine shared
-
-    def work() -> None:
-        for _ in range(int(wakes * lasts_windows * 0.4)):
-            time.sleep(1 / wakes)
-        time.sleep(600)
-
-    ends: list[bool] = []
-    vcpu = sample_process.start("evk-vcpu", lambda: None, work)
-    try:
-        sample_spin._settle({vcpu.pid}, 20.0, lambda done, total, what: ends.append(done == total))
-    finally:
-        vcpu.kill()
-    assert windows[0] <= sum(ends) <= windows[1]
-
-
 def _forever() -> None:
     while True:
         pass

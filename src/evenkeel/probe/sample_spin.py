@@ -23,10 +23,6 @@ WARM_UP_S = 0.5
 
 #: Shares of its CPU by which a vCPU counts as idle, or as busy.  Clearly inside what a judge would ask for.
 SETTLED_IDLE, SETTLED_BUSY = 0.02, 0.95
-#: Wake-ups a second below which a vCPU sleeps.
-SLEEPS = 2.0
-#: It is looked at in windows of so many seconds; and is steady when so many of them differ by this part at most.
-WINDOW_S, STEADY, SAME = 2.0, 5, 0.1
 
 
 def spin(
@@ -100,34 +96,15 @@ def spin_guest(
 
 
 def _settle(tenants: set[int], most_s: float, on_progress: OnProgress | None) -> None:
-    """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither.
-
-    At the end of its boot it uses next to nothing, and wakes up all the same, each time in the way of a spinner (seen:
-    20 times a second).  So one that is idle must sleep; or have been the same for ten seconds, as a task is that works
-    in a cycle and never rests.
-    """
+    """Wait until each of these threads was idle, or busy, for two seconds: a guest that boots is neither."""
     deadline = time.monotonic() + most_s
-    seen: dict[int, list[tuple[float, float]]] = {tid: [] for tid in tenants}
     while tenants and time.monotonic() < deadline:
         before = {tid: _state(tid) for tid in tenants}
-        pause(WINDOW_S, "waiting for the guest to come to rest", on_progress)
-        for tid, old in before.items():
-            now = _state(tid)
-            seconds = now.when_s - old.when_s
-            seen[tid].append(((now.cpu_s - old.cpu_s) / seconds, (now.voluntary - old.voluntary) / seconds))
-        if all(_rests(windows[-STEADY:]) for windows in seen.values()):
+        pause(2.0, "waiting for the guest to come to rest", on_progress)
+        after = {tid: _state(tid) for tid in tenants}
+        used = [(after[tid].cpu_s - before[tid].cpu_s) / (after[tid].when_s - before[tid].when_s) for tid in tenants]
+        if all(one < SETTLED_IDLE or one > SETTLED_BUSY for one in used):
             return
-
-
-def _rests(windows: Sequence[tuple[float, float]]) -> bool:
-    """``windows``: its share of a CPU and its wake-ups a second, the last one last."""
-    used, woke = windows[-1]
-    if used > SETTLED_BUSY or (used < SETTLED_IDLE and woke < SLEEPS):
-        return True
-    return len(windows) == STEADY and all(
-        max(values) - min(values) <= least + SAME * max(values)
-        for values, least in zip(zip(*windows), (SETTLED_IDLE, SLEEPS))  # noqa: B905
-    )
 
 
 def _spinner(cpu: int, policy: str, cgroup: str | None) -> Child:
