@@ -623,7 +623,6 @@ def _spin(spin: Spin) -> tuple[str, ...]:
         spin.load,
         f"{spin.timer_interrupts} in {spin.seconds:.1f} s",
         ", ".join(f"{name} {count}" for name, count in sorted(spin.device_interrupts.items())) or "0",
-        f"{spin.involuntary_switches - spin.guest_switches} times"
-        + (f", and {spin.guest_switches} by its guest" if spin.guest_switches else ""),
+        f"{spin.foreign_switches} times" + (f", and {spin.guest_switches} by its guest" if spin.guest_switches else ""),
         f"{share:.0f} %",
     )

@@ -103,6 +103,11 @@ class Spin(Model):
     watched_seconds: float | None = None  # a little over seconds: reading the interrupts under load takes its time
     policy: str = "other"
 
+    @property
+    def foreign_switches(self) -> int:
+        """Involuntary switches but those by the guest whose CPU it is: the plan gives it that CPU."""
+        return self.involuntary_switches - self.guest_switches
+
 
 class Deadline(Model):
     """What can be said about the latency goal of one guest.  Made by :mod:`evenkeel.measure.verdict` and nowhere else.

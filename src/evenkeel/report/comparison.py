@@ -121,9 +121,7 @@ def _switches(spin: Spin | None) -> Counted | None:
     if spin is None:
         return None
     own = spin.guest_switches
-    return Counted(
-        spin.involuntary_switches - own, spin.seconds, f"{own} more by the guest whose CPU it is" if own else ""
-    )
+    return Counted(spin.foreign_switches, spin.seconds, f"{own} more by the guest whose CPU it is" if own else "")
 
 
 def _sum(spin: Spin | None, attribute: str) -> Counted | None:
