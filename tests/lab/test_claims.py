@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 
 from evenkeel.errors import EvenkeelError, WrongInput
-from evenkeel.lab import boots, claims, credits, machines, people, schema, settings
+from evenkeel.lab import boots, claims, credits, machines, people, schema, search, settings
 from evenkeel.lab.actor import Conflict, Forbidden, NotFound, Stale, with_roles
 from evenkeel.lab.claims import Claim, Request, Taken
 from evenkeel.lab.lab import Lab
@@ -175,16 +176,51 @@ def test_what_no_machine_is_and_which_term_it_is(lab: Lab) -> None:
         claims.request(lab, ANN, Request(predicate="host1", reason=" "))
 
 
-@pytest.mark.parametrize("kind", ["reservation", "maintenance", "permanent"])
-def test_a_boot_source_of_ones_own_is_refused_before_any_machine_is_tried(lab: Lab, kind: Any) -> None:
-    add(lab, "host1", address="ssh://root@host1")
-    for source in ({}, {"image": "x"}):
-        with pytest.raises(WrongInput, match="no machine here boots from a source of one's own") as raised:
-            ask(lab, ROOT, "host1", kind=kind, boot_source=source)
-        assert raised.value.hint == "reserve it without, and boot what you like once it is yours"
+RESCUE: dict[str, Any] = {"netboot": "http://images.example.org/rescue.ipxe"}
+INSTALLED: dict[str, Any] = {"netboot": "http://images.example.org/host.ipxe"}
+
+
+def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_own(lab: Lab) -> None:
+    for number, own_boot in ((1, False), (2, True)):
+        policy = Policy(**INSTALLED, own_boot=own_boot, longest_ns=2 * DAY)
+        add(lab, f"host{number}", address=f"ssh://root@host{number}", owner="ann", policy=policy)
+    for who in (ANN, BOB, ROOT):  # its owner and admins too: whoever is next would get what they booted
+        with pytest.raises(Forbidden, match="no machine that is 'host1' may be booted from a source of") as raised:
+            ask(lab, who, "host1", boot_source=RESCUE)
+        assert str(raised.value.hint).endswith("evenkeel lab machine edit host1 --own-boot")
     assert claims.listing(lab, ROOT, state=None).items == ()
-    assert machines.get(lab, ROOT, "host1").state == "ready"
-    assert ask(lab, ROOT, "host1", kind=kind, boot_source=None).state in ("active", "preparing")
+    first = ask(lab, BOB, "host*", boot_source=RESCUE)
+    assert (first.machine, first.state, first.boot_source) == ("host2", "preparing", RESCUE)
+    # host1 is free, and not for this.
+    second = ask(lab, ANN, "host*", boot_source=RESCUE)
+    assert second.state == "waiting" and machines.get(lab, ROOT, "host1").state == "ready"
+    assert [one.name for one in search.find(lab, ANN, "boot.own:yes").items] == ["host2"]
+    assert ask(lab, ANN, "host*").machine == "host1"
+    claims.release(lab, BOB, first.id)
+    claims.let_go(lab, ())
+    assert claims.get(lab, ANN, second.id).machine == "host2"
+
+
+@pytest.mark.parametrize("kind", ["maintenance", "permanent"])
+def test_what_is_given_as_it_is_is_booted_from_nothing(lab: Lab, kind: Any) -> None:
+    add(lab, "host1", address="ssh://root@host1", policy=Policy(**INSTALLED, own_boot=True))
+    with pytest.raises(WrongInput, match=f"nothing is done with a machine before a {kind} claim"):
+        ask(lab, ROOT, "host1", kind=kind, boot_source=RESCUE)
+    assert ask(lab, ROOT, "host1", kind=kind).state == "active"
+
+
+@pytest.mark.parametrize(
+    "source", [{}, {"image": "x"}, {"image": "http://x/y.iso", **RESCUE}, {"netboot": "http://a:b@x/y"}]
+)
+def test_a_boot_source_is_one_address_that_all_may_read(source: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Request(predicate="host1", reason="test", boot_source=source)
+
+
+@pytest.mark.parametrize("policy", [{}, {**INSTALLED, "prepare": "check"}])
+def test_a_machine_that_is_not_installed_for_the_next_one_is_nobodys_to_boot(policy: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="the next one would get their system"):
+        Policy(**policy, own_boot=True)
 
 
 # -- later --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.probe.trees import Link, cpus_tree, plant
 
 RECORDED = sorted((Path(__file__).parents[1] / "machines" / "recorded").glob("*.tar.*"))
 #: What no probe tells: the row of the machine, its owner's words, and what agents say of themselves.
-NOT_PROBED = {"name", "site", "state", "owner", "team", "enclosure", "tag", "agent", "tool"}
+NOT_PROBED = {"name", "site", "state", "owner", "team", "enclosure", "tag", "boot.own", "agent", "tool"}
 GIB = 1 << 30
 
 

@@ -17,6 +17,7 @@ from evenkeel.lab import claims, flat, machines, schema
 from evenkeel.lab.claims import Request
 from evenkeel.lab.keeper import Keeper
 from evenkeel.lab.lab import Lab
+from evenkeel.lab.machines import Policy
 from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, WrongRequest, blame, lost
 from evenkeel.machines.virtual.run import disk_full
 from tests.lab.conftest import Clock
@@ -29,7 +30,7 @@ class Hardware:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.changed: dict[str, Facts] = {}
+        self.changed: dict[str, Facts | None] = {}
         self.dead: set[str] = set()
         self.wrong: Exception | None = None
         self.jobs: list[Job] = []
@@ -143,11 +144,34 @@ def only(lab: Lab) -> Any:
     return row
 
 
+def test_what_a_holder_boots_is_theirs_and_nothing_is_learnt_of_it(lab: Lab) -> None:
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True)
+    add(lab, "host1", address="ssh://root@host1", policy=policy)
+    before = machines.latest(lab, ROOT, "host1")
+    hardware = Hardware(lab)
+    hardware.changed["host1"] = None  # what a system of theirs looks like is not told
+    source = {"image": "http://images.example.org/mine.iso"}
+    wanted = Request.model_validate({"predicate": "host1", "reason": "test", "boot_source": source})
+    got = claims.request(lab, ANN, wanted)
+    settle(lab, Keeper(lab, hardware, {"log-in": lambda lab, machine_id: "does not answer"}))
+    assert claims.get(lab, ANN, got.id).state == "active"
+    (job,) = hardware.jobs
+    assert (job.own, job.image, job.netboot, job.method) == (True, source["image"], None, "full")
+    assert machines.latest(lab, ROOT, "host1") == before
+    # Whoever is next gets the owner's system, and then its health counts.
+    claims.release(lab, ANN, got.id)
+    claims.request(lab, BOB, Request(predicate="host1", reason="test"))
+    del hardware.changed["host1"]
+    settle(lab, Keeper(lab, hardware, {"log-in": lambda lab, machine_id: "does not answer"}))
+    assert (hardware.jobs[1].own, hardware.jobs[1].netboot) == (False, policy.netboot)
+    assert machines.get(lab, ROOT, "host1").state_reason == "was prepared for bob: log-in: does not answer"
+
+
 @pytest.mark.parametrize("preparer", [ByAddress, None])
 def test_what_cannot_be_had_of_any_machine_ends_the_claim_and_suspects_none(
     lab: Lab, preparer: Callable[[], ByAddress] | None
 ) -> None:
-    """Of a lab that took such a request before it was refused."""
+    """Of a lab that took any such request, before owners had to allow it."""
     for number in (1, 2):
         add(lab, f"host{number}", address=f"ssh://root@host{number}")
     hardware = Hardware(lab)

@@ -65,7 +65,7 @@ class Then:
 def install(lab: Lab, then: Then | None = None, *, within_s: float = 120.0, image: str | None = IMAGE) -> list[str]:
     """What was said meanwhile."""
     said: list[str] = []
-    job = Job("host1", "host1", "ssh://root@host1", "full", None, image, install_s=within_s)
+    job = Job("host1", "host1", "ssh://root@host1", "full", image, install_s=within_s)
     done = Installing(lab, then or Then()).prepare(job, said.append)
     assert done.anew is (image is not None)
     return said

@@ -28,7 +28,7 @@ from evenkeel.lab.netboot_offers import ASK, FROM_DISK
 from evenkeel.lab.power_drivers import Credentials, PowerFailed, Way
 from evenkeel.lab.power_drivers.ipmi import Ipmi
 from evenkeel.lab.power_drivers.redfish import Redfish
-from evenkeel.lab.prepare import Job
+from evenkeel.lab.prepare import Job, Prepared, WrongRequest
 from tests.lab.conftest import an_app
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, emulated_machine, pdu_endpoint, ssh_endpoint
 from tests.lab.pool import ANN, ROOT, add
@@ -148,11 +148,17 @@ def ipmi(lab: Lab, chassis: EmulatedMachine, **options: str) -> None:
 def install(lab: Lab, *, within_s: float = 120.0) -> list[str]:
     """What was said meanwhile."""
     said: list[str] = []
-    job = Job("host1", "host1", "ssh://root@host1", "full", None, netboot=SCRIPT, install_s=within_s)
+    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=SCRIPT, install_s=within_s)
     then = Then()
     assert Installing(lab, then).prepare(job, said.append).anew
     assert [job.method for job in then.jobs] == ["check"]
     return said
+
+
+def of_their_own(lab: Lab, then: Then) -> Prepared:
+    """As whoever reserves host1 has it booted."""
+    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=SCRIPT, install_s=120.0, own=True)
+    return Installing(lab, then).prepare(job, lambda _: None)
 
 
 def failed(lab: Lab) -> str:
@@ -166,6 +172,20 @@ def redfish(host: EmulatedMachine, lab: Lab) -> Iterator[StandIn]:
     with stand_in(host) as made:
         add_endpoint(lab, host1(lab), "bmc", "redfish", made.url)
         yield made
+
+
+def test_what_a_holder_boots_is_seen_in_another_boot_and_not_looked_into(
+    lab: Lab, host: EmulatedMachine, redfish: StandIn
+) -> None:
+    then = Then()
+    done = of_their_own(lab, then)
+    assert (done.anew, done.facts, then.jobs) == (True, None, [])
+    assert not (host.folder / "mark").exists()  # their system is left alone
+    (host.folder / "forgets").touch()
+    with pytest.raises(WrongRequest) as caught:  # not the machine's fault: nobody calls it suspect
+        of_their_own(lab, then)
+    assert caught.value.message.startswith(f"host1 was not booted from {SCRIPT}: it booted its old system")
+    assert (redfish.told[-1], lab.netboots._by_mac) == ("boot None Disabled", {})
 
 
 def test_by_redfish_it_boots_from_the_network_once(lab: Lab, host: EmulatedMachine, redfish: StandIn) -> None:

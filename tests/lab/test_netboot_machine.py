@@ -130,17 +130,21 @@ def machine(lab: Lab, site: Site, files: tuple[Path, int]) -> Iterator[EmulatedM
             host.stop()
 
 
-def install(lab: Lab, site: Site, said: list[str], within_s: float = _BOOT_S) -> None:
+def install(lab: Lab, site: Site, said: list[str], within_s: float = _BOOT_S, *, own: bool = False) -> None:
     script = f"{site.url}/install.ipxe"
-    job = Job("host1", "host1", "ssh://root@host1", "full", None, netboot=script, install_s=within_s)
-    assert Installing(lab, Then()).prepare(job, said.append).anew
+    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=script, install_s=within_s, own=own)
+    done = Installing(lab, Then()).prepare(job, said.append)
+    assert (done.anew, done.facts is None) == (True, own)
 
 
-def test_a_bare_machine_is_installed_and_then_anew(lab: Lab, machine: EmulatedMachine, site: Site) -> None:
+def test_a_bare_machine_is_installed_then_booted_by_a_holder_and_then_anew(
+    lab: Lab, machine: EmulatedMachine, site: Site
+) -> None:
     said: list[str] = []
     install(lab, site, said)
     assert said[0].startswith("it does not answer now") and "power on" in said[2]
     assert said[3].endswith(f"asked what to boot, and was told {site.url}/install.ipxe")
+    install(lab, site, said, own=True)
     said.clear()
     install(lab, site, said)
     assert "power cycle" in said[1]

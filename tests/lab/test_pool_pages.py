@@ -83,6 +83,25 @@ def test_reserve_look_extend_hand_over_release(ask: Ask, lab: Lab, clock: Clock)
     assert claims.get(lab, BOB, 2).holder == "root"
 
 
+def test_a_source_of_ones_own_is_asked_for_only_where_an_owner_allows_it(ask: Ask, lab: Lab) -> None:
+    installed = {"netboot": "http://images.example.org/host.ipxe"}
+    add(lab, "host1", address="ssh://root@host1", policy=Policy(**installed))
+    root, ann = ask("root", "admin"), ask("ann")
+    for page in ("/machines/host1", "/reservations"):
+        assert "own-image" not in ann.get(page).text
+    form = {"version": machines.get(lab, ROOT, "host1").version, "new_name": "host1", "steps": "true"}
+    form |= {"address": "ssh://root@host1"}
+    wrong = root.post("/machines/host1/edit", data=form | {"own_boot": "true"})  # and no longer installed
+    assert wrong.status_code == 422 and "the next one would get their system" in wrong.text
+    there(root, root.post("/machines/host1/edit", data=form | installed | {"own_boot": "true"}))
+    for page in ("/machines/host1", "/reservations"):
+        assert "own-image" in ann.get(page).text
+    mine = {"predicate": "host1", "reason": "rescue", "image": "http://images.example.org/mine.iso", "netboot": ""}
+    assert "<code>http://images.example.org/mine.iso</code>" in there(ann, ann.post("/reservations", data=mine))
+    both = ann.post("/reservations", data=mine | installed)
+    assert both.status_code == 422 and "from one of them" in both.text
+
+
 def test_only_who_owns_the_machine_is_offered_to_take_it_back(ask: Ask, lab: Lab) -> None:
     add(lab, "host1", owner="carl")
     claims.request(lab, ANN, claims.Request(predicate="host1", reason="x"))

@@ -38,6 +38,16 @@ def reserve(
     permanent: Annotated[bool, typer.Option("--permanent", help="For good; for its owner only.")] = False,
     maintenance: Annotated[bool, typer.Option("--maintenance", help="To mend it; for its owner only.")] = False,
     urgent: Annotated[bool, typer.Option("--urgent", help="Before others, for one of your credits.")] = False,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", metavar="URL", help="ISO that its BMC boots before you get it, if its owner allows it."
+        ),
+    ] = None,
+    netboot: Annotated[
+        str | None,
+        typer.Option("--netboot", metavar="URL", help="The same, an iPXE script that its firmware is given."),
+    ] = None,
     team: Annotated[str, typer.Option("--team", metavar="TEAM", help="For a team of yours, which may change it.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Until you have it, or Ctrl-C (you stay in line).")] = False,
     at: At = None,
@@ -50,6 +60,7 @@ def reserve(
     evenkeel lab reserve host1 --for 4h -m 'bisecting the NIC hang'
     evenkeel lab reserve cpu.flag:avx512f 'mem>=256GiB' --for 2d --wait -m 'measure it'
     evenkeel lab reserve host1 --from '2026-12-01 09:00' --for 8h -m 'demo'
+    evenkeel lab reserve host1 --netboot http://images.example.org/rescue.ipxe -m 'its disk does not boot'
     """
     from evenkeel.cli import output
     from evenkeel.lab.client import connect
@@ -57,6 +68,8 @@ def reserve(
     kind = "permanent" if permanent else "maintenance" if maintenance else "reservation"
     body: dict[str, Any] = {"predicate": " ".join(predicate), "reason": reason, "length_ns": length, "kind": kind}
     body |= {"urgent": urgent, "team": team, "not_before_ns": _moment(start) if start else None}
+    if image or netboot:
+        body["boot_source"] = {"image": image, "netboot": netboot}
     with connect(at) as lab:
         made = lab.post("/claims", body)
         if wait and made["state"] in ("waiting", "preparing"):

@@ -446,6 +446,13 @@ def edit(
         str | None,
         typer.Option("--install-within", metavar="DURATION", help="How long that may take, as in 90min; usually 1h."),
     ] = None,
+    own_boot: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-boot/--no-own-boot",
+            help="Whether who reserves it may have it booted from a source of their own instead.",
+        ),
+    ] = None,
     steps: Annotated[
         bool | None, typer.Option("--steps/--no-steps", help="Whether steps of the queue may take it.")
     ] = None,
@@ -490,6 +497,7 @@ def edit(
             "image": image,
             "netboot": netboot,
             "install_ns": install_within,
+            "own_boot": own_boot,
             "steps": steps,
         }
         given = {key: value for key, value in wanted.items() if value is not None} | more

@@ -38,11 +38,15 @@ def of_name(connection: Connection, name: str, team: str = "") -> Asker:
     return Asker(name, teams, admin)
 
 
-def lets(row: Any, who: Asker, length: int | None) -> bool:
-    """Whether the owner of a machine (its row) lets them have it, for so long (nanoseconds; None: for good)."""
+def lets(row: Any, who: Asker, length: int | None, *, own_boot: bool = False) -> bool:
+    """Whether the owner of a machine (its row) lets them have it, for so long (nanoseconds; None: for good).
+
+    ``own_boot``: booted from a source of their own, which is not the owner's to have either: somebody comes after."""
+    policy = policy_of(row)
+    if own_boot and not policy.own_boot:
+        return False
     if _theirs(row, who):
         return True
-    policy = policy_of(row)
     fits = policy.longest_ns is None or length is None or length <= policy.longest_ns
     return fits and _among(policy, who)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -38,7 +38,7 @@ from evenkeel.lab import allowed, boots, credits, held, machines, people, power_
 from evenkeel.lab.actor import SERVICE, Actor, Conflict, Forbidden, NotFound, need_version
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.limits import HOUR, Limits
-from evenkeel.lab.machines import Happened, Policy, policy_of
+from evenkeel.lab.machines import Happened, OpenUrl, Policy, policy_of
 from evenkeel.lab.paging import Page, key_of, page
 from evenkeel.lab.predicate import Predicate
 from evenkeel.lab.schema import claim, event, fact, machine, principal
@@ -57,6 +57,23 @@ FOREVER = (1 << 63) - 1
 Text = Annotated[str, Field(max_length=2000)]
 
 
+class BootSource(Model):
+    """What a machine is booted from, once, before it is given: in place of what its owner has it installed from."""
+
+    image: OpenUrl | None = Field(default=None, description="http(s) URL, without a password, of an ISO")
+    netboot: OpenUrl | None = Field(default=None, description="http(s) URL, without a password, of an iPXE script")
+
+    @model_validator(mode="after")
+    def _one(self) -> BootSource:
+        if bool(self.image) == bool(self.netboot):
+            raise ValueError("a machine is booted from an image or from a script, and from one of them")
+        return self
+
+    @property
+    def url(self) -> str:
+        return self.image or self.netboot or ""
+
+
 class Claim(Model):
     """``until_ns``: None while it waits, and for permanent ones.  ``fencing`` grows with every change of hands.
 
@@ -73,7 +90,7 @@ class Claim(Model):
     machine_id: str | None
     step_id: int | None
     reason: str
-    boot_source: dict[str, Any] | None
+    boot_source: dict[str, Any] | None  # a BootSource
     urgent: bool
     requested_ns: int
     not_before_ns: int
@@ -96,8 +113,8 @@ class Request(Model):
     not_before_ns: int | None = Field(default=None, ge=0, lt=FOREVER, description="now, if left out or past")
     kind: Literal["reservation", "maintenance", "permanent"] = "reservation"
     team: Annotated[str, Field(max_length=200)] = ""
-    boot_source: dict[str, Any] | None = Field(
-        default=None, description="for preparers that boot what one likes; this lab has none, so it is refused"
+    boot_source: BootSource | None = Field(
+        default=None, description="of one's own; only machines whose owner allows that are given then"
     )
     urgent: bool = Field(default=False, description="before others, for a credit; without one it waits as any other")
 
@@ -187,9 +204,9 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
     predicate = Predicate.parse(wanted.predicate)
     if not wanted.reason.strip():
         raise WrongInput("what is it for?", hint="give a reason: others see it while they wait")
-    if wanted.boot_source is not None:
+    if wanted.boot_source is not None and wanted.kind != "reservation":
         raise WrongInput(
-            "no machine here boots from a source of one's own",
+            f"nothing is done with a machine before a {wanted.kind} claim, so it is booted from nothing",
             hint="reserve it without, and boot what you like once it is yours",
         )
     if wanted.team and wanted.team not in actor.teams and not actor.may("anything"):
@@ -208,7 +225,8 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
         if start - lab.now() > limits.ahead and not actor.may("anything"):
             raise Conflict(f"that is more than {_days(limits.ahead)} ahead", hint="ask again when it is nearer")
         who = allowed.of_actor(actor, wanted.team)
-        usable = [row for row in rows if allowed.lets(row, who, length)]
+        own = wanted.boot_source is not None
+        usable = [row for row in rows if allowed.lets(row, who, length, own_boot=own)]
         if not usable:
             raise _why_not_allowed(rows, actor, wanted)
         if predicate.machine_name and start <= lab.now() and wanted.kind == "reservation":
@@ -223,6 +241,7 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             "requested_ns": lab.now(),
             "not_before_ns": start,
             "length_ns": length,
+            "boot_source": wanted.boot_source and wanted.boot_source.model_dump(exclude_none=True),
         }
         if start > lab.now():
             row["machine_id"] = _book(connection, lab.now(), usable, start, length).id
@@ -293,6 +312,11 @@ def _need_not_have(connection: Connection, actor: Actor, row: Row[Any]) -> None:
 
 
 def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) -> Forbidden:
+    if wanted.boot_source is not None and not any(policy_of(row).own_boot for row in rows):
+        return Forbidden(
+            f"no machine that is {wanted.predicate!r} may be booted from a source of one's own",
+            hint=f"its owner can allow it, if it is installed: evenkeel lab machine edit {rows[0].name} --own-boot",
+        )
     owners = sorted({row.owner or row.team for row in rows} - {""})
     names = ", ".join(row.name for row in rows[:3]) + (" ..." if len(rows) > 3 else "")
     return Forbidden(
@@ -428,7 +452,8 @@ def offer(lab: Lab, connection: Connection) -> int:
             some_free = bool(_free(connection, Predicate.parse("")))
         if not some_free and row.kind != "maintenance" and row.machine_id is None:
             continue
-        signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns)
+        own = row.boot_source is not None
+        signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns, own)
         if signature in nothing:
             continue
         if _offer_one(lab, connection, row, rooms):
@@ -460,7 +485,9 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any], rooms: power_bud
     for found in _candidates(connection, predicate, row):
         if row.kind != "maintenance" and not rooms.lets(found.id):
             continue
-        if allowed.lets(found, who, row.length_ns) and not _overlaps(connection, now, found.id, now, until, but=row.id):
+        if not allowed.lets(found, who, row.length_ns, own_boot=row.boot_source is not None):
+            continue
+        if not _overlaps(connection, now, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)
             rooms.take(found.id)
             return True
@@ -681,7 +708,8 @@ def _fitting(connection: Connection, row: Row[Any]) -> tuple[frozenset[str], fro
     who = allowed.of_name(connection, row.holder, row.team)
     asked = select(machine.c.id, machine.c.owner, machine.c.team, machine.c.policy)
     rows = connection.execute(asked.where(Predicate.parse(row.predicate).where(), machine.c.state != "retired")).all()
-    may = frozenset(found.id for found in rows if allowed.lets(found, who, row.length_ns))
+    own = row.boot_source is not None
+    may = frozenset(found.id for found in rows if allowed.lets(found, who, row.length_ns, own_boot=own))
     return may, frozenset(found.id for found in rows) - may
 
 

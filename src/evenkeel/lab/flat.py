@@ -41,6 +41,7 @@ KEYS: dict[str, Key] = {
     "team": Key("text", "team that owns it", facet=True),
     "enclosure": Key("text", "name of the enclosure that it stands in"),
     "tag": Key("text", "word that its owner gave it", many=True, facet=True),
+    "boot.own": Key("yes/no", "yes: who reserves it may have it booted from an image or a script of their own"),
     "arch": Key("text", "as `uname -m` prints it: x86_64, aarch64, ppc64le, s390x", facet=True),
     "virtual": Key("yes/no", "whether a hypervisor runs it", facet=True),
     "vendor": Key("text", "who made it", facet=True),

@@ -20,7 +20,7 @@ from evenkeel.lab.actor import SERVICE, Conflict
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Method, PowerFailed
 from evenkeel.lab.power_drivers.ssh import Boot, Ssh
-from evenkeel.lab.prepare import Job, Prepared, Preparer, Say, reason_of
+from evenkeel.lab.prepare import Job, Prepared, Preparer, Say, WrongRequest, reason_of
 from evenkeel.lab.touch import Touched
 from evenkeel.lab.words import duration
 
@@ -55,19 +55,35 @@ class Source(Protocol):
 
 
 class Installing:
-    """A machine whose owner says what from is installed; then, and all others, go on with ``then``."""
+    """A machine whose owner says what from is installed; then, and all others, go on with ``then``.
+
+    One that its next holder has booted from something of their own is seen in another boot, and that is all: what
+    their system is, and has, is theirs.  If that fails it says nothing of the machine, which whoever is next gets
+    installed from its owner's source."""
 
     def __init__(self, lab: Lab, then: Preparer) -> None:
         self.lab = lab
         self.then = then
 
     def prepare(self, job: Job, say: Say) -> Prepared:
-        if (job.image or job.netboot) is None or job.method != "full" or job.boot_source is not None:
+        if (job.image or job.netboot) is None or job.method != "full":
             return self.then.prepare(job, say)
         with self.lab.store.read() as connection:
             machine = touch.find(connection, job.machine_id)
-        _Installation(self.lab, machine, _source(self.lab, machine, job), job.install_s, say).run()
-        return replace(self.then.prepare(replace(job, method="check"), say), anew=True)
+        if not job.own:
+            self._installation(machine, job, say).run()
+            return replace(self.then.prepare(replace(job, method="check"), say), anew=True)
+        try:
+            boot = self._installation(machine, job, say).run(mark_after=False)
+        except NotAsWanted as error:
+            raise WrongRequest(
+                f"{job.name} was not booted from {job.image or job.netboot}: {error.message}",
+                hint=error.hint or "reserve it without, and it is as its owner has it",
+            ) from None
+        return Prepared(boot.id, True, None, None)
+
+    def _installation(self, machine: Touched, job: Job, say: Say) -> _Installation:
+        return _Installation(self.lab, machine, _source(self.lab, machine, job), job.install_s, say)
 
 
 def _source(lab: Lab, machine: Touched, job: Job) -> Source:
@@ -93,12 +109,13 @@ class _Installation:
         self.ssh = ssh
         self.ssh_s = power.policy_of(machine).ssh_s
 
-    def run(self) -> None:
+    def run(self, *, mark_after: bool = True) -> Boot:
+        """The boot in which it was seen.  ``mark_after``: so that it is known again where nothing answers next time."""
         before = self._mark()
         undo: list[Undo] = []
         try:
             begun = self._offer_and_switch(before, undo)
-            self._see_it_new(before, begun + self.install_s)
+            boot = self._see_it_new(before, begun + self.install_s)
         except NotAsWanted as error:
             raise NotAsWanted("; ".join([error.message, *_undone(undo)]), hint=error.hint) from None
         except BaseException:  # the lab ends, or its database is away: it begins anew, with nothing set
@@ -106,8 +123,10 @@ class _Installation:
             raise
         if left := _undone(undo):
             raise NotAsWanted(f"it is installed, but {'; '.join(left)}")
-        with step("leaving a mark for the next installation"):
-            self.ssh.mark(SET_S)
+        if mark_after:
+            with step("leaving a mark for the next installation"):
+                self.ssh.mark(SET_S)
+        return boot
 
     def _mark(self) -> Boot | None:
         """On its old system; which boot that is in."""
@@ -171,7 +190,7 @@ class _Installation:
             why = done.tried[-1].detail if done.tried else done.verified_by or "no way to do that"
             raise NotAsWanted(f"power {action} for its installation: {why}")
 
-    def _see_it_new(self, before: Boot | None, end: float) -> None:
+    def _see_it_new(self, before: Boot | None, end: float) -> Boot:
         why = ""
         while True:
             try:
@@ -190,6 +209,7 @@ class _Installation:
             marked = self.ssh.marked(SET_S)
         if marked:
             raise NotAsWanted(f"it booted its old system: {self.source.forgot()}")
+        return boot
 
 
 @contextlib.contextmanager

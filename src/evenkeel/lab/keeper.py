@@ -166,10 +166,11 @@ class Keeper:
             self.lab.store.write(lambda c: self.lab.store.event(c, "lab", "claim.step", "claim", row.id, **told))
 
         done = self.preparer.prepare(job, say)
-        judge(before, done)
-        self.lab.store.write(
-            lambda c: machines.take_facts(self.lab, c, "lab", job.machine_id, done.facts, done.inventory)
-        )
+        if (told := done.facts) is None:
+            say("it is in another boot; its system is the holder's own, so neither facts nor health are asked for")
+            return
+        judge(before, told, done.inventory)
+        self.lab.store.write(lambda c: machines.take_facts(self.lab, c, "lab", job.machine_id, told, done.inventory))
         for name, check in self.checks.items():
             say(f"asking its health: {name}")
             if trouble := check(self.lab, job.machine_id):
@@ -185,7 +186,10 @@ def _job(connection: Connection, row: Any) -> Job | None:
         return None
     policy = machines.policy_of(found)
     install_s = (policy.install_ns or INSTALL_NS) / 1e9
-    return Job(found.id, found.name, address, method, row.boot_source, policy.image, policy.netboot, install_s)
+    image, netboot = policy.image, policy.netboot
+    if own := row.boot_source:
+        image, netboot = own.get("image"), own.get("netboot")
+    return Job(found.id, found.name, address, method, image, netboot, install_s, own is not None)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ Word = Annotated[str, Field(max_length=200)]
 #: Read by machines before they have a system, so all may read what is there.
 OpenUrl = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/@?#]+/\S+$")]
 #: Flat facts that the probe does not tell: rewritten when the row changes, not when facts do.
-_OWN = ("enclosure", "tag")
+_OWN = ("enclosure", "tag", "boot.own")
 
 
 class Policy(Model):
@@ -73,6 +73,11 @@ class Policy(Model):
     install_ns: Nanoseconds | None = Field(
         default=None, gt=0, description="from that boot until it answers over ssh, at most; None: an hour"
     )
+    own_boot: bool = Field(
+        default=False,
+        description="whether who reserves it may have it booted from an image or a script of their own instead; for "
+        "machines that are installed, so that the next one gets the owner's system again",
+    )
     draw_watts: float | None = Field(
         default=None, gt=0, le=1e6, description="what it draws at most; None: the most that it told"
     )
@@ -82,10 +87,20 @@ class Policy(Model):
     tags: tuple[Word, ...] = ()
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether each who gets it finds the owner's system, installed anew."""
+        return bool(self.image or self.netboot) and self.prepare in (None, "full")
+
     @model_validator(mode="after")
     def _one_source(self) -> Policy:
         if self.image and self.netboot:
             raise ValueError("a machine is installed from an image or by network, not from both")
+        if self.own_boot and not self.is_installed:
+            raise ValueError(
+                "only a machine that is installed before it is offered, from an image or by network, may be booted "
+                "from a source of somebody's own: the next one would get their system"
+            )
         return self
 
 
@@ -538,11 +553,13 @@ def _insert_facts(connection: Connection, machine_id: str, facts: Mapping[str, I
 
 
 def _keep_own_facts(connection: Connection, machine_id: str) -> None:
-    """Flat facts that owners tell: tags, labels, the enclosure."""
+    """Flat facts that owners tell: tags, labels, the enclosure, what they allow."""
     row = connection.execute(select(machine).where(machine.c.id == machine_id)).one()
     policy = policy_of(row)
     own: dict[str, tuple[str, ...]] = {"tag": tuple(policy.tags)}
     own |= {f"{flat.OPEN}{name}": (value,) for name, value in policy.labels.items()}
+    if policy.own_boot:
+        own["boot.own"] = ("yes",)
     if row.enclosure_id:
         own["enclosure"] = tuple(names(connection, [row.enclosure_id]).values())
     connection.execute(

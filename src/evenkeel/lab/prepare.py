@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -33,27 +33,29 @@ _MEMORY_PART = 0.98
 class Job:
     """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it.
 
-    ``image``, ``netboot``: what its owner has it installed from (:mod:`evenkeel.lab.install`); ``install_s``: how long
-    that may take.
+    ``image``, ``netboot``: what it is installed from (:mod:`evenkeel.lab.install`), as its owner says, or with ``own``
+    as its next holder does; ``install_s``: how long that may take.
     """
 
     machine_id: str
     name: str
     address: str
     method: Literal["full", "check"]
-    boot_source: dict[str, Any] | None
     image: str | None = None
     netboot: str | None = None
     install_s: float = 3600.0
+    own: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """``boot_id``: of the boot that was seen; ``anew``: whether it is another one than before."""
+    """``boot_id``: of the boot that was seen; ``anew``: whether it is another one than before.
+
+    ``facts``: None where the system is its holder's own, which says nothing of the machine."""
 
     boot_id: str
     anew: bool
-    facts: Facts
+    facts: Facts | None
     inventory: Inventory | None
 
 
@@ -94,9 +96,8 @@ class ByAddress:
     def prepare(self, job: Job, say: Say) -> Prepared:
         from evenkeel.machines.address import resolve
 
-        if job.boot_source is not None:
-            # Of a claim that was taken before such were refused (:func:`evenkeel.lab.claims.request`).
-            raise WrongRequest("no machine here boots from a source of one's own", hint="reserve it without")
+        if job.own:
+            raise WrongRequest(f"{job.name} cannot be booted from a source of one's own", hint="reserve it without")
         anew = False
         with closing(resolve(job.address)) as machine:
             if job.method == "full":
@@ -151,9 +152,9 @@ def _size(value: float) -> str:
     return format_size(mebibytes << 20)
 
 
-def judge(before: Flat, done: Prepared) -> None:
+def judge(before: Flat, facts: Facts, inventory: Inventory | None) -> None:
     """Raises NotAsWanted when the machine is not what it was."""
-    told = lost(before, flat.flatten(done.facts, done.inventory))
+    told = lost(before, flat.flatten(facts, inventory))
     if told:
         raise NotAsWanted("; ".join(told))
 

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from evenkeel.documents.quantity import parse_duration
 from evenkeel.errors import WrongInput
-from evenkeel.lab import claims, machines
+from evenkeel.lab import claims, machines, search
 from evenkeel.lab.api.caller import Caller
 from evenkeel.lab.claims import Lane, Span
 from evenkeel.lab.limits import DAY
@@ -33,6 +33,7 @@ def mine(request: Request, caller: Caller) -> HTMLResponse:
         waiting=claims.waiting(lab, actor),
         past=claims.listing(lab, actor, holder=actor.name, state="ended", limit=10).items,
         limits=lab.settings.reservations,
+        some_own_boot=search.find(lab, actor, "boot.own:yes", facets=False, limit=1).total,
         q="",
     )
 
@@ -48,7 +49,10 @@ def reserve(
     kind: Text = "reservation",
     team: Text = "",
     urgent: Annotated[bool, Form()] = False,
+    image: Text = "",
+    netboot: Text = "",
 ) -> Response:
+    own = {"image": image.strip() or None, "netboot": netboot.strip() or None}
     wanted = made(
         claims.Request,
         predicate=predicate.strip(),
@@ -58,6 +62,7 @@ def reserve(
         kind=kind,
         team=team.strip(),
         urgent=urgent,
+        boot_source=own if any(own.values()) else None,
     )
     done = claims.request(caller.lab, caller.actor, wanted)
     return back(request, f"/reservations/{done.id}")

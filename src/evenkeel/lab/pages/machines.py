@@ -234,12 +234,13 @@ def edit(
     prepare: Text = "",
     image: Text = "",
     netboot: Text = "",
+    own_boot: Annotated[bool, Form()] = False,
     steps: Annotated[bool, Form()] = False,
 ) -> Response:
     policy = machines.get(caller.lab, caller.actor, name).policy.model_dump(mode="json")
     policy |= {"tags": _words(tags), "users": _words(users), "teams": _words(teams), "steps": steps}
     policy |= {"longest_ns": longest.strip() or None, "prepare": prepare or None, "image": image.strip() or None}
-    policy |= {"netboot": netboot.strip() or None}
+    policy |= {"netboot": netboot.strip() or None, "own_boot": own_boot}
     wanted = made(
         Edit,
         name=new_name.strip() or None,
