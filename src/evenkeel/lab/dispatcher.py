@@ -175,7 +175,10 @@ class Dispatcher:
             return None
         if turn.empty():
             return None
-        return turn, self.lab.store.write_soon(lambda connection: write(connection, self.lab, turn))
+        future = self.lab.store.write_soon(lambda connection: write(connection, self.lab, turn))
+        # The disk takes longer; whoever is freed next finds the order as it is.
+        self.ready.settle()
+        return turn, future
 
     def finish(self, turn: Turn, future: Future[Outcome]) -> None:
         """After the commit (``future`` is waited for): tell agents.  After a failed one: forget, read anew."""

@@ -137,7 +137,7 @@ _URGENT = (-1, -1)
 _FEW = 8
 #: To look at the head of one group takes about so many times as long as to pass one in the order of all.
 _LOOK = 8
-#: With more groups than this that have another first step, all are sorted anew.
+#: More groups than this that have another first step are not put into the order one by one.
 _SORT = 64
 
 
@@ -370,24 +370,37 @@ class Ready:
             heapq.heappop(heads)
         return None
 
+    def settle(self) -> None:
+        """Do now what the next choice would do first: for who waits for something anyway.  What is chosen is the same.
+
+        Nothing where no choice has needed the order of all groups yet."""
+        if self._order:
+            self._settle()
+
     def _settle(self) -> None:
         """The order of all groups is true again."""
         moved, self._moved = self._moved, set()
         firsts, order = self._firsts, self._order
-        if len(moved) > _SORT:
-            for group in moved:
-                firsts[group] = self._first(group)
-            self._order = sorted((first, group) for group, first in enumerate(firsts) if first is not None)
-            return
+        others: list[tuple[int, _Head | None]] = []
         for group in moved:
-            before, now = firsts[group], self._first(group)
-            if before == now:
+            now = self._first(group)
+            if now != firsts[group]:
+                others.append((group, now))
+        if len(others) > _SORT:
+            gone = {group for group, _ in others}
+            kept = [one for one in order if one[1] not in gone]
+            # Two lists in order, one behind the other: to sort these is to merge them.
+            kept += sorted((now, group) for group, now in others if now is not None)
+            kept.sort()
+            self._order = kept
+        for group, now in others:
+            before, firsts[group] = firsts[group], now
+            if len(others) > _SORT:
                 continue
             if before is not None:
                 del order[bisect.bisect_left(order, (before, group))]
             if now is not None:
                 bisect.insort(order, (now, group))
-            firsts[group] = now
 
     def group_of(self, step: int) -> int:
         return self._places[step].group
