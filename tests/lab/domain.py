@@ -29,9 +29,13 @@ from evenkeel.machines.virtual.run import tool
 from tests.lab.emulated import add_endpoint, free_port
 from tests.lab.emulators import Emulator, running
 
-#: The machine; and another one of the same enclosure, without an operating system.
-NAME, NEIGHBOUR = "chassis", "neighbour"
-UUIDS = {NAME: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a01", NEIGHBOUR: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a02"}
+#: The machine; another one of the same enclosure, without an operating system; one with an empty disk and a network.
+NAME, NEIGHBOUR, BARE = "chassis", "neighbour", "bare"
+UUIDS = {
+    NAME: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a01",
+    NEIGHBOUR: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a02",
+    BARE: "6a1c2b1e-5a0e-4a55-8f5b-0d0b6b7d2a03",
+}
 #: A boot with software emulation takes 10 to 40 s, and a log-in right after it some seconds; a machine that obeys is
 #: down at once.
 POLICY = {"ssh_s": 8.0, "bmc_s": 5.0, "down_s": 12.0, "shutdown_s": 40.0, "boot_s": 180.0}
@@ -49,12 +53,16 @@ _DOMAIN = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/q
       <source mode='bind' host='127.0.0.1' service='{serial}'/><protocol type='raw'/><target port='0'/>
       <log file='{folder}/{name}.serial' append='on'/>
     </serial>
-    <memballoon model='none'/>
+    <memballoon model='none'/>{disk}
   </devices>
   {more}
 </domain>
 """
 _BOOT = "<kernel>{folder}/vmlinux</kernel><initrd>{folder}/initrd.img</initrd><cmdline>console=ttyS0 panic=10</cmdline>"
+_DISK = """
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{folder}/disk'/><target dev='hda' bus='ide'/>
+    </disk>"""
 _NETWORK = """<qemu:commandline>
     <qemu:arg value='-netdev'/><qemu:arg value='user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22'/>
     <qemu:arg value='-device'/><qemu:arg value='virtio-net-pci,netdev=net,addr=0x10,romfile='/>
@@ -190,7 +198,7 @@ def domain() -> Iterator[Domain]:
             uri = f"qemu:///session?socket={folder}/run/libvirt/libvirt-sock"
             made = Domain(folder, uri, libvirtd, port, serial)
             _wait_until_up(made)
-            for name in UUIDS:
+            for name in (NAME, NEIGHBOUR):
                 _define(made, name)
             yield made
     finally:
@@ -208,17 +216,29 @@ def _wait_until_up(made: Domain) -> None:
             time.sleep(0.2)
 
 
-def _define(made: Domain, name: str) -> None:
+def define_bare(made: Domain) -> int:
+    """A machine that boots whatever its BMC says, and has no kernel of its own; the port at which its sshd would be."""
+    port = free_port("127.0.0.1", socket.SOCK_STREAM)
+    (made.folder / "disk").write_bytes(b"")
+    os.truncate(made.folder / "disk", 1 << 20)
+    os.chown(made.folder / "disk", 65534, 65534)
+    _define(made, BARE, port)
+    return port
+
+
+def _define(made: Domain, name: str, port: int | None = None) -> None:
     ours = name == NAME
+    port = made.ssh_port if ours else port
     text = _DOMAIN.format(
         name=name,
         uuid=UUIDS[name],
-        memory=192 if ours else 16,
+        memory=16 if port is None else 192,
         boot=_BOOT.format(folder=made.folder) if ours else "",
         folder=made.folder,
         qemu=tool("qemu-system-x86_64"),
         serial=made.serial_port if ours else free_port("127.0.0.1", socket.SOCK_STREAM),
-        more=_NETWORK.format(port=made.ssh_port) if ours else "",
+        more="" if port is None else _NETWORK.format(port=port),
+        disk=_DISK.format(folder=made.folder) if name == BARE else "",
     )
     file = made.folder / f"{name}.xml"
     file.write_text(text)
@@ -228,6 +248,15 @@ def _define(made: Domain, name: str) -> None:
 def _give(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         os.chown(path, 65534, 65534)
+
+
+def bios_kernel(to: Path) -> None:
+    """The kernel of virtual hosts, as boot loaders take it: that of the small guest is for QEMU to load."""
+    disk = f"{image.ensure().disk}?offset={ROOT_OFFSET}"
+    asked = [tool("debugfs"), "-R", "ls -p /boot", disk]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    (kernel,) = (word for word in said.split("/") if word.startswith("vmlinuz-") and "-rt-" in word)
+    subprocess.run([tool("debugfs"), "-R", f"dump /boot/{kernel} {to}", disk], check=True, capture_output=True)
 
 
 def boot_files(folder: Path, port: int) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,11 +26,9 @@ from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
 from evenkeel.lab.netboot import Network
 from evenkeel.lab.prepare import Job
-from evenkeel.machines.virtual import image
-from evenkeel.machines.virtual.build import ROOT_OFFSET
 from evenkeel.machines.virtual.run import tool
 from tests.lab.conftest import an_app
-from tests.lab.domain import boot_files
+from tests.lab.domain import bios_kernel, boot_files
 from tests.lab.emulated import PASSWORD, EmulatedMachine, add_endpoint, free_port
 from tests.lab.pool import ROOT, add
 from tests.lab.serving import answering, serving
@@ -83,11 +80,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """Kernel, initrd, script and keys of what is installed; the port that its sshd is known by."""
     folder, port = tmp_path_factory.mktemp("site"), free_port("127.0.0.1", socket.SOCK_STREAM)
     boot_files(folder, port)
-    disk = f"{image.ensure().disk}?offset={ROOT_OFFSET}"
-    asked = [tool("debugfs"), "-R", "ls -p /boot", disk]
-    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-    (kernel,) = (word for word in said.split("/") if word.startswith("vmlinuz-") and "-rt-" in word)
-    subprocess.run([tool("debugfs"), "-R", f"dump /boot/{kernel} {folder}/vmlinuz", disk], check=True)
+    bios_kernel(folder / "vmlinuz")
     (folder / "install.ipxe").write_text(
         "#!ipxe\nkernel vmlinuz console=ttyS0 panic=10 initrd=initrd.img\ninitrd initrd.img\nboot\n"
     )
