@@ -194,8 +194,12 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
     # host1 is free, and not for this.
     second = ask(lab, ANN, "host*", boot_source=RESCUE)
     assert second.state == "waiting" and machines.get(lab, ROOT, "host1").state == "ready"
+    assert second.waits is not None
+    assert second.waits.why == ("host1 may not be booted from a source of ann's own", "host2 is bob's")
     assert [one.name for one in search.find(lab, ANN, "boot.own:yes").items] == ["host2"]
     assert ask(lab, ANN, "host*").machine == "host1"
+    plain = ask(lab, ANN, "host*")  # which waits for one of both
+    assert plain.waits is not None and plain.waits.why[0] == "host1 is ann's"
     claims.release(lab, BOB, first.id)
     claims.let_go(lab, ())
     assert claims.get(lab, ANN, second.id).machine == "host2"

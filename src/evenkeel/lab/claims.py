@@ -69,10 +69,6 @@ class BootSource(Model):
             raise ValueError("a machine is booted from an image or from a script, and from one of them")
         return self
 
-    @property
-    def url(self) -> str:
-        return self.image or self.netboot or ""
-
 
 class Claim(Model):
     """``until_ns``: None while it waits, and for permanent ones.  ``fencing`` grows with every change of hands.
@@ -907,10 +903,11 @@ def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
     later = _with_ends(now).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
     booked = connection.execute(later.order_by(claim.c.not_before_ns)).all()
     for row in rows:
-        signature = (row.predicate, row.holder, row.team, row.length_ns)
+        own = row.boot_source is not None
+        signature = (row.predicate, row.holder, row.team, row.length_ns, own)
         if signature not in fitting:
             fitting[signature] = _fitting(connection, row)
-        wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature]))
+        wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature], own_boot=own))
     holding = connection.execute(_with_ends(now).where(claim.c.state.in_(HELD))).all()
     known = {
         row.id: (row.name, row.state, row.state_reason)

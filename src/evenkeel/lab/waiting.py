@@ -41,6 +41,7 @@ class Wish:
     length_ns: int | None
     machines: frozenset[str]
     barred: frozenset[str] = frozenset()
+    own_boot: bool = False  # from a source of its holder's
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
     for name, machine_id in fitting[:_NAMED]:
         _, state, reason = pool.machines[machine_id]
         if machine_id in wish.barred:
-            told.append(f"{name} may not be reserved by {wish.holder}")
+            what = f"booted from a source of {wish.holder}'s own" if wish.own_boot else f"reserved by {wish.holder}"
+            told.append(f"{name} may not be {what}")
         elif machine_id in pool.held:
             hold = pool.held[machine_id]
             how = ", for a step without a time limit" if hold.guess else " for good" if hold.until is None else ""
