@@ -108,7 +108,7 @@ def test_what_a_command_shows_is_in_words(service: None) -> None:
         (("reserve", "no-such-host", "-m", "x"), "no machine is 'no-such-host'"),
         (("reserve", "host1", "--from", "tomorrow", "-m", "x"), "is no time"),
         (("reserve", "host1", "--for", "4", "-m", "x"), "has no unit"),
-        (("reserve", "host1", "--image", "/x.iso", "-m", "x"), "boot_source.image"),
+        (("reserve", "host1", "--image", "/x.iso", "-m", "x"), "as in http://HOST/host.iso"),
         (("release", "no-such-host"), "no machine 'no-such-host'"),
         (("console", "no-such-host"), "no machine no-such-host"),
         (("machine", "show", "no-such-host"), "no machine 'no-such-host'"),

@@ -78,7 +78,7 @@ class Installing:
         except NotAsWanted as error:
             raise WrongRequest(
                 f"{job.name} was not booted from {job.image or job.netboot}: {error.message}",
-                hint=error.hint or "reserve it without, and it is as its owner has it",
+                hint="reserve it without, and it is as its owner has it",
             ) from None
         return Prepared(boot.id, True, None, None)
 

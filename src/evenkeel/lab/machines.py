@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from evenkeel.documents.base import Model
@@ -41,8 +41,19 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _TAKEN = ("add", "search", "forget")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$", description="as a host name")]
 Word = Annotated[str, Field(max_length=200)]
+_OPEN_URL = r"^https?://[^\s/@?#]+/\S+$"
+
+
+def _open_url(text: str) -> str:
+    if re.fullmatch(_OPEN_URL, text) is None:
+        raise ValueError(
+            f"{text!r} is not the address of a file on a web server, without a password: as in http://HOST/host.iso"
+        )
+    return text
+
+
 #: Read by machines before they have a system, so all may read what is there.
-OpenUrl = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/@?#]+/\S+$")]
+OpenUrl = Annotated[str, Field(max_length=2000, json_schema_extra={"pattern": _OPEN_URL}), AfterValidator(_open_url)]
 #: Flat facts that the probe does not tell: rewritten when the row changes, not when facts do.
 _OWN = ("enclosure", "tag", "boot.own")
 
