@@ -108,11 +108,13 @@ _action = st.one_of(
     st.tuples(st.just("charge directly"), st.sampled_from("abcd"), st.integers(0, 600)),
     st.tuples(st.just("pass"), st.integers(0, 3000)),
     st.tuples(st.just("best"), st.integers(0, 31)),
+    st.tuples(st.just("settle")),
 )
 _TEAM = {"a": "t", "b": "t", "c": "u", "d": ""}
 
 
-#: Heaps that are made anew each time; never, and always, by the order of all groups; which is always sorted anew.
+#: Heaps that are made anew each time; never, and always, by the order of all groups; into which all that moved is
+#: merged, however little.
 @pytest.mark.parametrize(
     "constants", [{}, {"_FEW": -1000}, {"_LOOK": 0}, {"_LOOK": 1000}, {"_LOOK": 1000, "_SORT": -1}], ids=str
 )
@@ -149,6 +151,8 @@ def test_the_index_agrees_with_a_plain_sort(
                 ready.shares.charge(person, _TEAM[person], minutes * MINUTE_NS, now_ns)
             case ("pass", int(minutes)):
                 now_ns += minutes * MINUTE_NS
+            case ("settle",):
+                ready.settle()
             case ("best", int(mask)):
                 fitting = [step for step, (group, *_) in plain.items() if mask >> group & 1]
                 assert ready.best(mask, now_ns) == min(fitting, key=key, default=None)
