@@ -177,7 +177,7 @@ def test_what_no_machine_is_and_which_term_it_is(lab: Lab) -> None:
 
 
 RESCUE: dict[str, Any] = {"netboot": "http://images.example.org/rescue.ipxe"}
-INSTALLED: dict[str, Any] = {"netboot": "http://images.example.org/host.ipxe"}
+INSTALLED: dict[str, Any] = {"netboot": "http://images.example.org/host.ipxe", "steps": False}
 
 
 def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_own(lab: Lab) -> None:
@@ -187,7 +187,7 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
     for who in (ANN, BOB, ROOT):  # its owner and admins too: whoever is next would get what they booted
         with pytest.raises(Forbidden, match="no machine that is 'host1' may be booted from a source of") as raised:
             ask(lab, who, "host1", boot_source=RESCUE)
-        assert str(raised.value.hint).endswith("evenkeel lab machine edit host1 --own-boot")
+        assert str(raised.value.hint).endswith("edit host1 --own-boot --no-steps")
     assert claims.listing(lab, ROOT, state=None).items == ()
     first = ask(lab, BOB, "host*", boot_source=RESCUE)
     assert (first.machine, first.state, first.boot_source) == ("host2", "preparing", RESCUE)
@@ -221,7 +221,9 @@ def test_a_boot_source_is_one_address_that_all_may_read(source: dict[str, str]) 
         Request(predicate="host1", reason="test", boot_source=source)
 
 
-@pytest.mark.parametrize("policy", [{}, {**INSTALLED, "prepare": "check"}])
+@pytest.mark.parametrize(
+    "policy", [{}, {"steps": False}, {**INSTALLED, "prepare": "check"}, {**INSTALLED, "steps": True}]
+)
 def test_a_machine_that_is_not_installed_for_the_next_one_is_nobodys_to_boot(policy: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="the next one would get their system"):
         Policy(**policy, own_boot=True)

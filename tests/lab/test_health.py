@@ -252,6 +252,21 @@ def test_a_step_wakes_a_machine(lab: Lab) -> None:
     assert energy.wanted(lab) == ["host2"]
 
 
+def test_who_would_boot_a_source_of_their_own_wakes_a_machine_where_they_may(lab: Lab) -> None:
+    add_machine(lab, "host1")
+    asleep = {"state": "off", "state_reason": boots.ASLEEP}
+    policy = {"netboot": "http://images.example.org/host.ipxe", "own_boot": True, "steps": False}
+    add_machine(lab, "host2", policy=policy, **asleep)
+    add_machine(lab, "host3", **asleep)
+    number = claim(lab, "waiting", None, machine_id=None, predicate="name:host*", length_ns=energy.HOUR_NS)
+    assert energy.wanted(lab) == []  # host1 is awake
+    own = {"netboot": "http://images.example.org/rescue.ipxe"}
+    lab.store.write(lambda c: c.execute(update(schema.claim).values(boot_source=own)))
+    assert energy.wanted(lab) == ["host2"]
+    waits = claims.get(lab, ANN, number).waits
+    assert waits is not None and waits.why[0] == "host1 may not be booted from a source of ann's own"
+
+
 @pytest.mark.parametrize("kind", ["claim", "step"])
 @pytest.mark.parametrize("why", ["none", "only-for", "no-steps", "booked"])
 def test_a_ready_machine_that_the_waiter_may_not_have_leaves_none_asleep(lab: Lab, kind: str, why: str) -> None:

@@ -145,7 +145,7 @@ def only(lab: Lab) -> Any:
 
 
 def test_what_a_holder_boots_is_theirs_and_nothing_is_learnt_of_it(lab: Lab) -> None:
-    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True)
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
     add(lab, "host1", address="ssh://root@host1", policy=policy)
     before = machines.latest(lab, ROOT, "host1")
     hardware = Hardware(lab)
@@ -165,6 +165,23 @@ def test_what_a_holder_boots_is_theirs_and_nothing_is_learnt_of_it(lab: Lab) -> 
     settle(lab, Keeper(lab, hardware, {"log-in": lambda lab, machine_id: "does not answer"}))
     assert (hardware.jobs[1].own, hardware.jobs[1].netboot) == (False, policy.netboot)
     assert machines.get(lab, ROOT, "host1").state_reason == "was prepared for bob: log-in: does not answer"
+
+
+def test_an_owner_who_no_longer_allows_it_is_heard_before_it_is_booted(lab: Lab) -> None:
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
+    add(lab, "host1", address="ssh://root@host1", policy=policy)
+    source = {"image": "http://images.example.org/mine.iso"}
+    wanted = Request.model_validate({"predicate": "host1", "reason": "test", "boot_source": source})
+    got = claims.request(lab, ANN, wanted)
+    machines.edit(lab, ROOT, "host1", machines.Edit(policy=policy.model_copy(update={"own_boot": False})))
+    hardware = Hardware(lab)
+    settle(lab, Keeper(lab, hardware))
+    assert hardware.jobs == []
+    ended = claims.get(lab, ANN, got.id)
+    assert (ended.state, ended.end_cause.partition(" (")[0]) == (
+        "cancelled",
+        "host1 may not be booted from a source of one's own",
+    )
 
 
 @pytest.mark.parametrize("preparer", [ByAddress, None])

@@ -89,11 +89,11 @@ def test_a_source_of_ones_own_is_asked_for_only_where_an_owner_allows_it(ask: As
     root, ann = ask("root", "admin"), ask("ann")
     for page in ("/machines/host1", "/reservations"):
         assert "own-image" not in ann.get(page).text
-    form = {"version": machines.get(lab, ROOT, "host1").version, "new_name": "host1", "steps": "true"}
+    form = {"version": machines.get(lab, ROOT, "host1").version, "new_name": "host1", "own_boot": "true"}
     form |= {"address": "ssh://root@host1"}
-    wrong = root.post("/machines/host1/edit", data=form | {"own_boot": "true"})  # and no longer installed
+    wrong = root.post("/machines/host1/edit", data=form)  # and no longer installed
     assert wrong.status_code == 422 and "the next one would get their system" in wrong.text
-    there(root, root.post("/machines/host1/edit", data=form | installed | {"own_boot": "true"}))
+    there(root, root.post("/machines/host1/edit", data=form | installed))
     for page in ("/machines/host1", "/reservations"):
         assert "own-image" in ann.get(page).text
     mine = {"predicate": "host1", "reason": "rescue", "image": "http://images.example.org/mine.iso", "netboot": ""}

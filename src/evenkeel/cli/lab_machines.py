@@ -450,7 +450,7 @@ def edit(
         bool | None,
         typer.Option(
             "--own-boot/--no-own-boot",
-            help="Whether who reserves it may have it booted from a source of their own instead.",
+            help="Whether who reserves it may have it booted from a source of their own instead; with --no-steps.",
         ),
     ] = None,
     steps: Annotated[

@@ -38,7 +38,7 @@ def of_name(connection: Connection, name: str, team: str = "") -> Asker:
     return Asker(name, teams, admin)
 
 
-def lets(row: Any, who: Asker, length: int | None, *, own_boot: bool = False) -> bool:
+def lets(row: Any, who: Asker, length: int | None, *, own_boot: bool) -> bool:
     """Whether the owner of a machine (its row) lets them have it, for so long (nanoseconds; None: for good).
 
     ``own_boot``: booted from a source of their own, which is not the owner's to have either: somebody comes after."""

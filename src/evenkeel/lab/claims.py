@@ -311,7 +311,8 @@ def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) ->
     if wanted.boot_source is not None and not any(policy_of(row).own_boot for row in rows):
         return Forbidden(
             f"no machine that is {wanted.predicate!r} may be booted from a source of one's own",
-            hint=f"its owner can allow it, if it is installed: evenkeel lab machine edit {rows[0].name} --own-boot",
+            hint="its owner can allow it, if it is installed for each who gets it: "
+            f"evenkeel lab machine edit {rows[0].name} --own-boot --no-steps",
         )
     owners = sorted({row.owner or row.team for row in rows} - {""})
     names = ", ".join(row.name for row in rows[:3]) + (" ..." if len(rows) > 3 else "")
@@ -783,7 +784,8 @@ def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | Non
         if known is None and not people.is_local(to):
             raise NotFound(f"nobody here is called {to!r}", hint="people are known after their first log-in")
         # It is no longer for a team, so what that may have is not what counts.
-        if found is not None and not allowed.lets(found, allowed.of_name(connection, to), row.length_ns):
+        who, own = allowed.of_name(connection, to), row.boot_source is not None
+        if found is not None and not allowed.lets(found, who, row.length_ns, own_boot=own):
             raise Forbidden(f"{to} may not have {found.name}", hint=f"ask {found.owner or found.team}")
         new = {"holder": to, "team": "", "version": row.version + 1, "reminded_ns": None}
         connection.execute(update(claim).where(claim.c.id == claim_id).values(new))

@@ -260,6 +260,7 @@ class _Waits:
     length_ns: int | None
     promised: str | None = None
     claim_id: int | None = None
+    own_boot: bool = False
 
     def could_have(self, connection: Connection, now: int, rooms: power_budget.Rooms, *conditions: Any) -> list[str]:
         """Ids of the machines of which ``conditions`` are true that it could be given now, by name.
@@ -273,7 +274,9 @@ class _Waits:
         return [row.id for row in rows if self._in_time(connection, now, row)]
 
     def _lets(self, row: Row[Any]) -> bool:
-        return allowed.lets_steps(row, self.who) if self.step else allowed.lets(row, self.who, self.length_ns)
+        if self.step:
+            return allowed.lets_steps(row, self.who)
+        return allowed.lets(row, self.who, self.length_ns, own_boot=self.own_boot)
 
     def _in_time(self, connection: Connection, now: int, row: Row[Any]) -> bool:
         end = None if self.length_ns is None else now + self.length_ns
@@ -287,7 +290,8 @@ def _waiting(connection: Connection, before_ns: int) -> list[_Waits]:
     asked = select(schema.claim).where(claim.state == "waiting", claim.not_before_ns <= before_ns)
     for row in connection.execute(asked.order_by(claim.requested_ns)):
         who = allowed.of_name(connection, row.holder, row.team)
-        found.append(_Waits(Predicate.parse(row.predicate), who, False, row.length_ns, row.machine_id, row.id))
+        own, predicate = row.boot_source is not None, Predicate.parse(row.predicate)
+        found.append(_Waits(predicate, who, False, row.length_ns, row.machine_id, row.id, own_boot=own))
     ready = select(step.machine, step.timeout_ns, sub.submitter, sub.team).join(
         schema.submission, step.submission_id == sub.id
     )

@@ -20,7 +20,7 @@ from evenkeel.errors import NotAsWanted
 from evenkeel.lab import claims, health, machines
 from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
-from evenkeel.lab.prepare import ByAddress, Job, Preparer, blame, judge, reason_of
+from evenkeel.lab.prepare import ByAddress, Job, Preparer, WrongRequest, blame, judge, reason_of
 from evenkeel.lab.schema import machine
 from evenkeel.lab.store import Away, StoreClosed
 from evenkeel.lab.words import duration
@@ -188,8 +188,10 @@ def _job(connection: Connection, row: Any) -> Job | None:
     install_s = (policy.install_ns or INSTALL_NS) / 1e9
     image, netboot = policy.image, policy.netboot
     if own := row.boot_source:
+        if not policy.own_boot:  # any more, or of a lab from before owners had to allow it
+            raise WrongRequest(f"{found.name} may not be booted from a source of one's own", hint="reserve it without")
         image, netboot = own.get("image"), own.get("netboot")
-    return Job(found.id, found.name, address, method, image, netboot, install_s, own is not None)
+    return Job(found.id, found.name, address, method, image, netboot, install_s, bool(own))
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ class Policy(Model):
     own_boot: bool = Field(
         default=False,
         description="whether who reserves it may have it booted from an image or a script of their own instead; for "
-        "machines that are installed, so that the next one gets the owner's system again",
+        "machines that are installed for each who gets them, and that steps do not take, as they take them as they are",
     )
     draw_watts: float | None = Field(
         default=None, gt=0, le=1e6, description="what it draws at most; None: the most that it told"
@@ -99,18 +99,18 @@ class Policy(Model):
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
 
     @property
-    def is_installed(self) -> bool:
-        """Whether each who gets it finds the owner's system, installed anew."""
-        return bool(self.image or self.netboot) and self.prepare in (None, "full")
+    def is_anew_for_each(self) -> bool:
+        """Whether each who gets it finds the owner's system, installed anew.  Steps take it as it is."""
+        return bool(self.image or self.netboot) and self.prepare in (None, "full") and not self.steps
 
     @model_validator(mode="after")
     def _one_source(self) -> Policy:
         if self.image and self.netboot:
             raise ValueError("a machine is installed from an image or by network, not from both")
-        if self.own_boot and not self.is_installed:
+        if self.own_boot and not self.is_anew_for_each:
             raise ValueError(
-                "only a machine that is installed before it is offered, from an image or by network, may be booted "
-                "from a source of somebody's own: the next one would get their system"
+                "only a machine that is installed before it is offered, from an image or by network, and that steps do "
+                "not take, may be booted from a source of somebody's own: the next one would get their system"
             )
         return self
 
