@@ -205,6 +205,12 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
     assert claims.get(lab, ANN, second.id).machine == "host2"
 
 
+def test_one_that_the_lab_does_not_reach_is_not_given_as_it_is_in_place_of_booted(lab: Lab) -> None:
+    add(lab, "host1", policy=Policy(**INSTALLED, own_boot=True))
+    assert ask(lab, ANN, "host1", boot_source=RESCUE).state == "waiting"
+    assert ask(lab, BOB, "host1").state == "active"
+
+
 @pytest.mark.parametrize("kind", ["maintenance", "permanent"])
 def test_what_is_given_as_it_is_is_booted_from_nothing(lab: Lab, kind: Any) -> None:
     add(lab, "host1", address="ssh://root@host1", policy=Policy(**INSTALLED, own_boot=True))

@@ -482,7 +482,10 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any], rooms: power_bud
     for found in _candidates(connection, predicate, row):
         if row.kind != "maintenance" and not rooms.lets(found.id):
             continue
-        if not allowed.lets(found, who, row.length_ns, own_boot=row.boot_source is not None):
+        own = row.boot_source is not None
+        if not allowed.lets(found, who, row.length_ns, own_boot=own):
+            continue
+        if own and how_prepared(connection, found) != "full":  # without an address it would be given as it is
             continue
         if not _overlaps(connection, now, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)

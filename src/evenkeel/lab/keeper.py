@@ -182,6 +182,8 @@ def _job(connection: Connection, row: Any) -> Job | None:
     found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).one()
     address = machines.address_of(connection, row.machine_id)
     method = claims.how_prepared(connection, found)
+    if row.boot_source and method != "full":  # its owner changed it meanwhile
+        raise WrongRequest(f"{found.name} is not booted anew before it is given", hint="reserve it without")
     if address is None or method == "none":
         return None
     policy = machines.policy_of(found)
