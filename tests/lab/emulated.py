@@ -37,6 +37,14 @@ cd "$1" || exit 1
 op=$3
 shift 3
 boot() {
+    if [ -e memory ]; then
+        rm -f memory mark
+        [ ! -e disk-mark ] || mv disk-mark mark
+    fi
+    if [ -e live ]; then
+        mv live memory
+        [ ! -e mark ] || mv mark disk-mark
+    fi
     [ ! -x firmware ] || ./firmware
     cat /proc/sys/kernel/random/uuid >boot_id.new; date +%s.%N >booted; mv boot_id.new boot_id
 }

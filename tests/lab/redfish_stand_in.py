@@ -24,7 +24,10 @@ _SETTLED = {"BootSourceOverrideTarget": "None", "BootSourceOverrideEnabled": "Di
 @dataclass
 class StandIn:
     """``faults``: ``refuses`` images, has an ``empty`` drive whatever it says, ``forgets`` to boot from it, ``deaf`` to
-    resets, ``keeps`` an image that it says it ejected, ``no-drive``; ``dead``: what was installed does not boot."""
+    resets, ``keeps`` an image that it says it ejected, ``no-drive``; ``dead``: what was installed does not boot.
+
+    An image named ``live`` runs from memory: its mark goes with the next boot, and the disk is as it was.  A disk that
+    is ``blank`` boots nothing that answers, until something is installed."""
 
     machine: EmulatedMachine
     faults: set[str] = field(default_factory=set)
@@ -90,12 +93,23 @@ class StandIn:
         if kind != "ForceOff" and self.boot["BootSourceOverrideTarget"] == "Cd" and self.image:
             self.boot = dict(_SETTLED)
             if "forgets" not in self.faults:
-                (self.machine.folder / "mark").unlink(missing_ok=True)  # as all that was on its disk
+                self._run(self.image)
                 self.machine.fault("hung", "dead" in self.faults)
+        elif kind != "ForceOff" and "blank" in self.faults:
+            self.machine.fault("hung")
         for state in {"ForceOff": "0", "On": "1"}.get(kind, "01"):
             subprocess.run(
                 [self.machine.folder / "chassis", self.machine.folder, "-", "set", "power", state], check=True
             )
+
+    def _run(self, image: str) -> None:
+        folder = self.machine.folder
+        if "live" in image:
+            (folder / "live").touch()
+            return
+        for gone in ("memory", "disk-mark", "mark"):  # as all that was on its disk
+            (folder / gone).unlink(missing_ok=True)
+        self.faults.discard("blank")
 
 
 def _members(name: str, *paths: str) -> dict[str, Any]:

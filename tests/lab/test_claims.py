@@ -24,6 +24,7 @@ from evenkeel.lab.limits import DAY, HOUR
 from evenkeel.lab.machines import Policy
 from evenkeel.lab.predicate import Predicate
 from tests.lab.conftest import Clock
+from tests.lab.emulated import add_endpoint
 from tests.lab.pool import ANN, BOB, CAT, GIB, ROOT, add
 
 
@@ -185,7 +186,7 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
         policy = Policy(**INSTALLED, own_boot=own_boot, longest_ns=2 * DAY)
         add(lab, f"host{number}", address=f"ssh://root@host{number}", owner="ann", policy=policy)
     for who in (ANN, BOB, ROOT):  # its owner and admins too: whoever is next would get what they booted
-        with pytest.raises(Forbidden, match="no machine that is 'host1' may be booted from a source of") as raised:
+        with pytest.raises(Forbidden, match=f"host1 may not be booted from a source of {who.name}'s") as raised:
             ask(lab, who, "host1", boot_source=RESCUE)
         assert str(raised.value.hint).endswith("edit host1 --own-boot --no-steps")
     assert claims.listing(lab, ROOT, state=None).items == ()
@@ -205,10 +206,112 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
     assert claims.get(lab, ANN, second.id).machine == "host2"
 
 
-def test_one_that_the_lab_does_not_reach_is_not_given_as_it_is_in_place_of_booted(lab: Lab) -> None:
+def test_one_that_cannot_be_booted_so_is_not_given_as_it_is_in_place_of_booted(lab: Lab) -> None:
+    """Not reached by the lab; without the drive that an image takes, until it has one."""
     add(lab, "host1", policy=Policy(**INSTALLED, own_boot=True))
-    assert ask(lab, ANN, "host1", boot_source=RESCUE).state == "waiting"
+    with pytest.raises(Forbidden, match="host1 has no ssh, or no network card in its facts, and a script takes both"):
+        ask(lab, ANN, "host1", boot_source=RESCUE)
     assert ask(lab, BOB, "host1").state == "active"
+    found = add(lab, "host2", address="ssh://root@host2", policy=Policy(**INSTALLED, own_boot=True))
+    image = {"image": "http://images.example.org/mine.iso"}
+    with pytest.raises(Forbidden, match="host2 has no ssh, or no BMC that speaks Redfish") as raised:
+        ask(lab, ANN, "host2", boot_source=image)
+    assert "boot.own:yes" in str(raised.value.hint)
+    add_endpoint(lab, found.id, "bmc", "redfish", "https://bmc-host2")
+    assert ask(lab, ANN, "host2", boot_source=image).state == "preparing"
+
+
+def test_why_each_machine_is_not_had_is_said_of_each(lab: Lab) -> None:
+    """Reserved for others, for too long, and not for a source of one's own."""
+    own = Policy(**INSTALLED, own_boot=True)
+    for number, policy in enumerate((own.model_copy(update={"users": ("cat",)}), Policy(longest_ns=HOUR), own)):
+        add(lab, f"host{number}", address=f"ssh://root@host{number}", policy=policy)
+    ask(lab, BOB, "host2")
+    place = ask(lab, ANN, "host*", boot_source=RESCUE).waits
+    assert place and place.why == (
+        "host0 may not be reserved by ann", "host1 may not be booted from a source of ann's own", "host2 is bob's"
+    )  # fmt: skip
+    place = ask(lab, ANN, "host*").waits
+    assert place and place.why[:2] == (
+        "host0 may not be reserved by ann",
+        "host1 may not be reserved by ann for so long",
+    )
+
+
+def test_who_has_a_machine_booted_hands_it_over_whatever_its_owner_allows_by_now(lab: Lab) -> None:
+    policy = Policy(**INSTALLED, own_boot=True)
+    add(lab, "host1", address="ssh://root@host1", policy=policy)
+    person(lab, "bob")
+    got = ask(lab, ANN, "host1", boot_source=RESCUE)
+    machines.edit(lab, ROOT, "host1", machines.Edit(policy=policy.model_copy(update={"own_boot": False})))
+    with pytest.raises(Forbidden, match="host1 may not be booted from a source of bob's own"):
+        claims.hand_over(lab, ANN, got.id, "bob")
+    with lab.store.read() as connection:
+        (row,) = claims.preparing(connection)
+    assert claims.prepared(lab, row.id, row.fencing, None) == "active"
+    assert claims.hand_over(lab, ANN, got.id, "bob").holder == "bob"
+
+
+# -- whose system it has ------------------------------------------------------------------------------------------
+
+
+def lend(lab: Lab, name: str, to: str) -> None:
+    """As if they had booted it from a source of their own."""
+    with lab.store.read() as connection:
+        machine_id = machines.find(connection, name).id
+    lab.store.write(lambda connection: machines.set_system(lab, connection, "lab", machine_id, to))
+
+
+def test_what_a_holder_booted_is_installed_before_the_next_one_whatever_its_owner_says_by_now(lab: Lab) -> None:
+    policy = Policy(**INSTALLED, own_boot=True)
+    add(lab, "host1", address="ssh://root@host1", policy=policy)
+    lend(lab, "host1", "ann")
+    machines.edit(lab, ROOT, "host1", machines.Edit(policy=Policy(netboot=policy.netboot, prepare="none")))
+    got = ask(lab, BOB, "host1")
+    assert got.state == "preparing"
+    with lab.store.read() as connection:
+        assert claims.how_prepared(connection, machines.find(connection, "host1")) == "full"
+
+
+@pytest.mark.parametrize("change", [{"policy": Policy()}, {"address": ""}])
+def test_one_that_cannot_be_installed_again_is_nobody_s_until_its_owner_did_it(
+    lab: Lab, change: dict[str, Any]
+) -> None:
+    """Nothing to install it from any more, and no way to it."""
+    add(lab, "host1", address="ssh://root@host1", policy=Policy(**INSTALLED, own_boot=True), owner="cat")
+    lend(lab, "host1", "ann")
+    machines.edit(lab, ROOT, "host1", machines.Edit(**change))
+    got = ask(lab, BOB, "host1")
+    assert got.state == "waiting" and got.waits is not None
+    assert got.waits.why == ("host1 has the system of ann yet, and nothing that it is installed from",)
+    assert got.waits.at_latest_ns is None
+    with pytest.raises(WrongInput, match="what is suspect is not installed"):
+        machines.mark(lab, CAT, "host1", "suspect", "test", installed=True)
+    with pytest.raises(Forbidden):
+        machines.mark(lab, BOB, "host1", "ready", installed=True)
+    machines.mark(lab, CAT, "host1", "ready")  # says nothing of its system
+    claims.tick(lab)
+    assert claims.get(lab, BOB, got.id).state == "waiting"
+    machines.mark(lab, CAT, "host1", "ready", installed=True)
+    claims.tick(lab)
+    assert claims.get(lab, BOB, got.id).state != "waiting"
+    assert machines.get(lab, BOB, "host1").system_of == ""
+
+
+@pytest.mark.parametrize("kind", ["maintenance", "permanent"])
+def test_its_owner_gets_it_with_what_a_holder_booted(lab: Lab, kind: Any) -> None:
+    add(lab, "host1", address="ssh://root@host1", policy=Policy(**INSTALLED, own_boot=True))
+    lend(lab, "host1", "ann")
+    assert ask(lab, ROOT, "host1", kind=kind).state == "active"
+    assert machines.get(lab, BOB, "host1").system_of == "ann"  # who comes after them
+
+
+def test_steps_take_nothing_that_a_holder_booted(lab: Lab) -> None:
+    add(lab, "host1")
+    lend(lab, "host1", "ann")
+    assert take(lab, 1) is None
+    lend(lab, "host1", "")
+    assert take(lab, 1) is not None
 
 
 @pytest.mark.parametrize("kind", ["maintenance", "permanent"])
@@ -230,9 +333,11 @@ def test_a_boot_source_is_one_address_that_all_may_read(source: dict[str, str]) 
 @pytest.mark.parametrize(
     "policy", [{}, {"steps": False}, {**INSTALLED, "prepare": "check"}, {**INSTALLED, "steps": True}]
 )
-def test_a_machine_that_is_not_installed_for_the_next_one_is_nobodys_to_boot(policy: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="the next one would get their system"):
-        Policy(**policy, own_boot=True)
+def test_a_machine_that_is_not_installed_for_the_next_one_is_nobodys_to_boot(lab: Lab, policy: dict[str, Any]) -> None:
+    given = Policy(**policy, own_boot=True)
+    assert not given.lends_boot
+    with pytest.raises(WrongInput, match="that steps do not take, may be booted from a source of somebody's own"):
+        add(lab, "host1", policy=given)
 
 
 # -- later --------------------------------------------------------------------------------------------------------
@@ -357,7 +462,7 @@ def test_limits_of_number_and_length(lab: Lab) -> None:
 
 def test_owners_decide_who_may_have_their_machine_and_for_how_long(lab: Lab) -> None:
     add(lab, "host1", owner="ann", policy=Policy(users=("bob",), teams=("kernel",), longest_ns=2 * HOUR))
-    with pytest.raises(Forbidden, match="cat may not reserve host1") as raised:
+    with pytest.raises(Forbidden, match="host1 may not be reserved by cat") as raised:
         ask(lab, CAT, "host1", 1)
     assert raised.value.hint == "ask ann"
     with pytest.raises(Forbidden, match="longer than"):
@@ -443,7 +548,7 @@ def test_handing_over(lab: Lab) -> None:
         row = {"name": name, "kind": "person", "roles": ["user"], "teams": []}
         change = insert(schema.principal).values(row)
         lab.store.write(lambda connection, change=change: connection.execute(change))  # type: ignore[misc]
-    with pytest.raises(Forbidden, match="cat may not have host1"):
+    with pytest.raises(Forbidden, match="host1 may not be reserved by cat"):
         claims.hand_over(lab, ANN, got.id, "cat")
     theirs = claims.hand_over(lab, ANN, got.id, "bob")
     assert (theirs.holder, theirs.until_ns) == ("bob", got.until_ns)
@@ -588,7 +693,7 @@ def test_what_a_team_may_have_is_not_handed_to_somebody_outside(lab: Lab) -> Non
     add(lab, "host1", policy=Policy(teams=("kernel",)))
     person(lab, "bob")
     got = ask(lab, with_roles("ann", ["user"], ["kernel"]), "host1", team="kernel")
-    with pytest.raises(Forbidden, match="bob may not have host1"):
+    with pytest.raises(Forbidden, match="host1 may not be reserved by bob"):
         claims.hand_over(lab, ANN, got.id, "bob")
 
 

@@ -53,6 +53,19 @@ def _rows(lab: Lab) -> list[Any]:
         return list(connection.execute(select(schema.health)))
 
 
+def test_what_a_holder_booted_may_let_nobody_in_and_its_machine_is_installed_all_the_same(lab: Lab, clock: Any) -> None:
+    add_machine(lab, system_of="bob")
+    for _ in range(5):
+        keep(lab, clock, login=False)
+    assert (state_of(lab), events(lab)) == ("ready", ["health.down"])
+    with lab.store.read() as connection:
+        found = touch.find(connection, "host1")
+    assert found.system_of == "bob"
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(system_of="")))
+    keep(lab, clock, login=False)
+    assert state_of(lab) == "suspect"
+
+
 def test_a_machine_that_somebody_judged_stays_as_it_is(lab: Lab, clock: Any) -> None:
     add_machine(lab, state="suspect", state_reason="it smells")
     for _ in range(3):
@@ -257,6 +270,9 @@ def test_who_would_boot_a_source_of_their_own_wakes_a_machine_where_they_may(lab
     asleep = {"state": "off", "state_reason": boots.ASLEEP}
     policy = {"netboot": "http://images.example.org/host.ipxe", "own_boot": True, "steps": False}
     add_machine(lab, "host2", policy=policy, **asleep)
+    add_endpoint(lab, "host2", "ssh", "ssh", "ssh://root@host2")
+    told = [{"machine_id": "host2", "key": key, "text": key} for key in ("boot.own", "mac")]
+    lab.store.write(lambda c: c.execute(insert(schema.fact), told))
     add_machine(lab, "host3", **asleep)
     number = claim(lab, "waiting", None, machine_id=None, predicate="name:host*", length_ns=energy.HOUR_NS)
     assert energy.wanted(lab) == []  # host1 is awake
@@ -398,6 +414,16 @@ def test_a_machine_that_does_not_answer_after_waking_is_suspect(
         assert connection.scalar(select(schema.claim.c.state)) == "waiting"
         reason = connection.scalar(select(schema.machine.c.state_reason))
     assert reason == "power on failed: bmc done, ssh silent"
+
+
+def test_one_that_a_holder_left_without_a_system_is_woken_and_goes_to_its_installation(
+    lab: Lab, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power, "_boot", lambda ssh, deadline_s: None)
+    policy = {"netboot": "http://images.example.org/host.ipxe", "power": {"boot_s": 300}}
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(system_of="bob", policy=policy)))
+    energy.wake(lab, "host1")
+    assert state_of(lab) == "preparing"
 
 
 # -- over REST and on pages -----------------------------------------------------------------------------------------

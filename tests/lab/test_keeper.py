@@ -21,6 +21,7 @@ from evenkeel.lab.machines import Policy
 from evenkeel.lab.prepare import ByAddress, Job, Prepared, Say, WrongRequest, blame, lost
 from evenkeel.machines.virtual.run import disk_full
 from tests.lab.conftest import Clock
+from tests.lab.emulated import add_endpoint
 from tests.lab.pool import ANN, BOB, GIB, ROOT, add, facts, inventory
 from tests.waiting import until
 
@@ -151,26 +152,47 @@ def test_what_a_holder_boots_is_theirs_and_nothing_is_learnt_of_it(lab: Lab) -> 
     hardware = Hardware(lab)
     hardware.changed["host1"] = None  # what a system of theirs looks like is not told
     source = {"image": "http://images.example.org/mine.iso"}
+    add_endpoint(lab, machines.get(lab, ROOT, "host1").id, "bmc", "redfish", "https://bmc-host1")
     wanted = Request.model_validate({"predicate": "host1", "reason": "test", "boot_source": source})
     got = claims.request(lab, ANN, wanted)
     settle(lab, Keeper(lab, hardware, {"log-in": lambda lab, machine_id: "does not answer"}))
     assert claims.get(lab, ANN, got.id).state == "active"
     (job,) = hardware.jobs
-    assert (job.own, job.image, job.netboot, job.method) == (True, source["image"], None, "full")
+    assert (job.system_of, job.image, job.netboot, job.method) == ("ann", source["image"], None, "full")
     assert machines.latest(lab, ROOT, "host1") == before
     # Whoever is next gets the owner's system, and then its health counts.
     claims.release(lab, ANN, got.id)
     claims.request(lab, BOB, Request(predicate="host1", reason="test"))
     del hardware.changed["host1"]
     settle(lab, Keeper(lab, hardware, {"log-in": lambda lab, machine_id: "does not answer"}))
-    assert (hardware.jobs[1].own, hardware.jobs[1].netboot) == (False, policy.netboot)
+    assert (hardware.jobs[1].system_of, hardware.jobs[1].netboot) == ("", policy.netboot)
     assert machines.get(lab, ROOT, "host1").state_reason == "was prepared for bob: log-in: does not answer"
+
+
+def test_its_system_is_its_owner_s_again_when_it_was_installed_and_is_what_it_was(lab: Lab) -> None:
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
+    host1 = add(lab, "host1", address="ssh://root@host1", policy=policy).id
+    lab.store.write(lambda connection: machines.set_system(lab, connection, "lab", host1, "ann"))
+    hardware = Hardware(lab)
+    hardware.dead.add("host1")
+    got = claims.request(lab, BOB, Request(predicate="host1", reason="test"))
+    settle(lab, Keeper(lab, hardware))
+    assert (machines.get(lab, BOB, "host1").state, machines.get(lab, BOB, "host1").system_of) == ("suspect", "ann")
+    hardware.dead.clear()
+    machines.mark(lab, ROOT, "host1", "ready")
+    keeper = Keeper(lab, hardware)
+    keeper.look()
+    until(lambda: claims.get(lab, BOB, got.id).state == "active")
+    assert machines.get(lab, BOB, "host1").system_of == ""
+    told = [(one.type, one.data.get("new")) for one in machines.history(lab, BOB, "host1").items]
+    assert [new for kind, new in told if kind == "machine.system"] == ["", "ann"]
 
 
 def test_an_owner_who_no_longer_allows_it_is_heard_before_it_is_booted(lab: Lab) -> None:
     policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
     add(lab, "host1", address="ssh://root@host1", policy=policy)
     source = {"image": "http://images.example.org/mine.iso"}
+    add_endpoint(lab, machines.get(lab, ROOT, "host1").id, "bmc", "redfish", "https://bmc-host1")
     wanted = Request.model_validate({"predicate": "host1", "reason": "test", "boot_source": source})
     got = claims.request(lab, ANN, wanted)
     machines.edit(lab, ROOT, "host1", machines.Edit(policy=policy.model_copy(update={"own_boot": False})))
@@ -180,7 +202,7 @@ def test_an_owner_who_no_longer_allows_it_is_heard_before_it_is_booted(lab: Lab)
     ended = claims.get(lab, ANN, got.id)
     assert (ended.state, ended.end_cause.partition(" (")[0]) == (
         "cancelled",
-        "host1 may not be booted from a source of one's own",
+        "host1 may not be booted from a source of ann's own",
     )
 
 
@@ -257,7 +279,6 @@ def test_a_machine_that_tells_nonsense_is_suspect_however_errors_are_told_apart(
 @pytest.mark.parametrize(
     ("error", "whose"),
     [
-        (WrongRequest("no"), "request"),
         (Unreachable("does not boot"), "machine"),
         (WrongInput("there is no virtual host 'x'"), "machine"),  # registered with a wrong address
         (disk_full("renew virtual host x"), "lab"),

@@ -10,13 +10,13 @@ from sqlalchemy import select
 
 from evenkeel.documents.facts import Facts
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import claims, keeper, media, power, schema
+from evenkeel.lab import claims, keeper, media, power, schema, touch
 from evenkeel.lab import install as installing
 from evenkeel.lab.claims import Request
 from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
-from evenkeel.lab.prepare import Job, Prepared, Say
+from evenkeel.lab.prepare import Job, Prepared, Say, WrongRequest
 from evenkeel.lab.store import StoreClosed
 from tests.lab.emulated import EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
 from tests.lab.pool import add, facts
@@ -42,7 +42,8 @@ def bmc(chassis: EmulatedMachine, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(installing, "SET_S", 60.0)
     chassis.fault("hung", False)
     (chassis.folder / "power").write_text("1\n")
-    (chassis.folder / "mark").unlink(missing_ok=True)
+    for left in ("mark", "disk-mark", "memory", "live"):
+        (chassis.folder / left).unlink(missing_ok=True)
     add_machine(lab, policy=QUICK)
     ssh_endpoint(lab, "host1", chassis._sshds[0])
     with stand_in(chassis) as made:
@@ -140,7 +141,7 @@ def test_an_image_that_was_not_booted_is_known_by_the_old_system(
 
 @pytest.mark.long
 def test_a_bmc_that_resets_nothing_leaves_nothing_behind(lab: Lab, bmc: StandIn) -> None:
-    assert "power cycle for its installation: Redfish ResetType PowerCycle: still in boot" in failed(lab, bmc, "deaf")
+    assert "installing it: power cycle: Redfish ResetType PowerCycle: still in boot" in failed(lab, bmc, "deaf")
     assert bmc.told[-2:] == ["boot None Disabled", "eject"]
     assert "power.lied" in events(lab)
 
@@ -149,7 +150,7 @@ def test_a_bmc_that_resets_nothing_leaves_nothing_behind(lab: Lab, bmc: StandIn)
 def test_what_does_not_answer_in_time_is_ejected_and_no_other_way_is_tried(lab: Lab, bmc: StandIn) -> None:
     add_endpoint(lab, "host1", "pdu", "pdu", "127.0.0.1:9", agent="fence_apc", plug="1")
     said = failed(lab, bmc, "dead", within_s=4.0)
-    assert said.startswith("power cycle for its installation: ") and "did not come back in time" in said
+    assert said.startswith("installing it: power cycle: ") and "did not come back in time" in said
     assert bmc.told[-1] == "eject"
     assert [one.method for one in power.history(lab, ANN, "host1").items[0].tried] == ["bmc"]
 
@@ -186,6 +187,126 @@ def test_a_lab_that_ends_meanwhile_blames_no_machine_and_empties_the_drive(
     with pytest.raises(StoreClosed):
         install(lab)
     assert (bmc.image, bmc.told[-1]) == (None, "eject")
+
+
+# -- from a source of its holder's -------------------------------------------------------------------------------------
+
+LIVE = "http://images.example.org/live.iso"
+
+
+def lend(lab: Lab, image: str = LIVE, *, within_s: float = 120.0) -> Prepared:
+    """As ann has it booted, who is its next holder."""
+    job = Job("host1", "host1", "ssh://root@host1", "full", image, install_s=within_s, system_of="ann")
+    return Installing(lab, Then()).prepare(job, lambda _: None)
+
+
+def system_of(lab: Lab) -> str:
+    with lab.store.read() as connection:
+        return touch.find(connection, "host1").system_of
+
+
+def test_what_runs_from_memory_leaves_no_mark_so_the_disk_is_booted_and_marked_before(
+    lab: Lab, bmc: StandIn, chassis: EmulatedMachine
+) -> None:
+    """Or a system that its holder put there would pass for the owner's, where the BMC does not boot the image."""
+    install(lab)
+    assert (lend(lab).facts, system_of(lab)) == (None, "ann")
+    (chassis.folder / "disk-mark").unlink()  # the holder installs something of theirs
+    bmc.image, bmc.boot["BootSourceOverrideTarget"] = LIVE, "Cd"  # and the lab was killed when it should have ejected
+    bmc.boot["BootSourceOverrideEnabled"] = "Once"
+    bmc.told.clear()
+    assert failed(lab, bmc, "forgets") == "it booted its old system: its BMC took the image, and did not boot it"
+    assert bmc.told[:4] == ["eject", "boot None Disabled", "PowerCycle", "insert"]
+    bmc.faults.clear()
+    assert "what it has for a system ann booted, so its disk is booted first, for a mark" in install(lab)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("power", ["1\n", "0\n"])
+def test_a_disk_that_boots_nothing_is_installed_all_the_same(
+    lab: Lab, bmc: StandIn, chassis: EmulatedMachine, power: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend(lab)
+    monkeypatch.setattr("evenkeel.lab.power.boot_deadline_s", lambda *_: 4.0)
+    (chassis.folder / "power").write_text(power)
+    bmc.faults.add("blank")
+    said = install(lab)
+    assert "its disk boots nothing that answers, so what does after its installation is new" in said
+
+
+@pytest.mark.long
+def test_a_bmc_that_does_not_boot_its_disk_either_is_to_blame(lab: Lab, bmc: StandIn) -> None:
+    lend(lab)
+    assert failed(lab, bmc, "deaf").startswith("booting its disk: power cycle: Redfish ResetType PowerCycle: still in")
+    assert "insert" not in bmc.told[-2:]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("refuses", "inserting the image: BMC 127.0.0.1: HTTP POST"),
+        ("no-drive", "inserting the image: its BMC has no virtual CD drive"),
+    ],
+)
+def test_an_image_of_a_holder_s_that_cannot_be_had_ends_what_they_asked_for(
+    lab: Lab, bmc: StandIn, fault: str, said: str
+) -> None:
+    """Another machine would not boot it either, and nothing was done to this one."""
+    bmc.faults.add(fault)
+    with pytest.raises(WrongRequest) as raised:
+        lend(lab)
+    assert raised.value.message.startswith(f"host1 was not booted from {LIVE}: {said}") and not raised.value.tried
+    assert system_of(lab) == ""
+
+
+def test_one_that_was_booted_in_vain_is_its_holder_s_all_the_same(lab: Lab, bmc: StandIn) -> None:
+    bmc.faults.add("forgets")
+    with pytest.raises(WrongRequest, match="it booted its old system") as raised:
+        lend(lab)
+    assert (raised.value.tried, system_of(lab)) == (True, "ann")
+
+
+@pytest.mark.long
+def test_what_does_not_come_up_is_not_held_against_the_bmc(lab: Lab, bmc: StandIn) -> None:
+    bmc.faults.add("dead")
+    with pytest.raises(WrongRequest, match="it went down and did not come back in time"):
+        lend(lab, "http://images.example.org/mine.iso", within_s=4.0)
+    assert system_of(lab) == "ann"
+    assert power.plan(lab, ANN, "host1").success == {}
+    assert "machine.suspect" not in events(lab)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("keeps", "it is booted, but the image may still be in its drive: "),
+        ("deaf", "installing it: power cycle: Redfish ResetType PowerCycle: still in boot"),
+    ],
+)
+def test_what_the_machine_does_wrong_is_its_own_fault(
+    lab: Lab, bmc: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    """It is suspect, and the next one is tried: whoever came next could be given what is in the drive."""
+    monkeypatch.setattr(installing, "SET_S", 15.0)
+    assert said in of_a_holder_s_failed(lab, bmc, fault)
+    assert system_of(lab) == "ann"
+
+
+def of_a_holder_s_failed(lab: Lab, bmc: StandIn, fault: str) -> str:
+    bmc.faults.add(fault)
+    with pytest.raises(NotAsWanted) as raised:
+        lend(lab)
+    return raised.value.message
+
+
+@pytest.mark.long
+def test_a_bmc_that_is_silent_is_its_own_fault_and_the_system_its_owner_s(lab: Lab, bmc: StandIn) -> None:
+    table = schema.endpoint
+    silent = {"address": "http://127.0.0.1:9"}
+    lab.store.write(lambda c: c.execute(table.update().where(table.c.kind == "bmc").values(silent)))
+    assert of_a_holder_s_failed(lab, bmc, "none").startswith("asking its BMC what it boots from: BMC 127.0.0.1")
+    assert system_of(lab) == ""
 
 
 @pytest.mark.parametrize(

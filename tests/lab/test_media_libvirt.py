@@ -32,6 +32,8 @@ from tests.lab.test_power import ANN
 pytestmark = [pytest.mark.long, pytest.mark.virtual]
 #: A boot from the drive, with software emulation on a busy machine.
 _BOOT_S = 300.0
+#: Of its disk, which is empty, so all of it is waited for.
+_DISK_S = 60.0
 _MENU = """default it
 label it
   kernel vmlinuz
@@ -85,7 +87,7 @@ def iso(folder: Path) -> None:
 @pytest.fixture
 def host(lab: Lab, site: Site) -> Iterator[Site]:
     """host1 of the pool, off."""
-    add_machine(lab, policy={"power": POLICY | {"bmc_s": 60.0, "boot_s": _BOOT_S}})
+    add_machine(lab, policy={"power": POLICY | {"bmc_s": 60.0, "boot_s": _DISK_S}})
     add_endpoint(lab, "host1", "bmc", "redfish", site.bmc, system=f"/redfish/v1/Systems/{UUIDS[BARE]}")
     keys = {key: str(site.folder / file) for key, file in (("identity", "user"), ("known_hosts", "known_hosts"))}
     add_endpoint(lab, "host1", "ssh", "ssh", f"ssh://root@127.0.0.1:{site.port}", **keys)
@@ -94,22 +96,24 @@ def host(lab: Lab, site: Site) -> Iterator[Site]:
         site.machine.virsh("destroy", BARE)
 
 
-def install(lab: Lab, site: Site, name: str, *, within_s: float = _BOOT_S) -> list[str]:
+def install(lab: Lab, site: Site, name: str, *, system_of: str = "") -> list[str]:
     """What was said meanwhile."""
     said: list[str] = []
-    job = Job("host1", "host1", "ssh://root@host1", "full", f"{site.url}/{name}", install_s=within_s)
+    image = f"{site.url}/{name}"
+    job = Job("host1", "host1", "ssh://root@host1", "full", image, install_s=_BOOT_S, system_of=system_of)
     assert Installing(lab, Then()).prepare(job, said.append).anew
     return said
 
 
-def test_a_bare_machine_is_installed_from_an_image_and_then_anew(lab: Lab, host: Site) -> None:
+def test_a_bare_machine_is_installed_from_an_image_then_booted_by_a_holder_and_then_anew(lab: Lab, host: Site) -> None:
     said = install(lab, host, "host.iso")
     assert said[0].startswith("it does not answer now") and "power on" in said[2]
     assert "cdrom" not in host.machine.virsh("dumpxml", "--inactive", BARE)
-    said = install(lab, host, "host.iso")
-    assert "power cycle" in said[1]
+    install(lab, host, "host.iso", system_of="ann")
     newest = power.history(lab, ANN, "host1").items[0]
     assert (newest.action, newest.result) == ("cycle", "done")
+    said = install(lab, host, "host.iso")  # of its disk nothing is known by now, and it is empty
+    assert said[2] == "its disk boots nothing that answers, so what does after its installation is new"
 
 
 def test_an_image_that_is_not_there_switches_nothing(lab: Lab, host: Site) -> None:

@@ -155,10 +155,10 @@ def install(lab: Lab, *, within_s: float = 120.0) -> list[str]:
     return said
 
 
-def of_their_own(lab: Lab, then: Then) -> Prepared:
+def of_their_own(lab: Lab, then: Then, said: list[str] | None = None) -> Prepared:
     """As whoever reserves host1 has it booted."""
-    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=SCRIPT, install_s=120.0, own=True)
-    return Installing(lab, then).prepare(job, lambda _: None)
+    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=SCRIPT, install_s=120.0, system_of="ann")
+    return Installing(lab, then).prepare(job, (said if said is not None else []).append)
 
 
 def failed(lab: Lab) -> str:
@@ -181,11 +181,27 @@ def test_what_a_holder_boots_is_seen_in_another_boot_and_not_looked_into(
     done = of_their_own(lab, then)
     assert (done.anew, done.facts, then.jobs) == (True, None, [])
     assert not (host.folder / "mark").exists()  # their system is left alone
-    (host.folder / "forgets").touch()
+    (host.folder / "asks-nobody").touch()
     with pytest.raises(WrongRequest) as caught:  # not the machine's fault: nobody calls it suspect
         of_their_own(lab, then)
-    assert caught.value.message.startswith(f"host1 was not booted from {SCRIPT}: it booted its old system")
+    assert caught.value.message.startswith(f"host1 was not booted from {SCRIPT}: it booted, and its firmware did not")
     assert (redfish.told[-1], lab.netboots._by_mac) == ("boot None Disabled", {})
+
+
+def test_a_script_of_a_holder_s_may_use_the_disk_of_the_system_before(
+    lab: Lab, host: EmulatedMachine, redfish: StandIn
+) -> None:
+    """As one does that mends what does not boot.  That its firmware was told is proof enough, and the rest is said."""
+    install(lab)
+    (host.folder / "forgets").touch()  # the mark stays, as on the root of another kernel
+    said: list[str] = []
+    assert of_their_own(lab, Then(), said).anew
+    assert said[-1].startswith("its root is the disk of the system before; if that is not meant, the script could")
+    redfish.image = "http://images.example.org/left-by-somebody.iso"
+    redfish.told.clear()
+    (host.folder / "forgets").unlink()
+    assert "what it has for a system ann booted, so its disk is booted first, for a mark" in install(lab)
+    assert redfish.told[:3] == ["eject", "boot None Disabled", "PowerCycle"]
 
 
 def test_by_redfish_it_boots_from_the_network_once(lab: Lab, host: EmulatedMachine, redfish: StandIn) -> None:

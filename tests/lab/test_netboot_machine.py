@@ -37,7 +37,9 @@ from tests.lab.test_media import Then
 pytestmark = [pytest.mark.long, pytest.mark.virtual]
 #: A boot from the network, with software emulation on a busy machine.
 _BOOT_S = 300.0
-_POLICY = Policy.model_validate({"power": {"ssh_s": 8.0, "bmc_s": 60.0, "down_s": 30.0, "boot_s": _BOOT_S}})
+#: Of its disk, which is empty, so all of it is waited for.
+_DISK_S = 60.0
+_POLICY = Policy.model_validate({"power": {"ssh_s": 8.0, "bmc_s": 60.0, "down_s": 30.0, "boot_s": _DISK_S}})
 
 #: Power on starts QEMU, which boots as the BMC says; off ends it.
 _CHASSIS = """#!/bin/sh
@@ -123,11 +125,11 @@ def machine(lab: Lab, site: Site, files: tuple[Path, int]) -> Iterator[EmulatedM
             host.stop()
 
 
-def install(lab: Lab, site: Site, said: list[str], within_s: float = _BOOT_S, *, own: bool = False) -> None:
+def install(lab: Lab, site: Site, said: list[str], within_s: float = _BOOT_S, *, system_of: str = "") -> None:
     script = f"{site.url}/install.ipxe"
-    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=script, install_s=within_s, own=own)
+    job = Job("host1", "host1", "ssh://root@host1", "full", netboot=script, install_s=within_s, system_of=system_of)
     done = Installing(lab, Then()).prepare(job, said.append)
-    assert (done.anew, done.facts is None) == (True, own)
+    assert (done.anew, done.facts is None) == (True, bool(system_of))
 
 
 def test_a_bare_machine_is_installed_then_booted_by_a_holder_and_then_anew(
@@ -137,10 +139,11 @@ def test_a_bare_machine_is_installed_then_booted_by_a_holder_and_then_anew(
     install(lab, site, said)
     assert said[0].startswith("it does not answer now") and "power on" in said[2]
     assert said[3].endswith(f"asked what to boot, and was told {site.url}/install.ipxe")
-    install(lab, site, said, own=True)
+    install(lab, site, said, system_of="ann")
     said.clear()
-    install(lab, site, said)
-    assert "power cycle" in said[1]
+    install(lab, site, said)  # of its disk nothing is known by now, and it is empty
+    assert [one.partition(":")[0] for one in said if "power" in one] == ["booting its disk", "installing it"]
+    assert said[2] == "its disk boots nothing that answers, so what does after its installation is new"
     assert (machine.folder / "boot").read_text().strip() == "none"
 
 
@@ -154,7 +157,7 @@ def test_a_script_that_fails_is_no_installation(lab: Lab, machine: EmulatedMachi
     finally:
         (site.folder / "away").rename(site.folder / "install.ipxe")
     assert (
-        caught.value.message.startswith("power on for its installation")
-        or "not installed within" in caught.value.message
+        caught.value.message.startswith("installing it: power on")
+        or "nothing new answers within" in caught.value.message
     )
     assert lab.netboots._by_mac == {}

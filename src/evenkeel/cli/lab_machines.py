@@ -380,6 +380,10 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
     if held:
         until = f" until {moment(held['until_ns'])} UTC" if held["until_ns"] else _endless(held)
         rows.append(("held by", f"{held['holder']}{until}: {held['reason']}"))
+    if one["system_of"]:
+        rows.append(
+            ("system", f"{one['system_of']} booted it from a source of their own; installed again for the next")
+        )
     rows += [(key, str(one[key])) for key in ("owner", "team", "site", "enclosure", "address", "note") if one[key]]
     for key, values in told.items():
         if key not in ("name", "state", "owner", "team", "site", "enclosure"):
@@ -393,6 +397,9 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
 def _happened(entry: dict[str, Any]) -> str:
     from evenkeel.lab.words import details
 
+    if entry["type"] == "machine.system":
+        whose = entry["data"]["new"]
+        return f"booted from a source of {whose}'s own" if whose else "its system is its owner's again"
     said = {key: text for key, text in details(entry["data"]) if key not in ("name", "first", "machine", "machine id")}
     what = entry["type"].removeprefix("machine.")
     if {"old", "new"} <= said.keys():
@@ -513,17 +520,22 @@ def mark(
     name: Name,
     state: Annotated[str, typer.Argument(metavar="STATE", help="ready, suspect, broken or off.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; all who want it read it.")] = "",
+    installed: Annotated[
+        bool,
+        typer.Option("--installed", help="With ready: you have installed it, so nothing that a holder booted is left."),
+    ] = False,
     at: At = None,
     as_json: Json = False,
 ) -> None:
     """Say that a machine is broken, suspect, off, or ready again.
 
     evenkeel lab machine mark host1 broken --reason 'fan 3 stands still'
+    evenkeel lab machine mark host1 ready --installed
     """
     from evenkeel.lab.client import connect
 
     with connect(at) as lab:
-        done = lab.post(f"/machines/{name}/state", {"state": state, "reason": reason})
+        done = lab.post(f"/machines/{name}/state", {"state": state, "reason": reason, "installed": installed})
     tell(done, f"{done['name']} is {done['state']}", as_json)
 
 

@@ -10,7 +10,7 @@ States: ``waiting`` (in the queue, or booked), ``preparing`` (a machine is check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -220,11 +220,11 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             raise WrongInput("that time is past", hint="leave it out to begin now")
         if start - lab.now() > limits.ahead and not actor.may("anything"):
             raise Conflict(f"that is more than {_days(limits.ahead)} ahead", hint="ask again when it is nearer")
-        who = allowed.of_actor(actor, wanted.team)
-        own = wanted.boot_source is not None
-        usable = [row for row in rows if allowed.lets(row, who, length, own_boot=own)]
+        source = wanted.boot_source.model_dump(exclude_none=True) if wanted.boot_source else None
+        who = allowed.of_actor(connection, actor, wanted.team, source)
+        usable = [row for row in rows if allowed.lets(row, who, length)]
         if not usable:
-            raise _why_not_allowed(rows, actor, wanted)
+            raise _why_not_allowed(rows, who, length)
         if predicate.machine_name and start <= lab.now() and wanted.kind == "reservation":
             _need_not_have(connection, actor, usable[0])
         row = {
@@ -237,7 +237,7 @@ def request(lab: Lab, actor: Actor, wanted: Request) -> Claim:
             "requested_ns": lab.now(),
             "not_before_ns": start,
             "length_ns": length,
-            "boot_source": wanted.boot_source and wanted.boot_source.model_dump(exclude_none=True),
+            "boot_source": source,
         }
         if start > lab.now():
             row["machine_id"] = _book(connection, lab.now(), usable, start, length).id
@@ -307,21 +307,27 @@ def _need_not_have(connection: Connection, actor: Actor, row: Row[Any]) -> None:
         )
 
 
-def _why_not_allowed(rows: Sequence[Row[Any]], actor: Actor, wanted: Request) -> Forbidden:
-    if wanted.boot_source is not None and not any(policy_of(row).own_boot for row in rows):
-        return Forbidden(
-            f"no machine that is {wanted.predicate!r} may be booted from a source of one's own",
-            hint="its owner can allow it, if it is installed for each who gets it: "
-            f"evenkeel lab machine edit {rows[0].name} --own-boot --no-steps",
-        )
-    owners = sorted({row.owner or row.team for row in rows} - {""})
-    names = ", ".join(row.name for row in rows[:3]) + (" ..." if len(rows) > 3 else "")
-    return Forbidden(
-        f"{actor.name} may not reserve {names} for so long"
-        if wanted.length_ns
-        else f"{actor.name} may not reserve {names}",
-        hint=f"ask {', '.join(owners)}" if owners else "ask an admin of the lab",
-    )
+def _why_not_allowed(rows: Sequence[Row[Any]], who: allowed.Asker, length: int | None) -> Forbidden:
+    """``rows``: machines that they may not have, all of them."""
+    said: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        said.setdefault(allowed.why_not(row, who, length), []).append(row)
+    told = [f"{_listed([row.name for row in such])} {why}" for why, such in said.items()]
+    nearest = [row for row in rows if not allowed.why_not_booted(row, who)]
+    if not nearest:
+        hint = "`evenkeel lab machines boot.own:yes` lists those that may be"
+        if not any(policy_of(row).lends_boot for row in rows):
+            hint = (
+                "its owner can allow it, where it is installed for each who gets it: "
+                f"evenkeel lab machine edit {rows[0].name} --own-boot --no-steps"
+            )
+        return Forbidden("; ".join(told), hint=hint)
+    owners = sorted({row.owner or row.team for row in nearest} - {""})
+    return Forbidden("; ".join(told), hint=f"ask {', '.join(owners)}" if owners else "ask an admin of the lab")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 # -- which machine ----------------------------------------------------------------------------------------------------
@@ -449,8 +455,7 @@ def offer(lab: Lab, connection: Connection) -> int:
             some_free = bool(_free(connection, Predicate.parse("")))
         if not some_free and row.kind != "maintenance" and row.machine_id is None:
             continue
-        own = row.boot_source is not None
-        signature = (row.predicate, row.machine_id, row.holder, row.team, row.length_ns, own)
+        signature = (row.kind, row.predicate, row.machine_id, row.holder, row.team, row.length_ns, *_brings(row))
         if signature in nothing:
             continue
         if _offer_one(lab, connection, row, rooms):
@@ -478,14 +483,11 @@ def _offer_one(lab: Lab, connection: Connection, row: Row[Any], rooms: power_bud
     if booked and until is not None and until <= now:
         _end(lab, connection, row, "cancelled", "its time went by before the machine could be given", who="lab")
         return False
-    who = allowed.of_name(connection, row.holder, row.team)
+    who = allowed.of_name(connection, row.holder, row.team, row.boot_source)
     for found in _candidates(connection, predicate, row):
         if row.kind != "maintenance" and not rooms.lets(found.id):
             continue
-        own = row.boot_source is not None
-        if not allowed.lets(found, who, row.length_ns, own_boot=own):
-            continue
-        if own and how_prepared(connection, found) != "full":  # without an address it would be given as it is
+        if why_not(connection, row.kind, found, who, row.length_ns):
             continue
         if not _overlaps(connection, now, found.id, now, until, but=row.id):
             _give(lab, connection, row, found, until)
@@ -518,13 +520,37 @@ def _give(lab: Lab, connection: Connection, row: Row[Any], found: Row[Any], unti
     machines.set_state(lab, connection, "lab", found.id, "ready")  # which is: preparing
 
 
-def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "none"]:
-    """What is done with a machine before it is offered: as its owner says, else the most that the lab can do."""
+def _brings(row: Row[Any]) -> tuple[str, ...]:
+    """Of which kind what the holder of a claim would have a machine booted from is; empty: they bring nothing."""
+    return tuple(row.boot_source or ())
+
+
+def why_not(connection: Connection, kind: str, found: Any, who: allowed.Asker, length: int | None) -> str:
+    """What comes after a machine's name where no claim of this kind may be given it, whoever has it now; else empty."""
+    if why := allowed.why_not(found, who, length):
+        return why
+    if kind == "reservation" and found.system_of and not _can_install(connection, found):
+        return f"has the system of {found.system_of} yet, and nothing that it is installed from"
+    return ""
+
+
+def _can_install(connection: Connection, row: Any) -> bool:
+    """Whether the lab can put its owner's system on it."""
     address = machines.address_of(connection, row.id)
-    if address is None:
-        return "none"
     policy = policy_of(row)
-    return policy.prepare or ("full" if address.startswith("virtual:") or policy.image or policy.netboot else "check")
+    return address is not None and bool(address.startswith("virtual:") or policy.image or policy.netboot)
+
+
+def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "none"]:
+    """What is done with a machine before it is offered: as its owner says, else the most that the lab can do.
+
+    One that may have somebody else's system is installed, whatever its owner says meanwhile."""
+    if machines.address_of(connection, row.id) is None:
+        return "none"
+    able = _can_install(connection, row)
+    if row.system_of and able:
+        return "full"
+    return policy_of(row).prepare or ("full" if able else "check")
 
 
 def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **told: Any) -> int:
@@ -548,12 +574,12 @@ def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **t
     return seq
 
 
-def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, who: str) -> None:
+def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, who: str, refund: bool = True) -> None:
     new = {"state": state, "ended_ns": lab.now(), "end_cause": cause, "version": row.version + 1}
     if state == "cancelled" and row.state == "waiting":
         new["machine_id"] = None
     connection.execute(update(claim).where(claim.c.id == row.id).values(new))
-    if state == "cancelled" and row.urgent:
+    if state == "cancelled" and row.urgent and refund:
         credits.refund(connection, lab, SERVICE, "claim", row.id)
     name = row.machine_id and connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
     told = {"machine": name, "machine_id": row.machine_id, "holder": row.holder, "cause": cause}
@@ -609,17 +635,17 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
     return lab.store.write(change)
 
 
-def refused(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None:
+def refused(lab: Lab, claim_id: int, fencing: int, why: str, *, refund: bool) -> State | None:
     """A claim asks for what can be had of no machine: it ends, and the machine is as good as before.
 
-    Returns as :func:`prepared` does.
+    ``refund``: whether a credit is given back.  Returns as :func:`prepared` does.
     """
 
     def change(connection: Connection) -> State | None:
         row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
         if row is None or row.state != "preparing" or row.fencing != fencing:
             return None
-        _end(lab, connection, row, "cancelled", why, who="lab")  # the keeper lets the machine go
+        _end(lab, connection, row, "cancelled", why, who="lab", refund=refund)  # the keeper lets the machine go
         return "cancelled"
 
     return lab.store.write(change)
@@ -703,14 +729,16 @@ def _next(connection: Connection, now: int, limits: Limits) -> int | None:
     return min((at for at in due if at > now), default=None)
 
 
-def _fitting(connection: Connection, row: Row[Any]) -> tuple[frozenset[str], frozenset[str]]:
-    """Ids of the machines that a waiting claim could have, and of those like them that its holder may not have."""
-    who = allowed.of_name(connection, row.holder, row.team)
-    asked = select(machine.c.id, machine.c.owner, machine.c.team, machine.c.policy)
-    rows = connection.execute(asked.where(Predicate.parse(row.predicate).where(), machine.c.state != "retired")).all()
-    own = row.boot_source is not None
-    may = frozenset(found.id for found in rows if allowed.lets(found, who, row.length_ns, own_boot=own))
-    return may, frozenset(found.id for found in rows) - may
+def _fitting(connection: Connection, row: Row[Any]) -> tuple[frozenset[str], Mapping[str, str]]:
+    """Ids of the machines that a waiting claim could have, and of those like them that it may not have, with why."""
+    who = allowed.of_name(connection, row.holder, row.team, row.boot_source)
+    columns = machine.c.id, machine.c.owner, machine.c.team, machine.c.policy, machine.c.system_of
+    like = Predicate.parse(row.predicate).where(), machine.c.state != "retired"
+    told = {
+        found.id: why_not(connection, row.kind, found, who, row.length_ns)
+        for found in connection.execute(select(*columns).where(*like)).all()
+    }
+    return frozenset(one for one, why in told.items() if not why), {one: why for one, why in told.items() if why}
 
 
 # -- changing ---------------------------------------------------------------------------------------------------------
@@ -786,10 +814,10 @@ def hand_over(lab: Lab, actor: Actor, claim_id: int, to: str, version: int | Non
         known = connection.execute(select(principal.c.name).where(principal.c.name == to)).first()
         if known is None and not people.is_local(to):
             raise NotFound(f"nobody here is called {to!r}", hint="people are known after their first log-in")
-        # It is no longer for a team, so what that may have is not what counts.
-        who, own = allowed.of_name(connection, to), row.boot_source is not None
-        if found is not None and not allowed.lets(found, who, row.length_ns, own_boot=own):
-            raise Forbidden(f"{to} may not have {found.name}", hint=f"ask {found.owner or found.team}")
+        # It is no longer for a team, so what that may have is not what counts; nor what booted it, once it has.
+        who = allowed.of_name(connection, to, boot_source=row.boot_source if row.state != "active" else None)
+        if found is not None and (why := allowed.why_not(found, who, row.length_ns)):
+            raise Forbidden(f"{found.name} {why}", hint=f"ask {found.owner or found.team}")
         new = {"holder": to, "team": "", "version": row.version + 1, "reminded_ns": None}
         connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
         lab.store.event(connection, actor.name, "claim.handed-over", "claim", claim_id, old=row.holder, to=to)
@@ -902,17 +930,16 @@ def _models(lab: Lab, connection: Connection, rows: Iterable[Row[Any]]) -> list[
 def _places(lab: Lab, connection: Connection) -> dict[int, Place]:
     """Where each waiting claim stands: see :mod:`evenkeel.lab.waiting`."""
     now = lab.now()
-    fitting: dict[tuple[Any, ...], tuple[frozenset[str], frozenset[str]]] = {}
+    fitting: dict[tuple[Any, ...], tuple[frozenset[str], Mapping[str, str]]] = {}
     wishes = []
     rows = list(_queue(connection, now))
     later = _with_ends(now).where(claim.c.state == "waiting", claim.c.not_before_ns > now)
     booked = connection.execute(later.order_by(claim.c.not_before_ns)).all()
     for row in rows:
-        own = row.boot_source is not None
-        signature = (row.predicate, row.holder, row.team, row.length_ns, own)
+        signature = (row.kind, row.predicate, row.holder, row.team, row.length_ns, *_brings(row))
         if signature not in fitting:
             fitting[signature] = _fitting(connection, row)
-        wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature], own_boot=own))
+        wishes.append(Wish(row.id, row.holder, row.length_ns, *fitting[signature]))
     holding = connection.execute(_with_ends(now).where(claim.c.state.in_(HELD))).all()
     known = {
         row.id: (row.name, row.state, row.state_reason)

@@ -252,15 +252,15 @@ def wanted(lab: Lab) -> list[str]:
 
 @dataclass(frozen=True)
 class _Waits:
-    """Somebody, or a step of theirs, who waits for a machine.  ``promised``: the one that was booked for them."""
+    """Somebody, or a step of theirs, who waits for a machine.  ``promised``: the one that was booked for them;
+    ``kind``: of their claim."""
 
     predicate: Predicate
     who: Asker
-    step: bool
     length_ns: int | None
     promised: str | None = None
     claim_id: int | None = None
-    own_boot: bool = False
+    kind: str = "step"
 
     def could_have(self, connection: Connection, now: int, rooms: power_budget.Rooms, *conditions: Any) -> list[str]:
         """Ids of the machines of which ``conditions`` are true that it could be given now, by name.
@@ -270,13 +270,13 @@ class _Waits:
         """
         table = schema.machine
         asked = select(table).where(self.predicate.where(), *conditions).order_by(table.c.name)
-        rows = [row for row in connection.execute(asked) if self._lets(row) and rooms.lets(row.id)]
+        rows = [row for row in connection.execute(asked).all() if self._lets(connection, row) and rooms.lets(row.id)]
         return [row.id for row in rows if self._in_time(connection, now, row)]
 
-    def _lets(self, row: Row[Any]) -> bool:
-        if self.step:
+    def _lets(self, connection: Connection, row: Row[Any]) -> bool:
+        if self.kind == "step":
             return allowed.lets_steps(row, self.who)
-        return allowed.lets(row, self.who, self.length_ns, own_boot=self.own_boot)
+        return not claims.why_not(connection, self.kind, row, self.who, self.length_ns)
 
     def _in_time(self, connection: Connection, now: int, row: Row[Any]) -> bool:
         end = None if self.length_ns is None else now + self.length_ns
@@ -289,9 +289,9 @@ def _waiting(connection: Connection, before_ns: int) -> list[_Waits]:
     found = []
     asked = select(schema.claim).where(claim.state == "waiting", claim.not_before_ns <= before_ns)
     for row in connection.execute(asked.order_by(claim.requested_ns)):
-        who = allowed.of_name(connection, row.holder, row.team)
-        own, predicate = row.boot_source is not None, Predicate.parse(row.predicate)
-        found.append(_Waits(predicate, who, False, row.length_ns, row.machine_id, row.id, own_boot=own))
+        who = allowed.of_name(connection, row.holder, row.team, row.boot_source)
+        predicate = Predicate.parse(row.predicate)
+        found.append(_Waits(predicate, who, row.length_ns, row.machine_id, row.id, row.kind))
     ready = select(step.machine, step.timeout_ns, sub.submitter, sub.team).join(
         schema.submission, step.submission_id == sub.id
     )
@@ -299,7 +299,7 @@ def _waiting(connection: Connection, before_ns: int) -> list[_Waits]:
         ready.where(step.state == "ready", step.machine != "").distinct()
     ):
         who = allowed.of_name(connection, submitter, team)
-        found.append(_Waits(Predicate.parse(text), who, True, limit or claims.STEP_NS))
+        found.append(_Waits(Predicate.parse(text), who, limit or claims.STEP_NS))
     return found
 
 
@@ -344,14 +344,17 @@ def rest(lab: Lab, machine_id: str) -> None:
 
 def wake(lab: Lab, machine_id: str) -> None:
     """Switch one on, and offer it to who waits when it is proved that it is on, and that its system answers: steps take
-    it as it is.  One that does not answer is suspect, so that another one is woken."""
+    it as it is.  One that does not answer is suspect, so that another one is woken; but for one whose system a holder
+    booted, which is installed before anybody has it, and may have none."""
 
     def need_room(connection: Connection, found: Touched) -> None:
         if not (rooms := power_budget.rooms(connection)).lets(found.id):
             raise Conflict(rooms.why(found.id))
 
     try:
-        done = power.switch(lab, SERVICE, machine_id, "on", first=need_room, answering=True)
+        with lab.store.read() as connection:
+            answering = not touch.find(connection, machine_id).system_of
+        done = power.switch(lab, SERVICE, machine_id, "on", first=need_room, answering=answering)
     except EvenkeelError:
         return
     if done.result == "done":

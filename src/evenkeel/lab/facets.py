@@ -42,7 +42,7 @@ COUNTED = tuple(key for key, known in flat.KEYS.items() if known.facet and key n
 #: Besides the facets their terms are answered from here: what is told of each machine and has few values.
 ANSWERED = frozenset({*COLUMNS, *COUNTED, "cpu.threads", "kernel.version", "kernel.rt"})
 #: Events of all that can make another machine be as somebody wants, or one be so no more.
-CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state", "netbox.undone")
+CHANGES = ("machine.registered", "machine.facts", "machine.edited", "machine.state", "machine.system", "netbox.undone")
 #: More machines than these changed: read all anew.
 _MANY = 200
 

@@ -244,10 +244,12 @@ def _tell(lab: Lab, connection: Connection, machine: touch.Touched, one: _Found,
 
 def _judge(lab: Lab, connection: Connection, machine: touch.Touched, logins: list[bool]) -> None:
     """Suspect after three failures; ready again after two log-ins, for it is checked before anybody gets it."""
-    row = connection.execute(
-        select(schema.machine.c.state, schema.machine.c.state_reason).where(schema.machine.c.id == machine.id)
-    ).one()
-    if row.state == "ready" and len(logins) > _SUSPECT - 1 and not any(logins[:_SUSPECT]):
+    table = schema.machine.c
+    asked = select(table.state, table.state_reason, table.system_of).where(table.id == machine.id)
+    row = connection.execute(asked).one()
+    # What a holder booted may let nobody in, or have left no system: it is installed before anybody has it.
+    silent = len(logins) > _SUSPECT - 1 and not any(logins[:_SUSPECT]) and not row.system_of
+    if row.state == "ready" and silent:
         machines.set_state(lab, connection, SERVICE.name, machine.id, "suspect", _SUSPECT_REASON)
     elif row.state == "suspect" and row.state_reason == _SUSPECT_REASON and len(logins) > 1 and all(logins[:2]):
         machines.set_state(lab, connection, SERVICE.name, machine.id, "ready")

@@ -4,6 +4,9 @@ What it is booted from is a source: an image in the virtual drive of its BMC (:m
 network (:mod:`evenkeel.lab.netboot`).  A step of its own for each, with its own deadline; what was set is taken back,
 whatever happens.  A boot alone proves nothing, because a machine that was told in vain boots its old system: so a file
 is left on the disk before, and must be gone after.  It is then looked at by the preparer that comes behind.
+
+What a holder has a machine booted from may run from memory, or write to the disk after it was looked at, so no mark can
+be told from it: the lab remembers whose it was, and boots the disk alone before the next installation, to mark that.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import power, touch
+from evenkeel.lab import machines, power, touch
 from evenkeel.lab.actor import SERVICE, Conflict
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Method, PowerFailed
@@ -36,13 +39,20 @@ _LOOK_S = 1.0
 
 
 class Source(Protocol):
-    """What one machine is installed from.  ``method``: the only way to switch it meanwhile; None: any."""
+    """What one machine is installed from.  ``method``: the only way to switch it meanwhile; None: any.
+
+    ``asked``: whether the machine asks the lab for it (:meth:`refuted`), so that nothing else is needed to know whether
+    it was booted."""
 
     method: Method | None
+    asked: bool
+
+    def clear(self) -> None:
+        """Have the next boot be a usual one, whatever was left set.  Raises PowerFailed."""
 
     def offer(self, say: Say, undo: list[Undo]) -> None:
         """Have the next boot be from it.  How to undo each thing is noted before it is done: a BMC may obey after its
-        deadline.  Raises NotAsWanted with the step that failed."""
+        deadline.  Raises NotAsWanted with the step that failed, NotBooted where what is offered is to blame."""
 
     def switching(self) -> None:
         """It is being switched this moment: whoever asks for what was offered, from now on, is likely to be it."""
@@ -54,12 +64,16 @@ class Source(Protocol):
         """Why it is likely to have booted its old system."""
 
 
+class NotBooted(NotAsWanted):
+    """What a machine was to be booted from cannot be had, or does not come up: another machine would not boot it."""
+
+
 class Installing:
     """A machine whose owner says what from is installed; then, and all others, go on with ``then``.
 
     One that its next holder has booted from something of their own is seen in another boot, and that is all: what
-    their system is, and has, is theirs.  If that fails it says nothing of the machine, which whoever is next gets
-    installed from its owner's source."""
+    their system is, and has, is theirs.  If it does not come up that says nothing of the machine, which whoever is next
+    gets installed from its owner's source."""
 
     def __init__(self, lab: Lab, then: Preparer) -> None:
         self.lab = lab
@@ -70,20 +84,38 @@ class Installing:
             return self.then.prepare(job, say)
         with self.lab.store.read() as connection:
             machine = touch.find(connection, job.machine_id)
-        if not job.own:
-            self._installation(machine, job, say).run()
-            return replace(self.then.prepare(replace(job, method="check"), say), anew=True)
+        if job.system_of:
+            return self._lend(machine, job, say)
+        self._installation(machine, job, say).run()
+        return replace(self.then.prepare(replace(job, method="check"), say), anew=True)
+
+    def _lend(self, machine: Touched, job: Job, say: Say) -> Prepared:
+        """Boot what its next holder brings.  From before it is offered the machine counts as theirs."""
         try:
-            boot = self._installation(machine, job, say).run(mark_after=False)
+            installation = self._installation(machine, job, say)
+        except NotAsWanted as error:  # which it needs for this alone
+            raise WrongRequest(error.message, hint="reserve it without") from None
+        self._is_of(machine, job.system_of)
+        try:
+            boot = installation.run()
         except NotAsWanted as error:
+            if not (installation.switched or installation.left):
+                self._is_of(machine, machine.system_of)  # as it was
+            if installation.left or not isinstance(error, NotBooted):
+                raise
             raise WrongRequest(
                 f"{job.name} was not booted from {job.image or job.netboot}: {error.message}",
                 hint="reserve it without, and it is as its owner has it",
+                tried=installation.switched,
             ) from None
         return Prepared(boot.id, True, None, None)
 
+    def _is_of(self, machine: Touched, whose: str) -> None:
+        self.lab.store.write(lambda connection: machines.set_system(self.lab, connection, "lab", machine.id, whose))
+
     def _installation(self, machine: Touched, job: Job, say: Say) -> _Installation:
-        return _Installation(self.lab, machine, _source(self.lab, machine, job), job.install_s, say)
+        source = _source(self.lab, machine, job)
+        return _Installation(self.lab, machine, source, job.install_s, say, theirs=bool(job.system_of))
 
 
 def _source(lab: Lab, machine: Touched, job: Job) -> Source:
@@ -98,48 +130,110 @@ def _source(lab: Lab, machine: Touched, job: Job) -> Source:
     return Network(lab, machine, job.netboot)
 
 
-class _Installation:
-    """Of one machine.  Raises NotAsWanted with the step that failed."""
+class _Disk:
+    """A :class:`Source`: nothing but what is on the disk."""
 
-    def __init__(self, lab: Lab, machine: Touched, source: Source, install_s: float, say: Say) -> None:
+    asked = False
+
+    def __init__(self, source: Source) -> None:
+        self.method = source.method
+        self.clear = source.clear
+
+    def offer(self, say: Say, undo: list[Undo]) -> None:
+        with step("taking back what an earlier boot was from"):
+            self.clear()
+
+    def switching(self) -> None:
+        """Nobody asks for it."""
+
+    def refuted(self) -> str:
+        return ""
+
+    def forgot(self) -> str:
+        return ""
+
+
+class _Installation:
+    """Of one machine; of what is its next holder's with ``theirs``.  Raises NotAsWanted with the step that failed.
+
+    ``switched``: whether it was, from the source; ``left``: what was set and could not be taken back."""
+
+    def __init__(
+        self, lab: Lab, machine: Touched, source: Source, install_s: float, say: Say, *, theirs: bool = False
+    ) -> None:
         ssh = power.driver(lab, machine, "ssh")
         if not isinstance(ssh, Ssh):
             raise NotAsWanted(f"{machine.name} is to be installed, and has no ssh to see it by")
         self.lab, self.machine, self.source, self.install_s, self.say = lab, machine, source, install_s, say
         self.ssh = ssh
-        self.ssh_s = power.policy_of(machine).ssh_s
+        self.policy = power.policy_of(machine)
+        self.theirs = theirs
+        self.switched = False
+        self.left: list[str] = []
 
-    def run(self, *, mark_after: bool = True) -> Boot:
-        """The boot in which it was seen.  ``mark_after``: so that it is known again where nothing answers next time."""
-        before = self._mark()
+    def run(self) -> Boot:
+        """The boot in which it was seen."""
         undo: list[Undo] = []
         try:
-            begun = self._offer_and_switch(before, undo)
+            before = self._before()
+            begun = self._offer_and_switch(self.source, before, undo, "installing it", self.install_s)
             boot = self._see_it_new(before, begun + self.install_s)
         except NotAsWanted as error:
-            raise NotAsWanted("; ".join([error.message, *_undone(undo)]), hint=error.hint) from None
+            self.left += _undone(undo)
+            if not self.left:
+                raise
+            raise NotAsWanted("; ".join([error.message, *self.left]), hint=error.hint) from None
         except BaseException:  # the lab ends, or its database is away: it begins anew, with nothing set
             _undone(undo)
             raise
-        if left := _undone(undo):
-            raise NotAsWanted(f"it is installed, but {'; '.join(left)}")
-        if mark_after:
+        self.left += _undone(undo)
+        if self.left:
+            raise NotAsWanted(f"it is {'booted' if self.theirs else 'installed'}, but {'; '.join(self.left)}")
+        if not self.theirs:
             with step("leaving a mark for the next installation"):
                 self.ssh.mark(SET_S)
         return boot
 
-    def _mark(self) -> Boot | None:
-        """On its old system; which boot that is in."""
-        try:
-            before = self.ssh.boot(self.ssh_s)
-        except PowerFailed:
+    def _before(self) -> Boot | None:
+        """Which boot it is in, with a mark on its disk where one will tell."""
+        if self.theirs and self.source.asked:
+            return self._answers()
+        if self.machine.system_of and self._can_start():
+            return self._boot_its_disk()
+        before = self._answers()
+        if before is None:
             self.say("it does not answer now, so its old system is known by the mark of the last installation only")
-            return None
-        with step("leaving a mark on its old system"):
-            self.ssh.mark(SET_S)
+        else:
+            self._mark()
         return before
 
-    def _offer_and_switch(self, before: Boot | None, undo: list[Undo]) -> float:
+    def _answers(self) -> Boot | None:
+        try:
+            return self.ssh.boot(self.policy.ssh_s)
+        except PowerFailed:
+            return None
+
+    def _mark(self) -> None:
+        with step("leaving a mark on its old system"):
+            self.ssh.mark(SET_S)
+
+    def _boot_its_disk(self) -> Boot | None:
+        """What answers now may be in memory alone, where a mark goes with the next boot."""
+        self.say(f"what it has for a system {self.machine.system_of} booted, so its disk is booted first, for a mark")
+        before = self._answers()
+        within_s = min(self.install_s, power.boot_deadline_s(self.lab, self.machine, self.policy))
+        try:
+            begun = self._offer_and_switch(_Disk(self.source), before, [], "booting its disk", within_s)
+            found = self._another_boot(before, begun + within_s)
+        except NotBooted:
+            self.say("its disk boots nothing that answers, so what does after its installation is new")
+            return None
+        self._mark()
+        return found
+
+    def _offer_and_switch(
+        self, source: Source, before: Boot | None, undo: list[Undo], what: str, within_s: float
+    ) -> float:
         """When it was switched.  Not while somebody else switches it, as its holder may: that boot would be theirs."""
         end = time.monotonic() + _OTHERS_S
         while True:
@@ -148,14 +242,15 @@ class _Installation:
                     raise NotAsWanted(f"{self.machine.name} is being switched by somebody else")
                 time.sleep(_LOOK_S)
             action = self._action(before)
-            self.source.offer(self.say, undo)
+            source.offer(self.say, undo)
             begun = time.monotonic()
             try:
-                self._switch(action)
+                self._switch(source, action, what, within_s)
                 return begun
             except Conflict as error:  # begun meanwhile
-                if (left := _undone(undo)) or time.monotonic() > end:
-                    raise NotAsWanted("; ".join([error.message, *left])) from None
+                self.left += _undone(undo)
+                if self.left or time.monotonic() > end:
+                    raise NotAsWanted(error.message) from None
 
     def _is_being_switched(self) -> bool:
         newest = power.history(self.lab, SERVICE, self.machine.id, limit=1).items
@@ -168,47 +263,55 @@ class _Installation:
             return "on"
         if self.source.method is None and before is not None:
             return "reset"
-        if self.source.method is None and power.driver(self.lab, self.machine, "pdu") is None:
+        if not self._can_start():
             raise NotAsWanted("it does not answer, and there is neither a BMC nor an outlet to start it by")
         return "cycle"
 
-    def _switch(self, action: Action) -> None:
-        """Raises Conflict: somebody else switches it."""
-        self.say(
-            f"installing it: power {action}, then at most {duration(round(self.install_s * 1e9))} until it answers"
-        )
-        done = power.switch(
-            self.lab,
-            SERVICE,
-            self.machine.id,
-            action,
-            method=self.source.method,
-            boot_s=self.install_s,
-            acting=self.source.switching,
-        )
-        if done.result != "done":
-            why = done.tried[-1].detail if done.tried else done.verified_by or "no way to do that"
-            raise NotAsWanted(f"power {action} for its installation: {why}")
+    def _can_start(self) -> bool:
+        """Whether there is a way to restart it that asks no system."""
+        return self.source.method is not None or power.driver(self.lab, self.machine, "pdu") is not None
 
-    def _see_it_new(self, before: Boot | None, end: float) -> Boot:
-        why = ""
+    def _switch(self, source: Source, action: Action, what: str, within_s: float) -> None:
+        """Raises Conflict: somebody else switches it; NotBooted: it was switched, and nothing came up."""
+        self.say(f"{what}: power {action}, then at most {duration(round(within_s * 1e9))} until it answers")
+
+        def acting() -> None:
+            self.switched |= source is self.source
+            source.switching()
+
+        done = power.switch(
+            self.lab, SERVICE, self.machine.id, action, method=source.method, boot_s=within_s, acting=acting
+        )
+        if done.result == "done":
+            return
+        why = done.tried[-1].detail if done.tried else done.verified_by or "no way to do that"
+        raise (NotBooted if done.result == "unknown" else NotAsWanted)(f"{what}: power {action}: {why}")
+
+    def _another_boot(self, before: Boot | None, end: float) -> Boot:
+        """Raises NotBooted: there is none by then."""
+        begun = time.monotonic()
         while True:
             try:
-                boot = self.ssh.boot(self.ssh_s)
+                boot = self.ssh.boot(self.policy.ssh_s)
                 if before is None or boot.id != before.id:
-                    break
+                    return boot
                 why = f"still in boot {boot.id[:8]}"
             except PowerFailed as error:
                 why = error.message
             if time.monotonic() > end:
-                raise NotAsWanted(f"not installed within {duration(round(self.install_s * 1e9))}: {why}")
+                raise NotBooted(f"nothing new answers within {duration(round((end - begun) * 1e9))}: {why}")
             time.sleep(_LOOK_S)
+
+    def _see_it_new(self, before: Boot | None, end: float) -> Boot:
+        boot = self._another_boot(before, end)
         if wrong := self.source.refuted():
-            raise NotAsWanted(wrong)
+            raise NotBooted(wrong)
         with step("looking for the mark of its old system"):
             marked = self.ssh.marked(SET_S)
-        if marked:
-            raise NotAsWanted(f"it booted its old system: {self.source.forgot()}")
+        if marked and self.theirs and self.source.asked:
+            self.say("its root is the disk of the system before; if that is not meant, the script could not be fetched")
+        elif marked:
+            raise NotBooted(f"it booted its old system: {self.source.forgot()}")
         return boot
 
 

@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import claims, health, machines
+from evenkeel.lab import allowed, claims, health, machines
+from evenkeel.lab.actor import Conflict
 from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, WrongRequest, blame, judge, reason_of
@@ -128,14 +129,13 @@ class Keeper:
             self._prepare(row)
         except (StoreClosed, Away):  # it is not the machine's fault: it begins again
             raise
+        except WrongRequest as error:
+            return claims.refused(self.lab, row.id, row.fencing, str(error), refund=not error.tried)
         except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for what comes of it
-            match blame(error):
-                case "request":
-                    return claims.refused(self.lab, row.id, row.fencing, str(error))
-                case "lab":
-                    _log.exception("claims: preparing a machine for claim %d", row.id)
-                    self._put_off(row, reason_of(error))
-                    return "preparing"
+            if blame(error) == "lab":
+                _log.exception("claims: preparing a machine for claim %d", row.id)
+                self._put_off(row, reason_of(error))
+                return "preparing"
             failed = reason_of(error)
         return claims.prepared(self.lab, row.id, row.fencing, failed)
 
@@ -170,7 +170,13 @@ class Keeper:
             say("it is in another boot; its system is the holder's own, so neither facts nor health are asked for")
             return
         judge(before, told, done.inventory)
-        self.lab.store.write(lambda c: machines.take_facts(self.lab, c, "lab", job.machine_id, told, done.inventory))
+
+        def take(connection: Connection) -> None:
+            if job.method == "full":  # a system that may be a holder's is prepared in no other way
+                machines.set_system(self.lab, connection, "lab", job.machine_id, "")
+            machines.take_facts(self.lab, connection, "lab", job.machine_id, told, done.inventory)
+
+        self.lab.store.write(take)
         for name, check in self.checks.items():
             say(f"asking its health: {name}")
             if trouble := check(self.lab, job.machine_id):
@@ -182,18 +188,20 @@ def _job(connection: Connection, row: Any) -> Job | None:
     found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).one()
     address = machines.address_of(connection, row.machine_id)
     method = claims.how_prepared(connection, found)
-    if row.boot_source and method != "full":  # its owner changed it meanwhile
-        raise WrongRequest(f"{found.name} is not booted anew before it is given", hint="reserve it without")
+    # Its owner may have changed it meanwhile.
+    who = allowed.of_name(connection, row.holder, row.team, row.boot_source)
+    if why := allowed.why_not_booted(found, who):
+        raise WrongRequest(f"{found.name} {why}", hint="reserve it without")
+    if found.system_of and method != "full":
+        raise Conflict(f"{found.name} {claims.why_not(connection, row.kind, found, who, row.length_ns)}")
     if address is None or method == "none":
         return None
     policy = machines.policy_of(found)
     install_s = (policy.install_ns or INSTALL_NS) / 1e9
     image, netboot = policy.image, policy.netboot
     if own := row.boot_source:
-        if not policy.own_boot:  # any more, or of a lab from before owners had to allow it
-            raise WrongRequest(f"{found.name} may not be booted from a source of one's own", hint="reserve it without")
         image, netboot = own.get("image"), own.get("netboot")
-    return Job(found.id, found.name, address, method, image, netboot, install_s, bool(own))
+    return Job(found.id, found.name, address, method, image, netboot, install_s, row.holder if own else "")
 
 
 @contextlib.contextmanager

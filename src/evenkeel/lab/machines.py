@@ -99,19 +99,16 @@ class Policy(Model):
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,40}$")], Word] = {}
 
     @property
-    def is_anew_for_each(self) -> bool:
-        """Whether each who gets it finds the owner's system, installed anew.  Steps take it as it is."""
-        return bool(self.image or self.netboot) and self.prepare in (None, "full") and not self.steps
+    def lends_boot(self) -> bool:
+        """Whether it may be booted from a source of somebody's own: it is allowed, and each who gets it finds the
+        owner's system, installed anew.  Steps take it as it is."""
+        anew_for_each = bool(self.image or self.netboot) and self.prepare in (None, "full") and not self.steps
+        return self.own_boot and anew_for_each
 
     @model_validator(mode="after")
     def _one_source(self) -> Policy:
         if self.image and self.netboot:
             raise ValueError("a machine is installed from an image or by network, not from both")
-        if self.own_boot and not self.is_anew_for_each:
-            raise ValueError(
-                "only a machine that is installed before it is offered, from an image or by network, and that steps do "
-                "not take, may be booted from a source of somebody's own: the next one would get their system"
-            )
         return self
 
 
@@ -131,7 +128,8 @@ class Held(Model):
 class Machine(Model):
     """``address``: where the lab itself reaches it, if it does; ``told``: a few facts for a list.
 
-    ``contains``: machines that stand in it, which its management module affects.
+    ``contains``: machines that stand in it, which its management module affects.  ``system_of``: who booted, from a
+    source of their own, what it may have for a system; empty: it is its owner's.
     """
 
     id: str
@@ -147,6 +145,7 @@ class Machine(Model):
     state_reason: str
     identity: Identity
     policy: Policy
+    system_of: str
     netbox_id: int | None
     address: str | None
     held: Held | None
@@ -273,6 +272,7 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
             state_reason=row.state_reason,
             identity=Identity.model_validate(row.identity),
             policy=policy_of(row),
+            system_of=row.system_of,
             netbox_id=row.netbox_id,
             address=addresses.get(row.id),
             held=held_of(held.get(row.id)),
@@ -569,7 +569,7 @@ def _keep_own_facts(connection: Connection, machine_id: str) -> None:
     policy = policy_of(row)
     own: dict[str, tuple[str, ...]] = {"tag": tuple(policy.tags)}
     own |= {f"{flat.OPEN}{name}": (value,) for name, value in policy.labels.items()}
-    if policy.own_boot:
+    if policy.lends_boot:
         own["boot.own"] = ("yes",)
     if row.enclosure_id:
         own["enclosure"] = tuple(names(connection, [row.enclosure_id]).values())
@@ -634,6 +634,14 @@ def _edit(lab: Lab, connection: Connection, actor: Actor, row: Any, wanted: Edit
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
+    """Raises WrongInput."""
+    if policy.own_boot and not policy.lends_boot:
+        # Asked where it is written: what a later version would not write can be read all the same, and lends nothing.
+        raise WrongInput(
+            "only a machine that is installed before it is offered, from an image or by network, and that steps do not "
+            "take, may be booted from a source of somebody's own",
+            hint="the next one would get their system: --image or --netboot, --prepare full, --no-steps",
+        )
     return policy.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -685,10 +693,24 @@ def _need_hand(actor: Actor, row: Any, what: str) -> None:
         actor.need_own(row.name, row.owner, row.team)
 
 
-def mark(lab: Lab, actor: Actor, name: str, state: State, reason: str = "", version: int | None = None) -> Machine:
-    """Say that a machine is broken, suspect, off, or ready again.  A claim on it stays; a claimed one stays claimed."""
+def mark(
+    lab: Lab,
+    actor: Actor,
+    name: str,
+    state: State,
+    reason: str = "",
+    version: int | None = None,
+    *,
+    installed: bool = False,
+) -> Machine:
+    """Say that a machine is broken, suspect, off, or ready again.  A claim on it stays; a claimed one stays claimed.
+
+    ``installed``: whoever says so has installed it, so its system is its owner's again.
+    """
     if state not in SETTABLE:
         raise WrongInput(f"{state} comes of claims and is not set", hint=f"one of {', '.join(SETTABLE)}")
+    if installed and state != "ready":
+        raise WrongInput(f"what is {state} is not installed", hint="it is ready when it is")
     if state != "ready" and not reason.strip():
         raise WrongInput(f"why is it {state}?", hint="give a reason: everybody who wants the machine will read it")
 
@@ -699,9 +721,24 @@ def mark(lab: Lab, actor: Actor, name: str, state: State, reason: str = "", vers
         if row.state == "retired":
             raise Conflict(f"{row.name} is retired", hint="register it again to bring it back")
         set_state(lab, connection, actor.name, row.id, state, reason)
+        if installed:
+            set_system(lab, connection, actor.name, row.id, "")
         return one(connection, row.id)
 
     return lab.store.write(change)
+
+
+def set_system(lab: Lab, connection: Connection, who: str, machine_id: str, system_of: str) -> bool:
+    """Within a change: who booted what a machine may have for a system from now on; ``""``: it is its owner's.
+    Whether it changed."""
+    row = connection.execute(select(machine.c.name, machine.c.system_of).where(machine.c.id == machine_id)).one()
+    if row.system_of == system_of:
+        return False
+    new = {"system_of": system_of, "version": machine.c.version + 1}
+    connection.execute(update(machine).where(machine.c.id == machine_id).values(new))
+    said = {"name": row.name, "old": row.system_of, "new": system_of}
+    lab.store.event(connection, who, "machine.system", "machine", machine_id, **said)
+    return True
 
 
 def set_state(lab: Lab, connection: Connection, who: str, machine_id: str, state: State, reason: str = "") -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import install, power
-from evenkeel.lab.install import Undo, step
+from evenkeel.lab.install import NotBooted, Undo, step
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Method
 from evenkeel.lab.power_drivers.redfish import Redfish
@@ -22,6 +22,7 @@ class Drive:
     """A :class:`evenkeel.lab.install.Source`.  ``image``: URL that the BMC fetches."""
 
     method: Method | None = "bmc"
+    asked = False
 
     def __init__(self, lab: Lab, machine: Touched, image: str) -> None:
         bmc = power.driver(lab, machine, "bmc")
@@ -32,13 +33,21 @@ class Drive:
             )
         self.bmc, self.image = bmc, image
 
+    def clear(self) -> None:
+        self.bmc.clear(install.SET_S)
+
     def offer(self, say: Say, undo: list[Undo]) -> None:
+        # First what says nothing of the image: a BMC that is silent now would also be without one.
+        with step("asking its BMC what it boots from"):
+            usual = self.bmc.usual_boot(install.SET_S)
         say(f"putting {self.image} into its virtual drive")
         undo.append(("the image may still be in its drive", lambda: self.bmc.eject(install.SET_S)))
-        with step("inserting the image"):
-            self.bmc.insert(self.image, INSERT_S)
+        try:
+            with step("inserting the image"):
+                self.bmc.insert(self.image, INSERT_S)
+        except NotAsWanted as error:
+            raise NotBooted(error.message, hint=error.hint) from None
         with step("having it boot from its virtual drive"):
-            usual = self.bmc.usual_boot(install.SET_S)
             undo.append(("it may still be set to boot from its drive", lambda: usual(install.SET_S)))
             self.bmc.boot_from_media(install.SET_S)
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import install, power, schema
-from evenkeel.lab.install import Undo, step
+from evenkeel.lab.install import NotBooted, Undo, step
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.netboot_offers import Offer
 from evenkeel.lab.power_drivers import Method
@@ -26,6 +26,8 @@ from evenkeel.lab.touch import Touched
 class Network:
     """A :class:`evenkeel.lab.install.Source`.  ``script``: URL that iPXE fetches."""
 
+    asked = True
+
     def __init__(self, lab: Lab, machine: Touched, script: str) -> None:
         self.macs = _own_cards(lab, machine)
         bmc = power.driver(lab, machine, "bmc")
@@ -33,6 +35,10 @@ class Network:
         self.method: Method | None = "bmc" if self.bmc else None
         self.lab, self.machine, self.script = lab, machine, script
         self.offer_made: Offer | None = None
+
+    def clear(self) -> None:
+        if self.bmc is not None:
+            self.bmc.clear(install.SET_S)
 
     def offer(self, say: Say, undo: list[Undo]) -> None:
         def taken(mac: str) -> None:
@@ -42,7 +48,7 @@ class Network:
 
         made = self.lab.netboots.make(self.script, self.macs, taken)
         if made is None:
-            raise NotAsWanted(f"a network card of {self.machine.name} is in another machine that is installed now")
+            raise NotBooted(f"a network card of {self.machine.name} is in another machine that is installed now")
         self.offer_made = made
         undo.append(("it may still be offered", lambda: self.lab.netboots.withdraw(made)))
         say(f"offering it {self.script}" + ("" if self.bmc else "; without a BMC, its firmware must ask by itself"))

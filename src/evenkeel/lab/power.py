@@ -222,7 +222,8 @@ def switch(
 
     ``first``: run within the change that begins it; what it raises keeps the machine from being switched.
     ``answering``: it is not on before its system answers, where the lab has ssh to ask.
-    ``boot_s``: for a boot that is no usual one, as of an installer; nothing is learned of its length.
+    ``boot_s``: for a boot that is no usual one, as of an installer; nothing is learned of its length, and that it does
+    not come up says nothing of the machine: the result is ``unknown`` then.
     ``acting``: called each time right before a way is told to do it.
     """
     begun = _begin(lab, actor, machine, action, method, first)
@@ -354,7 +355,8 @@ def _climb(lab: Lab, begun: _Begun, tried: list[Attempt]) -> tuple[Result, str, 
             if action in ("on", "off"):
                 outcome, why = _see_power(lab, machine, policy, rungs, rung, action, time.monotonic())
             else:
-                outcome, why = _see_boot(lab, machine, policy, ssh, console, rung, before, start, before_seq)
+                seen = _see_boot(lab, machine, policy, ssh, console, rung, before, start, before_seq)
+                outcome, why = seen or _never_back(begun)
             if late is not None and outcome == "lied":
                 outcome = "silent"  # it has never said that it would
         except PowerFailed as error:
@@ -406,8 +408,10 @@ def _see_boot(
     before: Boot | None,
     start: float,
     before_seq: int,
-) -> tuple[Outcome, str]:
-    """Wait for another boot id than ``before``; for a younger boot than the command where that was not known."""
+) -> tuple[Outcome, str] | None:
+    """Wait for another boot id than ``before``; for a younger boot than the command where that was not known.
+
+    None: it went down, and did not come back in time."""
     if ssh is None and not console:
         return "unverified", "there is neither ssh nor a console to see it by"
     down_s = policy.shutdown_s if rung.method == "ssh" else policy.down_s
@@ -434,7 +438,12 @@ def _see_boot(
         time.sleep(_POLL_S)
     if console and _booted_on_console(lab, machine, before_seq):
         return "done", "the console showed a boot, ssh does not answer"
-    return "failed", "it went down and did not come back in time" if went_down else "nothing happened in time"
+    return None if went_down else ("failed", "nothing happened in time")
+
+
+def _never_back(begun: _Begun) -> tuple[Outcome, str]:
+    """A boot that is no usual one may not come up whatever its way did, which is not held against that."""
+    return ("failed" if begun.boot_s is None else "unverified"), "it went down and did not come back in time"
 
 
 def _see_power(

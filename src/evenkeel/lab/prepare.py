@@ -33,8 +33,8 @@ _MEMORY_PART = 0.98
 class Job:
     """A machine to prepare.  ``address``: as :func:`evenkeel.machines.address.resolve` takes it.
 
-    ``image``, ``netboot``: what it is installed from (:mod:`evenkeel.lab.install`), as its owner says, or with ``own``
-    as its next holder does; ``install_s``: how long that may take.
+    ``image``, ``netboot``: what it is installed from (:mod:`evenkeel.lab.install`), as its owner says, or where it
+    brings one as its next holder does, who is ``system_of``; ``install_s``: how long that may take.
     """
 
     machine_id: str
@@ -44,7 +44,7 @@ class Job:
     image: str | None = None
     netboot: str | None = None
     install_s: float = 3600.0
-    own: bool = False
+    system_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,13 @@ class Prepared:
 
 
 class WrongRequest(EvenkeelError):
-    """What was asked for can be had of no machine that this preparer prepares."""
+    """What was asked for can be had of no machine that this preparer prepares.
+
+    ``tried``: a machine was switched to find out."""
+
+    def __init__(self, message: str, *, hint: str | None = None, tried: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.tried = tried
 
 
 class Preparer(Protocol):
@@ -96,7 +102,7 @@ class ByAddress:
     def prepare(self, job: Job, say: Say) -> Prepared:
         from evenkeel.machines.address import resolve
 
-        if job.own:
+        if job.system_of:
             raise WrongRequest(f"{job.name} cannot be booted from a source of one's own", hint="reserve it without")
         anew = False
         with closing(resolve(job.address)) as machine:
@@ -159,16 +165,14 @@ def judge(before: Flat, facts: Facts, inventory: Inventory | None) -> None:
         raise NotAsWanted("; ".join(told))
 
 
-def blame(error: Exception) -> Literal["request", "lab", "machine"]:
-    """Whose fault it is that a preparation failed.
+def blame(error: Exception) -> Literal["lab", "machine"]:
+    """Whose fault it is that a preparation failed, where it is not the request's (:class:`WrongRequest`).
 
-    What we can name is the machine's (a wrong address too: it was registered with that), unless it says otherwise.
-    What we cannot name (a defect), and the lab's own disk, say nothing of it, and would fail with the next one too.
+    What we can name is the machine's (a wrong address too: it was registered with that).  What we cannot name (a
+    defect), and the lab's own disk, say nothing of it, and would fail with the next one too.
     """
     from evenkeel.machines.virtual.run import DiskFull
 
-    if isinstance(error, WrongRequest):
-        return "request"
     return "machine" if isinstance(error, EvenkeelError) and not isinstance(error, DiskFull) else "lab"
 
 

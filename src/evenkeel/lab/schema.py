@@ -160,6 +160,7 @@ webhook_delivery = Table(
 # -- the pool -----------------------------------------------------------------------------------------------------
 
 #: ``id`` outlives renumbering, renaming and moves; facts tell it again by serial number, board and MAC addresses.
+#: ``system_of``: who booted, from a source of their own, what it may have for a system; empty: it is its owner's.
 machine = Table(
     "machine",
     metadata,
@@ -175,6 +176,7 @@ machine = Table(
     Column("state_reason", Text, nullable=False, server_default=""),
     Column("identity", JSON, nullable=False),
     Column("policy", JSON, nullable=False),
+    Column("system_of", String, nullable=False, server_default=""),
     Column("netbox_id", Integer, unique=True),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("registered_ns", BigInteger, nullable=False),

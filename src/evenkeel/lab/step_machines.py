@@ -60,6 +60,8 @@ class StepMachines:
         self._groups: list[int] = []
         #: Machines that not everybody's steps may have; None: to be read anew.
         self._kept: list[Any] | None = None
+        #: Of those, the ones that may have what a holder booted for a system.
+        self.lent: frozenset[str] = frozenset()
         #: By person and team, which of those theirs may not have; and the numbers of such sets.
         self._barred: dict[tuple[str, str], int] = {}
         self._sets: list[frozenset[str]] = []
@@ -89,8 +91,9 @@ class StepMachines:
 
     def _bar(self, connection: Connection, person: str, team: str) -> int:
         if self._kept is None:
-            asked = select(_machine.id, _machine.owner, _machine.team, _machine.policy)
+            asked = select(_machine.id, _machine.owner, _machine.team, _machine.policy, _machine.system_of)
             self._kept = [row for row in connection.execute(asked) if not allowed.lets_all_steps(row)]
+            self.lent = frozenset(row.id for row in self._kept if row.system_of)
         who: Asker = allowed.of_name(connection, person, team)
         barred = frozenset(row.id for row in self._kept if not allowed.lets_steps(row, who))
         if barred not in self._sets:

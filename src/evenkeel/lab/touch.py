@@ -17,7 +17,7 @@ from evenkeel.lab.held import STATES as HELD
 
 @dataclass(frozen=True)
 class Touched:
-    """The row of a machine, and who holds it (``""``: nobody)."""
+    """The row of a machine, and who holds it (``""``: nobody); ``system_of``: :data:`evenkeel.lab.schema.machine`."""
 
     id: str
     name: str
@@ -28,6 +28,7 @@ class Touched:
     policy: dict[str, Any]
     holder: str
     holder_team: str
+    system_of: str = ""
 
 
 def find(connection: Connection, machine: str) -> Touched:
@@ -38,7 +39,10 @@ def find(connection: Connection, machine: str) -> Touched:
         raise NotFound(f"no machine {machine}", hint="evenkeel lab machines lists them")
     held = select(claim.c.holder, claim.c.team).where(claim.c.machine_id == row.id, claim.c.state.in_(HELD))
     holder, team = connection.execute(held).first() or ("", "")
-    return Touched(row.id, row.name, row.state, row.owner, row.team, row.enclosure_id, dict(row.policy), holder, team)
+    policy = dict(row.policy)
+    return Touched(
+        row.id, row.name, row.state, row.owner, row.team, row.enclosure_id, policy, holder, team, row.system_of
+    )
 
 
 def may_touch(actor: Actor, machine: Touched) -> bool:

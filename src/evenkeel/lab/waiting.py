@@ -34,14 +34,14 @@ class Place(Model):
 
 @dataclass(frozen=True)
 class Wish:
-    """A waiting claim.  ``machines``: ids of those it may have; ``barred``: of those like them that it may not have."""
+    """A waiting claim.  ``machines``: ids of those it may have; ``barred``: of those like them that it may not have,
+    with what comes after their names to say why."""
 
     claim_id: int
     holder: str
     length_ns: int | None
     machines: frozenset[str]
-    barred: frozenset[str] = frozenset()
-    own_boot: bool = False  # from a source of its holder's
+    barred: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,11 @@ class _Plan:
 
 def _why(wish: Wish, pool: Pool) -> tuple[str, ...]:
     told = []
-    fitting = sorted((pool.machines[one][0], one) for one in wish.machines | wish.barred if one in pool.machines)
+    fitting = sorted((pool.machines[one][0], one) for one in wish.machines | wish.barred.keys() if one in pool.machines)
     for name, machine_id in fitting[:_NAMED]:
         _, state, reason = pool.machines[machine_id]
-        if machine_id in wish.barred:
-            what = f"booted from a source of {wish.holder}'s own" if wish.own_boot else f"reserved by {wish.holder}"
-            told.append(f"{name} may not be {what}")
+        if why := wish.barred.get(machine_id):
+            told.append(f"{name} {why}")
         elif machine_id in pool.held:
             hold = pool.held[machine_id]
             how = ", for a step without a time limit" if hold.guess else " for good" if hold.until is None else ""

@@ -34,6 +34,9 @@ class NewFacts(Model):
 class Mark(Model):
     state: Literal["ready", "suspect", "broken", "off"]
     reason: Annotated[str, Field(max_length=2000)] = ""
+    installed: bool = Field(
+        default=False, description="with ready: one has installed it, so nothing of a holder's is left"
+    )
 
 
 class Retire(Model):
@@ -103,7 +106,9 @@ def machine_claims(caller: Caller, name: Name, after: After = None, limit: Limit
 @router.post("/machines/{name}/state")
 def mark(caller: Caller, name: Name, wanted: Mark, version: Version, response: Response) -> Machine:
     """Say that it is broken, suspect, off, or ready again."""
-    found = machines.mark(caller.lab, caller.actor, name, wanted.state, wanted.reason, version)
+    found = machines.mark(
+        caller.lab, caller.actor, name, wanted.state, wanted.reason, version, installed=wanted.installed
+    )
     set_etag(response, found.version)
     return found
 

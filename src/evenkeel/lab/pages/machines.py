@@ -209,8 +209,15 @@ def picture(caller: Caller, name: str) -> Response:
 
 
 @router.post("/machines/{name}/state")
-def mark(request: Request, caller: Caller, name: str, state: Text, reason: Text = "") -> Response:
-    machines.mark(caller.lab, caller.actor, name, state, reason.strip())  # type: ignore[arg-type]
+def mark(
+    request: Request,
+    caller: Caller,
+    name: str,
+    state: Text,
+    reason: Text = "",
+    installed: Annotated[bool, Form()] = False,
+) -> Response:
+    machines.mark(caller.lab, caller.actor, name, state, reason.strip(), installed=installed)  # type: ignore[arg-type]
     return back(request, f"/machines/{quote(name)}")
 
 

@@ -205,6 +205,10 @@ class Ipmi:
 
         return again
 
+    def clear(self, deadline_s: float) -> None:
+        """Have the next boot be a usual one: take back what was left set for one boot.  Raises PowerFailed."""
+        self.usual_boot(deadline_s)(deadline_s)
+
     def boot_from_network(self, deadline_s: float) -> None:
         """Have the next boot, and only that, from the network.  Raises PowerFailed.
 

@@ -120,9 +120,14 @@ class Redfish:
         self._ask(deadline_s, command)
 
     def eject(self, deadline_s: float) -> None:
-        """Empty the virtual CD drive, and see that it is.  Raises PowerFailed."""
+        """Empty the virtual CD drive, if it has one, and see that it is.  Raises PowerFailed."""
         end = time.monotonic() + deadline_s
-        self._ask(deadline_s, lambda system: _empty(_drive(system), end))
+
+        def command(system: Any) -> None:
+            if (drive := _drive_of(system)) is not None:
+                _empty(drive, end)
+
+        self._ask(deadline_s, command)
 
     def usual_boot(self, deadline_s: float) -> Callable[[float], None]:
         """Read what is set for the next boot, and give what sets it again (called with a deadline).
@@ -147,6 +152,12 @@ class Redfish:
     def boot_from_network(self, deadline_s: float) -> None:
         """Have the next boot, and only that, from the network.  Raises PowerFailed."""
         self._boot_once("Pxe", deadline_s)
+
+    def clear(self, deadline_s: float) -> None:
+        """Have the next boot be a usual one: empty the drive, and take back what was left set for one boot.  Raises
+        PowerFailed."""
+        self.eject(deadline_s)
+        self.usual_boot(deadline_s)(deadline_s)
 
     def _boot_once(self, source: str, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
@@ -208,7 +219,15 @@ def _knows_cycle(system: Any) -> bool:
 
 
 def _drive(system: Any) -> Any:
-    """The virtual CD drive; newer BMCs have it below the system, older ones below the manager.  Raises PowerFailed."""
+    """The virtual CD drive.  Raises PowerFailed."""
+    drive = _drive_of(system)
+    if drive is None:
+        raise PowerFailed("its BMC has no virtual CD drive")
+    return drive
+
+
+def _drive_of(system: Any) -> Any | None:
+    """The virtual CD drive, if it has one; newer BMCs have it below the system, older ones below the manager."""
     import sushy
 
     for owners in (lambda: [system], lambda: system.managers):
@@ -216,7 +235,7 @@ def _drive(system: Any) -> Any:
             for drive in (drive for owner in owners() for drive in owner.virtual_media.get_members()):
                 if {sushy.VIRTUAL_MEDIA_CD, sushy.VIRTUAL_MEDIA_DVD} & set(drive.media_types):
                     return drive
-    raise PowerFailed("its BMC has no virtual CD drive")
+    return None
 
 
 def _loaded(drive: Any) -> bool:

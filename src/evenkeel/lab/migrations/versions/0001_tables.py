@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("state_reason", sa.Text(), server_default="", nullable=False),
         sa.Column("identity", sa.JSON(), nullable=False),
         sa.Column("policy", sa.JSON(), nullable=False),
+        sa.Column("system_of", sa.String(), server_default="", nullable=False),
         sa.Column("netbox_id", sa.Integer(), nullable=True),
         sa.Column("version", sa.Integer(), server_default="1", nullable=False),
         sa.Column("registered_ns", sa.BigInteger(), nullable=False),
