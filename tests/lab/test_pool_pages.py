@@ -14,6 +14,7 @@ from evenkeel.lab.limits import HOUR
 from evenkeel.lab.machines import Policy
 from evenkeel.lab.predicate import Predicate
 from tests.lab.conftest import Clock
+from tests.lab.emulated import add_endpoint
 from tests.lab.pool import ANN, BOB, ROOT, add, facts
 
 Ask = Callable[..., TestClient]
@@ -94,12 +95,25 @@ def test_a_source_of_ones_own_is_asked_for_only_where_an_owner_allows_it(ask: As
     wrong = root.post("/machines/host1/edit", data=form)  # and no longer installed
     assert wrong.status_code == 422 and "the next one would get their system" in wrong.text
     there(root, root.post("/machines/host1/edit", data=form | installed))
+    add_endpoint(lab, machines.get(lab, ROOT, "host1").id, "bmc", "redfish", "https://bmc-host1")
     for page in ("/machines/host1", "/reservations"):
         assert "own-image" in ann.get(page).text
     mine = {"predicate": "host1", "reason": "rescue", "image": "http://images.example.org/mine.iso", "netboot": ""}
     assert "<code>http://images.example.org/mine.iso</code>" in there(ann, ann.post("/reservations", data=mine))
     both = ann.post("/reservations", data=mine | installed)
     assert both.status_code == 422 and "from one of them" in both.text
+
+
+def test_whose_system_a_machine_has_is_shown_and_its_owner_says_when_it_is_theirs_again(ask: Ask, lab: Lab) -> None:
+    made = add(lab, "host1", owner="carl")
+    lab.store.write(lambda connection: machines.set_system(lab, connection, "lab", made.id, "ann"))
+    carl, bob = ask("carl"), ask("bob")
+    said = "ann booted it from a source of their own"
+    assert said in bob.get("/machines/host1").text and "nothing of ann" not in bob.get("/machines/host1").text
+    page = carl.get("/machines/host1").text
+    assert said in page and "nothing of ann" in page and "booted from a source of ann's own" in page
+    page = there(carl, carl.post("/machines/host1/state", data={"state": "ready", "installed": "true"}))
+    assert said not in page and "its system is its owner" in page
 
 
 def test_only_who_owns_the_machine_is_offered_to_take_it_back(ask: Ask, lab: Lab) -> None:

@@ -36,7 +36,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "endpoint": ("set", "removed"),
     "health": ("up", "down"),
     "login": ("refused",),
-    "machine": ("registered", "facts", "edited", "address", "linked", "state", "suspect"),
+    "machine": ("registered", "facts", "edited", "address", "linked", "state", "suspect", "system"),
     "netbox": ("done", "failed", "written", "undone", "gone", "back"),
     "power": ("asked", "done", "failed", "unknown", "lied", "honest", "budget"),
     "principal": ("added", "rights"),
