@@ -283,7 +283,7 @@ def test_one_that_cannot_be_installed_again_is_nobody_s_until_its_owner_did_it(
     machines.edit(lab, ROOT, "host1", machines.Edit(**change))
     got = ask(lab, BOB, "host1")
     assert got.state == "waiting" and got.waits is not None
-    assert got.waits.why == ("host1 has the system of ann yet, and nothing that it is installed from",)
+    assert got.waits.why == ("host1 still has a system that ann booted, and nothing to install it from",)
     assert got.waits.at_latest_ns is None
     with pytest.raises(WrongInput, match="what is suspect is not installed"):
         machines.mark(lab, CAT, "host1", "suspect", "test", installed=True)

@@ -218,7 +218,7 @@ def test_what_runs_from_memory_leaves_no_mark_so_the_disk_is_booted_and_marked_b
     assert failed(lab, bmc, "forgets") == "it booted its old system: its BMC took the image, and did not boot it"
     assert bmc.told[:4] == ["eject", "boot None Disabled", "PowerCycle", "insert"]
     bmc.faults.clear()
-    assert "what it has for a system ann booted, so its disk is booted first, for a mark" in install(lab)
+    assert "its system is one that ann booted, so its disk is booted first, to mark that" in install(lab)
 
 
 @pytest.mark.long

@@ -200,7 +200,7 @@ def test_a_script_of_a_holder_s_may_use_the_disk_of_the_system_before(
     redfish.image = "http://images.example.org/left-by-somebody.iso"
     redfish.told.clear()
     (host.folder / "forgets").unlink()
-    assert "what it has for a system ann booted, so its disk is booted first, for a mark" in install(lab)
+    assert "its system is one that ann booted, so its disk is booted first, to mark that" in install(lab)
     assert redfish.told[:3] == ["eject", "boot None Disabled", "PowerCycle"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evenkeel.lab.pages.words import commands, when
-from evenkeel.lab.words import ago, cause, details, duration, moment, several, size, subject
+from evenkeel.lab.words import ago, cause, details, duration, edits, moment, several, size, subject
 
 S = 10**9
 
@@ -50,6 +50,10 @@ def test_an_event_is_told_in_words_not_in_nanoseconds_and_numbers_of_rows() -> N
     ]
     fields = {"name": {"old": "a", "new": "b"}, "site": {"old": "", "new": "prg"}}
     assert details({"fields": fields}) == [("fields", "name a → b; site – → prg")]
+    policy = {"old": {"prepare": "none", "install_ns": 60 * S}, "new": {"install_ns": 90 * S, "steps": False}}
+    changed = [("prepare", "none", "–"), ("install", "1 min", "1 min 30 s"), ("steps", "–", "no")]
+    assert edits({"policy": policy, "note": {"old": "", "new": None}}) == [*changed, ("note", "–", "–")]
+    assert details({"fields": {"policy": policy}})[0][1].startswith("prepare none → –; install 1 min → ")
     assert subject("machine", "f2", {"name": "host1"}) == "machine host1"
     assert subject("claim", "4", {"name": "x"}) == "reservation 4" and subject("artifact", "", {}) == "artifact"
     assert (several(1, "machine"), several(2, "machine"), several(0, "comes", "come")) == (

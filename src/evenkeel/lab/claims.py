@@ -530,7 +530,7 @@ def why_not(connection: Connection, kind: str, found: Any, who: allowed.Asker, l
     if why := allowed.why_not(found, who, length):
         return why
     if kind == "reservation" and found.system_of and not _can_install(connection, found):
-        return f"has the system of {found.system_of} yet, and nothing that it is installed from"
+        return f"still has a system that {found.system_of} booted, and nothing to install it from"
     return ""
 
 

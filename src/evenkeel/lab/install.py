@@ -219,7 +219,7 @@ class _Installation:
 
     def _boot_its_disk(self) -> Boot | None:
         """What answers now may be in memory alone, where a mark goes with the next boot."""
-        self.say(f"what it has for a system {self.machine.system_of} booted, so its disk is booted first, for a mark")
+        self.say(f"its system is one that {self.machine.system_of} booted, so its disk is booted first, to mark that")
         before = self._answers()
         within_s = min(self.install_s, power.boot_deadline_s(self.lab, self.machine, self.policy))
         try:

@@ -78,7 +78,7 @@ def _of_machines(dispatcher: Dispatcher, node: Node, group: int) -> Why:
         else:
             text = f"none of the {len(like)} machines that are {node.machine} takes steps of {node.sub.person}'s"
         if lent := len(like & pool.lent):
-            text += f"; {'it has' if len(like) == 1 else f'{lent} of them have'} yet what a holder booted for a system"
+            text += f"; {'it has' if len(like) == 1 else f'{lent} of them have'} a system that a holder booted"
         return Why(code="machines-barred", text=text, number=len(like))
     sound = may - pool.down
     that_may = "" if may == like else f" and that {node.sub.person} may have"

@@ -78,10 +78,24 @@ def details(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return shown
 
 
+def edits(fields: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What an event tells was edited, as field, what it was and is; of a field with keys, as a policy, by those that
+    are others now."""
+    told = []
+    for field, pair in fields.items():
+        old, new = pair["old"], pair["new"]
+        if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+            old, new = {field: old}, {field: new}
+        for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
+            was, now = details({key: old.get(key)}), details({key: new.get(key)})
+            told.append(((was or now or [(key, "")])[0][0], was[0][1] if was else "–", now[0][1] if now else "–"))
+    return told
+
+
 def _said(value: object) -> str:
     if isinstance(value, Mapping):
-        if value.keys() == {"old", "new"}:
-            return f"{_said(value['old']) or '–'} → {_said(value['new']) or '–'}"
+        if value and all(isinstance(one, Mapping) and one.keys() == {"old", "new"} for one in value.values()):
+            return "; ".join(f"{field} {was} → {now}" for field, was, now in edits(value))
         return "; ".join(f"{key} {_said(one)}" for key, one in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"

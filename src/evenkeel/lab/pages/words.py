@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from evenkeel.lab.words import ago, details, duration, moment, several, size, subject
+from evenkeel.lab.words import ago, details, duration, edits, moment, several, size, subject
 
 __all__ = ["FILTERS", "ago", "duration", "moment", "size", "when"]
 
@@ -49,6 +49,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "commands": commands,
     "details": details,
+    "edits": edits,
     "several": several,
     "subject": lambda event: subject(event.object, event.object_id, event.data),
     "there": there,
