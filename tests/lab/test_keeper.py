@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from evenkeel.documents.facts import Facts
 from evenkeel.errors import Unreachable, WrongInput
-from evenkeel.lab import claims, flat, machines, schema
+from evenkeel.lab import claims, flat, machines, media, schema, touch
 from evenkeel.lab.claims import Request
 from evenkeel.lab.keeper import Keeper
 from evenkeel.lab.lab import Lab
@@ -186,6 +186,54 @@ def test_its_system_is_its_owner_s_again_when_it_was_installed_and_is_what_it_wa
     assert machines.get(lab, BOB, "host1").system_of == ""
     told = [(one.type, one.data.get("new")) for one in machines.history(lab, BOB, "host1").items]
     assert [new for kind, new in told if kind == "machine.system"] == ["", "ann"]
+
+
+def test_the_image_of_a_holder_leaves_the_drive_with_their_claim(
+    lab: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the machine by then, but not while it is prepared for them, which empties it too."""
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
+    host1 = add(lab, "host1", address="ssh://root@host1", policy=policy).id
+    add_endpoint(lab, host1, "bmc", "redfish", "https://bmc-host1")
+    image = "http://images.example.org/mine.iso"
+    wanted = Request.model_validate({"predicate": "host1", "reason": "test", "boot_source": {"image": image}})
+    got = claims.request(lab, ANN, wanted)
+    lab.store.write(lambda connection: machines.set_system(lab, connection, "lab", host1, "ann", image))
+    tried: list[str] = []
+
+    def empty(lab: Lab, machine: touch.Touched) -> None:
+        tried.append(machine.medium)
+        if len(tried) == 1:
+            raise Unreachable("BMC https://bmc-host1: silent")
+
+    monkeypatch.setattr(media, "empty", empty)
+    hardware = Hardware(lab)
+    hardware.changed["host1"] = None
+    keeper = Keeper(lab, hardware)
+    assert done_with(lab) == []  # it is prepared
+    settle(lab, keeper)
+    keeper.look()
+    assert (claims.get(lab, ANN, got.id).state, done_with(lab), tried) == ("active", [], [])
+    mend = claims.request(lab, ROOT, Request(predicate="host1", reason="test", kind="maintenance"))
+    claims.release(lab, ANN, got.id)
+    assert (claims.get(lab, ROOT, mend.id).state, done_with(lab)) == ("active", [host1])
+    keeper.look()
+    until(lambda: not keeper._running)
+    keeper.look()  # it was tried a moment ago
+    assert (tried, machines.get(lab, ROOT, "host1").medium) == ([image], image)
+    claims.release(lab, ROOT, mend.id)
+    clock.move(601)
+    keeper.look()
+    until(lambda: not keeper._running)
+    assert (tried, machines.get(lab, ROOT, "host1").medium) == ([image] * 2, "")
+    assert (machines.get(lab, ROOT, "host1").system_of, machines.get(lab, ROOT, "host1").state) == ("ann", "ready")
+
+
+def done_with(lab: Lab) -> list[str]:
+    with lab.store.read() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN SELECT id FROM machine WHERE machine.medium != ''").all()
+        assert "ix_machine_medium" in str(plan)  # asked at each look
+        return list(claims.done_with(connection))
 
 
 def test_an_owner_who_no_longer_allows_it_is_heard_before_it_is_booted(lab: Lab) -> None:

@@ -14,6 +14,7 @@ from evenkeel.lab import claims, keeper, media, power, schema, touch
 from evenkeel.lab import install as installing
 from evenkeel.lab.claims import Request
 from evenkeel.lab.install import Installing
+from evenkeel.lab.keeper import Keeper
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
 from evenkeel.lab.prepare import Job, Prepared, Say, WrongRequest
@@ -205,6 +206,30 @@ def system_of(lab: Lab) -> str:
         return touch.find(connection, "host1").system_of
 
 
+def medium(lab: Lab) -> str:
+    with lab.store.read() as connection:
+        return touch.find(connection, "host1").medium
+
+
+def test_what_a_holder_booted_keeps_its_image_until_it_is_taken_out(lab: Lab, bmc: StandIn) -> None:
+    """What runs from it may read from it yet."""
+    lend(lab)
+    assert (bmc.told[-2:], bmc.image, medium(lab)) == (["PowerCycle", "boot None Disabled"], LIVE, LIVE)
+    other = "http://images.example.org/mine.iso"
+    lend(lab, other)  # another one of theirs takes its place
+    assert (bmc.image, medium(lab)) == (other, other)
+    at = Keeper(lab)
+    bmc.faults.add("keeps")
+    at.empty("host1")
+    with lab.store.read() as connection:
+        found = connection.execute(select(schema.machine)).one()
+    assert (found.state, found.medium) == ("suspect", other)
+    assert found.state_reason.startswith(f"taking {other} out of its virtual drive: its BMC says that the drive")
+    bmc.faults.clear()
+    at.empty("host1")
+    assert (bmc.image, medium(lab), system_of(lab)) == (None, "", "ann")
+
+
 def test_what_runs_from_memory_leaves_no_mark_so_the_disk_is_booted_and_marked_before(
     lab: Lab, bmc: StandIn, chassis: EmulatedMachine
 ) -> None:
@@ -212,11 +237,10 @@ def test_what_runs_from_memory_leaves_no_mark_so_the_disk_is_booted_and_marked_b
     install(lab)
     assert (lend(lab).facts, system_of(lab)) == (None, "ann")
     (chassis.folder / "disk-mark").unlink()  # the holder installs something of theirs
-    bmc.image, bmc.boot["BootSourceOverrideTarget"] = LIVE, "Cd"  # and the lab was killed when it should have ejected
-    bmc.boot["BootSourceOverrideEnabled"] = "Once"
+    bmc.boot |= {"BootSourceOverrideTarget": "Cd", "BootSourceOverrideEnabled": "Once"}
     bmc.told.clear()
     assert failed(lab, bmc, "forgets") == "it booted its old system: its BMC took the image, and did not boot it"
-    assert bmc.told[:4] == ["eject", "boot None Disabled", "PowerCycle", "insert"]
+    assert bmc.told[:5] == ["eject", "boot None Disabled", "boot None Disabled", "PowerCycle", "insert"]
     bmc.faults.clear()
     assert "its system is one that ann booted, so its disk is booted first, to mark that" in install(lab)
 
@@ -256,14 +280,14 @@ def test_an_image_of_a_holder_s_that_cannot_be_had_ends_what_they_asked_for(
     with pytest.raises(WrongRequest) as raised:
         lend(lab)
     assert raised.value.message.startswith(f"host1 was not booted from {LIVE}: {said}") and not raised.value.tried
-    assert system_of(lab) == ""
+    assert (system_of(lab), medium(lab)) == ("", "")
 
 
 def test_one_that_was_booted_in_vain_is_its_holder_s_all_the_same(lab: Lab, bmc: StandIn) -> None:
     bmc.faults.add("forgets")
     with pytest.raises(WrongRequest, match="it booted its old system") as raised:
         lend(lab)
-    assert (raised.value.tried, system_of(lab)) == (True, "ann")
+    assert (raised.value.tried, system_of(lab), medium(lab), bmc.image) == (True, "ann", "", None)
 
 
 @pytest.mark.long
@@ -280,7 +304,6 @@ def test_what_does_not_come_up_is_not_held_against_the_bmc(lab: Lab, bmc: StandI
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("keeps", "it is booted, but the image may still be in its drive: "),
         ("deaf", "installing it: power cycle: Redfish ResetType PowerCycle: still in boot"),
     ],
 )
@@ -290,7 +313,18 @@ def test_what_the_machine_does_wrong_is_its_own_fault(
     """It is suspect, and the next one is tried: whoever came next could be given what is in the drive."""
     monkeypatch.setattr(installing, "SET_S", 15.0)
     assert said in of_a_holder_s_failed(lab, bmc, fault)
-    assert system_of(lab) == "ann"
+    assert (system_of(lab), medium(lab)) == ("ann", "")
+
+
+@pytest.mark.long
+def test_what_was_not_booted_and_stays_in_the_drive_is_known_to_be_there(
+    lab: Lab, bmc: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "SET_S", 15.0)
+    bmc.faults.add("forgets")
+    assert "old system" in (said := of_a_holder_s_failed(lab, bmc, "keeps")) and "may still be in its drive" in said
+    assert (system_of(lab), medium(lab)) == ("ann", LIVE)
+    assert failed(lab, bmc).startswith("emptying its virtual drive: its BMC says that the drive is ejected, and")
 
 
 def of_a_holder_s_failed(lab: Lab, bmc: StandIn, fault: str) -> str:

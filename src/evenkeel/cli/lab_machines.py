@@ -384,6 +384,8 @@ def show(name: Name, at: At = None, as_json: Json = False) -> None:
         rows.append(
             ("system", f"{one['system_of']} booted it from a source of their own; installed again for the next")
         )
+    if one["medium"]:
+        rows.append(("in its drive", one["medium"]))
     rows += [(key, str(one[key])) for key in ("owner", "team", "site", "enclosure", "address", "note") if one[key]]
     for key, values in told.items():
         if key not in ("name", "state", "owner", "team", "site", "enclosure"):

@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     update,
@@ -597,6 +598,18 @@ def _end(lab: Lab, connection: Connection, row: Any, state: str, cause: str, *, 
 def preparing(connection: Connection) -> Sequence[Row[Any]]:
     """Claims whose machine is being prepared."""
     return connection.execute(select(claim).where(claim.c.state == "preparing").order_by(claim.c.id)).all()
+
+
+def done_with(connection: Connection) -> Sequence[str]:
+    """Ids of machines that have an image of a holder's in their drive who has them no more, and that nothing is done
+    with now."""
+    # As the index has it: SQLite takes it only where the statement says the same.
+    full = connection.scalars(select(machine.c.id).where(literal_column("machine.medium != ''"))).all()
+    if not full:
+        return full
+    held_now = select(claim).where(claim.c.machine_id.in_(full), claim.c.state.in_(HELD))
+    busy = {row.machine_id for row in connection.execute(held_now) if row.state == "preparing" or row.boot_source}
+    return [one for one in full if one not in busy]
 
 
 def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State | None:

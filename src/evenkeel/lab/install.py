@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from evenkeel.errors import NotAsWanted
@@ -27,8 +27,15 @@ from evenkeel.lab.prepare import Job, Prepared, Preparer, Say, WrongRequest, rea
 from evenkeel.lab.touch import Touched
 from evenkeel.lab.words import duration
 
-#: What is left when it cannot be undone, and how it is.
-Undo = tuple[str, Callable[[], None]]
+
+@dataclass(frozen=True)
+class Undo:
+    """``left``: what is when it cannot be undone; ``with_system``: what was booted may need it while it runs."""
+
+    left: str
+    action: Callable[[], None]
+    with_system: bool = False
+
 
 #: Reading and setting takes BMCs longer than a command: several requests, each with a log-in.  Writing a mark waits for
 #: a disk that may be busy.
@@ -91,16 +98,13 @@ class Installing:
 
     def _lend(self, machine: Touched, job: Job, say: Say) -> Prepared:
         """Boot what its next holder brings.  From before it is offered the machine counts as theirs."""
-        try:
-            installation = self._installation(machine, job, say)
-        except NotAsWanted as error:  # which it needs for this alone
-            raise WrongRequest(error.message, hint="reserve it without") from None
-        self._is_of(machine, job.system_of)
+        installation = self._installation(machine, job, say)
+        self._is_of(machine, job.system_of, job.image or "")
         try:
             boot = installation.run()
         except NotAsWanted as error:
-            if not (installation.switched or installation.left):
-                self._is_of(machine, machine.system_of)  # as it was
+            if not installation.left:
+                self._is_of(machine, job.system_of if installation.switched else machine.system_of, "")
             if installation.left or not isinstance(error, NotBooted):
                 raise
             raise WrongRequest(
@@ -110,16 +114,29 @@ class Installing:
             ) from None
         return Prepared(boot.id, True, None, None)
 
-    def _is_of(self, machine: Touched, whose: str) -> None:
-        self.lab.store.write(lambda connection: machines.set_system(self.lab, connection, "lab", machine.id, whose))
+    def _is_of(self, machine: Touched, whose: str, medium: str) -> None:
+        self.lab.store.write(lambda c: machines.set_system(self.lab, c, "lab", machine.id, whose, medium))
 
     def _installation(self, machine: Touched, job: Job, say: Say) -> _Installation:
         source = _source(self.lab, machine, job)
+        if machine.medium:
+            with step("emptying its virtual drive"):
+                source.clear()
+            self._is_of(machine, machine.system_of, "")
         return _Installation(self.lab, machine, source, job.install_s, say, theirs=bool(job.system_of))
 
 
 def _source(lab: Lab, machine: Touched, job: Job) -> Source:
-    """Raises NotAsWanted: the machine has not what that takes."""
+    """Raises NotAsWanted: the machine has not what that takes; WrongRequest: which only a holder asks of it."""
+    try:
+        return _source_of(lab, machine, job)
+    except NotAsWanted as error:
+        if not job.system_of:
+            raise
+        raise WrongRequest(error.message, hint="reserve it without") from None
+
+
+def _source_of(lab: Lab, machine: Touched, job: Job) -> Source:
     if job.image is not None:
         from evenkeel.lab.media import Drive
 
@@ -186,8 +203,10 @@ class _Installation:
         except BaseException:  # the lab ends, or its database is away: it begins anew, with nothing set
             _undone(undo)
             raise
-        self.left += _undone(undo)
+        kept = [one for one in undo if one.with_system] if self.theirs else []
+        self.left += _undone([one for one in undo if one not in kept])
         if self.left:
+            self.left += _undone(kept)
             raise NotAsWanted(f"it is {'booted' if self.theirs else 'installed'}, but {'; '.join(self.left)}")
         if not self.theirs:
             with step("leaving a mark for the next installation"):
@@ -328,9 +347,9 @@ def _undone(undo: list[Undo]) -> list[str]:
     """Undo all of it, the last first, and forget it; what could not be, one sentence each."""
     left = []
     while undo:
-        what, action = undo.pop()
+        one = undo.pop()
         try:
-            action()
+            one.action()
         except Exception as error:  # noqa: BLE001  the others are undone all the same
-            left.append(f"{what}: {reason_of(error)}")
+            left.append(f"{one.left}: {reason_of(error)}")
     return left

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, select
 
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import allowed, claims, health, machines
+from evenkeel.lab import allowed, claims, health, machines, media, touch
 from evenkeel.lab.actor import Conflict
 from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
@@ -49,7 +49,9 @@ class Keeper:
         self._wake = threading.Event()
         self._end = threading.Event()
         self._lock = threading.Lock()
-        self._running: dict[int, str] = {}  # claim -> its machine
+        self._running: dict[int | str, str] = {}  # claim, or machine whose drive is emptied -> the machine
+        #: Machine whose drive could not be emptied -> when, by the steady clock, it is tried again.
+        self._full: dict[str, int] = {}
         #: Fencing number of a claim -> errors of the lab in a row, and when, by the steady clock, it is tried again.
         self._later: dict[int, tuple[int, int]] = {}
         self._thread = threading.Thread(target=self._keep, name="claims-keeper", daemon=True)
@@ -95,6 +97,7 @@ class Keeper:
         claims.let_go(self.lab, busy)
         with self.lab.store.read() as connection:
             wanted = list(claims.preparing(connection))
+            done_with = claims.done_with(connection)
         at = self.lab.steady()
         with self._lock:
             fencings = {row.fencing for row in wanted}
@@ -111,6 +114,12 @@ class Keeper:
                     continue
                 self._running[row.id] = row.machine_id
             threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
+        for machine_id in done_with:
+            with self._lock:
+                if machine_id in self._running.values() or self._full.get(machine_id, at) > at:
+                    continue
+                self._running[machine_id] = machine_id
+            threading.Thread(target=self._empty, args=(machine_id,), name=f"empty-{machine_id}", daemon=True).start()
         return min((when for when in (due, *again) if when is not None), default=None)
 
     def _run(self, row: Any) -> None:
@@ -121,6 +130,39 @@ class Keeper:
             with self._lock:
                 del self._running[row.id]
             self._wake.set()
+
+    def _empty(self, machine_id: str) -> None:
+        """What a holder had in the drive goes with their claim; where it cannot, the machine is suspect."""
+        try:
+            with contextlib.suppress(StoreClosed, Away):
+                self.empty(machine_id)
+        finally:
+            with self._lock:
+                del self._running[machine_id]
+            self._wake.set()
+
+    def empty(self, machine_id: str) -> None:
+        """The same, in this thread."""
+        with self.lab.store.read() as connection:
+            found = touch.find(connection, machine_id)
+        why = ""
+        try:
+            media.empty(self.lab, found)
+            self._full.pop(machine_id, None)
+        except (StoreClosed, Away):
+            raise
+        except Exception as error:  # noqa: BLE001  it is tried again later, not at once
+            why = reason_of(error)
+            self._full[machine_id] = self.lab.steady() + _AGAIN_MOST_NS
+
+        def change(connection: Connection) -> None:
+            now = touch.find(connection, machine_id)
+            if not why:
+                machines.set_system(self.lab, connection, "lab", machine_id, now.system_of, "")
+            elif now.state == "ready":
+                machines.set_state(self.lab, connection, "lab", machine_id, "suspect", why)
+
+        self.lab.store.write(change)
 
     def prepare(self, row: Any) -> claims.State | None:
         """Prepare the machine of one claim, in this thread, and write down what came of it."""
@@ -172,8 +214,10 @@ class Keeper:
         judge(before, told, done.inventory)
 
         def take(connection: Connection) -> None:
-            if job.method == "full":  # a system that may be a holder's is prepared in no other way
-                machines.set_system(self.lab, connection, "lab", job.machine_id, "")
+            if (
+                job.method == "full" and not job.system_of
+            ):  # a system that may be a holder's is prepared in no other way
+                machines.set_system(self.lab, connection, "lab", job.machine_id, "", "")
             machines.take_facts(self.lab, connection, "lab", job.machine_id, told, done.inventory)
 
         self.lab.store.write(take)

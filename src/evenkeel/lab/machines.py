@@ -129,7 +129,8 @@ class Machine(Model):
     """``address``: where the lab itself reaches it, if it does; ``told``: a few facts for a list.
 
     ``contains``: machines that stand in it, which its management module affects.  ``system_of``: who booted, from a
-    source of their own, what it may have for a system; empty: it is its owner's.
+    source of their own, what it may have for a system; empty: it is its owner's.  ``medium``: URL of an image of theirs
+    that may be in its virtual drive.
     """
 
     id: str
@@ -146,6 +147,7 @@ class Machine(Model):
     identity: Identity
     policy: Policy
     system_of: str
+    medium: str
     netbox_id: int | None
     address: str | None
     held: Held | None
@@ -273,6 +275,7 @@ def many(connection: Connection, ids: list[str]) -> list[Machine]:
             identity=Identity.model_validate(row.identity),
             policy=policy_of(row),
             system_of=row.system_of,
+            medium=row.medium,
             netbox_id=row.netbox_id,
             address=addresses.get(row.id),
             held=held_of(held.get(row.id)),
@@ -728,17 +731,20 @@ def mark(
     return lab.store.write(change)
 
 
-def set_system(lab: Lab, connection: Connection, who: str, machine_id: str, system_of: str) -> bool:
+def set_system(
+    lab: Lab, connection: Connection, who: str, machine_id: str, system_of: str, medium: str | None = None
+) -> None:
     """Within a change: who booted what a machine may have for a system from now on; ``""``: it is its owner's.
-    Whether it changed."""
-    row = connection.execute(select(machine.c.name, machine.c.system_of).where(machine.c.id == machine_id)).one()
-    if row.system_of == system_of:
-        return False
-    new = {"system_of": system_of, "version": machine.c.version + 1}
-    connection.execute(update(machine).where(machine.c.id == machine_id).values(new))
-    said = {"name": row.name, "old": row.system_of, "new": system_of}
-    lab.store.event(connection, who, "machine.system", "machine", machine_id, **said)
-    return True
+
+    ``medium``: what of theirs may be in its drive; None: what was."""
+    row = connection.execute(select(machine).where(machine.c.id == machine_id)).one()
+    new = {"system_of": system_of, "medium": row.medium if medium is None else medium}
+    if new == {"system_of": row.system_of, "medium": row.medium}:
+        return
+    connection.execute(update(machine).where(machine.c.id == machine_id).values(new | {"version": row.version + 1}))
+    if row.system_of != system_of:
+        said = {"name": row.name, "old": row.system_of, "new": system_of}
+        lab.store.event(connection, who, "machine.system", "machine", machine_id, **said)
 
 
 def set_state(lab: Lab, connection: Connection, who: str, machine_id: str, state: State, reason: str = "") -> bool:

@@ -41,14 +41,15 @@ class Drive:
         with step("asking its BMC what it boots from"):
             usual = self.bmc.usual_boot(install.SET_S)
         say(f"putting {self.image} into its virtual drive")
-        undo.append(("the image may still be in its drive", lambda: self.bmc.eject(install.SET_S)))
+        eject = Undo("the image may still be in its drive", lambda: self.bmc.eject(install.SET_S), with_system=True)
+        undo.append(eject)
         try:
             with step("inserting the image"):
                 self.bmc.insert(self.image, INSERT_S)
         except NotAsWanted as error:
             raise NotBooted(error.message, hint=error.hint) from None
         with step("having it boot from its virtual drive"):
-            undo.append(("it may still be set to boot from its drive", lambda: usual(install.SET_S)))
+            undo.append(Undo("it may still be set to boot from its drive", lambda: usual(install.SET_S)))
             self.bmc.boot_from_media(install.SET_S)
 
     def switching(self) -> None:
@@ -59,3 +60,13 @@ class Drive:
 
     def forgot(self) -> str:
         return "its BMC took the image, and did not boot it"
+
+
+def empty(lab: Lab, machine: Touched) -> None:
+    """Take out of the drive what a holder who is done had in it, and have the next boot be a usual one.
+
+    Raises NotAsWanted."""
+    bmc = power.driver(lab, machine, "bmc")
+    if isinstance(bmc, Redfish):
+        with step(f"taking {machine.medium} out of its virtual drive"):
+            bmc.clear(install.SET_S)

@@ -50,13 +50,13 @@ class Network:
         if made is None:
             raise NotBooted(f"a network card of {self.machine.name} is in another machine that is installed now")
         self.offer_made = made
-        undo.append(("it may still be offered", lambda: self.lab.netboots.withdraw(made)))
+        undo.append(Undo("it may still be offered", lambda: self.lab.netboots.withdraw(made)))
         say(f"offering it {self.script}" + ("" if self.bmc else "; without a BMC, its firmware must ask by itself"))
         if (bmc := self.bmc) is None:
             return
         with step("having it boot from the network"):
             usual = bmc.usual_boot(install.SET_S)
-            undo.append(("it may still be set to boot from the network", lambda: usual(install.SET_S)))
+            undo.append(Undo("it may still be set to boot from the network", lambda: usual(install.SET_S)))
             bmc.boot_from_network(install.SET_S)
 
     def switching(self) -> None:

@@ -161,6 +161,7 @@ webhook_delivery = Table(
 
 #: ``id`` outlives renumbering, renaming and moves; facts tell it again by serial number, board and MAC addresses.
 #: ``system_of``: who booted, from a source of their own, what it may have for a system; empty: it is its owner's.
+#: ``medium``: URL of an image of theirs that may be in its virtual drive; empty: none.
 machine = Table(
     "machine",
     metadata,
@@ -177,9 +178,11 @@ machine = Table(
     Column("identity", JSON, nullable=False),
     Column("policy", JSON, nullable=False),
     Column("system_of", String, nullable=False, server_default=""),
+    Column("medium", Text, nullable=False, server_default=""),
     Column("netbox_id", Integer, unique=True),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("registered_ns", BigInteger, nullable=False),
+    Index("ix_machine_medium", "medium", sqlite_where=text("medium != ''"), postgresql_where=text("medium != ''")),
     _one_of("state", "ready", "claimed", "preparing", "suspect", "broken", "off", "retired"),
 )
 

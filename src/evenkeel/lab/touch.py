@@ -17,7 +17,8 @@ from evenkeel.lab.held import STATES as HELD
 
 @dataclass(frozen=True)
 class Touched:
-    """The row of a machine, and who holds it (``""``: nobody); ``system_of``: :data:`evenkeel.lab.schema.machine`."""
+    """The row of a machine, and who holds it (``""``: nobody); ``system_of``, ``medium``: see
+    :data:`evenkeel.lab.schema.machine`."""
 
     id: str
     name: str
@@ -29,6 +30,7 @@ class Touched:
     holder: str
     holder_team: str
     system_of: str = ""
+    medium: str = ""
 
 
 def find(connection: Connection, machine: str) -> Touched:
@@ -40,9 +42,8 @@ def find(connection: Connection, machine: str) -> Touched:
     held = select(claim.c.holder, claim.c.team).where(claim.c.machine_id == row.id, claim.c.state.in_(HELD))
     holder, team = connection.execute(held).first() or ("", "")
     policy = dict(row.policy)
-    return Touched(
-        row.id, row.name, row.state, row.owner, row.team, row.enclosure_id, policy, holder, team, row.system_of
-    )
+    theirs = row.system_of, row.medium
+    return Touched(row.id, row.name, row.state, row.owner, row.team, row.enclosure_id, policy, holder, team, *theirs)
 
 
 def may_touch(actor: Actor, machine: Touched) -> bool:

@@ -137,6 +137,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.JSON(), nullable=False),
         sa.Column("policy", sa.JSON(), nullable=False),
         sa.Column("system_of", sa.String(), server_default="", nullable=False),
+        sa.Column("medium", sa.Text(), server_default="", nullable=False),
         sa.Column("netbox_id", sa.Integer(), nullable=True),
         sa.Column("version", sa.Integer(), server_default="1", nullable=False),
         sa.Column("registered_ns", sa.BigInteger(), nullable=False),
@@ -149,6 +150,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_machine_name")),
         sa.UniqueConstraint("netbox_id", name=op.f("uq_machine_netbox_id")),
     )
+    with op.batch_alter_table("machine", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_machine_medium",
+            ["medium"],
+            unique=False,
+            sqlite_where=sa.text("medium != ''"),
+            postgresql_where=sa.text("medium != ''"),
+        )
+
     op.create_table(
         "netbox_base",
         sa.Column("object", sa.String(), nullable=False),
