@@ -304,7 +304,7 @@ def test_what_does_not_come_up_is_not_held_against_the_bmc(lab: Lab, bmc: StandI
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("deaf", "installing it: power cycle: Redfish ResetType PowerCycle: still in boot"),
+        ("deaf", "booting it: power cycle: Redfish ResetType PowerCycle: still in boot"),
     ],
 )
 def test_what_the_machine_does_wrong_is_its_own_fault(

@@ -57,13 +57,16 @@ def _able(connection: Connection, boot_source: Mapping[str, Any] | None) -> tupl
     if not boot_source:
         return None, frozenset()
     kind: Kind = "image" if boot_source.get("image") else "netboot"
-    ssh = select(endpoint.c.machine_id).where(endpoint.c.kind == "ssh")
-    means = select(endpoint.c.machine_id).where(endpoint.c.kind == "bmc", endpoint.c.driver == "redfish")
+    lends, card = fact.alias(), fact.alias()
+    way = select(endpoint.c.id).where(endpoint.c.machine_id == lends.c.machine_id)
+    means = way.where(endpoint.c.kind == "bmc", endpoint.c.driver == "redfish")
     if kind == "netboot":
-        means = select(fact.c.machine_id).where(fact.c.key == "mac")
-    lends = select(fact.c.machine_id).where(fact.c.key == "boot.own")
-    found = lends.where(fact.c.machine_id.in_(ssh), fact.c.machine_id.in_(means))
-    return kind, frozenset(connection.scalars(found))
+        means = select(card.c.key).where(card.c.machine_id == lends.c.machine_id, card.c.key == "mac")
+    # From the few that are lent so: a list of all network cards is a long one.
+    found = select(lends.c.machine_id).where(lends.c.key == "boot.own")
+    return kind, frozenset(
+        connection.scalars(found.where(way.where(endpoint.c.kind == "ssh").exists(), means.exists()))
+    )
 
 
 def lets(row: Any, who: Asker, length: int | None) -> bool:

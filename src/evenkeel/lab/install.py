@@ -193,7 +193,8 @@ class _Installation:
         undo: list[Undo] = []
         try:
             before = self._before()
-            begun = self._offer_and_switch(self.source, before, undo, "installing it", self.install_s)
+            what = "booting it" if self.theirs else "installing it"
+            begun = self._offer_and_switch(self.source, before, undo, what, self.install_s)
             boot = self._see_it_new(before, begun + self.install_s)
         except NotAsWanted as error:
             self.left += _undone(undo)
