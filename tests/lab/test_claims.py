@@ -184,7 +184,7 @@ INSTALLED: dict[str, Any] = {"netboot": "http://images.example.org/host.ipxe", "
 def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_own(lab: Lab) -> None:
     for number, own_boot in ((1, False), (2, True)):
         policy = Policy(**INSTALLED, own_boot=own_boot, longest_ns=2 * DAY)
-        add(lab, f"host{number}", address=f"ssh://root@host{number}", owner="ann", policy=policy)
+        add_lent(lab, f"host{number}", policy, owner="ann")
     for who in (ANN, BOB, ROOT):  # its owner and admins too: whoever is next would get what they booted
         with pytest.raises(Forbidden, match=f"host1 may not be booted from a source of {who.name}'s") as raised:
             ask(lab, who, "host1", boot_source=RESCUE)
@@ -206,10 +206,17 @@ def test_only_a_machine_whose_owner_allows_it_is_booted_from_a_source_of_ones_ow
     assert claims.get(lab, ANN, second.id).machine == "host2"
 
 
+def add_lent(lab: Lab, name: str, policy: Policy, **more: Any) -> machines.Machine:
+    """One that a script can be booted on."""
+    made = add(lab, name, address=f"ssh://root@{name}", policy=policy, **more)
+    add_endpoint(lab, made.id, "bmc", "ipmi", f"bmc-{name}")
+    return made
+
+
 def test_one_that_cannot_be_booted_so_is_not_given_as_it_is_in_place_of_booted(lab: Lab) -> None:
     """Not reached by the lab; without the drive that an image takes, until it has one."""
     add(lab, "host1", policy=Policy(**INSTALLED, own_boot=True))
-    with pytest.raises(Forbidden, match="host1 has no ssh, or no network card in its facts, and a script takes both"):
+    with pytest.raises(Forbidden, match="host1 has no ssh, no network card that its facts alone have, or neither"):
         ask(lab, ANN, "host1", boot_source=RESCUE)
     assert ask(lab, BOB, "host1").state == "active"
     found = add(lab, "host2", address="ssh://root@host2", policy=Policy(**INSTALLED, own_boot=True))
@@ -221,11 +228,25 @@ def test_one_that_cannot_be_booted_so_is_not_given_as_it_is_in_place_of_booted(l
     assert ask(lab, ANN, "host2", boot_source=image).state == "preparing"
 
 
+def test_a_card_that_other_facts_have_too_is_booted_by_nobody(lab: Lab) -> None:
+    for name in ("host1", "host2"):
+        add_lent(lab, name, Policy(**INSTALLED, own_boot=True))
+    stranger = add(lab, "host3")
+    mac = machines.facts_of(lab, ROOT, "host1")["mac"][0]
+    shared = {"machine_id": stranger.id, "key": "mac", "text": mac}
+    lab.store.write(lambda c: c.execute(insert(schema.fact).values(shared)))
+    assert ask(lab, ANN, "boot.own:yes", boot_source=RESCUE).machine == "host2"
+    with pytest.raises(Forbidden, match="host1 has no ssh, no network card that its facts alone have"):
+        ask(lab, BOB, "host1", boot_source=RESCUE)
+    machines.retire(lab, ROOT, "host3", "gone")
+    assert ask(lab, BOB, "host1", boot_source=RESCUE).state == "preparing"
+
+
 def test_why_each_machine_is_not_had_is_said_of_each(lab: Lab) -> None:
     """Reserved for others, for too long, and not for a source of one's own."""
     own = Policy(**INSTALLED, own_boot=True)
     for number, policy in enumerate((own.model_copy(update={"users": ("cat",)}), Policy(longest_ns=HOUR), own)):
-        add(lab, f"host{number}", address=f"ssh://root@host{number}", policy=policy)
+        add_lent(lab, f"host{number}", policy)
     ask(lab, BOB, "host2")
     place = ask(lab, ANN, "host*", boot_source=RESCUE).waits
     assert place and place.why == (
@@ -240,7 +261,7 @@ def test_why_each_machine_is_not_had_is_said_of_each(lab: Lab) -> None:
 
 def test_who_has_a_machine_booted_hands_it_over_whatever_its_owner_allows_by_now(lab: Lab) -> None:
     policy = Policy(**INSTALLED, own_boot=True)
-    add(lab, "host1", address="ssh://root@host1", policy=policy)
+    add_lent(lab, "host1", policy)
     person(lab, "bob")
     got = ask(lab, ANN, "host1", boot_source=RESCUE)
     machines.edit(lab, ROOT, "host1", machines.Edit(policy=policy.model_copy(update={"own_boot": False})))
@@ -296,6 +317,21 @@ def test_one_that_cannot_be_installed_again_is_nobody_s_until_its_owner_did_it(
     claims.tick(lab)
     assert claims.get(lab, BOB, got.id).state != "waiting"
     assert machines.get(lab, BOB, "host1").system_of == ""
+
+
+def test_nobody_says_that_it_is_theirs_again_while_a_holder_boots_it(lab: Lab) -> None:
+    add_lent(lab, "host1", Policy(**INSTALLED, own_boot=True), owner="cat")
+    got = ask(lab, ANN, "host1", boot_source=RESCUE)
+    lend(lab, "host1", "ann")
+    with pytest.raises(Conflict, match="host1 is prepared for ann now"):
+        machines.mark(lab, CAT, "host1", "ready", installed=True)
+    with lab.store.read() as connection:
+        (row,) = claims.preparing(connection)
+    claims.prepared(lab, row.id, row.fencing, None)
+    with pytest.raises(Conflict, match="host1 is booted by ann now"):
+        machines.mark(lab, CAT, "host1", "ready", installed=True)
+    claims.release(lab, ANN, got.id)
+    assert machines.mark(lab, CAT, "host1", "ready", installed=True).system_of == ""
 
 
 @pytest.mark.parametrize("kind", ["maintenance", "permanent"])

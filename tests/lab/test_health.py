@@ -271,6 +271,7 @@ def test_who_would_boot_a_source_of_their_own_wakes_a_machine_where_they_may(lab
     policy = {"netboot": "http://images.example.org/host.ipxe", "own_boot": True, "steps": False}
     add_machine(lab, "host2", policy=policy, **asleep)
     add_endpoint(lab, "host2", "ssh", "ssh", "ssh://root@host2")
+    add_endpoint(lab, "host2", "bmc", "ipmi", "bmc-host2")
     told = [{"machine_id": "host2", "key": key, "text": key} for key in ("boot.own", "mac")]
     lab.store.write(lambda c: c.execute(insert(schema.fact), told))
     add_machine(lab, "host3", **asleep)
@@ -422,6 +423,19 @@ def test_one_that_a_holder_left_without_a_system_is_woken_and_goes_to_its_instal
     monkeypatch.setattr(power, "_boot", lambda ssh, deadline_s: None)
     policy = {"netboot": "http://images.example.org/host.ipxe", "power": {"boot_s": 300}}
     lab.store.write(lambda c: c.execute(update(schema.machine).values(system_of="bob", policy=policy)))
+    energy.wake(lab, "host1")
+    assert state_of(lab) == "preparing"
+
+
+def test_one_without_a_system_whose_outlet_tells_nothing_is_not_woken_for_ever(
+    lab: Lab, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power, "_climb", lambda lab, begun, tried: ("unknown", "", None))
+    policy = {"netboot": "http://images.example.org/host.ipxe", "power": {"boot_s": 300}}
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(policy=policy)))
+    energy.wake(lab, "host1")
+    assert state_of(lab) == "off"  # of its owner's system it is not known to be on
+    lab.store.write(lambda c: c.execute(update(schema.machine).values(system_of="bob")))
     energy.wake(lab, "host1")
     assert state_of(lab) == "preparing"
 

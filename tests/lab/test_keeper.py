@@ -254,6 +254,41 @@ def test_an_owner_who_no_longer_allows_it_is_heard_before_it_is_booted(lab: Lab)
     )
 
 
+def test_another_one_is_booted_where_an_owner_no_longer_allows_it(lab: Lab) -> None:
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
+    for number in (1, 2):
+        made = add(lab, f"host{number}", mem=number * GIB, address=f"ssh://root@host{number}", policy=policy)
+        add_endpoint(lab, made.id, "bmc", "redfish", f"https://bmc-host{number}")
+    source = {"image": "http://images.example.org/mine.iso"}
+    wanted = Request.model_validate({"predicate": "host*", "reason": "test", "boot_source": source})
+    got = claims.request(lab, ANN, wanted)
+    assert got.machine == "host1"
+    machines.edit(lab, ROOT, "host1", machines.Edit(policy=policy.model_copy(update={"own_boot": False})))
+    hardware = Hardware(lab)
+    hardware.changed["host2"] = None
+    keeper = Keeper(lab, hardware)
+    settle(lab, keeper)
+    claims.let_go(lab, ())
+    now = claims.get(lab, ANN, got.id)
+    assert (now.state, now.machine, machines.get(lab, ROOT, "host1").state) == ("active", "host2", "ready")
+
+
+@pytest.mark.parametrize("prepare", [None, "full", "none"])
+def test_what_its_owner_takes_back_meanwhile_is_no_installation(lab: Lab, prepare: Any) -> None:
+    """A reboot is none, so the next one would have the holder's system."""
+    policy = Policy(netboot="http://images.example.org/host.ipxe", own_boot=True, steps=False)
+    host1 = add(lab, "host1", address="ssh://root@host1", policy=policy).id
+    lab.store.write(lambda connection: machines.set_system(lab, connection, "lab", host1, "ann"))
+    got = claims.request(lab, BOB, Request(predicate="host1", reason="test"))
+    machines.edit(lab, ROOT, "host1", machines.Edit(policy=Policy(prepare=prepare)))
+    hardware = Hardware(lab)
+    settle(lab, Keeper(lab, hardware))
+    assert hardware.jobs == [] and claims.get(lab, BOB, got.id).state == "waiting"
+    found = machines.get(lab, ROOT, "host1")
+    assert (found.state, found.system_of) == ("suspect", "ann")
+    assert found.state_reason.endswith("host1 still has a system that ann booted, and nothing to install it from")
+
+
 @pytest.mark.parametrize("preparer", [ByAddress, None])
 def test_what_cannot_be_had_of_any_machine_ends_the_claim_and_suspects_none(
     lab: Lab, preparer: Callable[[], ByAddress] | None

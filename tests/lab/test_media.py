@@ -10,13 +10,16 @@ from sqlalchemy import select
 
 from evenkeel.documents.facts import Facts
 from evenkeel.errors import NotAsWanted
-from evenkeel.lab import claims, keeper, media, power, schema, touch
+from evenkeel.lab import allowed, claims, keeper, media, power, schema, touch
 from evenkeel.lab import install as installing
+from evenkeel.lab.actor import Forbidden
 from evenkeel.lab.claims import Request
 from evenkeel.lab.install import Installing
 from evenkeel.lab.keeper import Keeper
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.machines import Policy
+from evenkeel.lab.power_drivers import PowerFailed
+from evenkeel.lab.power_drivers.ssh import Ssh
 from evenkeel.lab.prepare import Job, Prepared, Say, WrongRequest
 from evenkeel.lab.store import StoreClosed
 from tests.lab.emulated import EmulatedMachine, add_endpoint, add_machine, emulated_machine, ssh_endpoint
@@ -269,7 +272,6 @@ def test_a_bmc_that_does_not_boot_its_disk_either_is_to_blame(lab: Lab, bmc: Sta
     ("fault", "said"),
     [
         ("refuses", "inserting the image: BMC 127.0.0.1: HTTP POST"),
-        ("no-drive", "inserting the image: its BMC has no virtual CD drive"),
     ],
 )
 def test_an_image_of_a_holder_s_that_cannot_be_had_ends_what_they_asked_for(
@@ -281,6 +283,25 @@ def test_an_image_of_a_holder_s_that_cannot_be_had_ends_what_they_asked_for(
         lend(lab)
     assert raised.value.message.startswith(f"host1 was not booted from {LIVE}: {said}") and not raised.value.tried
     assert (system_of(lab), medium(lab)) == ("", "")
+
+
+def test_one_whose_bmc_has_no_drive_is_passed_over_and_not_asked_again(lab: Lab, bmc: StandIn) -> None:
+    """Where it has one after all, that is learnt too."""
+    told = [{"machine_id": "host1", "key": "boot.own", "text": "yes"}]
+    lab.store.write(lambda c: c.execute(schema.fact.insert(), told))
+
+    def able() -> set[str]:
+        with lab.store.read() as connection:
+            return set(allowed.of_name(connection, "ann", boot_source={"image": LIVE}).able)
+
+    assert able() == {"host1"}
+    bmc.faults.add("no-drive")
+    with pytest.raises(Forbidden, match="host1 cannot be booted from that: its BMC has no virtual CD drive"):
+        lend(lab)
+    assert (able(), system_of(lab), medium(lab), bmc.told) == (set(), "", "", [])
+    bmc.faults.clear()
+    install(lab)
+    assert able() == {"host1"}
 
 
 def test_one_that_was_booted_in_vain_is_its_holder_s_all_the_same(lab: Lab, bmc: StandIn) -> None:
@@ -332,6 +353,42 @@ def of_a_holder_s_failed(lab: Lab, bmc: StandIn, fault: str) -> str:
     with pytest.raises(NotAsWanted) as raised:
         lend(lab)
     return raised.value.message
+
+
+@pytest.mark.long
+def test_a_bmc_that_does_nothing_is_to_blame_where_nothing_answered_before_either(
+    lab: Lab, bmc: StandIn, chassis: EmulatedMachine
+) -> None:
+    chassis.fault("hung")
+    bmc.faults.add("deaf")
+    with pytest.raises(NotAsWanted, match="booting it: power cycle: Redfish ResetType PowerCycle: nothing answered"):
+        lend(lab, within_s=4.0)
+    assert system_of(lab) == "ann"
+    assert "its disk boots nothing that answers" not in failed(lab, bmc, within_s=4.0)
+
+
+@pytest.mark.long
+def test_what_a_holder_left_and_takes_no_mark_is_named_with_the_cure(
+    lab: Lab, bmc: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend(lab)
+
+    def full(ssh: Ssh, deadline_s: float) -> None:
+        raise PowerFailed("touch: Read-only file system")
+
+    monkeypatch.setattr(Ssh, "mark", full)
+    with pytest.raises(NotAsWanted, match="what ann left on its disk takes no mark: touch: Read-only") as raised:
+        install(lab)
+    assert str(raised.value.hint).endswith("evenkeel lab machine mark host1 ready --installed")
+
+
+def test_what_somebody_else_put_into_the_drive_stays_there(lab: Lab, bmc: StandIn) -> None:
+    """As its owner does, who mends it."""
+    lend(lab)
+    bmc.image = "http://images.example.org/of-the-owner.iso"
+    bmc.told.clear()
+    Keeper(lab).empty("host1")
+    assert (bmc.told, medium(lab)) == ([], "") and bmc.image is not None
 
 
 @pytest.mark.long

@@ -15,12 +15,14 @@ from sqlalchemy import Connection, select
 from evenkeel.lab import people
 from evenkeel.lab.actor import Actor
 from evenkeel.lab.machines import Policy, policy_of
-from evenkeel.lab.schema import endpoint, fact, principal
+from evenkeel.lab.power_drivers.redfish import NO_DRIVE
+from evenkeel.lab.schema import endpoint, fact, machine, principal
 
 Kind = Literal["image", "netboot"]
 _TAKES: dict[Kind, str] = {
-    "image": "has no ssh, or no BMC that speaks Redfish, and an image takes both",
-    "netboot": "has no ssh, or no network card in its facts, and a script takes both",
+    "image": "has no ssh, or no BMC that speaks Redfish and has a virtual CD drive, and an image takes both",
+    "netboot": "has no ssh, no network card that its facts alone have, or neither BMC nor outlet, "
+    "and a script takes all three",
 }
 
 
@@ -57,16 +59,27 @@ def _able(connection: Connection, boot_source: Mapping[str, Any] | None) -> tupl
     if not boot_source:
         return None, frozenset()
     kind: Kind = "image" if boot_source.get("image") else "netboot"
-    lends, card = fact.alias(), fact.alias()
+    lends, card, other = fact.alias(), fact.alias(), fact.alias()
     way = select(endpoint.c.id).where(endpoint.c.machine_id == lends.c.machine_id)
     means = way.where(endpoint.c.kind == "bmc", endpoint.c.driver == "redfish")
-    if kind == "netboot":
-        means = select(card.c.key).where(card.c.machine_id == lends.c.machine_id, card.c.key == "mac")
+    if kind == "netboot":  # of a card that no other machine has by its facts: see evenkeel.lab.netboot
+        same = other.c.key == "mac", other.c.text == card.c.text, other.c.machine_id != card.c.machine_id
+        theirs = select(other.c.key).join(machine, machine.c.id == other.c.machine_id)
+        alone = ~theirs.where(*same, machine.c.state != "retired").exists()
+        means = select(card.c.key).where(card.c.machine_id == lends.c.machine_id, card.c.key == "mac", alone)
     # From the few that are lent so: a list of all network cards is a long one.
-    found = select(lends.c.machine_id).where(lends.c.key == "boot.own")
-    return kind, frozenset(
-        connection.scalars(found.where(way.where(endpoint.c.kind == "ssh").exists(), means.exists()))
+    found = select(lends.c.machine_id).where(
+        lends.c.key == "boot.own",
+        way.where(endpoint.c.kind == "ssh").exists(),
+        # What a holder leaves may not answer, and must be started again all the same.
+        way.where(endpoint.c.kind.in_(("bmc", "pdu"))).exists(),
+        means.exists(),
     )
+    able = set(connection.scalars(found))
+    if kind == "image" and able:
+        bmcs = select(endpoint).where(endpoint.c.kind == "bmc", endpoint.c.machine_id.in_(able))
+        able -= {row.machine_id for row in connection.execute(bmcs) if row.options.get("drive") == NO_DRIVE}
+    return kind, frozenset(able)
 
 
 def lets(row: Any, who: Asker, length: int | None) -> bool:

@@ -530,9 +530,14 @@ def why_not(connection: Connection, kind: str, found: Any, who: allowed.Asker, l
     """What comes after a machine's name where no claim of this kind may be given it, whoever has it now; else empty."""
     if why := allowed.why_not(found, who, length):
         return why
-    if kind == "reservation" and found.system_of and not _can_install(connection, found):
-        return f"still has a system that {found.system_of} booted, and nothing to install it from"
-    return ""
+    return why_not_installed(connection, found) if kind == "reservation" else ""
+
+
+def why_not_installed(connection: Connection, found: Any) -> str:
+    """The same, where somebody else's system is on it and stays; else empty."""
+    if not found.system_of or _can_install(connection, found):
+        return ""
+    return f"still has a system that {found.system_of} booted, and nothing to install it from"
 
 
 def _can_install(connection: Connection, row: Any) -> bool:
@@ -604,7 +609,8 @@ def done_with(connection: Connection) -> Sequence[str]:
     """Ids of machines that have an image of a holder's in their drive who has them no more, and that nothing is done
     with now."""
     # As the index has it: SQLite takes it only where the statement says the same.
-    full = connection.scalars(select(machine.c.id).where(literal_column("machine.medium != ''"))).all()
+    asked = select(machine.c.id).where(literal_column("machine.medium != ''"), machine.c.state != "retired")
+    full = connection.scalars(asked).all()
     if not full:
         return full
     held_now = select(claim).where(claim.c.machine_id.in_(full), claim.c.state.in_(HELD))
@@ -643,6 +649,27 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
         if failed is not None:
             machines.set_state(lab, connection, "lab", found.id, "suspect", f"was prepared for {row.holder}: {failed}")
         offer(lab, connection)
+        return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
+
+    return lab.store.write(change)
+
+
+def passed_over(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None:
+    """A machine may not be given any more for what the claim asks: the next one is tried, and where there is none that
+    it could ever have it ends.  Returns as :func:`prepared` does."""
+
+    def change(connection: Connection) -> State | None:
+        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+        if row is None or row.state != "preparing" or row.fencing != fencing:
+            return None
+        if not _fitting(connection, row)[0]:
+            _end(lab, connection, row, "cancelled", why, who="lab")
+            return "cancelled"
+        name = connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
+        new = {"state": "waiting", "until_ns": None, "machine_id": None, "version": row.version + 1}
+        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
+        lab.store.event(connection, "lab", "claim.next", "claim", claim_id, machine=name, holder=row.holder, reason=why)
+        offer(lab, connection)  # the keeper lets the machine go
         return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
 
     return lab.store.write(change)

@@ -359,3 +359,10 @@ def wake(lab: Lab, machine_id: str) -> None:
         return
     if done.result == "done":
         lab.store.write(lambda connection: claims.offer(lab, connection))
+    elif done.result == "unknown" and not answering:
+        # An outlet that was switched on, before a system that need not be there: its installation switches it again.
+        def awake(connection: Connection) -> None:
+            machines.set_state(lab, connection, SERVICE.name, machine_id, "ready")
+            claims.offer(lab, connection)
+
+        lab.store.write(awake)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import machines, power, touch
-from evenkeel.lab.actor import SERVICE, Conflict
+from evenkeel.lab.actor import SERVICE, Conflict, Forbidden
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Action, Method, PowerFailed
 from evenkeel.lab.power_drivers.ssh import Boot, Ssh
@@ -75,6 +75,14 @@ class NotBooted(NotAsWanted):
     """What a machine was to be booted from cannot be had, or does not come up: another machine would not boot it."""
 
 
+class Unable(NotAsWanted):
+    """A machine has not what such a source takes; another one may have it."""
+
+
+class _NotSwitched(NotAsWanted):
+    """Its power was not switched, or nobody can say."""
+
+
 class Installing:
     """A machine whose owner says what from is installed; then, and all others, go on with ``then``.
 
@@ -105,6 +113,8 @@ class Installing:
         except NotAsWanted as error:
             if not installation.left:
                 self._is_of(machine, job.system_of if installation.switched else machine.system_of, "")
+            if isinstance(error, Unable):
+                raise Forbidden(f"{job.name} cannot be booted from that: {error.message}") from None
             if installation.left or not isinstance(error, NotBooted):
                 raise
             raise WrongRequest(
@@ -127,13 +137,13 @@ class Installing:
 
 
 def _source(lab: Lab, machine: Touched, job: Job) -> Source:
-    """Raises NotAsWanted: the machine has not what that takes; WrongRequest: which only a holder asks of it."""
+    """Raises NotAsWanted: the machine has not what that takes; Forbidden: which only a holder asks of it."""
     try:
         return _source_of(lab, machine, job)
     except NotAsWanted as error:
         if not job.system_of:
             raise
-        raise WrongRequest(error.message, hint="reserve it without") from None
+        raise Forbidden(error.message, hint="reserve it without") from None
 
 
 def _source_of(lab: Lab, machine: Touched, job: Job) -> Source:
@@ -217,8 +227,12 @@ class _Installation:
     def _before(self) -> Boot | None:
         """Which boot it is in, with a mark on its disk where one will tell."""
         if self.theirs and self.source.asked:
-            return self._answers()
-        if self.machine.system_of and self._can_start():
+            before = self._answers()
+            if before is not None and not self.machine.system_of:
+                with contextlib.suppress(PowerFailed):  # only to tell them where they are
+                    self.ssh.mark(SET_S)
+            return before
+        if self.machine.system_of:
             return self._boot_its_disk()
         before = self._answers()
         if before is None:
@@ -245,10 +259,20 @@ class _Installation:
         try:
             begun = self._offer_and_switch(_Disk(self.source), before, [], "booting its disk", within_s)
             found = self._another_boot(before, begun + within_s)
-        except NotBooted:
+        except (NotBooted, _NotSwitched) as error:
+            # Where nothing answered before either, a BMC that does nothing looks like an empty disk; what it does for
+            # the installation is seen then.
+            if before is not None and isinstance(error, _NotSwitched):
+                raise
             self.say("its disk boots nothing that answers, so what does after its installation is new")
             return None
-        self._mark()
+        try:
+            self.ssh.mark(SET_S)
+        except PowerFailed as error:
+            raise NotAsWanted(
+                f"what {self.machine.system_of} left on its disk takes no mark: {error.message}",
+                hint=f"install it, and say so: evenkeel lab machine mark {self.machine.name} ready --installed",
+            ) from None
         return found
 
     def _offer_and_switch(
@@ -283,13 +307,9 @@ class _Installation:
             return "on"
         if self.source.method is None and before is not None:
             return "reset"
-        if not self._can_start():
+        if self.source.method is None and power.driver(self.lab, self.machine, "pdu") is None:
             raise NotAsWanted("it does not answer, and there is neither a BMC nor an outlet to start it by")
         return "cycle"
-
-    def _can_start(self) -> bool:
-        """Whether there is a way to restart it that asks no system."""
-        return self.source.method is not None or power.driver(self.lab, self.machine, "pdu") is not None
 
     def _switch(self, source: Source, action: Action, what: str, within_s: float) -> None:
         """Raises Conflict: somebody else switches it; NotBooted: it was switched, and nothing came up."""
@@ -305,7 +325,7 @@ class _Installation:
         if done.result == "done":
             return
         why = done.tried[-1].detail if done.tried else done.verified_by or "no way to do that"
-        raise (NotBooted if done.result == "unknown" else NotAsWanted)(f"{what}: power {action}: {why}")
+        raise (NotBooted if done.result == "unknown" else _NotSwitched)(f"{what}: power {action}: {why}")
 
     def _another_boot(self, before: Boot | None, end: float) -> Boot:
         """Raises NotBooted: there is none by then."""
@@ -328,8 +348,11 @@ class _Installation:
             raise NotBooted(wrong)
         with step("looking for the mark of its old system"):
             marked = self.ssh.marked(SET_S)
-        if marked and self.theirs and self.source.asked:
-            self.say("its root is the disk of the system before; if that is not meant, the script could not be fetched")
+        if self.theirs and self.source.asked:
+            if marked:
+                self.say("its root is the disk of before; if that is not meant, the script could not be fetched")
+            elif before is None or self.machine.system_of:
+                self.say("its firmware was told the script; whether it could fetch that, only its system tells")
         elif marked:
             raise NotBooted(f"it booted its old system: {self.source.forgot()}")
         return boot

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import allowed, claims, health, machines, media, touch
-from evenkeel.lab.actor import Conflict
+from evenkeel.lab.actor import Conflict, Forbidden
 from evenkeel.lab.install import Installing
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.prepare import ByAddress, Job, Preparer, WrongRequest, blame, judge, reason_of
@@ -109,14 +109,16 @@ class Keeper:
                     row.id in self._running
                     or self._later.get(row.fencing, (0, at))[1] > at
                     or row.machine_id in self._running.values()
-                    or len(self._running) >= MOST_AT_ONCE
+                    or sum(isinstance(key, int) for key in self._running) >= MOST_AT_ONCE
                 ):
                     continue
                 self._running[row.id] = row.machine_id
             threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
         for machine_id in done_with:
             with self._lock:
-                if machine_id in self._running.values() or self._full.get(machine_id, at) > at:
+                emptying = sum(isinstance(key, str) for key in self._running)
+                later = self._full.get(machine_id, at) > at
+                if machine_id in self._running.values() or later or emptying >= MOST_AT_ONCE:
                     continue
                 self._running[machine_id] = machine_id
             threading.Thread(target=self._empty, args=(machine_id,), name=f"empty-{machine_id}", daemon=True).start()
@@ -171,6 +173,8 @@ class Keeper:
             self._prepare(row)
         except (StoreClosed, Away):  # it is not the machine's fault: it begins again
             raise
+        except Forbidden as error:
+            return claims.passed_over(self.lab, row.id, row.fencing, str(error))
         except WrongRequest as error:
             return claims.refused(self.lab, row.id, row.fencing, str(error), refund=not error.tried)
         except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for what comes of it
@@ -214,9 +218,7 @@ class Keeper:
         judge(before, told, done.inventory)
 
         def take(connection: Connection) -> None:
-            if (
-                job.method == "full" and not job.system_of
-            ):  # a system that may be a holder's is prepared in no other way
+            if job.installs:
                 machines.set_system(self.lab, connection, "lab", job.machine_id, "", "")
             machines.take_facts(self.lab, connection, "lab", job.machine_id, told, done.inventory)
 
@@ -235,9 +237,9 @@ def _job(connection: Connection, row: Any) -> Job | None:
     # Its owner may have changed it meanwhile.
     who = allowed.of_name(connection, row.holder, row.team, row.boot_source)
     if why := allowed.why_not_booted(found, who):
-        raise WrongRequest(f"{found.name} {why}", hint="reserve it without")
-    if found.system_of and method != "full":
-        raise Conflict(f"{found.name} {claims.why_not(connection, row.kind, found, who, row.length_ns)}")
+        raise Forbidden(f"{found.name} {why}", hint="reserve it without")
+    if why := claims.why_not_installed(connection, found):
+        raise Conflict(f"{found.name} {why}")
     if address is None or method == "none":
         return None
     policy = machines.policy_of(found)

@@ -725,6 +725,12 @@ def mark(
             raise Conflict(f"{row.name} is retired", hint="register it again to bring it back")
         set_state(lab, connection, actor.name, row.id, state, reason)
         if installed:
+            theirs = select(claims).where(claims.c.machine_id == row.id, claims.c.state.in_(HELD))
+            if (now := connection.execute(theirs).first()) and (now.state == "preparing" or now.boot_source):
+                raise Conflict(
+                    f"{row.name} is {'prepared for' if now.state == 'preparing' else 'booted by'} {now.holder} now",
+                    hint="install it when they are done with it, while you have it: --maintenance",
+                )
             set_system(lab, connection, actor.name, row.id, "")
         return one(connection, row.id)
 

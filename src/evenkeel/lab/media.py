@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evenkeel.errors import NotAsWanted
 from evenkeel.lab import install, power
-from evenkeel.lab.install import NotBooted, Undo, step
+from evenkeel.lab.install import NotBooted, Unable, Undo, step
 from evenkeel.lab.lab import Lab
 from evenkeel.lab.power_drivers import Method
 from evenkeel.lab.power_drivers.redfish import Redfish
@@ -40,6 +40,8 @@ class Drive:
         # First what says nothing of the image: a BMC that is silent now would also be without one.
         with step("asking its BMC what it boots from"):
             usual = self.bmc.usual_boot(install.SET_S)
+            if not self.bmc.has_drive(install.SET_S):
+                raise Unable("its BMC has no virtual CD drive")
         say(f"putting {self.image} into its virtual drive")
         eject = Undo("the image may still be in its drive", lambda: self.bmc.eject(install.SET_S), with_system=True)
         undo.append(eject)
@@ -63,10 +65,8 @@ class Drive:
 
 
 def empty(lab: Lab, machine: Touched) -> None:
-    """Take out of the drive what a holder who is done had in it, and have the next boot be a usual one.
-
-    Raises NotAsWanted."""
+    """Take out of the drive what a holder who is done had in it, if it is what is there yet.  Raises NotAsWanted."""
     bmc = power.driver(lab, machine, "bmc")
     if isinstance(bmc, Redfish):
         with step(f"taking {machine.medium} out of its virtual drive"):
-            bmc.clear(install.SET_S)
+            bmc.eject(install.SET_S, only=machine.medium)

@@ -438,6 +438,8 @@ def _see_boot(
         time.sleep(_POLL_S)
     if console and _booted_on_console(lab, machine, before_seq):
         return "done", "the console showed a boot, ssh does not answer"
+    if before is None:
+        return "failed", "nothing answered in time"
     return None if went_down else ("failed", "nothing happened in time")
 
 

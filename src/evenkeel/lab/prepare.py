@@ -46,6 +46,12 @@ class Job:
     install_s: float = 3600.0
     system_of: str = ""
 
+    @property
+    def installs(self) -> bool:
+        """Whether it puts its owner's system on it; ``full`` of others only reboots them."""
+        source = self.image or self.netboot or self.address.startswith("virtual:")
+        return self.method == "full" and bool(source) and not self.system_of
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -70,7 +76,8 @@ class WrongRequest(EvenkeelError):
 
 
 class Preparer(Protocol):
-    """Raises EvenkeelError with the reason why the machine cannot be offered, WrongRequest where none could be.
+    """Raises EvenkeelError with the reason why the machine cannot be offered, Forbidden where only not for this, and
+    WrongRequest where none could be.
 
     Whatever else it raises is taken for an error of the lab itself (:func:`blame`).
     """

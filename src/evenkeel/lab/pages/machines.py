@@ -216,8 +216,11 @@ def mark(
     state: Text,
     reason: Text = "",
     installed: Annotated[bool, Form()] = False,
+    version: Annotated[int | None, Form()] = None,
 ) -> Response:
-    machines.mark(caller.lab, caller.actor, name, state, reason.strip(), installed=installed)  # type: ignore[arg-type]
+    # Whose system is gone is what the page said, which somebody else's may be by now.
+    seen = version if installed else None
+    machines.mark(caller.lab, caller.actor, name, state, reason.strip(), seen, installed=installed)  # type: ignore[arg-type]
     return back(request, f"/machines/{quote(name)}")
 
 

@@ -20,6 +20,8 @@ from evenkeel.lab.power_drivers import Action, PowerFailed, Reading, Way, off_an
 
 T = TypeVar("T")
 _LOOK_S = 0.4
+#: Option ``drive`` of an endpoint that was seen to have none.
+NO_DRIVE = "none"
 #: ResetType of Redfish's ComputerSystem.Reset.
 _RESETS: dict[str, tuple[str, ...]] = {
     "on": ("On", "ForceOn"),
@@ -98,6 +100,13 @@ class Redfish:
 
     # -- what it boots
 
+    def has_drive(self, deadline_s: float) -> bool:
+        """Whether it has a virtual CD drive; kept with its endpoint, as option ``drive``.  Raises PowerFailed."""
+        has = self._ask(deadline_s, lambda system: _drive_of(system) is not None)
+        if has == (self._way.options.get("drive") == NO_DRIVE):
+            self._way.learned("drive", "" if has else NO_DRIVE)
+        return has
+
     def insert(self, image: str, deadline_s: float) -> None:
         """Put the image of a URL into the virtual CD drive, instead of what is in it, and see it there.
 
@@ -113,18 +122,21 @@ class Redfish:
                 drive.insert_media(image)
             except TypeError as error:  # sushy 5.14, of a refusal that does not say why (is_transfer_method_required)
                 raise PowerFailed(f"BMC {self._where[0]}: {error.__context__ or error}") from None
-            while not (_loaded(drive) and image.rpartition("/")[2] in (drive.image or drive.image_name or image)):
+            while not (_loaded(drive) and _is_in(image, drive)):
                 _wait(end, f"BMC {self._where[0]} took the image, and its drive has {drive.image or 'nothing'}")
                 drive.refresh(force=True)
 
         self._ask(deadline_s, command)
 
-    def eject(self, deadline_s: float) -> None:
-        """Empty the virtual CD drive, if it has one, and see that it is.  Raises PowerFailed."""
+    def eject(self, deadline_s: float, only: str = "") -> None:
+        """Empty the virtual CD drive, if it has one, and see that it is.  Raises PowerFailed.
+
+        ``only``: not where something else than this image is in it."""
         end = time.monotonic() + deadline_s
 
         def command(system: Any) -> None:
-            if (drive := _drive_of(system)) is not None:
+            drive = _drive_of(system)
+            if drive is not None and _is_in(only, drive):
                 _empty(drive, end)
 
         self._ask(deadline_s, command)
@@ -134,11 +146,7 @@ class Redfish:
 
         Raises PowerFailed, both."""
 
-        def read(system: Any) -> Before:
-            boot = system.json.get("Boot") or {}
-            return Before(boot.get("BootSourceOverrideTarget"), boot.get("BootSourceOverrideEnabled"))
-
-        before = self._ask(deadline_s, read)
+        before = self._ask(deadline_s, _set)
         return lambda within_s: self._boot_as(before, within_s)
 
     def boot_from_media(self, deadline_s: float) -> None:
@@ -157,7 +165,7 @@ class Redfish:
         """Have the next boot be a usual one: empty the drive, and take back what was left set for one boot.  Raises
         PowerFailed."""
         self.eject(deadline_s)
-        self.usual_boot(deadline_s)(deadline_s)
+        self._boot_as(self._ask(deadline_s, _set_for_all_boots), deadline_s)
 
     def _boot_once(self, source: str, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
@@ -213,6 +221,16 @@ class Redfish:
         return within(deadline_s, f"BMC {self._where[0]}", talk)
 
 
+def _set(system: Any) -> Before:
+    boot = system.json.get("Boot") or {}
+    return Before(boot.get("BootSourceOverrideTarget"), boot.get("BootSourceOverrideEnabled"))
+
+
+def _set_for_all_boots(system: Any) -> Before:
+    found = _set(system)
+    return found if found.enabled == "Continuous" else Before(None, None)
+
+
 def _knows_cycle(system: Any) -> bool:
     reset = system.json["Actions"]["#ComputerSystem.Reset"]
     return "PowerCycle" in reset.get("ResetType@Redfish.AllowableValues", [])
@@ -236,6 +254,11 @@ def _drive_of(system: Any) -> Any | None:
                 if {sushy.VIRTUAL_MEDIA_CD, sushy.VIRTUAL_MEDIA_DVD} & set(drive.media_types):
                     return drive
     return None
+
+
+def _is_in(image: str, drive: Any) -> bool:
+    """Whether what the drive says that it has may be this image: BMCs tell addresses, or names of files."""
+    return image.rpartition("/")[2] in (drive.image or drive.image_name or image)
 
 
 def _loaded(drive: Any) -> bool:
