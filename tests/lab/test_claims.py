@@ -228,6 +228,22 @@ def test_one_that_cannot_be_booted_so_is_not_given_as_it_is_in_place_of_booted(l
     assert ask(lab, ANN, "host2", boot_source=image).state == "preparing"
 
 
+def test_of_several_bmcs_the_first_is_the_one_that_must_have_a_drive(lab: Lab) -> None:
+    image = {"image": "http://images.example.org/mine.iso"}
+    add_endpoint(lab, add_lent(lab, "host1", Policy(**INSTALLED, own_boot=True)).id, "bmc", "redfish", "https://bmc")
+    with pytest.raises(Forbidden, match="host1 has no ssh, or no BMC that speaks Redfish"):
+        ask(lab, ANN, "host1", boot_source=image)
+
+
+def test_what_is_passed_over_and_would_be_given_again_ends(lab: Lab) -> None:
+    add_lent(lab, "host1", Policy(**INSTALLED, own_boot=True))
+    got = ask(lab, ANN, "host1", boot_source=RESCUE)
+    with lab.store.read() as connection:
+        (row,) = claims.preparing(connection)
+    assert claims.passed_over(lab, row.id, row.fencing, "it has no drive") == "cancelled"
+    assert claims.get(lab, ANN, got.id).end_cause == "it has no drive"
+
+
 def test_a_card_that_other_facts_have_too_is_booted_by_nobody(lab: Lab) -> None:
     for name in ("host1", "host2"):
         add_lent(lab, name, Policy(**INSTALLED, own_boot=True))

@@ -78,7 +78,9 @@ def _able(connection: Connection, boot_source: Mapping[str, Any] | None) -> tupl
     able = set(connection.scalars(found))
     if kind == "image" and able:
         bmcs = select(endpoint).where(endpoint.c.kind == "bmc", endpoint.c.machine_id.in_(able))
-        able -= {row.machine_id for row in connection.execute(bmcs) if row.options.get("drive") == NO_DRIVE}
+        # The first of several is the one that is asked (:func:`evenkeel.lab.power.driver`).
+        first = {row.machine_id: row for row in connection.execute(bmcs.order_by(endpoint.c.id.desc()))}
+        able = {one for one in able if first[one].driver == "redfish" and first[one].options.get("drive") != NO_DRIVE}
     return kind, frozenset(able)
 
 

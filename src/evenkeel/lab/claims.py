@@ -662,7 +662,8 @@ def passed_over(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None
         row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
         if row is None or row.state != "preparing" or row.fencing != fencing:
             return None
-        if not _fitting(connection, row)[0]:
+        may, _ = _fitting(connection, row)
+        if not may or row.machine_id in may:  # it would be given again, and passed over again
             _end(lab, connection, row, "cancelled", why, who="lab")
             return "cancelled"
         name = connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
