@@ -214,7 +214,9 @@ def medium(lab: Lab) -> str:
         return touch.find(connection, "host1").medium
 
 
-def test_what_a_holder_booted_keeps_its_image_until_it_is_taken_out(lab: Lab, bmc: StandIn) -> None:
+def test_what_a_holder_booted_keeps_its_image_until_it_is_taken_out(
+    lab: Lab, bmc: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs from it may read from it yet."""
     lend(lab)
     assert (bmc.told[-2:], bmc.image, medium(lab)) == (["PowerCycle", "boot None Disabled"], LIVE, LIVE)
@@ -223,7 +225,9 @@ def test_what_a_holder_booted_keeps_its_image_until_it_is_taken_out(lab: Lab, bm
     assert (bmc.image, medium(lab)) == (other, other)
     at = Keeper(lab)
     bmc.faults.add("keeps")
-    at.empty("host1")
+    with monkeypatch.context() as patched:
+        patched.setattr(installing, "SET_S", 8.0)
+        at.empty("host1")
     with lab.store.read() as connection:
         found = connection.execute(select(schema.machine)).one()
     assert (found.state, found.medium) == ("suspect", other)
