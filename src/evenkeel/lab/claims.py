@@ -535,15 +535,13 @@ def why_not(connection: Connection, kind: str, found: Any, who: allowed.Asker, l
 
 def why_not_installed(connection: Connection, found: Any) -> str:
     """The same, where somebody else's system is on it and stays; else empty."""
-    if not found.system_of or _can_install(connection, found):
+    if not found.system_of or _can_install(machines.address_of(connection, found.id), policy_of(found)):
         return ""
     return f"still has a system that {found.system_of} booted, and nothing to install it from"
 
 
-def _can_install(connection: Connection, row: Any) -> bool:
-    """Whether the lab can put its owner's system on it."""
-    address = machines.address_of(connection, row.id)
-    policy = policy_of(row)
+def _can_install(address: str | None, policy: Policy) -> bool:
+    """Whether the lab can put its owner's system on a machine."""
     return address is not None and bool(address.startswith("virtual:") or policy.image or policy.netboot)
 
 
@@ -551,12 +549,13 @@ def how_prepared(connection: Connection, row: Any) -> Literal["full", "check", "
     """What is done with a machine before it is offered: as its owner says, else the most that the lab can do.
 
     One that may have somebody else's system is installed, whatever its owner says meanwhile."""
-    if machines.address_of(connection, row.id) is None:
+    address, policy = machines.address_of(connection, row.id), policy_of(row)
+    if address is None:
         return "none"
-    able = _can_install(connection, row)
+    able = _can_install(address, policy)
     if row.system_of and able:
         return "full"
-    return policy_of(row).prepare or ("full" if able else "check")
+    return policy.prepare or ("full" if able else "check")
 
 
 def _began(lab: Lab, connection: Connection, claim_id: int, found: Row[Any], **told: Any) -> int:
@@ -625,8 +624,8 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
     """
 
     def change(connection: Connection) -> State | None:
-        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
-        if row is None or row.state != "preparing" or row.fencing != fencing:
+        row = _prepared_for(connection, claim_id, fencing)
+        if row is None:
             return None
         found = connection.execute(select(machine).where(machine.c.id == row.machine_id)).one()
         if failed is None and found.state == "preparing":
@@ -641,11 +640,7 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
             _began(lab, connection, claim_id, found)
             return "active"
         reason = failed or f"it became {found.state} while it was prepared: {found.state_reason}"
-        new = {"state": "waiting", "until_ns": None, "machine_id": None, "version": row.version + 1}
-        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
-        lab.store.event(
-            connection, "lab", "claim.next", "claim", claim_id, machine=found.name, holder=row.holder, reason=reason
-        )
+        _wait_again(lab, connection, row, reason)
         if failed is not None:
             machines.set_state(lab, connection, "lab", found.id, "suspect", f"was prepared for {row.holder}: {failed}")
         offer(lab, connection)
@@ -654,22 +649,33 @@ def prepared(lab: Lab, claim_id: int, fencing: int, failed: str | None) -> State
     return lab.store.write(change)
 
 
+def _prepared_for(connection: Connection, claim_id: int, fencing: int) -> Row[Any] | None:
+    """The claim, if its machine is prepared for it yet, and the same one."""
+    row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
+    return row if row is not None and row.state == "preparing" and row.fencing == fencing else None
+
+
+def _wait_again(lab: Lab, connection: Connection, row: Row[Any], reason: str) -> None:
+    """Of a claim whose machine was not the one: it waits for the next."""
+    new = {"state": "waiting", "until_ns": None, "machine_id": None, "version": row.version + 1}
+    connection.execute(update(claim).where(claim.c.id == row.id).values(new))
+    name = connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
+    lab.store.event(connection, "lab", "claim.next", "claim", row.id, machine=name, holder=row.holder, reason=reason)
+
+
 def passed_over(lab: Lab, claim_id: int, fencing: int, why: str) -> State | None:
     """A machine may not be given any more for what the claim asks: the next one is tried, and where there is none that
     it could ever have it ends.  Returns as :func:`prepared` does."""
 
     def change(connection: Connection) -> State | None:
-        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
-        if row is None or row.state != "preparing" or row.fencing != fencing:
+        row = _prepared_for(connection, claim_id, fencing)
+        if row is None:
             return None
         may, _ = _fitting(connection, row)
         if not may or row.machine_id in may:  # it would be given again, and passed over again
             _end(lab, connection, row, "cancelled", why, who="lab")
             return "cancelled"
-        name = connection.scalar(select(machine.c.name).where(machine.c.id == row.machine_id))
-        new = {"state": "waiting", "until_ns": None, "machine_id": None, "version": row.version + 1}
-        connection.execute(update(claim).where(claim.c.id == claim_id).values(new))
-        lab.store.event(connection, "lab", "claim.next", "claim", claim_id, machine=name, holder=row.holder, reason=why)
+        _wait_again(lab, connection, row, why)
         offer(lab, connection)  # the keeper lets the machine go
         return connection.scalar(select(claim.c.state).where(claim.c.id == claim_id))
 
@@ -683,8 +689,8 @@ def refused(lab: Lab, claim_id: int, fencing: int, why: str, *, refund: bool) ->
     """
 
     def change(connection: Connection) -> State | None:
-        row = connection.execute(select(claim).where(claim.c.id == claim_id)).first()
-        if row is None or row.state != "preparing" or row.fencing != fencing:
+        row = _prepared_for(connection, claim_id, fencing)
+        if row is None:
             return None
         _end(lab, connection, row, "cancelled", why, who="lab", refund=refund)  # the keeper lets the machine go
         return "cancelled"

@@ -99,14 +99,20 @@ class Installing:
             return self.then.prepare(job, say)
         with self.lab.store.read() as connection:
             machine = touch.find(connection, job.machine_id)
-        if job.system_of:
-            return self._lend(machine, job, say)
-        self._installation(machine, job, say).run()
+        source = _source(self.lab, machine, job)
+        if machine.medium:
+            with step("emptying its virtual drive"):
+                source.clear()
+            self._is_of(machine, machine.system_of, "")
+        theirs = bool(job.system_of)
+        installation = _Installation(self.lab, machine, source, job.install_s, say, theirs=theirs)
+        if theirs:
+            return self._lend(machine, job, installation)
+        installation.run()
         return replace(self.then.prepare(replace(job, method="check"), say), anew=True)
 
-    def _lend(self, machine: Touched, job: Job, say: Say) -> Prepared:
+    def _lend(self, machine: Touched, job: Job, installation: _Installation) -> Prepared:
         """Boot what its next holder brings.  From before it is offered the machine counts as theirs."""
-        installation = self._installation(machine, job, say)
         self._is_of(machine, job.system_of, job.image or "")
         try:
             boot = installation.run()
@@ -126,14 +132,6 @@ class Installing:
 
     def _is_of(self, machine: Touched, whose: str, medium: str) -> None:
         self.lab.store.write(lambda c: machines.set_system(self.lab, c, "lab", machine.id, whose, medium))
-
-    def _installation(self, machine: Touched, job: Job, say: Say) -> _Installation:
-        source = _source(self.lab, machine, job)
-        if machine.medium:
-            with step("emptying its virtual drive"):
-                source.clear()
-            self._is_of(machine, machine.system_of, "")
-        return _Installation(self.lab, machine, source, job.install_s, say, theirs=bool(job.system_of))
 
 
 def _source(lab: Lab, machine: Touched, job: Job) -> Source:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -113,7 +114,7 @@ class Keeper:
                 ):
                     continue
                 self._running[row.id] = row.machine_id
-            threading.Thread(target=self._run, args=(row,), name=f"prepare-{row.id}", daemon=True).start()
+            self._begin(row.id, f"prepare-{row.id}", partial(self.prepare, row))
         for machine_id in done_with:
             with self._lock:
                 emptying = sum(isinstance(key, str) for key in self._running)
@@ -121,30 +122,25 @@ class Keeper:
                 if machine_id in self._running.values() or later or emptying >= MOST_AT_ONCE:
                     continue
                 self._running[machine_id] = machine_id
-            threading.Thread(target=self._empty, args=(machine_id,), name=f"empty-{machine_id}", daemon=True).start()
+            self._begin(machine_id, f"empty-{machine_id}", partial(self.empty, machine_id))
         return min((when for when in (due, *again) if when is not None), default=None)
 
-    def _run(self, row: Any) -> None:
-        try:
-            with contextlib.suppress(StoreClosed, Away):
-                self.prepare(row)
-        finally:
-            with self._lock:
-                del self._running[row.id]
-            self._wake.set()
+    def _begin(self, key: int | str, name: str, work: Callable[[], object]) -> None:
+        """Beside this thread; ``key``: of what is under way, until it ends."""
 
-    def _empty(self, machine_id: str) -> None:
-        """What a holder had in the drive goes with their claim; where it cannot, the machine is suspect."""
-        try:
-            with contextlib.suppress(StoreClosed, Away):
-                self.empty(machine_id)
-        finally:
-            with self._lock:
-                del self._running[machine_id]
-            self._wake.set()
+        def run() -> None:
+            try:
+                with contextlib.suppress(StoreClosed, Away):
+                    work()
+            finally:
+                with self._lock:
+                    del self._running[key]
+                self._wake.set()
+
+        threading.Thread(target=run, name=name, daemon=True).start()
 
     def empty(self, machine_id: str) -> None:
-        """The same, in this thread."""
+        """Take what a holder had in the drive out, in this thread; where it stays, the machine is suspect."""
         with self.lab.store.read() as connection:
             found = touch.find(connection, machine_id)
         why = ""
